@@ -1,0 +1,19 @@
+"""What a user is told when something is wrong: one line that says what, where, and what to do."""
+
+
+class UserError(Exception):
+    """Wrong usage or bad input. The message is one line: what is wrong, where (file, line, key), and the remedy."""
+
+    exit_code = 2
+
+
+class UnfitEnvironmentError(UserError):
+    """The command is right, but this machine or environment cannot carry it out."""
+
+    exit_code = 3
+
+
+class DisagreementError(UserError):
+    """The work was done, and its numbers disagree with what was expected."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""Preference data: reading, checking and fingerprints; and a built-in synthetic world."""
