@@ -256,18 +256,19 @@ def _first_problem(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
     if kind is not None:  # the path leads through the kind of source that was chosen, a level that the file does not have
         place = (*place[:2], *place[3:])
     if first["type"] == "extra_forbidden":
-        return place, "unknown key" + nearest(str(place[-1]), _model_at(place, kind).model_fields)
+        return place, "unknown key" + nearest(str(place[-1]), _keys_at(place, kind))
     if first["type"] == "missing":
         return place, "missing"
     return place, one_line(first["msg"]).removeprefix("Value error, ")
 
 
-def _model_at(place: tuple[str | int, ...], kind: str | int | None) -> type[BaseModel]:
-    """The model that holds the last part of `place`."""
+def _keys_at(place: tuple[str | int, ...], kind: str | int | None) -> Iterable[str]:
+    """The keys that may stand beside the last part of `place`."""
     if place[0] == "sources":
-        return {"measured": Measured, "published": Published}.get(str(kind), NotTranscribed)
-    inside = {"borrowed": Borrowed, "tolerance": Argued, "harness_shift": Argued}
-    return Expected if len(place) == 1 else inside.get(str(place[-2]), Row)
+        return (Measured if kind == "measured" else Published).model_fields
+    if len(place) == 1:
+        return Expected.model_fields
+    return (Borrowed if place[-2] == "borrowed" else Row if isinstance(place[-2], int) else Argued).model_fields
 
 
 def _line(node: Any, place: Iterable[str | int]) -> str:

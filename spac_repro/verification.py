@@ -9,9 +9,10 @@ which runs of the same program leave with probability a, whatever their true spr
 sides, so the harness's standard error does not enter. A *published* row stands for one run (K = 1) and has no spread of its
 own: it is borrowed, with its degrees of freedom, or a tolerance is argued. A row that is *not transcribed* verifies nothing.
 
-The primary rows decide. Their family-wise level is the file's `alpha`, divided evenly among the primary rows that apply
-(Bonferroni; whether any of them fails is decided exactly as by Holm's procedure). The other rows are judged at `alpha` each
-and reported only. A deviation in either direction fails, and so does a number that is not finite, in any row.
+The primary rows decide; the start's alone verify no method. Their family-wise level is the file's `alpha`, divided evenly
+among the primary rows that apply (Bonferroni; whether any of them fails is decided exactly as by Holm's procedure). The other
+rows are judged at `alpha` each and reported only. A deviation in either direction fails, and so does a number that is not
+finite, in any row. A primary row of a method that was run but not measured leaves the method unverified.
 
 The smallest detectable deviation of a row is the true deviation that the check would find in 80 % of repetitions. With s
 estimated from K runs the test statistic then follows a noncentral t distribution with K - 1 degrees of freedom; its
@@ -22,9 +23,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from spac_repro.expectations import START, Expected, Fresh, Key, Row
+from spac_repro.errors import UserError
+from spac_repro.evidence import Evidence, IncomparableError, read_run, read_scores
+from spac_repro.expectations import START, Expected, Fresh, Key, Measured, Row, expected_path, load_expected
+from spac_repro.runs import Score
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 POWER = 0.8
 ROUNDING = 1e-9  # relative; what two machines may differ by where a row has no spread at all
@@ -195,8 +203,11 @@ class Verdict:
         }
 
 
-def verify(expected: Expected, fresh: Fresh, *, notes: Sequence[str] = ()) -> Verdict:
-    """Hold fresh values, one a run, against the expected rows."""
+def verify(expected: Expected, fresh: Fresh, *, partial: bool = False, notes: Sequence[str] = ()) -> Verdict:
+    """Hold fresh values, one a run, against the expected rows.
+
+    `partial`: `fresh` is known to be a part of what its methods are measured by; primary rows beyond it are then not missed.
+    """
     comparable, inapplicable = [], []
     for row in expected.rows:
         if row.value is None:
@@ -230,29 +241,195 @@ def verify(expected: Expected, fresh: Fresh, *, notes: Sequence[str] = ()) -> Ve
         )
     known = {row.key for row in expected.rows}
     without_row = tuple(key for key in fresh if key not in known)
-    status, reason = _decide(expected, comparisons, without_row)
+    run = {key.method for key, values in fresh.items() if values}
+    missed = [
+        row.key
+        for row in expected.rows
+        if row.primary and row.method in run and row not in comparable and row.value is not None
+    ]
+    status, reason = _decide(expected, comparisons, fresh, [] if partial else missed)
     return Verdict(
         expected.recipe, status, reason, expected.alpha, tuple(comparisons), tuple(inapplicable), without_row, tuple(notes)
     )
 
 
 def _decide(
-    expected: Expected, comparisons: Sequence[Comparison], without_row: Sequence[Key]
+    expected: Expected, comparisons: Sequence[Comparison], fresh: Fresh, missed: Sequence[Key]
 ) -> tuple[Literal["verified", "disagrees", "unverified"], str]:
     primary = [comparison for comparison in comparisons if comparison.primary]
     failed = [c for c in comparisons if (c.primary and not c.agrees) or not math.isfinite(c.fresh)]
     if failed:
         return "disagrees", f"{_listed(c.key for c in failed)}: outside the tolerance, or not a finite number"
-    if not comparisons:
-        untranscribed = any(row.value is None for row in expected.rows)
-        about = _listed(dict.fromkeys(key.method for key in without_row)) or "what was run"
-        hint = " (rows that are not transcribed verify nothing)" if untranscribed else ""
-        return "unverified", f"no row for {about}{hint}"
+    trained = dict.fromkeys(key.method for key in fresh if key.method != START)
+    if not comparisons or (trained and not any(c.key.method in trained for c in primary)):
+        if primary:
+            rest = "; the start agrees"
+        else:
+            rest = f"; {len(comparisons)} secondary rows apply and decide nothing" if comparisons else ""
+        untranscribed = any(row.value is None and row.method in trained for row in expected.rows)
+        why = " (its rows are not transcribed and verify nothing)" if untranscribed else ""
+        return "unverified", f"no primary row for {_listed(trained) or 'what was run'}{why}{rest}"
     if not primary:
         return "unverified", f"{len(comparisons)} secondary rows apply, and no primary row that could decide"
+    if missed:
+        return "unverified", f"no fresh value for the primary rows {_listed(missed)}"
     if all(comparison.powerless for comparison in primary):
         return "unverified", "no primary row could have seen a deviation as small as the effect that it is about"
     return "verified", f"{len(primary)} of {len(primary)} primary rows agree at family-wise level {expected.alpha:g}"
+
+
+# From run folders and score files to a verdict
+
+
+def verify_runs(run_folders: Sequence[Path | str], expected: Path | str | None = None) -> Verdict:
+    """Hold the runs in these folders, all of one recipe, against `expected` (default: what the package has for the recipe).
+
+    A run whose settings have no row, and a recipe without a file, are unverified.
+
+    Raises IncomparableError for an unfinished run, a run of another recipe, a run given twice, and other task or harness
+    versions than the rows'; UserError for files that cannot be read.
+    """
+    if not run_folders:
+        raise UserError("no run to verify; name at least one run folder")
+    return _verify_evidence([read_run(folder) for folder in run_folders], expected)
+
+
+def verify_scores(
+    scores: Path | str, *, recipe: str, method: str, iteration: int, expected: Path | str | None = None
+) -> Verdict:
+    """Hold a results file of lm-eval, said to be of this recipe, method and iteration, against `expected`.
+
+    Raises the errors of verify_runs.
+    """
+    evidence = read_scores(scores, recipe=recipe, method=method, iteration=iteration)
+    note = "a scores file does not say which settings and weights it is about"
+    return _verify_evidence([evidence], expected, note, partial=True)
+
+
+def _verify_evidence(runs: Sequence[Evidence], path: Path | str | None, *notes: str, partial: bool = False) -> Verdict:
+    recipe = runs[0].recipe
+    _check_one_family(runs)
+    if path is None and not expected_path(recipe).exists():
+        return Verdict(recipe, "unverified", f"the recipe {recipe} has no expected results; name a file of them", alpha=0.0)
+    path = path or expected_path(recipe)
+    expected = load_expected(path)
+    if expected.recipe != recipe:
+        raise IncomparableError(f"{path}: is about the recipe {expected.recipe}, and {runs[0].place} about {recipe}")
+    if strange := [reason for run in runs if (reason := _other_settings(run, expected))]:
+        inapplicable = tuple((row.key, "other settings") for row in expected.rows)
+        return Verdict(recipe, "unverified", _listed(strange), expected.alpha, inapplicable=inapplicable, notes=notes)
+    fresh = _fresh(runs, expected)
+    return verify(expected, fresh, partial=partial, notes=(*notes, *_doubts(runs, expected, fresh)))
+
+
+def _check_one_family(runs: Sequence[Evidence]) -> None:
+    first, seen = runs[0], dict[tuple[str, int | None], str]()
+    for run in runs:
+        if run.recipe != first.recipe:
+            raise IncomparableError(
+                f"{run.place}: is of the recipe {run.recipe}, and {first.place} of {first.recipe}; verify each recipe alone"
+            )
+        if twin := seen.get((run.method, run.seed)):
+            raise IncomparableError(f"{run.place}: {run.method} with seed {run.seed}, as {twin} is; name one of them")
+        seen[run.method, run.seed] = run.place
+
+
+def _other_settings(run: Evidence, expected: Expected) -> str | None:
+    """Why the rows of the run's method are not about this run, or None."""
+    digest = expected.settings_digest.get(run.method)
+    if digest is None or run.settings_digest is None or run.settings_digest == digest:
+        return None
+    changed = _listed(run.changed_settings()) or f"digest {run.settings_digest[:12]} (rows: {digest[:12]})"
+    return f"{run.place}: no row for the setting {changed}"
+
+
+def _fresh(runs: Sequence[Evidence], expected: Expected) -> dict[Key, list[float]]:
+    """One value a run and key. Iteration 0 belongs to no method, and counts once for each seed."""
+    rows = {row.key: row for row in expected.rows}
+    fresh: dict[Key, list[float]] = {}
+    starts: set[tuple[Key, int | None]] = set()
+    for run in runs:
+        for iteration, scores in sorted(run.scores.items()):
+            for score in scores:
+                key = Key(START if iteration == 0 else run.method, score.task, score.metric, iteration)
+                if key.method == START and (key, run.seed) in starts:
+                    continue
+                starts.add((key, run.seed))
+                if key in rows:
+                    _check_comparable(run, score, rows[key], expected)
+                fresh.setdefault(key, []).append(score.value)
+    return fresh
+
+
+def _check_comparable(run: Evidence, score: Score, row: Row, expected: Expected) -> None:
+    """Raise IncomparableError where the row was measured by another version of the task or harness, or on other questions."""
+    source = expected.sources[row.source]
+    if row.version is not None and score.version != row.version:
+        raise IncomparableError(
+            f"{run.place}: {score.task} has version {score.version or 'unknown'}, and the row {row.key} has {row.version}; "
+            "evaluate again with the harness of the rows"
+        )
+    if row.n is not None and score.n and score.n != row.n:
+        raise IncomparableError(
+            f"{run.place}: {score.task} has {score.n} questions, and the row {row.key} {row.n}; evaluate on the same questions"
+        )
+    if isinstance(source, Measured) and source.harness and score.version and run.harness and run.harness != source.harness:
+        raise IncomparableError(
+            f"{run.place}: was evaluated by {run.harness}, and the row {row.key} by {source.harness}; evaluate again with that"
+        )
+
+
+def _doubts(runs: Sequence[Evidence], expected: Expected, fresh: Fresh) -> list[str]:
+    """What a reader of the verdict should know about the runs."""
+    seeds = {seed for source in expected.sources.values() if isinstance(source, Measured) for seed in source.seeds}
+    doubts = [
+        f"{run.place}: seed {run.seed} is among the rows' own seeds, so agreement says less than the level promises"
+        for run in runs
+        if run.seed in seeds
+    ]
+    for key, values in fresh.items():
+        of_method = sum(run.method == key.method for run in runs)
+        if len(values) < of_method:
+            doubts.append(f"{key}: measured in {len(values)} of {of_method} runs only")
+    for index, run in enumerate(runs):
+        for other in runs[:index]:
+            if run.weights_sha256 and run.weights_sha256 == other.weights_sha256:
+                doubts.append(f"{run.place} and {other.place} have the same weights, so they are one run rather than two")
+    return doubts
+
+
+# For the terminal
+
+
+def render(verdict: Verdict) -> "RenderableType":
+    """The verdict as a table of the compared rows, primary ones first, and lines about the rest."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    colour = {"verified": "green", "disagrees": "red", "unverified": "yellow"}[verdict.status]
+    parts: list[Any] = []
+    if verdict.comparisons:
+        table = Table("row", "expected", "fresh", "runs", "difference", "tolerance", "detectable", "verdict")
+        for column in table.columns[1:-1]:
+            column.justify = "right"
+        for c in sorted(verdict.comparisons, key=lambda c: not c.primary):
+            numbers = [f"{c.expected:.4f}", f"{c.fresh:.4f}", str(c.runs), f"{c.difference:+.4f}", f"±{c.tolerance:.4f}"]
+            detectable = "unknown" if c.detectable is None else f"{c.detectable:.4f}"
+            style = "" if c.agrees else "red" if c.primary else "yellow"
+            name = f"{c.key}{' (primary)' if c.primary else ''}"
+            table.add_row(*(Text(cell, style) for cell in (name, *numbers, detectable, c.word)))
+        parts.append(table)
+    reasons = dict.fromkeys(reason for _, reason in verdict.inapplicable)
+    parts += [
+        Text(f"not compared, {reason}: {_listed((key for key, why in verdict.inapplicable if why == reason), most=6)}")
+        for reason in reasons
+    ]
+    if verdict.without_row:
+        parts.append(Text(f"without a row: {_listed(verdict.without_row, most=6)}"))
+    parts += [Text(f"note: {note}") for note in verdict.notes]
+    parts.append(Text(f"{verdict.status}: {verdict.reason}", f"bold {colour}"))
+    return Group(*parts)
 
 
 def _listed(names: Iterable[object], most: int = 3) -> str:

@@ -1,0 +1,176 @@
+"""What run folders and the harness's results files say, as scores that can be held against expected results."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from spac_repro import recipe as recipes
+from spac_repro.errors import UserError
+from spac_repro.expectations import one_line
+from spac_repro.runs import Score
+
+
+class IncomparableError(UserError):
+    """Scores that no row can be held against: another recipe, other tasks, an unfinished run."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The scores of one run, by iteration, and what they were made with; None and "" where the file does not tell."""
+
+    place: str
+    recipe: str
+    method: str
+    scores: Mapping[int, tuple[Score, ...]]
+    harness: str = ""
+    seed: int | None = None
+    settings_digest: str | None = None
+    weights_sha256: str | None = None
+
+    def changed_settings(self) -> list[str]:
+        """The settings of this run that are not its recipe's, as "key value (recipe: value)", as far as its manifest tells."""
+        try:
+            manifest = json.loads((Path(self.place) / "manifest.json").read_bytes())
+            ours = dict(_leaves(manifest["settings"]))
+            usual = dict(_leaves(recipes.load(self.recipe, method=self.method, seed=self.seed or 0).settings()))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
+            return []
+        keys = [key for key in {**usual, **ours} if ours.get(key) != usual.get(key)]
+        return [f"{key} {ours.get(key)} (recipe: {usual.get(key)})" for key in keys]
+
+
+class Iteration(BaseModel):
+    iteration: Annotated[int, Field(ge=0)]
+    scores: tuple[Score, ...]
+
+
+class Results(BaseModel):
+    """results.json of a run folder, as far as verification needs it."""
+
+    recipe: str
+    method: str
+    seed: int
+    complete: bool
+    harness: str = ""
+    settings_digest: str
+    weights_sha256: str
+    iterations: tuple[Iteration, ...]
+
+
+def read_run(folder: Path | str) -> Evidence:
+    """The scores in a run folder. Raises IncomparableError while the run is unfinished, UserError where it cannot be read."""
+    path = Path(folder) / "results.json"
+    if not path.parent.is_dir():
+        raise UserError(f"{folder}: no such run folder")
+    if not path.exists():
+        raise IncomparableError(f"{folder}: has no results.json, so the run is unfinished; repeat its `train` command to go on")
+    try:
+        results = Results.model_validate(_read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {key}: {one_line(first['msg'])}; repeat the run's `train` command to mend it") from error
+    if not results.complete:
+        raise IncomparableError(f"{folder}: the run is unfinished; repeat its `train` command to go on")
+    return Evidence(
+        place=str(folder),
+        scores={iteration.iteration: iteration.scores for iteration in results.iterations},
+        **results.model_dump(exclude={"complete", "iterations"}),
+    )
+
+
+def read_scores(path: Path | str, *, recipe: str, method: str, iteration: int) -> Evidence:
+    """The scores in a results file of lm-eval, under our names of tasks and metrics.
+
+    The file does not say which recipe, method and iteration it is about; the caller does.
+    Raises UserError where it is not such a file.
+    """
+    path = Path(path)
+    content = _read_json(path)
+    results = content.get("results") if isinstance(content, dict) else None
+    if not isinstance(results, dict) or not all(isinstance(metrics, dict) for metrics in results.values()):
+        raise UserError(f"{path}: not a results file of lm-eval (it has no object `results`); give the results_….json it wrote")
+    harness = f"lm_eval {content['lm_eval_version']}" if content.get("lm_eval_version") else ""
+    return Evidence(str(path), recipe, method, {iteration: tuple(_scores(content, results))}, harness)
+
+
+def _scores(content: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iterator[Score]:
+    from spac_repro.leaderboard.suites import SUITES
+    from spac_repro.leaderboard.table import average
+
+    known = {task.name: task for suite in SUITES.values() for task in suite}
+    scores = []
+    for name, metrics in results.items():
+        task = known.get(name)
+        wanted = task.metrics if task else {key.removesuffix(",none"): key for key in metrics if "_stderr" not in key}
+        for metric, key in wanted.items():
+            value = metrics.get(key)
+            error = metrics.get("_stderr,".join(key.split(",", 1)))
+            if task is not None and metric == "acc_macro":  # the harness weights subjects by size; the leaderboard did not
+                value, error = _plain_mean(name, key, content, results), None
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                version = _entry(content, "versions", name)
+                scores.append(
+                    Score(
+                        task=name,
+                        metric=metric,
+                        value=float(value),
+                        stderr=error if isinstance(error, float) else None,
+                        n=_asked(name, content),
+                        version="" if version is None else str(version),
+                    )
+                )
+    yield from scores
+    for suite in SUITES.values():
+        yield from average(scores, suite)
+
+
+def _plain_mean(name: str, key: str, content: dict[str, Any], results: dict[str, dict[str, Any]]) -> float | None:
+    """The plain mean over the subjects of a task; None where there is a subject without a number."""
+    subjects = [leaf for leaf in results if leaf.startswith(f"{name}_") and not _entry(content, "group_subtasks", leaf)]
+    values = [results[leaf].get(key) for leaf in subjects]
+    if not values or not all(isinstance(value, int | float) for value in values):
+        return None
+    return sum(float(value) for value in values if value is not None) / len(values)
+
+
+def _asked(name: str, content: dict[str, Any]) -> int:
+    """How many questions of a task were asked; 0 where the file does not tell."""
+    children = _entry(content, "group_subtasks", name)
+    if isinstance(children, list) and children:
+        return sum(_asked(child, content) for child in children)
+    counts = _entry(content, "n-samples", name)
+    effective = counts.get("effective") if isinstance(counts, dict) else None
+    return effective if isinstance(effective, int) else 0
+
+
+def _entry(content: dict[str, Any], table: str, name: str) -> Any:
+    found = content.get(table)
+    return found.get(name) if isinstance(found, dict) else None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON that can be read ({one_line(error)})") from error
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,165 @@
+import json
+
+import pytest
+
+from spac_repro.errors import UserError
+from spac_repro.evidence import IncomparableError, read_scores
+from spac_repro.expectations import Argued, Expected, Measured, Published, Row
+from spac_repro.verification import verify_scores
+
+# As lm-eval's command line writes it, shortened.
+RESULTS = {
+    "results": {
+        "arc_challenge": {
+            "alias": "arc_challenge",
+            "acc,none": 0.5,
+            "acc_stderr,none": 0.01,
+            "acc_norm,none": 0.6,
+            "acc_norm_stderr,none": 0.02,
+        },
+        "truthfulqa_mc2": {"alias": "truthfulqa_mc2", "acc,none": 0.4, "acc_stderr,none": 0.01},
+        "winogrande": {"alias": "winogrande", "acc,none": 0.7, "acc_stderr,none": "N/A"},
+        "gsm8k": {"alias": "gsm8k", "exact_match,strict-match": 0.3, "exact_match,flexible-extract": 0.35},
+        "hellaswag": {"alias": "hellaswag", "acc,none": 0.6, "acc_norm,none": 0.8},
+        "mmlu": {"alias": "mmlu", "acc,none": 0.55, "acc_stderr,none": 0.01},
+        "mmlu_stem": {"alias": " - stem", "acc,none": 0.9},
+        "mmlu_anatomy": {"alias": "  - anatomy", "acc,none": 0.5},
+        "mmlu_virology": {"alias": "  - virology", "acc,none": 0.7},
+        "mytask": {"alias": "mytask", "f1,none": 0.25, "f1_stderr,none": 0.1, "note": "text"},
+    },
+    "group_subtasks": {"mmlu": ["mmlu_stem", "mmlu_virology"], "mmlu_stem": ["mmlu_anatomy"], "arc_challenge": []},
+    "versions": {"arc_challenge": 1.0, "mmlu": 2, "gsm8k": 3.0},
+    "n-samples": {
+        "arc_challenge": {"original": 1172, "effective": 100},
+        "mmlu_anatomy": {"original": 135, "effective": 20},
+        "mmlu_virology": {"original": 166, "effective": 10},
+    },
+    "lm_eval_version": "0.4.13",
+}
+
+
+@pytest.fixture
+def scores_file(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(RESULTS))
+    return path
+
+
+def test_scores_have_our_names(scores_file):
+    evidence = read_scores(scores_file, recipe="r", method="spac", iteration=2)
+    scores = {(score.task, score.metric): score for score in evidence.scores[2]}
+    assert {key: score.value for key, score in scores.items()} == pytest.approx(
+        {
+            ("arc_challenge", "acc_norm"): 0.6,
+            ("truthfulqa_mc2", "mc2"): 0.4,
+            ("winogrande", "acc"): 0.7,
+            ("gsm8k", "exact_match"): 0.3,
+            ("gsm8k", "exact_match_flexible"): 0.35,
+            ("hellaswag", "acc_norm"): 0.8,
+            ("mmlu", "acc_macro"): 0.6,  # of its two subjects; not of the group of subjects between them
+            ("mmlu", "acc"): 0.55,
+            ("mmlu_stem", "acc"): 0.9,
+            ("mmlu_anatomy", "acc"): 0.5,
+            ("mmlu_virology", "acc"): 0.7,
+            ("mytask", "f1"): 0.25,
+            ("average", "mean"): (0.6 + 0.4 + 0.7 + 0.3 + 0.8 + 0.6) / 6,
+        }
+    )
+    arc = scores["arc_challenge", "acc_norm"]
+    assert (arc.stderr, arc.n, arc.version) == (0.02, 100, "1.0")
+    assert (scores["mmlu", "acc"].n, scores["mmlu", "acc"].version) == (30, "2")
+    assert scores["winogrande", "acc"].stderr is None
+    assert evidence.harness == "lm_eval 0.4.13"
+
+
+def expected_file(tmp_path, **changes):
+    row = {
+        "method": "spac", "iteration": 2, "task": "arc_challenge", "metric": "acc_norm", "source": "paper", "value": 0.61,
+        "primary": True, "tolerance": Argued(value=0.02, argument="a"), "version": "1.0", "n": 100,
+    }  # fmt: skip
+    path = tmp_path / "expected.yaml"
+    other = Row(**{**row, "iteration": 3})
+    sources = {"paper": Published(kind="published", citation="c")}
+    path.write_text(Expected(recipe="r", sources=sources, rows=(Row(**{**row, **changes}), other)).as_yaml())
+    return path
+
+
+def verified(scores_file, expected, **changes):
+    return verify_scores(scores_file, **{"recipe": "r", "method": "spac", "iteration": 2, "expected": expected, **changes})
+
+
+def test_scores_are_verified(tmp_path, scores_file):
+    verdict = verified(scores_file, expected_file(tmp_path))
+    assert verdict.status == "verified"
+    assert "does not say which settings" in verdict.notes[0]
+    assert verified(scores_file, expected_file(tmp_path, value=0.63)).exit_code == 1
+    assert verified(scores_file, expected_file(tmp_path, value=0.57)).exit_code == 1
+    assert verified(scores_file, expected_file(tmp_path), iteration=1).exit_code == 2
+    assert "no primary row for spca" in verified(scores_file, expected_file(tmp_path), method="spca").reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"version": "2.0"}, "has version 1.0, and the row spac iteration 2 arc_challenge acc_norm has 2.0"),
+        ({"n": 1172}, "has 100 questions"),
+    ],
+)
+def test_scores_of_other_tasks_are_refused(tmp_path, scores_file, changes, words):
+    with pytest.raises(IncomparableError, match=words) as caught:
+        verified(scores_file, expected_file(tmp_path, **changes))
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_scores_of_another_harness_or_recipe_are_refused(tmp_path, scores_file):
+    with pytest.raises(IncomparableError, match="is about the recipe r"):
+        verified(scores_file, expected_file(tmp_path), recipe="other")
+    source = Measured(
+        kind="measured", commit="c", lock_sha256="l", hardware="h", date="2026-01-31", seeds=(1, 2, 3), command="x",
+        harness="lm_eval 0.4.0",
+    )  # fmt: skip
+    row = Row(
+        method="spac",
+        iteration=2,
+        task="arc_challenge",
+        metric="acc_norm",
+        source="ours",
+        value=0.6,
+        seeds=3,
+        sd=0.01,
+        primary=True,
+    )
+    path = tmp_path / "measured.yaml"
+    path.write_text(Expected(recipe="r", sources={"ours": source}, rows=(row,)).as_yaml())
+    with pytest.raises(IncomparableError, match=r"evaluated by lm_eval 0\.4\.13, and the row .* by lm_eval 0\.4\.0"):
+        verified(scores_file, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "line 1: not JSON"),
+        (b"[1]", "not a results file of lm-eval"),
+        (b'{"results": [1]}', "not a results file of lm-eval"),
+        (b'{"results": {"arc": 1}}', "not a results file of lm-eval"),
+        (b'"\xff"', "not UTF-8"),
+        (b"[" * 100_000, "not JSON that can be read"),
+    ],
+)
+def test_files_that_are_no_scores(tmp_path, text, words):
+    path = tmp_path / "scores.json"
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=words) as caught:
+        verified(path, expected_file(tmp_path))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no such file"):
+        verified(tmp_path / "none.json", expected_file(tmp_path))
+
+
+def test_file_without_scores_verifies_nothing(tmp_path):
+    path = tmp_path / "scores.json"
+    path.write_text('{"results": {}}')
+    assert verified(path, expected_file(tmp_path)).exit_code == 2
+    path.write_text('{"results": {"arc_challenge": {"acc_norm,none": NaN}}, "versions": {"arc_challenge": 1.0}}')
+    assert verified(path, expected_file(tmp_path)).exit_code == 1

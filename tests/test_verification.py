@@ -1,0 +1,395 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from spac_repro.errors import UserError
+from spac_repro.evidence import IncomparableError
+from spac_repro.expectations import START, Argued, Borrowed, Expected, Key, Measured, NotTranscribed, Published, Row
+from spac_repro.verification import render, smallest_detectable, tolerance, verify, verify_runs
+
+SEEDS = tuple(range(1, 11))
+SOURCES = {
+    "ours": Measured(
+        kind="measured",
+        commit="c",
+        lock_sha256="l",
+        hardware="h",
+        date="2026-01-31",
+        seeds=SEEDS,
+        command="x",
+        harness="lm_eval 1",
+    ),
+    "paper": Published(kind="published", citation="c"),
+    "table": NotTranscribed(kind="not transcribed", citation="c"),
+}
+
+
+def row(value=0.8, sd=0.01, **options):
+    known = {"method": "spac", "task": "gold", "metric": "reward", "iteration": 3, "source": "ours", "primary": True}
+    return Row(**{**known, "value": value, "sd": sd, "seeds": 10, **options})
+
+
+def published(value=0.6, **options):
+    return Row(method="dpo", task="arc", metric="acc", iteration=1, source="paper", value=value, primary=True, **options)
+
+
+def expected(*rows, alpha=0.01, **options):
+    return Expected(recipe="tiny", alpha=alpha, sources=SOURCES, rows=rows, **options)
+
+
+GOLD = row().key
+
+
+# The statistics
+
+
+def test_tolerance_is_the_t_prediction_interval():
+    # t(9, 0.995) = 3.2498 from a printed table
+    assert tolerance(row(), 1, 0.01) == pytest.approx(3.2498 * 0.01 * math.sqrt(1 + 1 / 10), rel=1e-4)
+    assert tolerance(row(), 4, 0.01) == pytest.approx(3.2498 * 0.01 * math.sqrt(1 / 4 + 1 / 10), rel=1e-4)
+
+
+def test_borrowed_spread_stands_for_one_published_run():
+    # t(2, 0.975) = 4.3027
+    borrowed = Borrowed(sd=0.01, degrees_of_freedom=2, argument="a")
+    assert tolerance(published(borrowed=borrowed), 1, 0.05) == pytest.approx(4.3027 * 0.01 * math.sqrt(2), rel=1e-4)
+    shifted = published(borrowed=borrowed, harness_shift=Argued(value=0.1, argument="a"))
+    assert tolerance(shifted, 1, 0.05) == pytest.approx(4.3027 * 0.01 * math.sqrt(2) + 0.1, rel=1e-4)
+    assert smallest_detectable(shifted, 1, 0.05) > tolerance(shifted, 1, 0.05)
+
+
+def test_argued_tolerance_is_taken_as_it_is_and_its_power_is_unknown():
+    argued = published(tolerance=Argued(value=0.02, argument="a"), harness_shift=Argued(value=0.01, argument="a"))
+    assert tolerance(argued, 1, 0.01) == tolerance(argued, 100, 0.5) == pytest.approx(0.03)
+    assert smallest_detectable(argued, 1, 0.01) is None
+
+
+def test_without_any_spread_only_rounding_is_forgiven():
+    exact = row(sd=0.0)
+    assert 0 < tolerance(exact, 1, 0.01) < 1e-8
+    assert verify(expected(exact), {GOLD: [0.8 + 1e-12]}).status == "verified"
+    assert verify(expected(exact), {GOLD: [0.8001]}).status == "disagrees"
+    assert tolerance(row(sd=0.0, rounding=0.01), 1, 0.01) == 0.01
+    widest = 0.1 + 0.8416 * 0.001 * math.sqrt(1.1)  # the normal quantile of 0.8 beyond the rounding
+    assert smallest_detectable(row(sd=0.001, rounding=0.1), 1, 0.01) == pytest.approx(widest, rel=1e-4)
+
+
+@pytest.mark.parametrize(("seeds", "runs", "alpha"), [(10, 1, 0.05), (3, 1, 0.05), (10, 5, 0.01), (20, 2, 0.002)])
+def test_smallest_detectable_deviation_equals_the_noncentral_t(seeds, runs, alpha):
+    deviation = smallest_detectable(row(sd=1.0, seeds=seeds), runs, alpha)
+    noncentrality = deviation / math.sqrt(1 / runs + 1 / seeds)
+    critical = stats.t.isf(alpha / 2, seeds - 1)
+    # An independent derivation: numerical integration over the estimated spread.
+    power, _ = stats_integral(noncentrality, critical, seeds - 1)
+    assert power == pytest.approx(0.8, abs=1e-3)
+
+
+def stats_integral(noncentrality, critical, freedom):
+    from scipy.integrate import quad
+
+    def integrand(s):
+        density = stats.chi.pdf(s * math.sqrt(freedom), freedom) * math.sqrt(freedom)
+        return density * (stats.norm.sf(critical * s - noncentrality) + stats.norm.cdf(-critical * s - noncentrality))
+
+    return quad(integrand, 0, 6, limit=200)
+
+
+@pytest.mark.parametrize(("seeds", "runs"), [(10, 1), (10, 4), (3, 1)])
+def test_false_alarms_and_power_are_as_stated(seeds, runs):
+    rng = np.random.default_rng(0)
+    repetitions, alpha = 20_000, 0.05
+    before = rng.normal(size=(repetitions, seeds))
+    fresh = rng.normal(size=(repetitions, runs)).mean(axis=1)
+    unit = tolerance(row(sd=1.0, seeds=seeds), runs, alpha)
+    allowed = unit * before.std(axis=1, ddof=1)
+    difference = fresh - before.mean(axis=1)
+    alarms = np.mean(np.abs(difference) > allowed)
+    assert alarms == pytest.approx(alpha, abs=4 * math.sqrt(alpha * (1 - alpha) / repetitions))
+    deviation = smallest_detectable(row(sd=1.0, seeds=seeds), runs, alpha)
+    for direction in (-1, 1):
+        found = np.mean(np.abs(difference + direction * deviation) > allowed)
+        assert found == pytest.approx(0.8, abs=4 * math.sqrt(0.8 * 0.2 / repetitions))
+
+
+def test_family_wise_level_holds_over_the_primary_rows():
+    rng = np.random.default_rng(1)
+    repetitions, alpha, keys = 1500, 0.1, [Key("spac", task, "m", 1) for task in "abc"]
+    failures = 0
+    for _ in range(repetitions):
+        samples = rng.normal(size=(3, 10))
+        rows = [row(s.mean(), s.std(ddof=1), **key._asdict()) for s, key in zip(samples, keys, strict=True)]
+        rows.append(row(value=5.0, task="secondary", primary=False))  # never agrees, never decides
+        fresh = {key: [rng.normal()] for key in keys} | {rows[-1].key: [0.0]}
+        failures += verify(expected(*rows, alpha=alpha), fresh).status == "disagrees"
+    # Three independent tests at alpha/3 each: 1 - (1 - alpha/3)^3, a little below alpha.
+    rate = 1 - (1 - alpha / 3) ** 3
+    assert failures / repetitions == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / repetitions))
+
+
+# The verdict
+
+
+@pytest.mark.parametrize("direction", [-1, 1])
+def test_deviations_in_both_directions_fail(direction):
+    allowed = tolerance(row(), 1, 0.01)
+    assert verify(expected(row()), {GOLD: [0.8 + direction * 0.99 * allowed]}).exit_code == 0
+    edited = verify(expected(row()), {GOLD: [0.8 + direction * 2 * allowed]})
+    assert (edited.status, edited.exit_code) == ("disagrees", 1)
+    assert "spac iteration 3 gold reward" in edited.reason
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_fail_in_any_row(value):
+    assert verify(expected(row()), {GOLD: [value]}).status == "disagrees"
+    assert verify(expected(row()), {GOLD: [0.8, value]}).status == "disagrees"
+    secondary = row(task="other", primary=False)
+    verdict = verify(expected(row(), secondary), {GOLD: [0.8], secondary.key: [value]})
+    assert verdict.status == "disagrees"
+    json.dumps(verdict.as_json(), allow_nan=False)
+
+
+def test_secondary_rows_are_reported_and_do_not_decide():
+    secondary = row(task="other", primary=False)
+    verdict = verify(expected(row(), secondary), {GOLD: [0.8], secondary.key: [0.1]})
+    assert verdict.status == "verified"
+    assert [comparison.agrees for comparison in verdict.comparisons] == [True, False]
+    alone = verify(expected(secondary), {secondary.key: [0.8]})
+    assert (alone.status, alone.exit_code) == ("unverified", 2)
+
+
+def test_level_is_divided_among_the_primary_rows_that_apply():
+    rows = [row(task=name) for name in "abcd"]
+    fresh = {r.key: [0.8] for r in rows[:2]}
+    verdict = verify(expected(*rows, row(task="s", primary=False)), {**fresh, row(task="s").key: [0.8]}, partial=True)
+    assert verdict.status == "verified"
+    assert [c.tolerance for c in verdict.comparisons] == [tolerance(row(), 1, alpha) for alpha in (0.005, 0.005, 0.01)]
+    assert {key.task for key, reason in verdict.inapplicable if reason == "no fresh value"} == {"c", "d"}
+
+
+def test_nothing_applies():
+    table = Row(method="spac", task="arc", metric="acc", iteration=1, source="table", primary=True)
+    verdict = verify(expected(table), {table.key: [0.5]})
+    assert (verdict.status, verdict.exit_code) == ("unverified", 2)
+    assert verdict.inapplicable == ((table.key, "not transcribed: verifies nothing"),)
+    other = verify(expected(row()), {Key("spin", "gold", "reward", 3): [0.5]})
+    assert other.status == "unverified"
+    assert "no primary row for spin" in other.reason
+    assert other.without_row == (Key("spin", "gold", "reward", 3),)
+    assert verify(expected(row()), {GOLD: []}).status == "unverified"
+
+
+def test_primary_row_left_out_of_a_run_is_missed():
+    other = row(task="signature")
+    verdict = verify(expected(row(), other, row(method="dpo")), {GOLD: [0.8]})
+    assert verdict.status == "unverified"
+    assert verdict.reason == "no fresh value for the primary rows spac iteration 3 signature reward"
+    assert verify(expected(row(), other), {GOLD: [9.0]}).status == "disagrees"
+
+
+def test_start_alone_verifies_no_method():
+    start = row(value=0.6, method=START, iteration=0)
+    table = Row(method="spac", task="gold", metric="reward", iteration=3, source="table", primary=True)
+    fresh = {start.key: [0.6], GOLD: [0.9]}
+    verdict = verify(expected(start, table), fresh)
+    assert verdict.status == "unverified"
+    assert verdict.reason == "no primary row for spac (its rows are not transcribed and verify nothing); the start agrees"
+    assert verify(expected(start, table), {start.key: [0.6]}).status == "verified"
+    assert verify(expected(start, table), {**fresh, start.key: [0.7]}).status == "disagrees"
+
+
+def test_row_without_power_is_reported_as_such():
+    start = row(value=0.78, method=START, iteration=0, primary=False)
+    weak = verify(expected(row(sd=0.1), start), {GOLD: [0.8]})  # the start itself would pass
+    assert weak.comparisons[0].powerless
+    assert weak.comparisons[0].effect == pytest.approx(0.02)
+    assert weak.status == "unverified"
+    assert "no primary row could have seen" in weak.reason
+    strong = verify(expected(row(sd=0.0001), start), {GOLD: [0.8]})
+    assert not strong.comparisons[0].powerless
+    assert strong.status == "verified"
+    assert verify(expected(row(sd=0.1, effect=2.0), start), {GOLD: [0.8]}).status == "verified"
+    assert verify(expected(row(sd=0.1), start), {GOLD: [9.0]}).status == "disagrees"
+    argued = published(tolerance=Argued(value=0.1, argument="a"), effect=0.05)
+    assert verify(expected(argued), {argued.key: [0.6]}).comparisons[0].powerless
+
+
+def test_rows_without_iterations():
+    theory = row(method="spac-t", task="sparse", metric="suboptimality", iteration=None)
+    assert verify(expected(theory), {Key("spac-t", "sparse", "suboptimality"): [0.8]}).status == "verified"
+    assert str(theory.key) == "spac-t sparse suboptimality"
+
+
+def shown(verdict):
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(verdict))
+    return console.export_text()
+
+
+def test_table():
+    table = Row(method="spac", task="[arc]", metric="acc", iteration=1, source="table")
+    text = shown(verify(expected(row(), table), {GOLD: [0.9], Key("x", "y", "z"): [1.0]}, notes=["beware"]))
+    for words in ("(primary)", "0.8000", "0.9000", "+0.1000", "±0.0341", "not transcribed", "[arc]", "x y z", "beware"):
+        assert words in text
+    assert text.rstrip().splitlines()[-1].startswith("disagrees: spac iteration 3 gold reward")
+    assert "unverified" in shown(verify(expected(table), {}))
+
+
+def test_json():
+    found = json.loads(json.dumps(verify(expected(row()), {GOLD: [0.9]}).as_json(), allow_nan=False))
+    assert found["status"] == "disagrees"
+    (compared,) = found["rows"]
+    assert (compared["method"], compared["iteration"], compared["runs"]) == ("spac", 3, 1)
+    assert compared["difference"] == pytest.approx(0.1)
+
+
+# Run folders
+
+
+def write_run(folder, *, seed=0, value=0.8, start=0.6, method="spac", **changes):
+    folder.mkdir(parents=True)
+    score = {"task": "gold", "metric": "reward", "stderr": None, "n": 100, "version": "1", "higher_is_better": True, "note": ""}
+    results = {
+        "schema": 1,
+        "recipe": "tiny",
+        "method": method,
+        "seed": seed,
+        "complete": True,
+        "weights_sha256": f"w{seed}",
+        "settings_digest": "d" * 64,
+        "harness": "lm_eval 1",
+        "iterations": [
+            {"iteration": 0, "weights_sha256": "s", "scores": [{**score, "value": start}]},
+            {"iteration": 3, "weights_sha256": f"w{seed}", "scores": [{**score, "value": value}]},
+        ],
+        **changes,
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.fixture
+def rows_file(tmp_path):
+    path = tmp_path / "expected.yaml"
+    rows = (row(n=100, version="1"), row(value=0.6, method=START, iteration=0, primary=False))
+    path.write_text(expected(*rows, settings_digest={"spac": "d" * 64}).as_yaml())
+    return path
+
+
+def refused(folders, rows_file):
+    with pytest.raises(IncomparableError) as caught:
+        verify_runs(folders, rows_file)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_runs_are_verified_together(tmp_path, rows_file):
+    runs = [write_run(tmp_path / str(seed), seed=seed, value=value) for seed, value in ((0, 0.79), (11, 0.82))]
+    verdict = verify_runs(runs, rows_file)
+    assert verdict.status == "verified"
+    assert [(c.key.method, c.runs) for c in verdict.comparisons] == [("spac", 2), (START, 2)]
+    assert [c.fresh for c in verdict.comparisons] == pytest.approx([0.805, 0.6])
+    assert verdict.notes == ()
+
+
+def test_scores_edited_by_twice_the_tolerance_fail(tmp_path, rows_file):
+    run = write_run(tmp_path / "run")
+    assert verify_runs([run], rows_file).status == "verified"
+    results = json.loads((run / "results.json").read_text())
+    results["iterations"][1]["scores"][0]["value"] += 2 * tolerance(row(), 1, 0.01)
+    (run / "results.json").write_text(json.dumps(results))
+    assert verify_runs([run], rows_file).status == "disagrees"
+
+
+def test_start_counts_once_for_each_seed(tmp_path, rows_file):
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", method="dpo")]
+    verdict = verify_runs(runs, rows_file)
+    assert {c.key.method: c.runs for c in verdict.comparisons} == {"spac": 1, START: 1}
+    assert verdict.without_row == (Key("dpo", "gold", "reward", 3),)
+
+
+def test_not_a_number_in_results(tmp_path, rows_file):
+    assert verify_runs([write_run(tmp_path / "run", value=math.nan)], rows_file).status == "disagrees"
+
+
+def test_other_settings_have_no_row(tmp_path, rows_file):
+    verdict = verify_runs([write_run(tmp_path / "run", settings_digest="e" * 64)], rows_file)
+    assert (verdict.status, verdict.exit_code) == ("unverified", 2)
+    assert "no row for the setting digest eeeeeeeeeeee (rows: dddddddddddd)" in verdict.reason
+    assert len(verdict.inapplicable) == 2
+
+
+def test_incomparable_runs(tmp_path, rows_file):
+    assert "unfinished" in refused([write_run(tmp_path / "a", complete=False)], rows_file)
+    (tmp_path / "empty").mkdir()
+    assert "unfinished" in refused([tmp_path / "empty"], rows_file)
+    good = write_run(tmp_path / "good")
+    assert "of the recipe small" in refused([good, write_run(tmp_path / "b", recipe="small")], rows_file)
+    assert "is about the recipe tiny" in refused([tmp_path / "b"], rows_file)
+    assert "name one of them" in refused([good, good], rows_file)
+    assert "by lm_eval 1; evaluate again" in refused([write_run(tmp_path / "c", harness="lm_eval 2")], rows_file)
+    for change, words in (({"version": "2"}, "has version 2, and the row"), ({"n": 50}, "has 50 questions, and the row")):
+        run = write_run(tmp_path / words.replace(" ", "-"))
+        results = json.loads((run / "results.json").read_text())
+        results["iterations"][1]["scores"][0].update(change)
+        (run / "results.json").write_text(json.dumps(results))
+        assert words in refused([run], rows_file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not JSON"),
+        ("{", "line 1: not JSON"),
+        ("[]", "results.json"),
+        ('{"recipe": "tiny"}', "method: Field required"),
+        ('{"recipe": "tiny", "method": "spac", "seed": "x"}', "seed: "),
+        ("\ud800", "not UTF-8"),
+    ],
+)
+def test_unreadable_results(tmp_path, rows_file, text, words):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UserError, match=words) as caught:
+        verify_runs([tmp_path / "run"], rows_file)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_runs_and_files(tmp_path, rows_file):
+    with pytest.raises(UserError, match="no such run folder"):
+        verify_runs([tmp_path / "none"], rows_file)
+    with pytest.raises(UserError, match="name at least one run folder"):
+        verify_runs([], rows_file)
+    with pytest.raises(UserError, match="no such file"):
+        verify_runs([write_run(tmp_path / "run")], tmp_path / "none.yaml")
+    verdict = verify_runs([write_run(tmp_path / "other", recipe="unheard-of")])
+    assert verdict.status == "unverified"
+    assert "has no expected results" in verdict.reason
+
+
+def test_doubtful_runs_are_noted(tmp_path, rows_file):
+    runs = [write_run(tmp_path / str(seed), seed=seed, weights_sha256="same") for seed in (0, 3)]
+    third = json.loads((write_run(tmp_path / "third", seed=12) / "results.json").read_text())
+    third["iterations"] = third["iterations"][:1]
+    (tmp_path / "third" / "results.json").write_text(json.dumps(third))
+    own, part, same = verify_runs([*runs, tmp_path / "third"], rows_file).notes
+    assert part == "spac iteration 3 gold reward: measured in 2 of 3 runs only"
+    assert "seed 3 is among the rows' own seeds" in own
+    assert "have the same weights" in same
+
+
+def test_changed_settings_are_named(tmp_path, rows_file, monkeypatch):
+    from spac_repro import recipe
+
+    class Usual:
+        def settings(self):
+            return {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.1}}
+
+    monkeypatch.setattr(recipe, "load", lambda *args, **options: Usual())
+    run = write_run(tmp_path / "run", settings_digest="e" * 64)
+    (run / "manifest.json").write_text(json.dumps({"settings": {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.0}}}))
+    assert "no row for the setting training.learning_rate 0.0 (recipe: 0.1)" in verify_runs([run], rows_file).reason
