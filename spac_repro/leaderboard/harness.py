@@ -1,0 +1,216 @@
+"""lm-eval as an engine: quiet, deterministic, told which questions to ask, and asked for its scores.
+
+`lm_eval.evaluate` is called, not `simple_evaluate`: the latter adds a report on the machine that takes two seconds a call, and
+seeds the global random generators of the process that it runs in. Nothing here draws from them.
+"""
+
+import copy
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import datasets
+import lm_eval
+import lm_eval.api.task
+import transformers
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spac_repro.errors import UserError
+from spac_repro.leaderboard.task import Leaves, Task
+from spac_repro.runs import Score
+
+Progress = Callable[[str, int, int], None]  # task, requests answered, requests in all
+
+
+class LanguageModel(HFLM):
+    """The harness's Hugging Face model, which reports requests answered instead of drawing bars."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        # A copy, because the harness gives a tokenizer without a padding token one.
+        super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
+        self.report: Callable[[int, int], None] = lambda done, total: None
+        self._done = self._total = 0
+        self.set_cache_hook(self)
+
+    def add_partial(self, kind: str, request: Any, answer: Any) -> None:
+        """Called by the harness for every request that is answered."""
+        self._done += 1
+        self.report(self._done, self._total)
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        self._done, self._total = 0, len(requests)
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        self._done, self._total = 0, len(requests)
+        return super().generate_until(requests, disable_tqdm=True)
+
+
+class _Warnings(logging.Handler):
+    """Keeps of the harness's many warnings the one that touches a score: prompts cut to the model's context."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.cuts = 0
+
+    def note(self, context: int) -> str:
+        return f"{self.cuts} prompts cut to the model's {context} tokens" if self.cuts else ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.cuts += "runcat" in record.getMessage()
+
+
+@contextmanager
+def _quiet() -> Iterator[_Warnings]:
+    """No log lines and no bars from the harness and its libraries; all as before afterwards."""
+    warnings = _Warnings()
+    logger = logging.getLogger("lm_eval")
+    level, propagate, bars = logger.level, logger.propagate, datasets.is_progress_bar_enabled()
+    verbosity, drawn = transformers.logging.get_verbosity(), lm_eval.api.task.tqdm
+    logger.addHandler(warnings)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    lm_eval.api.task.tqdm = lambda items, **_: items  # this bar has no switch
+    try:
+        yield warnings
+    finally:
+        lm_eval.api.task.tqdm = drawn
+        if bars:
+            datasets.enable_progress_bars()
+        transformers.logging.set_verbosity(verbosity)
+        logger.propagate = propagate
+        logger.setLevel(level)
+        logger.removeHandler(warnings)
+
+
+def dataset(*, rows: str, **_: Any) -> datasets.DatasetDict:
+    """What a task file names as its `custom_dataset`: the JSON lines in the folder `rows`, one file a split.
+
+    Read here and not by the `json` builder, which copies each file into a cache first: for 57 subjects that takes minutes.
+    """
+    splits = {}
+    for path in sorted(Path(rows).glob("*.jsonl")):
+        with path.open(encoding="utf-8") as lines:
+            splits[path.stem] = datasets.Dataset.from_list([json.loads(line) for line in lines])
+    return datasets.DatasetDict(splits)
+
+
+def write_task(task: Task, leaves: Leaves, folder: Path) -> None:
+    """Writes the task as the harness reads it: a task file that includes the prompt's, and its questions beside it."""
+    for leaf, splits in leaves.items():
+        rows = folder / leaf
+        rows.mkdir()
+        for split, its in splits.items():
+            (rows / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in its), encoding="utf-8")
+        (folder / f"{leaf}.yaml").write_text(
+            f"include: {_quoted(str(task.prompt).format(subject=leaf.removeprefix(f'{task.name}_')))}\n"
+            f"task: {leaf}\n"
+            f"num_fewshot: {task.shots}\n"
+            f"custom_dataset: !function {__name__}.{dataset.__name__}\n"
+            f"dataset_kwargs: {{rows: {_quoted(str(rows))}}}\n",
+            encoding="utf-8",
+        )
+    if task.group is not None:
+        group = f"include: {_quoted(str(task.group))}\ntask: {_quoted(list(leaves))}\n"
+        (folder / f"{task.name}.yaml").write_text(group, encoding="utf-8")
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Mapping[Task, Leaves],
+    *,
+    batch_size: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """The scores of the model on the questions asked, task by task: no task's scores depend on what else is asked.
+
+    `seed` draws the few-shot examples. The model is left in the mode (training or not) that it was in.
+    """
+    was_training = model.training
+    scores: list[Score] = []
+    with _quiet() as warnings:
+        try:
+            engine = LanguageModel(model, tokenizer, batch_size)
+            for task, leaves in asked.items():
+                _check_context(task, engine.max_length)
+                engine.report = partial(progress, task.name) if progress is not None else engine.report
+                warnings.cuts = 0
+                with TemporaryDirectory(prefix="leaderboard-") as folder:
+                    results = _ask(engine, task, leaves, Path(folder), seed)
+                scores += _scores(task, list(leaves), results, warnings.note(engine.max_length))
+        finally:
+            model.train(was_training)
+    return scores
+
+
+def _check_context(task: Task, context: int) -> None:
+    if task.generates >= context:
+        raise UserError(
+            f"{task.name} generates up to {task.generates} tokens, and the model's context is {context}; "
+            "leave the task out with --tasks"
+        )
+
+
+def _ask(engine: LanguageModel, task: Task, leaves: Leaves, folder: Path, seed: int) -> dict[str, Any]:
+    """The harness's answer; its task files and questions are written to the empty `folder`."""
+    write_task(task, leaves, folder)
+    loaded = TaskManager(include_path=str(folder), include_defaults=False).load([task.name])
+    for leaf in loaded["tasks"].values():
+        leaf.set_fewshot_seed(seed)
+    results = lm_eval.evaluate(lm=engine, task_dict=loaded, log_samples=False)
+    assert results is not None  # it is None on the other ranks of a distributed run only
+    return results
+
+
+def _scores(task: Task, leaves: list[str], results: dict[str, Any], note: str) -> list[Score]:
+    n = sum(results["results"][leaf]["sample_len"] for leaf in leaves)
+    version = str(results["versions"][task.name])
+    measured = _measured(task, leaves, results["results"])
+    return [Score(task.name, metric, value, stderr, n, version, note=note) for metric, (value, stderr) in measured.items()]
+
+
+def _measured(task: Task, leaves: list[str], results: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
+    """Value and standard error of each metric of a task."""
+    if task.group is None:
+        return {metric: _value(results[task.name], key) for metric, key in task.metrics.items()}
+    (key,) = set(task.metrics.values())
+    subjects = [_value(results[leaf], key) for leaf in leaves]
+    macro = math.fsum(value for value, _ in subjects) / len(subjects)
+    weighted, weighted_error = _value(results[task.name], key)
+    sizes = [results[leaf]["sample_len"] for leaf in leaves]
+    errors = [error for _, error in subjects if error is not None]
+    if len(errors) == len(subjects):
+        macro_error: float | None = math.sqrt(math.fsum(error**2 for error in errors)) / len(errors)
+    else:
+        # A subject with one question has no spread of its own: the spread of all questions together stands in for it.
+        spread = _deviation(weighted, sum(sizes))
+        macro_error = None if spread is None else spread * math.sqrt(math.fsum(1 / size for size in sizes)) / len(sizes)
+        weighted_error = None if spread is None else spread / math.sqrt(sum(sizes))
+    macro_name, weighted_name = task.metrics
+    return {macro_name: (macro, macro_error), weighted_name: (weighted, weighted_error)}
+
+
+def _deviation(share: float, n: int) -> float | None:
+    """The sample standard deviation of n outcomes of 0 or 1 with this mean."""
+    return math.sqrt(share * (1 - share) * n / (n - 1)) if n > 1 else None
+
+
+def _value(result: dict[str, Any], key: str) -> tuple[float, float | None]:
+    stderr = result[key.replace(",", "_stderr,")]
+    return float(result[key]), float(stderr) if isinstance(stderr, int | float) else None
+
+
+def _quoted(value: Any) -> str:
+    return json.dumps(value)  # which is YAML, too

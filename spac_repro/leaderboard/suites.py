@@ -1,0 +1,93 @@
+"""The leaderboards: which tasks, which questions, and the scores of a model on them."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spac_repro.errors import UserError
+from spac_repro.leaderboard import openllm
+from spac_repro.leaderboard.table import average
+from spac_repro.leaderboard.task import Leaves, Task
+from spac_repro.runs import Score
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from spac_repro.leaderboard.harness import Progress
+
+SUITES: dict[str, tuple[Task, ...]] = {"openllm": openllm.TASKS}
+FEWSHOT_SEED = 1234  # the harness's default
+
+
+def harness() -> str:
+    """The harness and its version, as recorded beside scores: "lm_eval 0.4.13"."""
+    return f"lm_eval {version('lm_eval')}"
+
+
+def chosen_tasks(suite: str, tasks: Sequence[str] | None = None) -> list[Task]:
+    """The named tasks of a suite, in the suite's order; all of them by default. Raises UserError with the nearest name."""
+    known = {task.name: task for task in _known("suite", suite, SUITES)}
+    for name in tasks or ():
+        _known(f"task of {suite}", name, known)
+    if tasks is not None and not tasks:
+        raise UserError(f"no task named; the tasks of {suite} are {', '.join(known)}")
+    return [task for name, task in known.items() if tasks is None or name in tasks]
+
+
+def questions(
+    suite: str, *, tasks: Sequence[str] | None = None, data: Path | None = None, world: Any = None, limit: int | None = None
+) -> dict[Task, Leaves]:
+    """The questions that `evaluate` asks when called with the same arguments, read and checked. For errors, see there."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}; ask at least 1 question a task")
+    if data is not None and not data.is_dir():
+        raise UserError(f"{data} is not a folder; give the folder that holds the questions, one folder a benchmark")
+    return {task: task.first(_read(task, data), limit) for task in chosen_tasks(suite, tasks)}
+
+
+def evaluate(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    suite: str,
+    *,
+    tasks: Sequence[str] | None = None,
+    data: Path | None = None,
+    world: Any = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    seed: int = FEWSHOT_SEED,
+    progress: "Progress | None" = None,
+) -> list[Score]:
+    """The model's scores on a suite, by lm-eval; the average comes last where all tasks of the suite were asked.
+
+    suite: "openllm" (see openllm.py) or "mini" (see mini.py). tasks: names of tasks, all by default.
+    data: a folder with the questions of openllm, one folder a benchmark; without it the harness's stock data sets are used.
+    world: the built-in world, whose questions mini asks.
+    limit: at most so many questions a task, the first ones; with subjects, in all, spread evenly over them.
+    batch_size: affects speed, and scores by rounding only. seed: draws the few-shot examples; the default is the harness's own.
+    progress: called with (task, requests answered, requests in all).
+
+    Deterministic; global random generators are neither seeded nor used. The model is left in the mode it was in.
+    Raises UserError for an unknown suite or task, a bad limit, and missing, empty or garbled files (naming file and line);
+    UnfitEnvironmentError where the questions are neither in files, nor cached, nor on a hub that answers.
+    """
+    asked = questions(suite, tasks=tasks, data=data, world=world, limit=limit)
+
+    from spac_repro.leaderboard.harness import measure
+
+    scores = measure(model, tokenizer, asked, batch_size=batch_size, seed=seed, progress=progress)
+    return [*scores, *average(scores, SUITES[suite])]
+
+
+def _read(task: Task, data: Path | None) -> Leaves:
+    return task.from_hub() if data is None else task.from_files(data)
+
+
+def _known(kind: str, name: str, names: Any) -> Any:
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+        raise UserError(f"unknown {kind} {name!r}; {remedy}")
+    return names[name]
