@@ -31,6 +31,10 @@ class Evidence:
     settings_digest: str | None = None
     weights_sha256: str | None = None
 
+    def each(self) -> Iterator[tuple[int, Score]]:
+        """Every score with its iteration."""
+        return ((iteration, score) for iteration, scores in sorted(self.scores.items()) for score in scores)
+
     def changed_settings(self) -> list[str]:
         """The settings of this run that are not its recipe's, as "key value (recipe: value)", as far as its manifest tells."""
         try:

@@ -318,8 +318,8 @@ def _verify_evidence(runs: Sequence[Evidence], path: Path | str | None, *notes: 
     if strange := [reason for run in runs if (reason := _other_settings(run, expected))]:
         inapplicable = tuple((row.key, "other settings") for row in expected.rows)
         return Verdict(recipe, "unverified", _listed(strange), expected.alpha, inapplicable=inapplicable, notes=notes)
-    fresh = _fresh(runs, expected)
-    return verify(expected, fresh, partial=partial, notes=(*notes, *_doubts(runs, expected, fresh)))
+    fresh, left_out = _fresh(runs, expected)
+    return verify(expected, fresh, partial=partial, notes=(*notes, *left_out, *_doubts(runs, expected, fresh)))
 
 
 def _check_one_family(runs: Sequence[Evidence]) -> None:
@@ -343,35 +343,35 @@ def _other_settings(run: Evidence, expected: Expected) -> str | None:
     return f"{run.place}: no row for the setting {changed}"
 
 
-def _fresh(runs: Sequence[Evidence], expected: Expected) -> dict[Key, list[float]]:
-    """One value a run and key. Iteration 0 belongs to no method, and counts once for each seed."""
+def _fresh(runs: Sequence[Evidence], expected: Expected) -> tuple[dict[Key, list[float]], list[str]]:
+    """One value a run and key, and what was left out. Iteration 0 belongs to no method, and counts once for each seed."""
     rows = {row.key: row for row in expected.rows}
     fresh: dict[Key, list[float]] = {}
-    starts: set[tuple[Key, int | None]] = set()
+    left_out = []
+    seen: set[tuple[Key, int | None]] = set()
     for run in runs:
-        for iteration, scores in sorted(run.scores.items()):
-            for score in scores:
-                key = Key(START if iteration == 0 else run.method, score.task, score.metric, iteration)
-                if key.method == START and (key, run.seed) in starts:
-                    continue
-                starts.add((key, run.seed))
-                if key in rows:
-                    _check_comparable(run, score, rows[key], expected)
-                fresh.setdefault(key, []).append(score.value)
-    return fresh
+        for iteration, score in run.each():
+            key = Key(START if iteration == 0 else run.method, score.task, score.metric, iteration)
+            if (key, run.seed) in seen:
+                continue
+            seen.add((key, run.seed))
+            values, row = fresh.setdefault(key, []), rows.get(key)
+            if row is not None:
+                _check_comparable(run, score, row, expected)
+            if row is None or row.n is None or score.n in (0, row.n):  # 0: the file does not tell, and is believed
+                values.append(score.value)
+            else:
+                left_out.append(f"{run.place}: {key} on {score.n} questions is not compared with the row on {row.n}")
+    return fresh, left_out
 
 
 def _check_comparable(run: Evidence, score: Score, row: Row, expected: Expected) -> None:
-    """Raise IncomparableError where the row was measured by another version of the task or harness, or on other questions."""
+    """Raise IncomparableError where the row was measured by another version of the task or harness."""
     source = expected.sources[row.source]
     if row.version is not None and score.version != row.version:
         raise IncomparableError(
             f"{run.place}: {score.task} has version {score.version or 'unknown'}, and the row {row.key} has {row.version}; "
             "evaluate again with the harness of the rows"
-        )
-    if row.n is not None and score.n and score.n != row.n:
-        raise IncomparableError(
-            f"{run.place}: {score.task} has {score.n} questions, and the row {row.key} {row.n}; evaluate on the same questions"
         )
     if isinstance(source, Measured) and source.harness and score.version and run.harness and run.harness != source.harness:
         raise IncomparableError(
@@ -389,7 +389,7 @@ def _doubts(runs: Sequence[Evidence], expected: Expected, fresh: Fresh) -> list[
     ]
     for key, values in fresh.items():
         of_method = sum(run.method == key.method for run in runs)
-        if len(values) < of_method:
+        if 0 < len(values) < of_method:
             doubts.append(f"{key}: measured in {len(values)} of {of_method} runs only")
     for index, run in enumerate(runs):
         for other in runs[:index]:

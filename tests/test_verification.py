@@ -299,9 +299,9 @@ def test_runs_are_verified_together(tmp_path, rows_file):
 def test_scores_edited_by_twice_the_tolerance_fail(tmp_path, rows_file):
     run = write_run(tmp_path / "run")
     assert verify_runs([run], rows_file).status == "verified"
-    results = json.loads((run / "results.json").read_text())
-    results["iterations"][1]["scores"][0]["value"] += 2 * tolerance(row(), 1, 0.01)
-    (run / "results.json").write_text(json.dumps(results))
+    edited(run, value=0.8 + 2 * tolerance(row(), 1, 0.01))
+    assert verify_runs([run], rows_file).status == "disagrees"
+    edited(run, value=0.8 - 2 * tolerance(row(), 1, 0.01))
     assert verify_runs([run], rows_file).status == "disagrees"
 
 
@@ -332,12 +332,21 @@ def test_incomparable_runs(tmp_path, rows_file):
     assert "is about the recipe tiny" in refused([tmp_path / "b"], rows_file)
     assert "name one of them" in refused([good, good], rows_file)
     assert "by lm_eval 1; evaluate again" in refused([write_run(tmp_path / "c", harness="lm_eval 2")], rows_file)
-    for change, words in (({"version": "2"}, "has version 2, and the row"), ({"n": 50}, "has 50 questions, and the row")):
-        run = write_run(tmp_path / words.replace(" ", "-"))
-        results = json.loads((run / "results.json").read_text())
-        results["iterations"][1]["scores"][0].update(change)
-        (run / "results.json").write_text(json.dumps(results))
-        assert words in refused([run], rows_file)
+    assert "has version 2, and the row" in refused([edited(write_run(tmp_path / "d"), version="2")], rows_file)
+
+
+def edited(run, **changes):
+    results = json.loads((run / "results.json").read_text())
+    results["iterations"][1]["scores"][0].update(changes)
+    (run / "results.json").write_text(json.dumps(results))
+    return run
+
+
+def test_scores_on_other_questions_are_not_compared(tmp_path, rows_file):
+    verdict = verify_runs([edited(write_run(tmp_path / "run"), n=50)], rows_file)
+    assert verdict.status == "unverified"
+    assert "gold reward on 50 questions is not compared with the row on 100" in verdict.notes[0]
+    assert (GOLD, "no fresh value") in verdict.inapplicable
 
 
 @pytest.mark.parametrize(
