@@ -35,10 +35,8 @@ def tilted(data: Comparisons, reference: Array, reward: Array, beta: float) -> A
 
 def cloned(data: Comparisons) -> Array:
     """Behaviour cloning of the chosen responses: their shares; a prompt never seen: uniform."""
-    size = len(data.seen)
-    won = np.bincount(data.left, weights=data.wins, minlength=size) + np.bincount(data.right, weights=data.losses, minlength=size)
     met = data.wins + data.losses
-    others = np.bincount(data.left, weights=met, minlength=size) + np.bincount(data.right, weights=met, minlength=size)
+    won, others = data.gather(data.wins, data.losses), data.gather(met, met)
     chosen = won + (data.seen - others) / 2  # a response compared with itself is chosen once and rejected once
     chosen = np.where(data.share[data.problem] > 0, chosen, 1.0)
     return chosen / data.total(chosen)[data.problem]
@@ -74,7 +72,7 @@ def cautious(data: Comparisons, reward: Array, width: Array, kappa: float) -> Ar
 
 
 def dpo(data: Comparisons, reference: Array, beta: float) -> Array:
-    """DPO, −mean log σ(β(ρ⁺ − ρ⁻)), on a free softmax: L-BFGS from the reference for each problem (mean gradient below 1e-6)."""
+    """DPO, −mean log σ(β(ρ⁺ − ρ⁻)), on a free softmax: L-BFGS from the reference for each problem, to a gradient of 1e-6."""
     ratio = np.zeros_like(data.seen)
     for k in range(len(data.run)):
         a, b = data.first[k], data.first[k + 1]
@@ -87,7 +85,7 @@ def dpo(data: Comparisons, reference: Array, beta: float) -> Array:
         def loss(rho: Array, i=i, j=j, won=won, lost=lost, pairs=pairs) -> tuple[float, Array]:  # type: ignore[no-untyped-def]
             d = beta * (rho[i] - rho[j])
             slope = beta * (lost * expit(d) - won * expit(-d)) / pairs
-            gradient = np.bincount(i, weights=slope, minlength=len(rho)) - np.bincount(j, weights=slope, minlength=len(rho))
+            gradient = np.bincount(i, slope, len(rho)).astype(np.float64) - np.bincount(j, slope, len(rho))
             return float(won @ np.logaddexp(0, -d) + lost @ np.logaddexp(0, d)) / pairs, gradient
 
         ratio[a:b] = minimize(
@@ -100,8 +98,8 @@ def ipo_direction(data: Comparisons) -> Array:
     """The least-norm ρ [N] that minimises Σ (ρ⁺ − ρ⁻ − 1)²: IPO's log-ratio is this divided by 2β."""
     size = len(data.seen)
     met, net = data.wins + data.losses, data.wins - data.losses
-    degree = np.bincount(data.left, weights=met, minlength=size) + np.bincount(data.right, weights=met, minlength=size)
-    own = np.arange(size)
+    size = len(data.seen)
+    degree, own = data.gather(met, met), np.arange(size)
     matrix = csc_array(
         (
             np.concatenate([degree + 1e-8, -met, -met]),
@@ -109,8 +107,8 @@ def ipo_direction(data: Comparisons) -> Array:
         ),
         shape=(size, size),
     )
-    target = np.bincount(data.left, weights=net, minlength=size) - np.bincount(data.right, weights=net, minlength=size)
-    return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}).solve(target)
+    factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    return np.asarray(factor.solve(data.gather(net, -net)), dtype=np.float64)
 
 
 def ipo(data: Comparisons, reference: Array, direction: Array, beta: float) -> Array:

@@ -53,6 +53,12 @@ class Comparisons:
         """Sums over the nodes of each problem: [N] → [P]."""
         return np.add.reduceat(values, self.first[:-1])
 
+    def gather(self, at_left: Array, at_right: Array) -> Array:
+        """Sums over the edges of each node, of one value at an edge's left node and another at its right: [E], [E] → [N]."""
+        size = len(self.seen)
+        sums = np.bincount(self.left, at_left, size) + np.bincount(self.right, at_right, size)
+        return np.asarray(sums, dtype=np.float64)
+
     def keep(self, problems: NDArray[np.bool_]) -> Comparisons:
         """Only the problems marked, renumbered from 0 (runs keep their numbers)."""
         nodes = problems[self.problem]
@@ -84,15 +90,16 @@ def sample(instance: Instance, pairs: int, seed: int) -> tuple[Index, Index, Ind
 
 def draw(instance: Instance, pairs: int, seed: int) -> Comparisons:
     """The graphs of `sample`'s preferences."""
-    return gather(*sample(instance, pairs, seed), instance.shape)
+    return graphs(*sample(instance, pairs, seed), instance.shape)
 
 
-def gather(x: Index, chosen: Index, rejected: Index, shape: tuple[int, int]) -> Comparisons:
+def graphs(x: Index, chosen: Index, rejected: Index, shape: tuple[int, int]) -> Comparisons:
     """One run's triples (prompt, chosen, rejected), each [n], as graphs over `shape` = (prompts, responses)."""
     X, Y = shape
     pairs = len(x)
     if not (len(chosen) == len(rejected) == pairs > 0):
-        raise UserError(f"pairs: {pairs} prompts, {len(chosen)} chosen, {len(rejected)} rejected; give equally many, at least one")
+        counts = f"{pairs} prompts, {len(chosen)} chosen, {len(rejected)} rejected"
+        raise UserError(f"pairs: {counts}; give equally many, at least one")
     for name, values, limit in (("prompt", x, X), ("chosen", chosen, Y), ("rejected", rejected, Y)):
         if min(values) < 0 or max(values) >= limit:
             raise UserError(f"{name}: holds an index outside 0…{limit - 1}; check the shape {shape}")

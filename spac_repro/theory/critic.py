@@ -10,9 +10,11 @@ the one returned by more than the Frank–Wolfe gap  max_{f′} ⟨∇, f − f�
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csc_array
 from scipy.sparse.linalg import splu
 from scipy.special import expit
@@ -20,6 +22,8 @@ from scipy.special import expit
 from spac_repro.errors import UserError
 from spac_repro.theory.comparisons import Comparisons
 from spac_repro.theory.instances import Array
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def solve(
     for step in range(max_steps + 1):
         up = expit(f[data.left] - f[data.right])
         slope = upper * up - lower * (1 - up)
-        gradient = linear + _scatter(data, slope, -slope)
+        gradient = linear + data.gather(slope, -slope)
         gap = np.add.reduceat(np.where(gradient > 0, gradient * f, gradient * (f - bound)), first)
         open_problems = gap > tolerance
         if step == max_steps or not open_problems.any():
@@ -75,21 +79,16 @@ def solve(
     return Critic(f, value, gap, step)
 
 
-def _scatter(data: Comparisons, at_left: Array, at_right: Array) -> Array:
-    size = len(data.seen)
-    return np.bincount(data.left, weights=at_left, minlength=size) + np.bincount(data.right, weights=at_right, minlength=size)
-
-
 def _direction(
-    data: Comparisons, f: Array, gradient: Array, curvature: Array, gap: Array, open_problems: Array, bound: float
+    data: Comparisons, f: Array, gradient: Array, curvature: Array, gap: Array, open_problems: Mask, bound: float
 ) -> Array:
     """A Newton direction on the free responses, a scaled gradient one on those that press against a bound."""
     problem = data.problem
     # The damping vanishes with the gap; without it a component that no bound holds yet could leap arbitrarily far.
-    damping = (gap / bound**2 + 1e-12)[problem]
+    damping = (1e-3 * gap / bound**2 + 1e-12)[problem]
     near = np.minimum(1e-3 * bound, gap / bound)[problem]
     pressed = ((f <= near) & (gradient > 0)) | ((f >= bound - near) & (gradient < 0)) | ~open_problems[problem]
-    diagonal = _scatter(data, curvature, curvature) + damping
+    diagonal = data.gather(curvature, curvature) + damping
     inner = ~pressed[data.left] & ~pressed[data.right] & (curvature > 0)
     direction = -gradient / diagonal
     free = np.flatnonzero(~pressed)
@@ -97,7 +96,7 @@ def _direction(
         return direction
     number = np.full(len(f), -1)
     # Few neighbours first keeps the factors sparse: the crowd goes before the responses it was compared with.
-    degree = np.bincount(data.left[inner], minlength=len(f)) + np.bincount(data.right[inner], minlength=len(f))
+    degree = data.gather(inner.astype(np.float64), inner.astype(np.float64))
     free = free[np.argsort(degree[free], kind="stable")]
     number[free] = np.arange(len(free))
     i, j, h = number[data.left[inner]], number[data.right[inner]], -curvature[inner]
@@ -111,11 +110,13 @@ def _direction(
     return direction
 
 
-def _search(data, objective, f, value, gradient, direction, open_problems, bound):  # type: ignore[no-untyped-def]
-    """Backtracking along the projected arc, each problem with its own step length."""
+def _search(
+    data: Comparisons, objective: Callable[[Array], Array], f: Array, value: Array, gradient: Array, direction: Array,
+    open_problems: Mask, bound: float,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Backtracking along the projected arc, each problem with its own step length: the new f and its objective."""
     problem, first = data.problem, data.first[:-1]
     length = np.where(open_problems, 1.0, 0.0)
-    best, best_value = f, value
     for _ in range(40):
         trial = np.clip(f + length[problem] * direction, 0.0, bound)
         trial_value = objective(trial)
@@ -125,7 +126,7 @@ def _search(data, objective, f, value, gradient, direction, open_problems, bound
             return trial, trial_value
         length = np.where(good, length, length / 2)
     keep = good[problem]
-    return np.where(keep, trial, best), np.where(good, trial_value, best_value)
+    return np.where(keep, trial, f), np.where(good, trial_value, value)
 
 
 def _check(data: Comparisons, linear: Array, weight: Array, bound: float) -> None:

@@ -116,7 +116,7 @@ def regret(data: Comparisons, result: Play, comparator: Array, rounds: ArrayLike
     """The leader's average regret of each run against `comparator` [N]: (1/T) Σ_t E_x[⟨π* − π_t, f_t⟩]."""
     runs = int(data.run.max()) + 1
     best = data.share * data.total(comparator * result.praise)
-    return np.bincount(data.run, weights=best - result.earned, minlength=runs) / np.asarray(rounds, dtype=np.float64)
+    return np.asarray(np.bincount(data.run, best - result.earned, runs) / np.asarray(rounds), dtype=np.float64)
 
 
 def excess(data: Comparisons, comparator: Array, truth: Array, penalty: ArrayLike, bound: float) -> Array:
@@ -136,4 +136,5 @@ def excess(data: Comparisons, comparator: Array, truth: Array, penalty: ArrayLik
     d = truth[data.left] - truth[data.right]
     losses = data.wins * np.logaddexp(0, -d) + data.losses * np.logaddexp(0, d)
     fit = np.bincount(data.problem[data.left], weights=losses, minlength=len(data.run))
-    return np.bincount(data.run, weights=data.total(linear * truth) + weight * fit - lowest, minlength=runs)
+    terms = data.total(linear * truth) + weight * fit - lowest
+    return np.asarray(np.bincount(data.run, weights=terms, minlength=runs), dtype=np.float64)

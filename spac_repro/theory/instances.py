@@ -33,16 +33,18 @@ def distribution(values: ArrayLike, name: str) -> Array:
 class Instance:
     """X prompts with Y responses each.
 
-    reward   [X, Y] in [0, 1]; the critic's units are f* = scale · reward, so that its bound is R = scale
+    reward   [X, Y] in [0, 1]; the critic's units are f* = scale · reward, which needs a bound R of at least scale
     data     [X, Y] μ(y|x), the distribution both responses of a pair come from
     prompts  [X] the distribution of prompts
     scale    Bradley–Terry scale: P(y ≻ y′) = σ(scale · (reward(y) − reward(y′)))
+    slack    how many times wider the critic's bound is than what the truth needs: R = slack · scale
     """
 
     reward: Array
     data: Array
     prompts: Array
     scale: float = 3.0
+    slack: float = 1.0
 
     def __post_init__(self) -> None:
         reward = np.asarray(self.reward, dtype=np.float64)
@@ -58,6 +60,8 @@ class Instance:
             raise UserError(f"prompts: has shape {prompts.shape}; give one probability for each of {reward.shape[0]} prompts")
         if not (np.isfinite(self.scale) and self.scale > 0):
             raise UserError(f"scale: is {self.scale:g}; give a positive number")
+        if not (np.isfinite(self.slack) and self.slack >= 1):
+            raise UserError(f"slack: is {self.slack:g}; the critic's class must hold the truth, so give at least 1")
         for name, value in (("reward", reward), ("data", data), ("prompts", prompts)):
             object.__setattr__(self, name, value)
 
@@ -68,7 +72,7 @@ class Instance:
     @property
     def bound(self) -> float:
         """R, the largest value of the critic's class."""
-        return self.scale
+        return self.slack * self.scale
 
     @cached_property
     def comparator(self) -> Array:
@@ -119,15 +123,20 @@ def divergence(policy: Array, reference: Array, prompts: Array) -> float:
     return float(prompts[prompts > 0] @ rows[prompts > 0])
 
 
-def crowd(*, best: float = 0.3, poor: int = 45, poor_mass: float = 0.1, gap: float = 0.4, floor: float = 0.3) -> Instance:
+def crowd(
+    *, best: float = 0.3, poor: int = 45, poor_mass: float = 0.1, gap: float = 0.4, floor: float = 0.3,
+    scale: float = 3.0, slack: float = 1.0,
+) -> Instance:  # fmt: skip
     """One prompt: a best response (reward 1, μ = `best`), four good ones (reward 1 − `gap`) and a crowd of poor ones
     (reward `floor`) that share `poor_mass`. The defaults are the prototype's 50 responses. [tested]"""
     good_mass = 1.0 - best - poor_mass
     if poor < 1 or min(best, poor_mass, good_mass) < 0:
-        raise UserError(f"crowd: best {best:g} and poor_mass {poor_mass:g} must leave no negative mass, and poor {poor} be positive")
+        raise UserError(
+            f"crowd: best {best:g}, poor_mass {poor_mass:g}, poor {poor}: give masses that sum to at most 1 and poor ≥ 1"
+        )
     reward = np.concatenate([[1.0], np.full(4, 1.0 - gap), np.full(poor, floor)])
     data = np.concatenate([[best], np.full(4, good_mass / 4), np.full(poor, poor_mass / poor)])
-    return Instance(reward[None], data[None] / data.sum(), np.ones(1))
+    return Instance(reward[None], data[None] / data.sum(), np.ones(1), scale, slack)
 
 
 def narrowing(pairs: int) -> Instance:
@@ -136,7 +145,7 @@ def narrowing(pairs: int) -> Instance:
 
 
 def prompted(*, prompts: int = 40, responses: int = 40, seed: int = 7) -> Instance:
-    """Many prompts: rewards uniform in [0, 1], μ ∝ exp(reward + normal noise), so that good and poor are both common or rare."""
+    """Many prompts: rewards uniform in [0, 1], μ ∝ exp(reward + normal noise): good and poor ones are common or rare."""
     random = np.random.default_rng(seed)
     reward = random.uniform(size=(prompts, responses))
     weight = np.exp(reward + random.normal(size=reward.shape))

@@ -38,7 +38,14 @@ def featured(*, prompts: int = 20, responses: int = 20, dimension: int = 8, seed
 
 
 def solve_linear(
-    features: Array, linear: Array, differences: Array, weight: Array, bound: float, *, tolerance: float = 1e-8, max_steps: int = 100
+    features: Array,
+    linear: Array,
+    differences: Array,
+    weight: Array,
+    bound: float,
+    *,
+    tolerance: float = 1e-8,
+    max_steps: int = 100,
 ) -> LinearCritic:
     """minimise over w  Σ_xy c·(φᵀw) + weight · Σ_k log(1 + e^{−⟨w, Δ_k⟩})  subject to 0 ≤ φᵀw ≤ R everywhere.
 

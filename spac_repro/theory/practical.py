@@ -30,7 +30,14 @@ class Method:
 
 
 def improve(
-    instance: Instance, method: Method, *, pairs: int, seeds: list[int], iterations: int = 4, steps: int = 150, rate: float = 0.05
+    instance: Instance,
+    method: Method,
+    *,
+    pairs: int,
+    seeds: list[int],
+    iterations: int = 4,
+    steps: int = 150,
+    rate: float = 0.05,
 ) -> Array:
     """J after each iteration [iterations + 1, seeds], the first being the start π_1 = μ.
 
@@ -40,16 +47,15 @@ def improve(
     """
     if not seeds:
         raise UserError("seeds: none given; at least one is needed")
-    triples = [sample(instance, pairs, seed) for seed in seeds]
-    x, chosen, rejected = (torch.tensor(np.stack(column)) for column in zip(*triples, strict=True))
+    columns = zip(*(sample(instance, pairs, seed) for seed in seeds), strict=True)
+    data = Triples(instance.shape[1], *(torch.tensor(np.stack(column)) for column in columns))
     start = torch.tensor(np.log(np.maximum(instance.data, 1e-300))).expand(len(seeds), -1, -1)
     logits = start.clone().requires_grad_()
     values = [instance.value(start.exp().numpy())]
-    run = torch.arange(len(seeds))[:, None]
     for iteration in range(iterations):
         previous = torch.log_softmax(logits.detach(), dim=-1)
         reference = previous if method.reference == "previous" else start
-        loss = _loss(method, run, x, chosen, rejected, previous, seeds, iteration)
+        loss = loss_of(method, data, previous, seeds, iteration)
         optimiser = torch.optim.Adam([logits], lr=rate)
         for _ in range(steps):
             optimiser.zero_grad()
@@ -59,32 +65,69 @@ def improve(
     return np.stack(values)
 
 
-def _loss(
-    method: Method, run: Tensor, x: Tensor, chosen: Tensor, rejected: Tensor, policy: Tensor, seeds: list[int], iteration: int
-) -> Callable[[Tensor], Tensor]:
-    """The method's loss [seeds, n] as a function of ρ [seeds, X, Y]."""
-    if method.loss == "dpo":
-        return lambda rho: objectives.dpo(rho[run, x, chosen], rho[run, x, rejected], beta=method.beta)
-    if method.loss == "ipo":
-        return lambda rho: objectives.ipo(rho[run, x, chosen], rho[run, x, rejected], beta=method.beta)
+@dataclass(frozen=True)
+class Triples:
+    """Y, and prompts, chosen and rejected responses as indices [seeds, n]."""
+
+    responses: int
+    prompts: Tensor
+    chosen: Tensor
+    rejected: Tensor
+
+    def at(self, values: Tensor, responses: Tensor) -> Tensor:
+        """values [seeds, X, Y] at these responses [seeds, n] of the prompts: [seeds, n]."""
+        return values.flatten(1).gather(1, self.prompts * self.responses + responses)
+
+
+def loss_of(method: Method, data: Triples, policy: Tensor, seeds: list[int], iteration: int) -> Callable[[Tensor], Tensor]:
+    """The loss as a function of ρ [seeds, X, Y]: [seeds, n], to be averaged over n ("exact": [seeds, 1]).
+
+    `policy` is log π_t [seeds, X, Y], which y′ comes from.
+    """
+    if method.loss in ("dpo", "ipo"):
+        plain = objectives.dpo if method.loss == "dpo" else objectives.ipo
+        return lambda rho: plain(data.at(rho, data.chosen), data.at(rho, data.rejected), beta=method.beta)
     if method.selfplay == "exact":
-        weight = policy.exp()[run, x]
+        return _expected(method, data, policy)
+    said = _sampled(data, policy, seeds, iteration)
 
-        def expected(rho: Tensor) -> Tensor:
-            terms = _adversarial(method, rho[run, x, chosen][..., None], rho[run, x, rejected][..., None], rho[run, x])
-            return (weight * terms).sum(dim=-1)
+    def adversarial(rho: Tensor) -> Tensor:
+        chosen, rejected, selfplay = (data.at(rho, responses) for responses in (data.chosen, data.rejected, said))
+        if method.loss == "spin":
+            return objectives.spin(chosen, selfplay, beta=method.beta)
+        return objectives.spac(
+            chosen, rejected, selfplay, beta=method.beta, preference_weight=method.preference_weight, critic=method.critic,
+            baseline=method.baseline,
+        )  # fmt: skip
 
-        return expected
-    uniform = torch.tensor(np.stack([np.random.default_rng([seed, iteration, 1]).random(x.shape[1]) for seed in seeds]))
-    cumulative = policy.exp().cumsum(dim=-1)[run, x]
-    said = (uniform[..., None] * cumulative[..., -1:] >= cumulative).sum(dim=-1)
-    return lambda rho: _adversarial(method, rho[run, x, chosen], rho[run, x, rejected], rho[run, x, said])
+    return adversarial
 
 
-def _adversarial(method: Method, chosen: Tensor, rejected: Tensor, selfplay: Tensor) -> Tensor:
-    if method.loss == "spin":
-        return objectives.spin(chosen, selfplay, beta=method.beta)
-    return objectives.spac(
-        chosen, rejected, selfplay, beta=method.beta, preference_weight=method.preference_weight, critic=method.critic,
-        baseline=method.baseline,
-    )  # fmt: skip
+def _sampled(data: Triples, policy: Tensor, seeds: list[int], iteration: int) -> Tensor:
+    """y′ ~ π_t(·|x) [seeds, n], one for each pair."""
+    n = data.prompts.shape[1]
+    uniform = torch.tensor(np.stack([np.random.default_rng([seed, iteration, 1]).random(n) for seed in seeds]))
+    cumulative = policy.exp().cumsum(dim=-1)[torch.arange(len(seeds))[:, None], data.prompts]
+    return (uniform[..., None] * cumulative[..., -1:] >= cumulative).sum(dim=-1)
+
+
+def _expected(method: Method, data: Triples, policy: Tensor) -> Callable[[Tensor], Tensor]:
+    """The loss [seeds, 1] with y′ averaged over π_t: its critic term is a sum over baseline responses and π_t's responses."""
+    if method.loss != "spac" or method.baseline == "none":
+        raise UserError(f"selfplay exact: only for spac with a baseline, not {method.loss} with {method.baseline}; use sampled")
+    stand = {"both": (data.chosen, data.rejected), "chosen": (data.chosen,), "rejected": (data.rejected,)}[method.baseline]
+    share = torch.zeros_like(policy).flatten(1)
+    for responses in stand:
+        unit = torch.full(responses.shape, 1 / (len(stand) * responses.shape[1]), dtype=share.dtype)
+        share.scatter_add_(1, data.prompts * data.responses + responses, unit)
+    weight = share.view_as(policy)[..., :, None] * policy.exp()[..., None, :]
+
+    def expected(rho: Tensor) -> Tensor:
+        seen, said = rho[..., :, None], rho[..., None, :]
+        critic = objectives.spac(
+            seen, seen, said, beta=method.beta, preference_weight=0.0, critic=method.critic, baseline="chosen"
+        )
+        preference = objectives.dpo(data.at(rho, data.chosen), data.at(rho, data.rejected), beta=method.beta).mean(dim=1)
+        return (method.preference_weight * preference + (weight * critic).sum(dim=(1, 2, 3)))[:, None]
+
+    return expected
