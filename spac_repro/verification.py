@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from spac_repro.errors import UserError
 from spac_repro.evidence import Evidence, IncomparableError, read_run, read_scores
 from spac_repro.expectations import START, Expected, Fresh, Key, Measured, Row, expected_path, load_expected
-from spac_repro.runs import Score
+from spac_repro.runs import Score, write_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -292,6 +292,17 @@ def verify_runs(run_folders: Sequence[Path | str], expected: Path | str | None =
     if not run_folders:
         raise UserError("no run to verify; name at least one run folder")
     return _verify_evidence([read_run(folder) for folder in run_folders], expected)
+
+
+def conclude(run_folder: Path) -> Verdict:
+    """The verdict on one finished run, also left in its verdict.json. What cannot be compared is unverified, and says why."""
+    try:
+        verdict = verify_runs([run_folder])
+    except IncomparableError as error:
+        run = read_run(run_folder)
+        verdict = Verdict(run.recipe, "unverified", str(error), 0.0, (), (), (), ())
+    write_json(run_folder / "verdict.json", verdict.as_json())
+    return verdict
 
 
 def verify_scores(

@@ -113,7 +113,7 @@ def write_task(task: Task, leaves: Leaves, folder: Path) -> None:
         for split, its in splits.items():
             (rows / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in its), encoding="utf-8")
         (folder / f"{leaf}.yaml").write_text(
-            f"include: {_quoted(str(task.prompt).format(subject=leaf.removeprefix(f'{task.name}_')))}\n"
+            f"include: {_quoted(str(task.prompt).replace('{subject}', leaf.removeprefix(f'{task.name}_')))}\n"
             f"task: {leaf}\n"
             f"num_fewshot: {task.shots}\n"
             f"custom_dataset: !function {__name__}.{dataset.__name__}\n"

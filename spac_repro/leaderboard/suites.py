@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spac_repro.errors import UserError
-from spac_repro.leaderboard import openllm
+from spac_repro.leaderboard import mini, openllm
 from spac_repro.leaderboard.table import average
 from spac_repro.leaderboard.task import Leaves, Task
 from spac_repro.runs import Score
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from spac_repro.leaderboard.harness import Progress
+    from spac_repro.preferences.world import World
 
-SUITES: dict[str, tuple[Task, ...]] = {"openllm": openllm.TASKS}
+SUITES: dict[str, tuple[Task, ...]] = {"mini": mini.TASKS, "openllm": openllm.TASKS}
 FEWSHOT_SEED = 1234  # the harness's default
 
 
@@ -37,14 +38,29 @@ def chosen_tasks(suite: str, tasks: Sequence[str] | None = None) -> list[Task]:
 
 
 def questions(
-    suite: str, *, tasks: Sequence[str] | None = None, data: Path | None = None, world: Any = None, limit: int | None = None
+    suite: str,
+    *,
+    tasks: Sequence[str] | None = None,
+    data: Path | None = None,
+    world: "World | None" = None,
+    limit: int | None = None,
 ) -> dict[Task, Leaves]:
     """The questions that `evaluate` asks when called with the same arguments, read and checked. For errors, see there."""
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; ask at least 1 question a task")
+    chosen = chosen_tasks(suite, tasks)
+    if suite == "mini":
+        return {task: task.first(leaves, limit) for task, leaves in _of_world(chosen, data, world).items()}
     if data is not None and not data.is_dir():
         raise UserError(f"{data} is not a folder; give the folder that holds the questions, one folder a benchmark")
-    return {task: task.first(_read(task, data), limit) for task in chosen_tasks(suite, tasks)}
+    return {task: task.first(task.from_hub() if data is None else task.from_files(data), limit) for task in chosen}
+
+
+def _of_world(tasks: Sequence[Task], data: Path | None, world: "World | None") -> dict[Task, Leaves]:
+    if data is not None or world is None:
+        raise UserError("the suite mini asks questions of the built-in world; give a recipe that has one, and no data")
+    items = mini.mini_items(world)
+    return {task: task.by_subject(items[task.name], "the built-in world") for task in tasks}
 
 
 def evaluate(
@@ -54,7 +70,7 @@ def evaluate(
     *,
     tasks: Sequence[str] | None = None,
     data: Path | None = None,
-    world: Any = None,
+    world: "World | None" = None,
     limit: int | None = None,
     batch_size: int = 16,
     seed: int = FEWSHOT_SEED,
@@ -79,10 +95,6 @@ def evaluate(
 
     scores = measure(model, tokenizer, asked, batch_size=batch_size, seed=seed, progress=progress)
     return [*scores, *average(scores, SUITES[suite])]
-
-
-def _read(task: Task, data: Path | None) -> Leaves:
-    return task.from_hub() if data is None else task.from_files(data)
 
 
 def _known(kind: str, name: str, names: Any) -> Any:

@@ -46,7 +46,9 @@ class Task:
         folder = data / self.folder
         if not folder.is_dir():
             raise UserError(f"{data} has no folder {self.folder}; add it, or leave {self.name} out with --tasks")
-        return self.by_subject({split: read_split(folder, split, self.row) for split in self.splits}, str(folder))
+        splits = {split: read_split(folder, split, self.row) for split in self.splits}
+        self._check_subjects(splits[self.asked], str(folder))
+        return self.by_subject(splits, str(folder))
 
     def from_hub(self) -> Leaves:
         """The questions in the harness's stock data sets: from the local cache, or from the hub where it may be asked.
@@ -82,7 +84,6 @@ class Task:
             leaves = {self.name: splits}
         else:
             subjects = sorted({row["subject"] for row in splits[self.asked]})
-            self._check_subjects(subjects, place)
             leaves = {
                 f"{self.name}_{subject}": {
                     split: [row for row in rows if row["subject"] == subject] for split, rows in splits.items()
@@ -103,13 +104,12 @@ class Task:
         names = (path.name for path in self.prompt.parent.glob(f"{prefix}*{suffix}"))
         return sorted(name.removeprefix(prefix).removesuffix(suffix) for name in names)
 
-    def _check_subjects(self, subjects: list[str], place: str) -> None:
-        known = self.stock_subjects()
-        for subject in subjects:
-            if subject not in known:
-                near = get_close_matches(subject, known, n=1)
-                remedy = f"did you mean {near[0]!r}?" if near else "mend the column"
-                raise UserError(f"{place}: unknown subject {subject!r}; {remedy}")
+    def _check_subjects(self, rows: Rows, place: str) -> None:
+        known = self.stock_subjects() if self.group is not None else []
+        for subject in sorted({row["subject"] for row in rows} - set(known)) if known else ():
+            near = get_close_matches(subject, known, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else "mend the column"
+            raise UserError(f"{place}: unknown subject {subject!r}; {remedy}")
 
     def first(self, leaves: Leaves, limit: int | None) -> Leaves:
         """The leaves with at most `limit` questions to ask in all; the examples stay whole, so the prompts stay the same."""

@@ -1,0 +1,319 @@
+"""The command line: parses, calls one function, prints. Nothing heavy is imported before a command needs it."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spac_repro.errors import UserError
+
+if TYPE_CHECKING:
+    from spac_repro.progress import Progress
+    from spac_repro.recipe import Run
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="spac-repro",
+    help="Repeat SPAC (Self-Play with Adversarial Critic, arXiv 2406.04274): train, evaluate, verify.\n\n"
+    "Start with `spac-repro train`: minutes on a laptop, nothing downloaded.\n\n"
+    "Exit codes: 0 done, and verified where expected results apply; 1 ran, and the numbers disagree; 2 wrong usage or bad input; "
+    "3 this environment cannot do it; 130 interrupted, and the same command goes on.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipes = typer.Typer(help="The recipes: what a run is, every setting with where it comes from.", no_args_is_help=True)
+app.add_typer(recipes, name="recipes")
+
+RecipeName = Annotated[str, typer.Option("--recipe", help="A recipe's name (see `recipes list`) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. training.epochs=1; repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Questions = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of leaderboard questions (arc_challenge/, gsm8k/, …), for machines without the hub."),
+]
+
+
+def main() -> None:
+    """The entry point. An error of the user's is one line; an interruption says how to go on."""
+    # Threads that wait by spinning slow each other down many times over where cores are shared. Must be set before torch starts.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        print(f"spac-repro: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@app.command()
+def train(
+    recipe: RecipeName = "tiny",
+    method: Annotated[str, typer.Option(help="spac, dpo, ipo, spin or sft.")] = "spac",
+    seed: Annotated[int, typer.Option(help="Drives the start, the sampling and the order of the data.", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/RECIPE/METHOD/seed-N")] = None,
+    overrides: Overrides = None,
+    preferences: Annotated[
+        str | None, typer.Option(help="Preference pairs: .json, .jsonl[.gz] or .parquet, a folder, or a hub data set.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Take the first so many preferences.", min=1)] = None,
+    data: Questions = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the cost, and do nothing.")] = False,
+    allow_changed_environment: Annotated[
+        bool,
+        typer.Option("--allow-changed-environment", help="Go on with a run begun elsewhere; it then claims no equal bits."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train and evaluate one method with one seed: start, self-play iterations, scores of every iterate, verdict.
+
+    Repeating the command goes on where it stopped. By default nothing is downloaded: recipe tiny has a world built in.
+    """
+    from spac_repro import plan as planning
+    from spac_repro import recipe as recipes
+
+    run = recipes.load(recipe, method=method, seed=seed, overrides=_with_shorthands(overrides, preferences, limit))
+    folder = out or Path("runs") / run.recipe.name / method / f"seed-{seed}"
+    if dry_run:
+        plan = planning.plan(run, _known_size(run, preferences))
+        _print_plan(run, folder, planning.rows(plan), {**asdict(plan), "gpu_hours": plan.gpu_hours}, as_json)
+        return
+
+    from spac_repro import inputs, training
+
+    with _progress(as_json) as progress:
+        read = inputs.read(run, preferences=preferences, questions=data or _beside(preferences))
+        results = training.train(run, folder, read, allow_changed_environment=allow_changed_environment, progress=progress)
+    _conclude(folder, results, as_json)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[
+        Path, typer.Argument(metavar="MODEL_OR_RUN", help="A Hugging Face model folder, or a run (its last iterate).")
+    ],
+    suite: Annotated[str, typer.Option(help="mini (the built-in world) or openllm (Open LLM Leaderboard v1).")] = "openllm",
+    data: Questions = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks of the suite, with commas between.", show_default="all")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many questions a task.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Affects speed, and scores by rounding only.", min=1)] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on a leaderboard, through lm-evaluation-harness."""
+    from spac_repro import evaluation
+
+    with _progress(as_json) as progress:
+        progress.stage(f"{suite} leaderboard")
+        scores = evaluation.evaluate(
+            target,
+            suite,
+            data=data,
+            tasks=tasks.split(",") if tasks else None,
+            limit=limit,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps({"model": str(target), "suite": suite, "harness": evaluation.harness(), "scores": _dicts(scores)}))
+        return
+    table = _table(f"{target} on {suite} ({evaluation.harness()})", "task", "metric", "value", "stderr", "n", "version")
+    for score in scores:
+        stderr = "" if score.stderr is None else f"{score.stderr:.4f}"
+        table.add_row(score.task, score.metric, f"{score.value:.4f}", stderr, str(score.n), score.version)
+    _print(table)
+
+
+@app.command()
+def verify(
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders of one recipe.")] = None,
+    expected: Annotated[Path | None, typer.Option(help="Expected results.", show_default="the package's for the recipe")] = None,
+    scores: Annotated[Path | None, typer.Option(help="A results file of lm-eval, instead of runs.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="With --scores: the recipe.")] = None,
+    method: Annotated[str | None, typer.Option(help="With --scores: the method.")] = None,
+    iteration: Annotated[int | None, typer.Option(help="With --scores: the iterate.", min=0)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold fresh scores against expected results, with tolerances from the spread over seeds. Deviations either way fail."""
+    from spac_repro import verification
+
+    if scores is None:
+        verdict = verification.verify_runs(folders or [], expected)
+    elif folders:
+        raise UserError("give run folders or --scores, not both")
+    elif recipe is None or method is None or iteration is None:
+        raise UserError("--scores needs --recipe, --method and --iteration: a results file does not say which run it is of")
+    else:
+        verdict = verification.verify_scores(scores, recipe=recipe, method=method, iteration=iteration, expected=expected)
+    if as_json:
+        print(json.dumps(verdict.as_json()))
+    else:
+        _print(verification.render(verdict))
+    raise typer.Exit(verdict.exit_code)
+
+
+@recipes.command("list")
+def list_recipes(as_json: AsJson = False) -> None:
+    """The recipes that come with the package."""
+    from spac_repro import recipe
+
+    summaries = {name: recipe.load(name).recipe.summary for name in recipe.names()}
+    if as_json:
+        print(json.dumps(summaries))
+        return
+    for name, summary in summaries.items():
+        print(f"{name:<16} {summary}")
+
+
+@recipes.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every setting of a recipe: value, where it comes from, and why."""
+    from spac_repro import recipe
+
+    run = recipe.load(name, overrides=overrides or ())
+    values = run.recipe.model_dump(mode="json")
+    if as_json:
+        print(json.dumps({"settings": values, "provenance": {k: asdict(v) for k, v in run.provenance.items()}}))
+        return
+    table = _table(run.recipe.summary, "setting", "value", "from", "why")
+    for key in recipe.leaves(values):
+        source = run.provenance.get(key)
+        value = values
+        for part in key.split("."):
+            value = value[part]
+        table.add_row(key, str(value), f"[{source.mark}]" if source else "", source.why if source else "")
+    _print(table)
+
+
+@recipes.command()
+def check(file: Annotated[Path, typer.Argument(help="A recipe in YAML.")]) -> None:
+    """Say whether a recipe of your own is complete and valid, and if not, where."""
+    from spac_repro import recipe
+
+    run = recipe.load(str(file))
+    print(f"{file}: recipe {run.recipe.name} is valid")
+
+
+# What the commands share
+
+
+def _with_shorthands(overrides: Sequence[str] | None, preferences: str | None, limit: int | None) -> list[str]:
+    """`--preferences` and `--limit` are settings too, and identify the run like any other."""
+    more = ["data.source=file", "data.name=null", "data.revision=null"] if preferences and _is_local(preferences) else []
+    return [*more, *([f"data.pairs={limit}"] if limit else []), *(overrides or ())]
+
+
+def _is_local(preferences: str) -> bool:
+    # A hub data set is OWNER/NAME; whatever looks like a file or a folder is one, there or missing.
+    return Path(preferences).exists() or preferences.startswith((".", "/", "~")) or Path(preferences).suffix != ""
+
+
+def _beside(preferences: str | None) -> Path | None:
+    """The folder leaderboard/ next to the preferences' own folder, if there is one: data prepared for a machine without a hub."""
+    if preferences is None or not _is_local(preferences):
+        return None
+    folder = Path(preferences).resolve().parent.parent / "leaderboard"
+    return folder if folder.is_dir() else None
+
+
+def _known_size(run: "Run", preferences: str | None) -> int | None:
+    """How many preferences there are, where that is cheap to say."""
+    data = run.recipe.data
+    if preferences and _is_local(preferences):
+        from spac_repro.preferences.reading import read_preferences
+
+        return len(read_preferences(preferences, limit=data.pairs))
+    return data.pairs
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator["Progress"]:
+    from spac_repro.progress import Bar, Lines, Silent
+
+    if as_json:
+        yield Silent()
+    elif sys.stderr.isatty():
+        with Bar() as bar:
+            yield bar
+    else:
+        yield Lines()
+
+
+def _conclude(folder: Path, results: dict[str, Any], as_json: bool) -> None:
+    """Verify a finished run, print its table, and exit with what the verdict means."""
+    from spac_repro import verification
+
+    verdict = verification.conclude(folder)
+    if as_json:
+        print(json.dumps({**results, "run": str(folder), "verdict": verdict.as_json()}))
+    else:
+        _print_results(folder, results)
+        _print(verification.render(verdict))
+    raise typer.Exit(1 if verdict.status == "disagrees" else 0)
+
+
+def _print_results(folder: Path, results: dict[str, Any]) -> None:
+    iterates = results["iterations"]
+    heads = ["start", *(f"iteration {t}" for t in range(1, len(iterates)))]
+    table = _table(f"{results['recipe']} · {results['method']} · seed {results['seed']}", "task", "metric", *heads, "note")
+    for rows in zip(*(iterate["scores"] for iterate in iterates), strict=True):
+        first = rows[0]
+        cells = [f"{row['value']:.3f}" + ("" if row["stderr"] is None else f" ± {row['stderr']:.3f}") for row in rows]
+        table.add_row(first["task"], first["metric"], *cells, first["note"])
+    _print(table)
+    print(f"weights {results['weights_sha256']}\nrun     {folder}")
+
+
+def _print_plan(run: "Run", folder: Path, rows: Sequence[tuple[str, str]], plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"run": str(folder), "settings_sha256": run.digest(), **plan}))
+        return
+    table = _table(f"{run.recipe.name} · {run.method} · seed {run.seed} → {folder}", "what", "how much")
+    for what, amount in rows:
+        table.add_row(what, amount)
+    _print(table)
+
+
+def _dicts(scores: Sequence[Any]) -> list[dict[str, Any]]:
+    return [score.as_dict() for score in scores]
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    # A pipe has no width of its own; a table cut off at 80 columns would lose what it is read for.
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    console.print(renderable, markup=False)

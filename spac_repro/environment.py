@@ -1,0 +1,81 @@
+"""What a run was carried out in: everything outside the recipe that can move a bit of its result."""
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import spac_repro
+
+LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "lm_eval", "datasets", "tokenizers", "safetensors", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """The environment of this process; no clock times, host names or absolute paths."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "package": spac_repro.__version__,
+        "source": source(),
+        "image": os.environ.get("SPAC_REPRO_IMAGE"),  # set by whoever starts the container
+        "lock": lock(),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "cpu": cpu(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda if gpus else None,
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def version(name: str) -> str | None:
+    """The installed version of a distribution, if it is installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def lock() -> dict[str, Any]:
+    """The hash of the lock that the published numbers were made with, and where what is installed departs from it."""
+    text = (resources.files("spac_repro") / "requirements" / "base.lock").read_text()
+    # A pin with a marker is for one platform among several: absent or other here, it says nothing.
+    pins = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)(?= \\)", text, flags=re.MULTILINE)
+    installed = {name: version(name) for name, _ in pins}
+    return {
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "departures": {name: installed[name] for name, pin in pins if installed[name] != pin},
+    }
+
+
+def source() -> dict[str, Any] | None:
+    """The git commit that the package runs from, and whether its files differ from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "spac_repro", "requirements")
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def cpu() -> str:
+    """The processor's model: another one may choose other kernels."""
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()

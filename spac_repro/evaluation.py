@@ -1,0 +1,72 @@
+"""`evaluate`: the scores of any model folder, or of the last iterate of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from spac_repro import inputs, policy, runs
+from spac_repro.errors import UserError
+from spac_repro.leaderboard import suites
+from spac_repro.leaderboard.suites import harness
+from spac_repro.progress import Progress
+from spac_repro.recipe import WorldSettings
+from spac_repro.runs import Score
+
+
+def evaluate(
+    target: Path,
+    suite: str,
+    *,
+    data: Path | None,
+    tasks: Sequence[str] | None,
+    limit: int | None,
+    batch_size: int,
+    progress: Progress,
+) -> list[Score]:
+    """Score `target` on a suite.
+
+    Raises:
+        UserError: not a model or run folder, pickle weights, an unknown suite or task, bad questions; the mini suite for a model
+            that is not of a run in the built-in world.
+    """
+    suites.chosen_tasks(suite, tasks)
+    folder, settings = _find(target)
+    model, tokenizer = policy.load(folder)
+    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+    model.eval()
+    if suite == "mini" and settings is None:
+        raise UserError(f"{target}: the mini leaderboard asks about the built-in world; give a run of a recipe that has it")
+    return suites.evaluate(
+        model,
+        tokenizer,
+        suite,
+        tasks=tasks,
+        data=data,
+        world=inputs.world(settings) if settings else None,
+        limit=limit,
+        batch_size=batch_size,
+        progress=lambda task, done, total: progress.advance(done, total),
+    )
+
+
+def _find(target: Path) -> tuple[Path, WorldSettings | None]:
+    """The model folder, and the world of its run: `target` is a run, an iterate's policy in a run, or any model folder."""
+    if not target.is_dir():
+        raise UserError(f"{target}: no such folder; give a Hugging Face model folder or a run folder")
+    if (target / "manifest.json").exists():
+        iterates = sorted(target.glob("iteration-*/policy"), key=lambda path: int(path.parent.name.removeprefix("iteration-")))
+        if not iterates:
+            raise UserError(f"{target}: the run has no finished iterate yet; repeat its train command")
+        return iterates[-1], _world(target)
+    return target, _world(target.parent.parent)
+
+
+def _world(run: Path) -> WorldSettings | None:
+    if not (run / "manifest.json").exists():
+        return None
+    settings = runs.read_json(run / "manifest.json")["settings"]["data"]["world"]
+    return WorldSettings.model_validate(settings) if settings else None
+
+
+__all__ = ["evaluate", "harness"]

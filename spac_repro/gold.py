@@ -1,0 +1,79 @@
+"""The gold reward: how good a policy's own responses to held-out prompts of the built-in world truly are."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from spac_repro import selfplay
+from spac_repro.preferences.reading import Preference
+from spac_repro.preferences.rendering import Renderer
+from spac_repro.preferences.world import World
+from spac_repro.recipe import Data, SelfPlay
+from spac_repro.runs import Score
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Gold rewards of sampled responses: `samples` to each prompt, a prompt's side by side."""
+
+    values: list[float]
+    lengths: list[int]  # response tokens
+    samples: int
+
+    def by_prompt(self, values: Sequence[float]) -> list[float]:
+        """The mean of each prompt's samples."""
+        return [statistics.fmean(values[i : i + self.samples]) for i in range(0, len(values), self.samples)]
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    world: World,
+    data: Data,
+    settings: SelfPlay,
+    *,
+    prompts: int,
+    samples: int,
+    seed: int,
+    advance: Callable[[int, int], None],
+) -> Rewards:
+    """Sample responses to the first held-out prompts, at temperature 1, and reward them."""
+    renderer = Renderer(tokenizer, data)
+    asked = [prompt for prompt in world.heldout(prompts) for _ in range(samples)]
+    tokens = [renderer.prompt(Preference(({"role": "user", "content": prompt},), "", "")) for prompt in asked]
+    responses = selfplay.respond(
+        model,
+        tokens,
+        settings.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
+        longest_response=data.longest_response,
+        pad=tokenizer.pad_token_id,
+        stop=tokenizer.eos_token_id,
+        seed=seed,
+        advance=advance,
+    )
+    values = [world.reward(prompt, renderer.text(response)) for prompt, response in zip(asked, responses, strict=True)]
+    return Rewards(values, [len(response) for response in responses], samples)
+
+
+def scores(rewards: Rewards, start: Rewards) -> list[Score]:
+    """Mean reward, share of exactly right responses, and win rate over the start's samples (a tie is half a win).
+
+    Standard errors are over prompts: a prompt's samples are averaged first.
+    """
+    exact = [float(value == 1) for value in rewards.values]
+    wins = [(a > b) + 0.5 * (a == b) for a, b in zip(rewards.values, start.values, strict=True)]
+    return [
+        _score("reward", rewards.by_prompt(rewards.values)),
+        _score("exact", rewards.by_prompt(exact)),
+        _score("win_rate", rewards.by_prompt(wins), note="over the start's responses to the same prompts"),
+        Score("gold", "length", statistics.fmean(rewards.lengths), None, len(rewards.lengths), note="response tokens"),
+    ]
+
+
+def _score(metric: str, values: Sequence[float], note: str = "") -> Score:
+    stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Score("gold", metric, statistics.fmean(values), stderr, len(values), note=note)

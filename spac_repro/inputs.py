@@ -1,0 +1,66 @@
+"""What a run reads: preferences, and the questions that its iterates are asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spac_repro import runs
+from spac_repro.errors import UserError
+from spac_repro.leaderboard import suites
+from spac_repro.preferences import overlap, reading
+from spac_repro.preferences.reading import Preference
+from spac_repro.preferences.world import Behaviour, World
+from spac_repro.recipe import Run, WorldSettings
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The preferences of a run, the world they are from (if built in), and a folder of questions (None: the hub's)."""
+
+    rows: list[Preference]
+    world: World | None
+    questions: Path | None
+
+    def identity(self) -> dict[str, Any]:
+        """What identifies the inputs: hashes and counts, no places."""
+        folder = self.questions
+        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+        return {
+            "preferences": len(self.rows),
+            "preferences_sha256": reading.fingerprint(self.rows),
+            "questions_sha256": {str(file.relative_to(folder)): runs.sha256_file(file) for file in files} if folder else None,
+        }
+
+
+def read(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs:
+    """Read the preferences that the recipe names, or the file given instead.
+
+    Raises:
+        UserError: no preferences named, or those are bad.
+    """
+    data = run.recipe.data
+    if data.world is not None:
+        if preferences is not None:
+            raise UserError(
+                f"recipe {run.recipe.name} has its preferences built in; leave --preferences out, or choose another recipe"
+            )
+        built_in = world(data.world)
+        return Inputs(built_in.preferences(data.pairs or 2000), built_in, None)
+    source = preferences or data.name
+    if source is None:
+        raise UserError(f"recipe {run.recipe.name} brings no preferences; give some with --preferences FILE")
+    return Inputs(reading.read_preferences(source, revision=data.revision, limit=data.pairs), None, questions)
+
+
+def world(settings: WorldSettings) -> World:
+    """The built-in world with a recipe's settings."""
+    mu = Behaviour(settings.right, settings.near_miss, settings.cut_off, settings.garbage)
+    return World(seed=settings.seed, behaviour=mu, longest=settings.longest, preference_scale=settings.preference_scale)
+
+
+def measure_overlap(run: Run, inputs: Inputs) -> overlap.Overlap:
+    """Which preference prompts are also questions that the iterates will be asked."""
+    settings = run.recipe.evaluation
+    asked = suites.questions(settings.suite, tasks=settings.tasks, data=inputs.questions, limit=settings.limit)
+    prompts = ["\n".join(message["content"] for message in row.prompt) for row in inputs.rows]
+    return overlap.measure(prompts, {task.name: task.words(leaves) for task, leaves in asked.items()})

@@ -1,0 +1,75 @@
+"""One self-play iteration: from π_t to π_{t+1}.
+
+y′ ~ π_t for every prompt  →  log π_ref of every response, once  →  optimiser steps on the method's loss
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from spac_repro import objectives
+from spac_repro.optimisation import Objective
+from spac_repro.policy import collate
+from spac_repro.recipe import USED, Optimised, Referenced, Run, Spac
+from spac_repro.triples import Triples
+
+
+def learning_rate(run: Run, iteration: int) -> float:
+    """The highest learning rate of an iteration."""
+    last = run.objective.last_learning_rate if iteration == run.recipe.training.iterations else None
+    return last or run.objective.learning_rate
+
+
+def beta(settings: Referenced, iteration: int, iterations: int) -> float:
+    """β of an iteration."""
+    return settings.last_beta if iteration == iterations and settings.last_beta else settings.beta
+
+
+def objective(run: Run, iteration: int, policy: Any, triples: Triples, *, pad: int) -> Objective:
+    """The method's loss on some rows of the triples. `policy` is a `Policy`, as `accelerator.prepare` gave it."""
+    names = USED[run.method]
+    settings = run.objective
+    unit = sum(map(len, triples.responses["chosen"])) / len(triples.prompts)
+
+    def losses(rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        exchanges = [exchange for name in names for exchange in triples.exchanges(name, rows)]
+        batch = collate(exchanges, pad=pad, device=next(policy.parameters()).device)
+        logprobs = dict(zip(names, policy(batch).view(len(names), len(rows)), strict=True))
+        if not isinstance(settings, Referenced):
+            return -logprobs["chosen"] / unit, {}
+        rows = list(rows)
+        rho = {name: value - triples.reference[name][rows].to(value.device) for name, value in logprobs.items()}
+        strength = beta(settings, iteration, run.recipe.training.iterations)
+        return _loss(run.method, settings, strength, rho), _details(rho, strength)
+
+    return losses
+
+
+def _loss(method: str, settings: Optimised, strength: float, rho: dict[str, Tensor]) -> Tensor:
+    if isinstance(settings, Spac):
+        return objectives.spac(
+            rho["chosen"],
+            rho["rejected"],
+            rho["selfplay"],
+            beta=strength,
+            preference_weight=settings.preference_weight,
+            critic=settings.critic,
+            baseline=settings.baseline,
+        )
+    if method == "spin":
+        return objectives.spin(rho["chosen"], rho["selfplay"], beta=strength)
+    loss = {"dpo": objectives.dpo, "ipo": objectives.ipo}[method]
+    return loss(rho["chosen"], rho["rejected"], beta=strength)
+
+
+def _details(rho: dict[str, Tensor], strength: float) -> dict[str, Tensor]:
+    """What the curves are drawn from, each [rows]: ρ of each response; preference margin and accuracy; the critic's gap."""
+    details = {f"rho_{name}": value for name, value in rho.items()}
+    if "rejected" in rho:
+        margin = strength * (rho["chosen"] - rho["rejected"])
+        details |= {"margin": margin, "accuracy": (margin > 0).float()}
+    if "selfplay" in rho:
+        data = [rho[name] for name in ("chosen", "rejected") if name in rho]
+        details["critic_gap"] = strength * (rho["selfplay"] - sum(data) / len(data))
+    return details

@@ -1,0 +1,164 @@
+"""The mini leaderboard: six tasks in the built-in world, each with the format and the metric of one of the real six.
+
+| task | like | a question | shots | metric |
+| --- | --- | --- | --- | --- |
+| mini_arc | ARC | an exercise, and four whole answers | 5 | acc_norm |
+| mini_hellaswag | HellaSwag | an answer begun, and four endings | 5 | acc_norm |
+| mini_truthfulqa | TruthfulQA | an exercise, a true answer and seven false ones | 0 | mc2, the true one's share |
+| mini_mmlu | MMLU | four named options, the name of one asked for; a subject for each letter | 5 | acc_macro, acc |
+| mini_winogrande | WinoGrande | two exercises that differ in one letter; which has this answer? | 5 | acc |
+| mini_gsm8k | GSM8K | a sum or a word to work on, the answer generated | 5 | exact_match |
+
+The questions are a function of the world alone, so every run of a recipe answers the same ones. They come from the world's
+own split for them; the few-shot examples, as in the real tasks, from what training may have seen.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from spac_repro.leaderboard.questions import Row, Splits
+from spac_repro.leaderboard.task import Task
+from spac_repro.preferences.world import CHOICES, LETTERS, Split, World, near_miss, task_of
+
+ASKED = 100  # questions a task
+EXAMPLES = 20  # to draw few-shot examples from; at least as many as shots for each subject
+SHOTS = 5
+WORDS = ("copy", "reverse", "sort")
+
+
+class MiniRow(Row):
+    """Questions of our own making need no check; what is asked is the prompt."""
+
+    words: ClassVar[str] = "prompt"
+
+
+def _task(name: str, metrics: dict[str, str], *, shots: int = SHOTS, group: bool = False, generates: int = 0) -> Task:
+    files = Path(__file__).parent / "tasks"
+    return Task(
+        name=f"mini_{name}",
+        prompt=files / f"{name}.yaml",
+        row=MiniRow,
+        shots=shots,
+        examples="examples" if shots else None,
+        asked="asked",
+        metrics=metrics,
+        group=files / f"{name}_group.yaml" if group else None,
+        generates=generates,
+    )
+
+
+TASKS = (
+    _task("arc", {"acc_norm": "acc_norm,none"}),
+    _task("hellaswag", {"acc_norm": "acc_norm,none"}),
+    _task("truthfulqa", {"mc2": "acc,none"}, shots=0),
+    _task("mmlu", {"acc_macro": "acc,none", "acc": "acc,none"}, group=True),
+    _task("winogrande", {"acc": "acc,none"}),
+    _task("gsm8k", {"exact_match": "exact_match,none"}, generates=12),
+)
+
+
+Make = Callable[[World, str, random.Random], dict[str, Any]]  # a row from a prompt
+
+
+def mini_items(world: World) -> dict[str, Splits]:
+    """The questions of each task: {task: {"asked": rows, "examples": rows}}, in the columns that its task file reads."""
+    return {
+        "mini_arc": _splits(world, "mini_arc", _arc, ("sort", "reverse")),
+        "mini_hellaswag": _splits(world, "mini_hellaswag", _hellaswag, WORDS),
+        "mini_truthfulqa": _splits(world, "mini_truthfulqa", _truthfulqa, (*WORDS, "add")),
+        "mini_mmlu": _mmlu_splits(world),
+        "mini_winogrande": _splits(world, "mini_winogrande", _winogrande, ("copy", "reverse", "add")),
+        "mini_gsm8k": _splits(world, "mini_gsm8k", _gsm8k, (*WORDS, "add")),
+    }
+
+
+def _splits(world: World, name: str, make: Make, tasks: Sequence[str]) -> Splits:
+    rng = random.Random(f"{name} {world.seed}")
+    asked = _prompts(world, "leaderboard", name, ASKED, lambda prompt: task_of(prompt) in tasks)
+    examples = _prompts(world, "train", name, EXAMPLES, lambda prompt: task_of(prompt) in tasks)
+    return {
+        "asked": [make(world, prompt, rng) for prompt in asked],
+        "examples": [make(world, prompt, rng) for prompt in examples],
+    }
+
+
+def _prompts(world: World, split: Split, purpose: str, n: int, wanted: Callable[[str], bool]) -> list[str]:
+    """The first n different prompts of a split that are wanted."""
+    found: dict[str, None] = {}
+    for prompt in world.prompts(split, purpose):
+        if wanted(prompt):
+            found[prompt] = None
+            if len(found) == n:
+                break
+    return list(found)
+
+
+def _arc(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
+    correct = world.correct(prompt)
+    return {"prompt": prompt, **_shuffled(correct, _wrong(correct, 3, rng), rng)}
+
+
+def _hellaswag(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
+    correct = world.correct(prompt)
+    begun = rng.randint(1, len(correct) - 2)
+    endings = _wrong(correct[begun:], 3, rng)
+    return {"prompt": prompt + correct[:begun], **_shuffled(correct[begun:], endings, rng)}
+
+
+def _truthfulqa(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
+    correct = world.correct(prompt)
+    wrong = _wrong(correct, 7, rng)
+    return {"prompt": prompt, "choices": [correct, *wrong], "answer": 0, "mc2_targets": {"labels": [1] + [0] * len(wrong)}}
+
+
+def _mmlu_splits(world: World) -> Splits:
+    """The subject is the letter whose name is asked for."""
+
+    def row(prompt: str) -> dict[str, Any]:
+        return {"prompt": prompt, "answer": CHOICES.index(world.correct(prompt)), "subject": prompt[-2]}
+
+    def about(letter: str) -> Callable[[str], bool]:
+        return lambda prompt: prompt.startswith("choose:") and prompt[-2] == letter
+
+    asked = _prompts(world, "leaderboard", "mini_mmlu", ASKED, lambda prompt: prompt.startswith("choose:"))
+    examples = [prompt for letter in LETTERS for prompt in _prompts(world, "train", "mini_mmlu", SHOTS, about(letter))]
+    return {"asked": [row(prompt) for prompt in asked], "examples": [row(prompt) for prompt in examples]}
+
+
+def _winogrande(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
+    """Which of two exercises, alike but for the order of two neighbours or one term, has this answer?"""
+    correct = world.correct(prompt)
+    while world.correct(other := _similar(prompt, rng)) == correct:
+        pass
+    return {"prompt": prompt, **_shuffled(prompt, [other], rng), "target": correct}
+
+
+def _similar(prompt: str, rng: random.Random) -> str:
+    """The exercise with two neighbouring characters swapped, or with another digit at the end."""
+    task, question = prompt[:-1].split(":")
+    at = rng.randrange(len(question) - 1)
+    if task == "add":
+        return f"{task}:{question[:-1]}{rng.randrange(10)}="
+    return f"{task}:{question[:at]}{question[at + 1]}{question[at]}{question[at + 2 :]}="
+
+
+def _gsm8k(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
+    return {"prompt": prompt, "target": world.correct(prompt)}
+
+
+def _wrong(correct: str, n: int, rng: random.Random) -> list[str]:
+    """n different wrong answers, one or two slips away from the right one."""
+    wrong: dict[str, None] = {}
+    while len(wrong) < n:
+        answer = near_miss(correct, rng)
+        if answer and answer != correct:
+            wrong[answer] = None
+    return list(wrong)
+
+
+def _shuffled(correct: str, wrong: Sequence[str], rng: random.Random) -> dict[str, Any]:
+    choices = [correct, *wrong]
+    rng.shuffle(choices)
+    return {"choices": choices, "answer": choices.index(correct)}

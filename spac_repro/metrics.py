@@ -1,0 +1,68 @@
+"""metrics.jsonl, one line an optimiser step, and the same as TensorBoard events. No clock times: equal runs write equal lines."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from spac_repro.runs import write_bytes
+
+
+class Metrics:
+    """The metrics of one run; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.events = folder / "tensorboard"
+        self.lines = 0
+        self._file: Any = None
+        self._writer: Any = None
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._writer.close()
+
+    def go_on(self, iteration: int, step: int) -> None:
+        """Drop what was written past `step` of `iteration`: those steps are about to be taken again."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.__exit__(None, None, None)
+        kept = [line for line in _whole_lines(self.path) if (line["iteration"], line["step"]) <= (iteration, step)]
+        write_bytes(self.path, b"".join(_encode(line) for line in kept))
+        self.lines = len(kept)
+        self._file = self.path.open("ab")
+        self._writer = SummaryWriter(str(self.events), purge_step=self.lines + 1)
+
+    def write(self, iteration: int, step: int, values: dict[str, float]) -> None:
+        """Add the line of a step; steps count from 1 in every iteration, and iteration 0 is the supervised start."""
+        self._file.write(_encode({"iteration": iteration, "step": step, **values}))
+        self._file.flush()
+        self.lines += 1
+        stage = "iteration" if iteration else "start"
+        for name, value in values.items():
+            self._writer.add_scalar(f"{stage}/{name}", value, self.lines)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, in order."""
+    return _whole_lines(folder / "metrics.jsonl")
+
+
+def _encode(line: dict[str, Any]) -> bytes:
+    return (json.dumps(line) + "\n").encode()
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Every line up to the first that was not written whole."""
+    lines: list[dict[str, Any]] = []
+    if path.exists():
+        for text in path.read_text(errors="replace").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+    return lines

@@ -1,0 +1,139 @@
+"""A number of optimiser steps, one way for every method and for the supervised start; interrupted and resumed at will."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from spac_repro import checkpoints
+from spac_repro.errors import UserError
+from spac_repro.metrics import Metrics
+from spac_repro.seeds import permutation
+
+# From the numbers of some examples to their losses [examples], and to what is worth logging about them, each [examples].
+Objective = Callable[[Sequence[int]], tuple[Tensor, dict[str, Tensor]]]
+
+
+class NonFiniteError(UserError):
+    """The loss or its gradient is not a number; the run stops where it happened."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many steps, on which examples, at which learning rate."""
+
+    examples: int
+    batch_size: int  # examples an optimiser step
+    micro_batch_size: int  # examples computed at once
+    epochs: int
+    learning_rate: float  # the highest
+    shape: Literal["linear", "constant"]
+    warmup: float  # share of the steps
+    seed: tuple[int, str, int]  # of the order of the examples
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return math.ceil(self.examples / self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        return self.steps_an_epoch * self.epochs
+
+    def batch(self, step: int) -> list[int]:
+        """The examples of a step: each epoch takes all in an order of its own; the last batch of an epoch may be smaller."""
+        epoch, place = divmod(step, self.steps_an_epoch)
+        order = permutation(self.examples, *self.seed, epoch)
+        return order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step: up to the highest during the warm-up, then down in a line to 0 after the last step."""
+        warm = math.ceil(self.warmup * self.steps)
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        return self.learning_rate * ((self.steps - step) / (self.steps - warm) if self.shape == "linear" else 1.0)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where and how often training state is kept."""
+
+    folder: Path
+    every: int
+    keep: int
+
+
+def optimizer_for(name: str, model: nn.Module, *, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW, or RMSProp with the smoothing that DPO's reference code left at torch's default (α = 0.99)."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=weight_decay)
+    return torch.optim.RMSprop(parameters, lr=0.0, weight_decay=weight_decay)
+
+
+def optimise(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    iteration: int,
+    max_grad_norm: float,
+    keeping: Keeping,
+    metrics: Metrics,
+    warn: Callable[[str], None],
+    advance: Callable[[int, int], None],
+) -> None:
+    """Take the schedule's steps, from the last checkpoint on; the loss of a step is the mean over its examples.
+
+    `model` and `optimizer` come from `accelerator.prepare`. `advance` is told (steps done, steps in all).
+
+    Raises:
+        NonFiniteError: with the step, the examples and the last good checkpoint; nothing after that checkpoint is kept.
+    """
+    first = checkpoints.restore(keeping.folder, accelerator.unwrap_model(model), optimizer, warn=warn)
+    metrics.go_on(iteration, first)
+    for step in range(first, schedule.steps):
+        advance(step, schedule.steps)
+        batch = schedule.batch(step)
+        values = _gradient(accelerator, objective, batch, schedule.micro_batch_size)
+        norm = float(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm))
+        if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
+            raise NonFiniteError(_not_finite(iteration, step, values["loss"], norm, batch, keeping.folder))
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        optimizer.step()
+        optimizer.zero_grad()
+        done = step + 1
+        metrics.write(iteration, done, {**values, "grad_norm": norm, "learning_rate": schedule.rate(step)})
+        if done % keeping.every == 0 and done < schedule.steps:
+            checkpoints.save(keeping.folder, done, accelerator.unwrap_model(model), optimizer, keep=keeping.keep)
+    advance(schedule.steps, schedule.steps)
+
+
+def _gradient(accelerator: Accelerator, objective: Objective, batch: Sequence[int], micro_batch_size: int) -> dict[str, float]:
+    """Accumulate the gradient of the batch's mean loss, every example weighing the same however the batch is cut up."""
+    sums: dict[str, float] = {}
+    for begin in range(0, len(batch), micro_batch_size):
+        losses, details = objective(batch[begin : begin + micro_batch_size])
+        accelerator.backward(losses.sum() / len(batch))
+        for name, values in {"loss": losses, **details}.items():
+            sums[name] = sums.get(name, 0.0) + float(values.detach().double().sum())
+    return {name: total / len(batch) for name, total in sums.items()}
+
+
+def _not_finite(iteration: int, step: int, loss: float, norm: float, batch: Sequence[int], folder: Path) -> str:
+    what = f"loss {loss:g}" if not math.isfinite(loss) else f"gradient norm {norm:g}"
+    good = checkpoints.last_good(folder)
+    examples = ", ".join(map(str, batch[:16])) + (", …" if len(batch) > 16 else "")
+    return (
+        f"iteration {iteration}, step {step + 1}: {what}; examples {examples}; the last good checkpoint is {good or 'the start'}; "
+        "look at these examples, or lower the learning rate"
+    )

@@ -1,0 +1,195 @@
+"""A small world in text with a known reward: what alignment does to a policy can be measured in it, without any download.
+
+A prompt asks for one of five things, with characters as tokens:
+
+    copy:badge=        badge          sort:badge=   abdeg          choose:b:A|f:B|d:C|h:D|d=   C
+    reverse:badge=     egdab          add:12+7=     19
+
+The behaviour that left the data, μ, answers right, nearly right, cut off or with garbage, in proportions that the recipe sets.
+Preferences are Bradley–Terry labels on pairs drawn from μ with the gold reward. Everything is a function of the settings: prompts
+fall into the splits by a hash of their text, so that no split can share one with another.
+"""
+
+import hashlib
+import math
+import random
+import string
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from spac_repro.preferences.reading import Preference
+
+Split = Literal["train", "heldout", "leaderboard"]
+TASKS = ("copy", "reverse", "sort", "add", "choose")
+LETTERS = string.ascii_lowercase[:10]
+CHOICES = "ABCD"
+CHARACTERS = LETTERS + string.digits + CHOICES + ":|+=\n"
+
+_SPLITS: tuple[tuple[Split, int], ...] = (("train", 80), ("heldout", 90), ("leaderboard", 100))  # upper bounds, percent
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """μ: the share of each kind of response. `garbage` is the thin part: a poor response is seen once, if at all.
+
+    The best policy answers right, so its concentrability max π*/μ is 1 / right; the thinner the rest is spread over poor
+    responses, the less the data says about them.
+    """
+
+    right: float
+    near_miss: float
+    cut_off: float
+    garbage: float
+
+
+class World:
+    """The built-in world; `seed` and the shape of μ fix it entirely."""
+
+    def __init__(self, *, seed: int, behaviour: Behaviour, longest: int, preference_scale: float) -> None:
+        self.seed = seed
+        self.behaviour = behaviour
+        self.longest = longest
+        self.preference_scale = preference_scale
+
+    # The two halves of a question
+
+    def correct(self, prompt: str) -> str:
+        """The one right response."""
+        return _SOLVERS[task_of(prompt)](prompt[prompt.index(":") + 1 : -1])
+
+    def reward(self, prompt: str, response: str) -> float:
+        """Gold reward in [0, 1]: 1 if right, else 0.7 × the share of characters that stand where they should."""
+        correct = self.correct(prompt)
+        if response == correct:
+            return 1.0
+        hits = sum(a == b for a, b in zip(response, correct, strict=False))
+        return 0.7 * hits / max(len(response), len(correct))
+
+    # What the world holds
+
+    def prompts(self, split: Split, purpose: str) -> Iterator[str]:
+        """Prompts of a split in random order, without end; some come again. Another purpose, another order."""
+        rng = self._rng("prompts", split, purpose)
+        while True:
+            task = rng.choice(TASKS)
+            prompt = f"{task}:{_QUESTIONS[task](rng, self.longest)}="
+            if split_of(prompt) == split:
+                yield prompt
+
+    def behave(self, prompt: str, rng: random.Random) -> str:
+        """One response drawn from μ."""
+        correct = self.correct(prompt)
+        kinds = self.behaviour
+        kind = rng.choices(
+            ("right", "near_miss", "cut_off", "garbage"), (kinds.right, kinds.near_miss, kinds.cut_off, kinds.garbage)
+        )[0]
+        if kind == "right":
+            return correct
+        if kind == "garbage":
+            return "".join(rng.choices(_alphabet(correct), k=rng.randint(1, self.longest + 2)))
+        if kind == "cut_off" and len(correct) > 1:
+            return correct[: rng.randint(1, len(correct) - 1)]
+        return near_miss(correct, rng)
+
+    def demonstrations(self, n: int) -> list[tuple[str, str]]:
+        """n (prompt, response) examples of μ, for the supervised start."""
+        rng = self._rng("demonstrations")
+        prompts = self.prompts("train", "demonstrations")
+        return [(prompt, self.behave(prompt, rng)) for prompt in islice(prompts, n)]
+
+    def preferences(self, n: int) -> list[Preference]:
+        """n triples: two different responses of μ, labelled by P(y⁺ ≻ y⁻) = σ(scale · (r(y⁺) − r(y⁻)))."""
+        rng = self._rng("preferences")
+        rows: list[Preference] = []
+        for prompt in self.prompts("train", "preferences"):
+            if len(rows) == n:
+                break
+            first, second = self.behave(prompt, rng), self.behave(prompt, rng)
+            if first == second:
+                continue
+            margin = self.preference_scale * (self.reward(prompt, first) - self.reward(prompt, second))
+            if rng.random() > 1 / (1 + math.exp(-margin)):
+                first, second = second, first
+            rows.append(Preference(prompt=({"role": "user", "content": prompt},), chosen=first, rejected=second))
+        return rows
+
+    def heldout(self, n: int) -> list[str]:
+        """n different prompts that no training example holds."""
+        return list(islice(_distinct(self.prompts("heldout", "gold")), n))
+
+    def _rng(self, *names: str) -> random.Random:
+        return random.Random(":".join((str(self.seed), *names)))
+
+
+def _distinct(prompts: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt not in seen:
+            seen.add(prompt)
+            yield prompt
+
+
+def task_of(prompt: str) -> str:
+    """The word before the colon."""
+    return prompt[: prompt.index(":")]
+
+
+def split_of(prompt: str) -> Split:
+    """Where a prompt belongs, by its text alone."""
+    place = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") % 100
+    return next(split for split, bound in _SPLITS if place < bound)
+
+
+def near_miss(correct: str, rng: random.Random) -> str:
+    """A response one slip away from the right one: a wrong, a lost, a doubled or two swapped characters."""
+    while True:
+        at = rng.randrange(len(correct))
+        slip = rng.choice(("wrong", "lost", "doubled", "swapped")) if len(correct) > 1 else "wrong"
+        if slip == "wrong":
+            response = correct[:at] + rng.choice(_alphabet(correct)) + correct[at + 1 :]
+        elif slip == "lost":
+            response = correct[:at] + correct[at + 1 :]
+        elif slip == "doubled":
+            response = correct[:at] + correct[at] + correct[at:]
+        else:
+            at = min(at, len(correct) - 2)
+            response = correct[:at] + correct[at + 1] + correct[at] + correct[at + 2 :]
+        if response != correct:
+            return response
+
+
+def _alphabet(correct: str) -> str:
+    """The characters that responses to such a question are made of."""
+    return next(alphabet for alphabet in (LETTERS, string.digits, CHOICES) if correct[0] in alphabet)
+
+
+def _word(rng: random.Random, longest: int) -> str:
+    return "".join(rng.choices(LETTERS, k=rng.randint(3, longest)))
+
+
+def _sum(rng: random.Random, longest: int) -> str:
+    return f"{rng.randrange(50)}+{rng.randrange(10)}"
+
+
+def _choice(rng: random.Random, longest: int) -> str:
+    options = rng.sample(LETTERS, k=len(CHOICES))
+    return "|".join([*(f"{option}:{name}" for name, option in zip(CHOICES, options, strict=True)), rng.choice(options)])
+
+
+def _choose(question: str) -> str:
+    *options, wanted = question.split("|")
+    return next(option[-1] for option in options if option.startswith(wanted))
+
+
+_QUESTIONS: dict[str, Callable[[random.Random, int], str]] = {
+    "copy": _word, "reverse": _word, "sort": _word, "add": _sum, "choose": _choice,
+}  # fmt: skip
+_SOLVERS: dict[str, Callable[[str], str]] = {
+    "copy": str,
+    "reverse": lambda word: word[::-1],
+    "sort": lambda word: "".join(sorted(word)),
+    "add": lambda question: str(sum(int(term) for term in question.split("+"))),
+    "choose": _choose,
+}

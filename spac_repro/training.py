@@ -1,0 +1,393 @@
+"""A whole run: data → start → self-play iterations, every iterate evaluated → verdict.
+
+Each stage leaves its result in the run folder, appears there whole, and is skipped when it is there. So repeating an interrupted
+command goes on where it stopped, and what is computed never depends on how often that happened: every stage reads its input from
+disk, and every draw has a seed of its own.
+"""
+
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from spac_repro import environment, gold, iteration, policy, runs, selfplay, supervised, triples
+from spac_repro.errors import UserError
+from spac_repro.inputs import Inputs, measure_overlap
+from spac_repro.leaderboard import suites
+from spac_repro.metrics import Metrics
+from spac_repro.model_card import card
+from spac_repro.optimisation import Keeping, Objective, Schedule, optimise, optimizer_for
+from spac_repro.preferences.rendering import Renderer
+from spac_repro.progress import Progress
+from spac_repro.recipe import USED, Referenced, Run
+from spac_repro.runs import Score
+from spac_repro.seeds import derive
+
+
+def train(run: Run, folder: Path, inputs: Inputs, *, allow_changed_environment: bool, progress: Progress) -> dict[str, Any]:
+    """Carry out a run, or what of it is not there yet, and return its results (what results.json holds).
+
+    Raises:
+        UserError: the folder is another run's or in use; a damaged file; a loss that is not finite.
+        UnfitEnvironmentError: the disk is full, or an input cannot be had here.
+    """
+    _be_deterministic()
+    with runs.owned(folder), runs.disk_errors(folder):
+        return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment)
+
+
+def _be_deterministic() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and nothing here reads such memory
+    torch.backends.cudnn.benchmark = False
+
+
+class _Training:
+    """The stages of one run over its folder."""
+
+    def __init__(self, run: Run, folder: Path, inputs: Inputs, progress: Progress) -> None:
+        self.run = run
+        self.recipe = run.recipe
+        self.folder = folder
+        self.inputs = inputs
+        self.progress = progress
+        self.timing = _Timing(folder / "timing.json")
+
+    def carry_out(self, allow_changed_environment: bool) -> dict[str, Any]:
+        model, tokenizer = policy.create(self.recipe.policy, seed=derive(self.run.seed, "weights"))
+        self.renderer = Renderer(tokenizer, self.recipe.data)
+        self.examples = self.renderer.examples(self.inputs.rows)
+        runs.claim(self.folder, self._manifest(model), allow_changed_environment=allow_changed_environment)
+        results = self.folder / "results.json"
+        if results.exists():
+            self.progress.say(f"{self.folder} is complete; nothing to do")
+            return dict(runs.read_json(results))
+        self._measure_overlap()
+        with Metrics(self.folder) as self.metrics:
+            self._start(model)
+            self._evaluate(0)
+            for t in range(1, self.recipe.training.iterations + 1):
+                self._iterate(t)
+                self._evaluate(t)
+        runs.write_json(results, self._results())
+        return dict(runs.read_json(results))
+
+    # The stages
+
+    def _start(self, model: PreTrainedModel) -> None:
+        """Iteration 0: the policy before any preference, supervised where the recipe says so."""
+        if self._policy_folder(0).exists():
+            return
+        with self._timed(0, "supervised start" if self.recipe.start else "start"):
+            if self.recipe.start is None:
+                self._save(0, model)
+                return
+            assert self.inputs.world is not None  # the recipe's own check
+            settings = self.recipe.start
+            demonstrations = self.inputs.world.demonstrations(settings.demonstrations)
+            scorer = policy.Policy(model)
+            schedule = Schedule(
+                examples=settings.demonstrations,
+                batch_size=settings.batch_size,
+                micro_batch_size=settings.batch_size,
+                epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+                shape="linear",
+                warmup=settings.warmup,
+                seed=(self.run.seed, "order", 0),
+            )
+            objective = supervised.objective(
+                scorer, self.renderer.tokenizer, demonstrations, few_shot_share=settings.few_shot_share
+            )
+            self._optimise(0, scorer, "adamw", settings.weight_decay, objective, schedule)
+
+    def _iterate(self, t: int) -> None:
+        """Iteration t: self-play by π_{t−1}, references, optimiser steps; leaves π_t."""
+        if self._policy_folder(t).exists():
+            return
+        model = self._load(t - 1)
+        triples_file = self.folder / f"iteration-{t}" / "selfplay.parquet"
+        scorer = policy.Policy(model)
+        if not triples_file.exists():
+            self._make_triples(t, scorer, triples_file)
+        training = self.recipe.training
+        with self._timed(t, "training"):
+            schedule = Schedule(
+                examples=len(self.examples),
+                batch_size=training.batch_size,
+                micro_batch_size=training.micro_batch_size,
+                epochs=training.epochs,
+                learning_rate=iteration.learning_rate(self.run, t),
+                shape=training.schedule,
+                warmup=training.warmup,
+                seed=(self.run.seed, "order", t),
+            )
+            data = triples.read(triples_file)
+            objective = iteration.objective(self.run, t, scorer, data, pad=self.pad)
+            self._optimise(t, scorer, training.optimizer, training.weight_decay, objective, schedule)
+
+    def _make_triples(self, t: int, scorer: policy.Policy, path: Path) -> None:
+        method, model = self.run.method, scorer.model
+        responses = None
+        batches = path.parent / "selfplay"
+        if "selfplay" in USED[method]:
+            with self._timed(t, "self-play") as timing:
+                responses = selfplay.respond(
+                    model,
+                    [example.prompt for example in self.examples],
+                    self.recipe.selfplay,
+                    longest_response=self.recipe.data.longest_response,
+                    pad=self.pad,
+                    stop=self.renderer.tokenizer.eos_token_id,
+                    seed=derive(self.run.seed, "self-play", t),
+                    folder=batches,
+                    advance=self.progress.advance,
+                )
+                timing["tokens"] = sum(map(len, responses))
+        data = triples.from_examples(self.examples, responses)
+        settings = self.run.objective
+        if isinstance(settings, Referenced):
+            with self._timed(t, "reference log-probabilities"):
+                data = self._with_reference(t, scorer, data, settings)
+        texts = {
+            "prompt": [self.renderer.tokenizer.decode(example.prompt) for example in self.examples],
+            **{name: [self.renderer.text(tokens) for tokens in its] for name, its in data.responses.items()},
+        }
+        triples.write(path, data, texts)
+        selfplay.forget(batches)
+
+    def _with_reference(self, t: int, scorer: policy.Policy, data: triples.Triples, settings: Referenced) -> triples.Triples:
+        """log π_ref where π_ref is π_{t−1}, or the start: then chosen and rejected have theirs from the first iteration."""
+        names = USED[self.run.method]
+        if settings.reference == "start" and t > 1:
+            if "selfplay" in names:
+                scorer = policy.Policy(self._load(0))
+            else:
+                first = triples.read(self.folder / "iteration-1" / "selfplay.parquet")
+                return triples.Triples(data.prompts, data.responses, first.reference)
+        accelerator = self._accelerator()
+        scorer.to(accelerator.device).eval()
+        with accelerator.autocast():
+            reference = triples.reference_logprobs(
+                scorer,
+                data,
+                names,
+                batch_size=self.recipe.training.micro_batch_size,
+                pad=self.pad,
+                advance=self.progress.advance,
+            )
+        return triples.Triples(data.prompts, data.responses, reference)
+
+    def _optimise(
+        self, t: int, scorer: policy.Policy, optimizer: str, weight_decay: float, objective: Objective, schedule: Schedule
+    ) -> None:
+        training = self.recipe.training
+        accelerator = self._accelerator()
+        if training.gradient_checkpointing and t > 0:
+            scorer.model.gradient_checkpointing_enable()
+        scorer.train()
+        prepared, stepper = accelerator.prepare(scorer, optimizer_for(optimizer, scorer, weight_decay=weight_decay))
+        keeping = Keeping(self._training_folder(t), training.checkpoint_every, training.checkpoints_kept)
+
+        def within_precision(rows: Any) -> Any:
+            with accelerator.autocast():
+                return objective(rows)
+
+        optimise(
+            accelerator,
+            prepared,
+            stepper,
+            within_precision,
+            schedule,
+            iteration=t,
+            max_grad_norm=training.max_grad_norm,
+            keeping=keeping,
+            metrics=self.metrics,
+            warn=self.progress.say,
+            advance=self.progress.advance,
+        )
+        self._save(t, scorer.model)
+        shutil.rmtree(keeping.folder, ignore_errors=True)  # the iterate is there; its training state has served
+
+    def _evaluate(self, t: int) -> None:
+        """Score iterate t, unless that was done."""
+        path = self._scores_file(t)
+        if path.exists():
+            return
+        model = self._load(t).to(self._accelerator().device).eval()
+        scores = self._gold(t, model) if self.recipe.evaluation.gold_prompts else []
+        if self.recipe.evaluation.suite != "none":
+            with self._timed(t, "leaderboard"):
+                scores += self._leaderboard(model)
+        runs.write_json(path, [score.as_dict() for score in scores])
+
+    def _gold(self, t: int, model: PreTrainedModel) -> list[Score]:
+        assert self.inputs.world is not None  # the recipe's own check
+        with self._timed(t, "gold reward"):
+            settings = self.recipe.evaluation
+            rewards = gold.sample(
+                model,
+                self.renderer.tokenizer,
+                self.inputs.world,
+                self.recipe.data,
+                self.recipe.selfplay,
+                prompts=settings.gold_prompts,
+                samples=settings.gold_samples,
+                seed=derive(self.run.seed, "gold", t),
+                advance=self.progress.advance,
+            )
+        path = self.folder / "iteration-0" / "gold.json"
+        if t == 0:
+            runs.write_json(path, rewards.__dict__)
+        return gold.scores(rewards, gold.Rewards(**runs.read_json(path)))
+
+    def _leaderboard(self, model: PreTrainedModel) -> list[Score]:
+        settings = self.recipe.evaluation
+        scores = suites.evaluate(
+            model,
+            self.renderer.tokenizer,
+            settings.suite,
+            tasks=settings.tasks,
+            data=self.inputs.questions,
+            world=self.inputs.world,
+            limit=settings.limit,
+            batch_size=settings.batch_size,
+            progress=lambda task, done, total: self.progress.advance(done, total),
+        )
+        notes = self._overlap_notes()
+        return [replace(score, note=notes.get(score.task, score.note)) for score in scores]
+
+    def _measure_overlap(self) -> None:
+        """Which prompts are also questions: known before training, and said before it."""
+        if self._overlap_file.exists() or self.inputs.world is not None or self.recipe.evaluation.suite == "none":
+            return
+        self.progress.stage("overlap of preferences with questions")
+        found = measure_overlap(self.run, self.inputs)
+        for name, task in found.tasks.items():
+            self.progress.say(f"{name}: {task.note or 'no overlap with the preferences'}")
+        runs.write_json(self._overlap_file, found.as_json())
+
+    def _overlap_notes(self) -> dict[str, str]:
+        """The mark of each task whose questions are partly in the preferences."""
+        if not self._overlap_file.exists():
+            return {}
+        tasks = runs.read_json(self._overlap_file)["tasks"]
+        return {name: f"overlap: {len(t['item_indexes'])} of {t['items']} items" for name, t in tasks.items() if t["item_indexes"]}
+
+    # What the stages share
+
+    @property
+    def pad(self) -> int:
+        return policy.pad_token(self.renderer.tokenizer)
+
+    def _accelerator(self) -> Accelerator:
+        precision = self.recipe.training.precision
+        return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if precision == "bfloat16" else "no")
+
+    def _policy_folder(self, t: int) -> Path:
+        return self.folder / f"iteration-{t}" / "policy"
+
+    def _training_folder(self, t: int) -> Path:
+        return self.folder / f"iteration-{t}" / "training"
+
+    @property
+    def _overlap_file(self) -> Path:
+        return self.folder / "overlap.json"
+
+    def _scores_file(self, t: int) -> Path:
+        return self.folder / f"iteration-{t}" / "scores.json"
+
+    def _save(self, t: int, model: PreTrainedModel) -> None:
+        with runs.new_folder(self._policy_folder(t)) as folder:
+            policy.save(model, self.renderer.tokenizer, folder)
+            runs.write_json(folder / "fingerprint.json", {"weights_sha256": policy.weights_sha256(model)})
+            runs.write_bytes(folder / "README.md", card(self.run, t).encode())
+
+    def _load(self, t: int) -> PreTrainedModel:
+        folder = self._policy_folder(t)
+        try:
+            model, _ = policy.load(folder, self.recipe.policy)
+        except UserError:
+            raise
+        except Exception as error:  # a damaged file fails in as many ways as there are libraries that read it
+            raise UserError(f"{folder} cannot be read ({error}); remove {folder.parent} and repeat the command") from None
+        if policy.weights_sha256(model) != self._weights_sha256(t):
+            raise UserError(f"{folder}: the weights are not those that were written; remove {folder.parent} and repeat the command")
+        return model
+
+    def _weights_sha256(self, t: int) -> str:
+        return str(runs.read_json(self._policy_folder(t) / "fingerprint.json")["weights_sha256"])
+
+    def _manifest(self, model: PreTrainedModel) -> dict[str, Any]:
+        return {
+            "schema": runs.SCHEMA,
+            "recipe": self.recipe.name,
+            "method": self.run.method,
+            "seed": self.run.seed,
+            "settings": self.run.settings(),
+            "settings_sha256": self.run.digest(),
+            "provenance": {key: source.__dict__ for key, source in sorted(self.run.provenance.items())},
+            "inputs": {
+                **self.inputs.identity(),
+                "policy_sha256": policy.weights_sha256(model) if self.recipe.policy.source != "random" else None,
+            },
+            "environment": environment.describe(),
+            "segments": [],
+            "equal_bits_claimed": True,
+        }
+
+    def _results(self) -> dict[str, Any]:
+        iterates = [
+            {"iteration": t, "weights_sha256": self._weights_sha256(t), "scores": runs.read_json(self._scores_file(t))}
+            for t in range(self.recipe.training.iterations + 1)
+        ]
+        return {
+            "schema": runs.SCHEMA,
+            "recipe": self.recipe.name,
+            "method": self.run.method,
+            "seed": self.run.seed,
+            "complete": True,
+            "settings_digest": self.run.digest(),
+            "weights_sha256": iterates[-1]["weights_sha256"],
+            "harness": suites.harness(),
+            "overlap": runs.read_json(self._overlap_file) if self._overlap_file.exists() else None,
+            "iterations": iterates,
+        }
+
+    @contextmanager
+    def _timed(self, t: int, stage: str) -> Iterator[dict[str, Any]]:
+        self.progress.stage(f"iteration {t}: {stage}")
+        with self.timing.of(t, stage) as entry:
+            yield entry
+
+
+class _Timing:
+    """timing.json: how long each stage took, in every attempt at it, and the most memory used."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def of(self, t: int, stage: str) -> Iterator[dict[str, Any]]:
+        begun = time.perf_counter()
+        entry: dict[str, Any] = {"iteration": t, "stage": stage}
+        yield entry
+        # Kilobytes on Linux, bytes on macOS.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        entry |= {"seconds": round(time.perf_counter() - begun, 3), "peak_memory_bytes": peak}
+        if torch.cuda.is_available():
+            entry["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
+        there = runs.read_json(self.path) if self.path.exists() else []
+        runs.write_json(self.path, [*there, entry])
