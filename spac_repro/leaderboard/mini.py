@@ -26,6 +26,7 @@ ASKED = 100  # questions a task
 EXAMPLES = 20  # to draw few-shot examples from; at least as many as shots for each subject
 SHOTS = 5
 WORDS = ("copy", "reverse", "sort")
+OPENING = {"opening": "\n"}  # a line break opens a few-shot prompt, as in the supervised start
 
 
 class MiniRow(Row):
@@ -59,7 +60,7 @@ TASKS = (
 )
 
 
-Make = Callable[[World, str, random.Random], dict[str, Any]]  # a row from a prompt
+Make = Callable[[World, str, random.Random], dict[str, Any]]  # what a row holds beside its prompt
 
 
 def mini_items(world: World) -> dict[str, Splits]:
@@ -76,12 +77,13 @@ def mini_items(world: World) -> dict[str, Splits]:
 
 def _splits(world: World, name: str, make: Make, tasks: Sequence[str]) -> Splits:
     rng = random.Random(f"{name} {world.seed}")
+
+    def row(prompt: str) -> dict[str, Any]:
+        return OPENING | {"prompt": prompt} | make(world, prompt, rng)
+
     asked = _prompts(world, "leaderboard", name, ASKED, lambda prompt: task_of(prompt) in tasks)
     examples = _prompts(world, "train", name, EXAMPLES, lambda prompt: task_of(prompt) in tasks)
-    return {
-        "asked": [make(world, prompt, rng) for prompt in asked],
-        "examples": [make(world, prompt, rng) for prompt in examples],
-    }
+    return {"asked": [row(prompt) for prompt in asked], "examples": [row(prompt) for prompt in examples]}
 
 
 def _prompts(world: World, split: Split, purpose: str, n: int, wanted: Callable[[str], bool]) -> list[str]:
@@ -97,27 +99,27 @@ def _prompts(world: World, split: Split, purpose: str, n: int, wanted: Callable[
 
 def _arc(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
     correct = world.correct(prompt)
-    return {"prompt": prompt, **_shuffled(correct, _wrong(correct, 3, rng), rng)}
+    return _shuffled(correct, _wrong(correct, 3, rng), rng)
 
 
 def _hellaswag(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
     correct = world.correct(prompt)
     begun = rng.randint(1, len(correct) - 2)
     endings = _wrong(correct[begun:], 3, rng)
-    return {"prompt": prompt + correct[:begun], **_shuffled(correct[begun:], endings, rng)}
+    return {"prompt": prompt + correct[:begun]} | _shuffled(correct[begun:], endings, rng)
 
 
 def _truthfulqa(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
     correct = world.correct(prompt)
     wrong = _wrong(correct, 7, rng)
-    return {"prompt": prompt, "choices": [correct, *wrong], "answer": 0, "mc2_targets": {"labels": [1] + [0] * len(wrong)}}
+    return {"choices": [correct, *wrong], "answer": 0, "mc2_targets": {"labels": [1] + [0] * len(wrong)}}
 
 
 def _mmlu_splits(world: World) -> Splits:
     """The subject is the letter whose name is asked for."""
 
     def row(prompt: str) -> dict[str, Any]:
-        return {"prompt": prompt, "answer": CHOICES.index(world.correct(prompt)), "subject": prompt[-2]}
+        return OPENING | {"prompt": prompt, "answer": CHOICES.index(world.correct(prompt)), "subject": prompt[-2]}
 
     def about(letter: str) -> Callable[[str], bool]:
         return lambda prompt: prompt.startswith("choose:") and prompt[-2] == letter
@@ -132,7 +134,7 @@ def _winogrande(world: World, prompt: str, rng: random.Random) -> dict[str, Any]
     correct = world.correct(prompt)
     while world.correct(other := _similar(prompt, rng)) == correct:
         pass
-    return {"prompt": prompt, **_shuffled(prompt, [other], rng), "target": correct}
+    return _shuffled(prompt, [other], rng) | {"target": correct}
 
 
 def _similar(prompt: str, rng: random.Random) -> str:
@@ -145,7 +147,7 @@ def _similar(prompt: str, rng: random.Random) -> str:
 
 
 def _gsm8k(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
-    return {"prompt": prompt, "target": world.correct(prompt)}
+    return {"target": world.correct(prompt)}
 
 
 def _wrong(correct: str, n: int, rng: random.Random) -> list[str]:
