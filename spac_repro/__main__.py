@@ -1,0 +1,3 @@
+from spac_repro.cli import main
+
+main()

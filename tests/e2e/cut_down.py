@@ -1,0 +1,45 @@
+"""A run of `tiny` cut down to seconds: the same stages, few steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SETTINGS = (
+    "start.demonstrations=512",
+    "start.epochs=1",
+    "data.pairs=48",
+    "selfplay.batch_size=8",
+    "training.iterations=2",
+    "training.epochs=1",
+    "training.batch_size=8",
+    "training.micro_batch_size=8",
+    "training.checkpoint_every=2",
+    "evaluation.gold_prompts=16",
+    "evaluation.limit=4",
+)
+
+
+def command(out: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> list[str]:
+    """The `train` command of a cut-down run."""
+    sets = [part for setting in settings for part in ("--set", setting)]
+    return [sys.executable, "-m", "spac_repro", "train", "--out", str(out), *sets, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """One thread: the tests share few cores."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def train(out: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    return subprocess.run(
+        command(out, *arguments, settings=settings), env=environment(), capture_output=True, text=True, timeout=600
+    )
+
+
+def results(out: Path) -> dict[str, Any]:
+    """What results.json holds."""
+    return dict(json.loads((out / "results.json").read_text()))

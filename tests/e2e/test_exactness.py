@@ -1,0 +1,70 @@
+"""The same recipe, seed and environment give the same bits; another seed gives others."""
+
+import json
+from pathlib import Path
+
+import cut_down
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+def test_twice_the_same_and_another_seed_another(uninterrupted: Path, tmp_path: Path) -> None:
+    again, other = tmp_path / "again", tmp_path / "other"
+    for out, seed in ((again, "0"), (other, "1")):
+        done = cut_down.train(out, "--seed", seed)
+        assert done.returncode == 0, done.stderr
+    assert cut_down.results(again) == cut_down.results(uninterrupted)
+    for iterate, those in zip(cut_down.results(uninterrupted)["iterations"], cut_down.results(other)["iterations"], strict=True):
+        assert iterate["weights_sha256"] != those["weights_sha256"]
+
+
+def test_repeating_a_finished_run_says_so_and_changes_nothing(uninterrupted: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*.safetensors")}
+    done = cut_down.train(uninterrupted)
+    assert done.returncode == 0
+    assert "is complete; nothing to do" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*.safetensors")} == before
+
+
+def test_the_manifest_names_no_place_and_no_time(uninterrupted: Path) -> None:
+    text = (uninterrupted / "manifest.json").read_text()
+    assert str(uninterrupted) not in text
+    assert str(Path.home()) not in text
+    assert "/tmp" not in text
+
+
+def test_a_folder_of_another_run_is_refused(uninterrupted: Path) -> None:
+    done = cut_down.train(uninterrupted, "--set", "training.max_grad_norm=5.0")
+    assert done.returncode == 2
+    assert "settings.training.max_grad_norm is 10.0 there and 5.0 here" in done.stderr.splitlines()[-1]
+
+
+def test_a_changed_environment_is_refused_and_where_allowed_recorded(uninterrupted: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = tmp_path / "moved"
+    shutil.copytree(uninterrupted, run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["environment"]["cpu"] = "another processor"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    refused = cut_down.train(run)
+    assert refused.returncode == 2
+    assert "cpu was 'another processor'" in refused.stderr.splitlines()[-1]
+    allowed = cut_down.train(run, "--allow-changed-environment")
+    assert allowed.returncode == 0, allowed.stderr
+    after = json.loads((run / "manifest.json").read_text())
+    assert len(after["segments"]) == 1
+    assert after["equal_bits_claimed"] is False
+
+
+@pytest.mark.parametrize("method", ["dpo", "ipo", "spin", "sft"])
+def test_every_method_trains_the_same_number_of_steps(uninterrupted: Path, tmp_path: Path, method: str) -> None:
+    out = tmp_path / method
+    done = cut_down.train(out, "--method", method)
+    assert done.returncode == 0, done.stderr
+    steps = [[line["iteration"] for line in map(json.loads, (run / "metrics.jsonl").open())] for run in (out, uninterrupted)]
+    assert steps[0] == steps[1]
+    start, *iterates = cut_down.results(out)["iterations"]
+    assert start["weights_sha256"] == cut_down.results(uninterrupted)["iterations"][0]["weights_sha256"]
+    assert len({iterate["weights_sha256"] for iterate in (start, *iterates)}) == 3
