@@ -1,0 +1,196 @@
+"""The mini leaderboard: questions that the world alone decides, in the formats of the real six, asked through the harness."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from spac_repro.errors import UserError
+from spac_repro.leaderboard import mini, openllm
+from spac_repro.leaderboard.mini import mini_items
+from spac_repro.leaderboard.suites import evaluate, questions
+from spac_repro.policy import world_tokenizer
+from spac_repro.preferences.world import Behaviour, World, split_of
+from spac_repro.runs import Score
+
+
+def build_world(seed: int = 1) -> World:
+    return World(seed=seed, behaviour=Behaviour(0.45, 0.30, 0.17, 0.08), longest=5, preference_scale=5.0)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return build_world()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return world_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **shape, **special)).eval()
+
+
+@pytest.fixture(scope="module")
+def scores(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World) -> list[Score]:
+    return evaluate(model, tokenizer, "mini", world=world)
+
+
+def asked_rows(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, splits in mini_items(world).items():
+        yield from ((name, row) for row in splits["asked"])
+
+
+# The questions.
+
+
+def test_the_world_alone_decides_the_questions(world: World) -> None:
+    assert mini_items(world) == mini_items(build_world())
+    assert mini_items(world) != mini_items(build_world(seed=2))
+
+
+def test_a_hundred_different_questions_a_task_that_training_never_sees(world: World) -> None:
+    for name, splits in mini_items(world).items():
+        assert len({str(row) for row in splits["asked"]}) == mini.ASKED, name
+        begun = name == "mini_hellaswag"
+        prompts = {row["prompt"][: row["prompt"].index("=") + 1] if begun else row["prompt"] for row in splits["asked"]}
+        assert {split_of(prompt) for prompt in prompts} == {"leaderboard"}
+        assert {split_of(row["prompt"]) for row in splits["examples"] if not begun} <= {"train"}
+
+
+def test_one_choice_is_right(world: World) -> None:
+    for name, row in asked_rows(world):
+        if name == "mini_mmlu":
+            assert world.correct(row["prompt"]) == "ABCD"[row["answer"]]
+        elif name == "mini_winogrande":
+            assert [world.correct(choice) == row["target"] for choice in row["choices"]].index(True) == row["answer"]
+            assert sum(world.correct(choice) == row["target"] for choice in row["choices"]) == 1
+        elif name == "mini_gsm8k":
+            assert world.reward(row["prompt"], row["target"]) == 1
+        else:
+            exercise, begun = row["prompt"].split("=")
+            rewards = [world.reward(f"{exercise}=", begun + choice) for choice in row["choices"]]
+            assert rewards[row["answer"]] == 1
+            assert sorted(rewards)[-2] < 1
+            assert len(set(row["choices"])) == len(rewards)
+
+
+def test_the_place_of_the_answer_tells_nothing(world: World) -> None:
+    for name in ("mini_arc", "mini_hellaswag", "mini_winogrande", "mini_mmlu"):
+        places = [row["answer"] for row in mini_items(world)[name]["asked"]]
+        options = max(places) + 1
+        assert max(places.count(place) for place in range(options)) < 1.5 * mini.ASKED / options, name
+
+
+def test_tasks_mirror_the_real_six() -> None:
+    for ours, real in zip(mini.TASKS, openllm.TASKS, strict=True):
+        assert ours.name.removeprefix("mini_") == real.name.split("_")[0]
+        assert ours.primary == real.primary
+        assert (ours.shots > 0, ours.group is None, ours.generates > 0) == (
+            real.shots > 0,
+            real.group is None,
+            real.generates > 0,
+        )
+
+
+# What the model is asked.
+
+
+def test_prompts_as_the_model_reads_them(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Examples line by line after an opening line break, as in the supervised start; then the question."""
+    from spac_repro.leaderboard.harness import LanguageModel
+
+    seen: list[tuple[Any, ...]] = []
+
+    def answer(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
+        seen.extend(request.args for request in requests)
+        return ["" if request.request_type == "generate_until" else (-1.0, False) for request in requests]
+
+    monkeypatch.setattr(LanguageModel, "loglikelihood", answer)
+    monkeypatch.setattr(LanguageModel, "generate_until", answer)
+    for task, leaves in questions("mini", world=world, limit=1).items():
+        seen.clear()
+        evaluate(model, tokenizer, "mini", world=world, tasks=[task.name], limit=1)
+        (splits,) = leaves.values()
+        (row,) = splits["asked"]
+        context, continuation = seen[0]
+        opening, *examples, question = context.split("\n") if task.shots else ("", context)
+        assert (opening, len(examples)) == ("", task.shots)
+        assert question == (row["choices"][0] if task.name == "mini_winogrande" else row["prompt"])
+        for example in examples:
+            exercise, response = example.split("=")
+            assert world.reward(f"{exercise}=", response) == 1
+        if task.name == "mini_gsm8k":
+            assert continuation["until"] == ["\n"]
+        elif task.name == "mini_winogrande":
+            assert [args[1] for args in seen] == [row["target"]] * 2
+        else:
+            assert [args[1] for args in seen] == row.get("choices", ["A", "B", "C", "D"])
+
+
+# The scores.
+
+
+def test_each_task_has_its_metrics_and_items(scores: list[Score]) -> None:
+    assert [(score.task, score.metric, score.n) for score in scores] == [
+        ("mini_arc", "acc_norm", 100),
+        ("mini_hellaswag", "acc_norm", 100),
+        ("mini_truthfulqa", "mc2", 100),
+        ("mini_mmlu", "acc_macro", 100),
+        ("mini_mmlu", "acc", 100),
+        ("mini_winogrande", "acc", 100),
+        ("mini_gsm8k", "exact_match", 100),
+        ("average", "mean", 600),
+    ]
+    assert all(score.stderr is not None and not score.note for score in scores)
+
+
+def test_a_model_that_knows_nothing_is_near_chance(scores: list[Score]) -> None:
+    values = {(score.task, score.metric): score.value for score in scores}
+    assert values["mini_mmlu", "acc"] < 0.45
+    assert 0.3 < values["mini_winogrande", "acc"] < 0.7
+    assert values["mini_gsm8k", "exact_match"] < 0.05
+
+
+def test_a_model_that_knows_all_is_at_the_top(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers from the world's own solver: the items, columns and metrics belong together."""
+    from spac_repro.leaderboard.harness import LanguageModel
+
+    def likelihood(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        texts = ["".join(request.args).split("\n")[-1].partition("=") for request in requests]
+        right = [world.correct(f"{exercise}=") == response for exercise, _, response in texts]
+        return [(0.0 if is_right else -50.0, is_right) for is_right in right]
+
+    def generate(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        return [world.correct(request.args[0].split("\n")[-1]) for request in requests]
+
+    monkeypatch.setattr(LanguageModel, "loglikelihood", likelihood)
+    monkeypatch.setattr(LanguageModel, "generate_until", generate)
+    assert {round(score.value, 9) for score in evaluate(model, tokenizer, "mini", world=world)} == {1.0}
+
+
+def test_deterministic_and_the_same_for_other_batches(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, scores: list[Score]
+) -> None:
+    assert evaluate(model, tokenizer, "mini", world=world) == scores
+    for score, other in zip(scores, evaluate(model, tokenizer, "mini", world=world, batch_size=128), strict=True):
+        assert other.value == pytest.approx(score.value, abs=0.01)
+
+
+def test_wrong_arguments(tmp_path: Path, world: World) -> None:
+    with pytest.raises(UserError, match="give a recipe that has one"):
+        questions("mini")
+    with pytest.raises(UserError, match="and no data"):
+        questions("mini", world=world, data=tmp_path)
