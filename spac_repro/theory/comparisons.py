@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,12 +40,12 @@ class Comparisons:
     wins: Array
     losses: Array
 
-    @property
+    @cached_property
     def problem(self) -> Index:
         """[N] the problem of each node."""
         return np.repeat(np.arange(len(self.run)), np.diff(self.first))
 
-    @property
+    @cached_property
     def empirical(self) -> Array:
         """μ̂ [N]: the share of a problem's responses; zero throughout a prompt that never occurred."""
         return self.seen / np.maximum(self.total(self.seen), 1.0)[self.problem]

@@ -124,9 +124,7 @@ def _expected(method: Method, data: Triples, policy: Tensor) -> Callable[[Tensor
 
     def expected(rho: Tensor) -> Tensor:
         seen, said = rho[..., :, None], rho[..., None, :]
-        critic = objectives.spac(
-            seen, seen, said, beta=method.beta, preference_weight=0.0, critic=method.critic, baseline="chosen"
-        )
+        critic = objectives.spac(seen, seen, said, beta=method.beta, preference_weight=0.0, critic=method.critic, baseline="chosen")
         preference = objectives.dpo(data.at(rho, data.chosen), data.at(rho, data.rejected), beta=method.beta).mean(dim=1)
         return (method.preference_weight * preference + (weight * critic).sum(dim=(1, 2, 3)))[:, None]
 

@@ -167,7 +167,7 @@ def _compare(study: Study, panel: str, x: Sequence[float], ours: Array, rivals: 
         for at, a, b in zip(x, ours, theirs, strict=True):
             gain = b - a
             with np.errstate(all="ignore"):
-                p = 1.0 if len(gain) < 3 or np.ptp(gain) < 1e-12 else max(ttest_rel(b, a).pvalue, wilcoxon(b, a).pvalue)
+                p = 1.0 if len(gain) < 3 or np.abs(gain).max() < 1e-12 else max(ttest_rel(b, a).pvalue, wilcoxon(b, a).pvalue)
             study.tests.append({"panel": panel, "x": float(at), "rival": name, "gain": float(gain.mean()), "p": float(p)})
 
 
@@ -195,7 +195,7 @@ def samples(seeds: list[int], quick: bool, tell: Tell) -> Study:
     study = Study("samples", seeds, {"n": sizes, "T": "n/10", "η": "prescribed", "λ/√n": PENALTY, "fit from": 300})
     for number, (panel, family) in enumerate({"gap 2/√n": narrowing, "gap 0.4": lambda n: crowd()}.items()):
         batch = Batch([(family(n), n, seed) for n in sizes for seed in seeds])
-        rounds, R, instance_scale = batch.pairs // 10, batch.bound, 3.0
+        rounds, R = batch.pairs // 10, batch.bound
         kl = np.array([instance.divergence for instance, _, _ in batch.runs])
         step = np.sqrt(8 * kl / (R**2 * rounds))
         shape = (len(sizes), len(seeds))
@@ -210,7 +210,7 @@ def samples(seeds: list[int], quick: bool, tell: Tell) -> Study:
         # π_1 is the empirical μ̂, so that the bound has the divergence from that; a seed that never saw π* has none.
         seen = batch.data.total(batch.each(lambda i: i.comparator) * batch.data.empirical)
         with np.errstate(divide="ignore"):
-            bound = (-np.log(seen) / (step * rounds) + step * R**2 / 8 + excess) / instance_scale
+            bound = (-np.log(seen) / (step * rounds) + step * R**2 / 8 + excess) / batch.runs[0][0].scale
         if np.isfinite(bound).all():
             study.bounds.append({"panel": panel, "label": "bound", "x": sizes, "y": bound.reshape(shape).mean(axis=1).tolist()})
             if (ours.ravel() > bound + 1e-9).any():

@@ -11,9 +11,7 @@ from spac_repro.theory.instances import Instance, crowd
 def independent(data, k, linear, weight, bound):
     """The same problem, written down anew and handed to scipy's trust-constr and SLSQP: its value."""
     a, b = data.first[k], data.first[k + 1]
-    edges = [
-        (i - a, j - a, w, m) for i, j, w, m in zip(data.left, data.right, data.wins, data.losses, strict=True) if a <= i < b
-    ]
+    edges = [(i - a, j - a, w, m) for i, j, w, m in zip(data.left, data.right, data.wins, data.losses, strict=True) if a <= i < b]
     i, j, w, m = (np.array(column) for column in zip(*edges, strict=True))
 
     def value(f):
