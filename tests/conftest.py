@@ -1,9 +1,16 @@
-"""What the tests share: where the public data for the tests that use real questions and pairs is, if it is here at all."""
+"""What the tests share: real public data where it is at hand, and models small enough to be computed by hand."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+# Before anything starts torch: threads that wait by spinning slow each other down where cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+VOCABULARY = 37
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +20,58 @@ def shared() -> Path:
     if not (folder / "leaderboard").is_dir():
         pytest.skip(f"real leaderboard questions and preference pairs are not at {folder} (set SPAC_REPRO_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> None:
+    """Tensors as small as the tests' gain nothing from a second thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(one_thread: None) -> dict[str, Any]:
+    """A random model of each supported architecture; Mistral's window is shorter than most sequences of the tests.
+
+    Weights are drawn wide, so that every token that is looked at matters to the result.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    def shape(**more: Any) -> dict[str, Any]:
+        return {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.4,
+            **more,
+        }
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        models = {
+            "llama": LlamaForCausalLM(LlamaConfig(**shape())),
+            "mistral": MistralForCausalLM(MistralConfig(**shape(sliding_window=4))),
+            "qwen2": Qwen2ForCausalLM(Qwen2Config(**shape(tie_word_embeddings=True))),
+        }
+    return {name: model.eval() for name, model in models.items()}
+
+
+@pytest.fixture(scope="session")
+def slow_logprob() -> Callable[..., Any]:
+    """log π(y|x) by the definition: one forward pass a token, on the tokens before it alone, without padding or masks."""
+    import torch
+
+    def logprob(model: Any, prompt: list[int], response: list[int]) -> Any:
+        total = torch.zeros((), dtype=torch.float64)
+        for place, token in enumerate(response):
+            logits = model(input_ids=torch.tensor([[*prompt, *response[:place]]]), use_cache=False).logits[0, -1]
+            total = total + logits.double().log_softmax(-1)[token]
+        return total
+
+    return logprob
