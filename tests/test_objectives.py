@@ -10,6 +10,8 @@ from torch import Tensor, sigmoid
 
 from spac_repro import objectives
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BASELINES = ("both", "chosen", "rejected", "none")
 CRITICS = ("smoothed", "linear")
 BETAS = (0.1, 1.0, 5.0)
@@ -108,7 +110,7 @@ def test_gradient_of_the_default(beta, weight):
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("critic", CRITICS)
 def test_gradient_of_every_form_of_spac(critic, baseline):
-    """The critic's gradient alone, λ = 0, with each response's share s in the baseline: linear −sβ and +β; smoothed the same × σ(−c)."""
+    """The critic's gradient alone (λ = 0), s being a response's share in the baseline: −sβ and +β; times σ(−c) where smoothed."""
     beta = 0.7
     rho = ratios()
     found = gradients(objectives.spac(*rho, beta=beta, preference_weight=0.0, critic=critic, baseline=baseline), *rho)
@@ -179,9 +181,7 @@ def test_spin_is_spac_without_preferences_against_the_chosen(seed, beta):
     spin = objectives.spin(chosen, selfplay, beta=beta)
     spac = objectives.spac(chosen, rejected, selfplay, beta=beta, preference_weight=0.0, critic="smoothed", baseline="chosen")
     assert torch.equal(spin, spac)
-    assert torch.equal(
-        torch.stack(gradients(spin, chosen, rejected, selfplay)), torch.stack(gradients(spac, chosen, rejected, selfplay))
-    )
+    assert torch.equal(*(torch.stack(gradients(loss, chosen, rejected, selfplay)) for loss in (spin, spac)))
 
 
 @pytest.mark.parametrize("critic", CRITICS)
@@ -202,8 +202,9 @@ def test_a_shift_of_the_prompt_cancels_exactly_where_there_is_a_baseline(critic,
     elif critic == "linear":
         torch.testing.assert_close(change, 0.6 * shift)
     else:
-        assert (change[shift > 0] > 0.1).all()
-        assert (change[shift < 0] < -0.01).all()
+        by_hand = [softplus(0.6 * (y + s)) - softplus(0.6 * y) for y, s in zip(selfplay.tolist(), shift.tolist(), strict=True)]
+        torch.testing.assert_close(change, torch.tensor(by_hand, dtype=torch.float64))
+        assert change.abs().max() > 0.5
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
@@ -213,7 +214,7 @@ def test_smoothed_is_half_the_linear_at_the_start(baseline):
     smoothed, linear = (
         objectives.spac(*rho, beta=1.0, preference_weight=0.0, critic=critic, baseline=baseline) for critic in CRITICS
     )
-    torch.testing.assert_close(smoothed, math.log(2) + linear / 2, rtol=0, atol=1e-4 * 1e-1)
+    torch.testing.assert_close(smoothed, math.log(2) + linear / 2, rtol=0, atol=1e-5)
     start = [torch.zeros(3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     halves = gradients(objectives.spac(*start, beta=0.9, preference_weight=1.5, critic="smoothed", baseline=baseline), *start)
     wholes = gradients(objectives.spac(*start, beta=0.9, preference_weight=3.0, critic="linear", baseline=baseline), *start)
