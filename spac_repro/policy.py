@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -25,6 +24,7 @@ from transformers import (
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.preferences import world
 from spac_repro.recipe import Policy as PolicySettings
+from spac_repro.runs import read_json
 
 # Architectures whose log-probabilities are logsumexp of the output layer on the last hidden state, with nothing in between.
 ARCHITECTURES = ("llama", "mistral", "qwen2")
@@ -196,7 +196,7 @@ def check_folder(folder: Path) -> None:
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         found = f"only pickle weights ({pickles[0]}), which can run code when read" if pickles else "no weights"
         raise UserError(f"{folder}: {found}; safetensors are wanted: convert with model.save_pretrained(…) where you trust them")
-    kind = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).model_type
+    kind = read_json(folder / "config.json").get("model_type")
     if kind not in ARCHITECTURES:
         raise UserError(f"{folder}: architecture {kind!r} is not supported; {', '.join(ARCHITECTURES)} are")
 

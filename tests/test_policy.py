@@ -1,0 +1,289 @@
+"""Log-probabilities against a slow second implementation, token by token; models made, loaded, refused, hashed."""
+
+import copy
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spac_repro import policy
+from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.policy import Exchange, Policy, collate, collate_rows
+from spac_repro.preferences import world
+from spac_repro.recipe import Architecture
+from spac_repro.recipe import Policy as PolicySettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VOCABULARY = 37  # of the tiny models
+MODELS = ("llama", "mistral", "qwen2")
+SIDES = ("left", "right")
+TINY = Architecture(
+    hidden_size=16, intermediate_size=32, layers=2, heads=4, key_value_heads=2, sliding_window=None, longest_sequence=64
+)
+
+
+def draw(length: int, seed: int) -> list[int]:
+    return torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+# Prompt and response lengths: shorter and longer than Mistral's window of 4, an empty response, one token of each.
+LENGTHS = [(1, 1), (3, 6), (11, 2), (5, 0), (1, 9), (12, 8)]
+EXCHANGES = [Exchange(draw(p, 10 * p + r), draw(r, 77 + 10 * p + r)) for p, r in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def by_definition(tiny_models, slow_logprob):
+    """log π(y|x) of the exchanges, for each model."""
+    with torch.no_grad():
+        return {name: torch.stack([slow_logprob(model, *pair) for pair in EXCHANGES]) for name, model in tiny_models.items()}
+
+
+# Log-probabilities
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", MODELS)
+def test_logprobs_are_those_of_the_definition(tiny_models, by_definition, name, side):
+    found = Policy(tiny_models[name])(collate(EXCHANGES, pad=0, side=side))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), by_definition[name], rtol=1e-5, atol=2e-5)
+    assert by_definition[name].abs().max() > 10  # far from what any mistake of a token would leave unchanged
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_an_empty_response_is_certain(tiny_models, side):
+    found = Policy(tiny_models["llama"])(collate([Exchange([1, 2], []), Exchange([1], [3, 4])], pad=0, side=side))
+    assert found[0] == 0
+    assert found[1] < 0
+    assert (Policy(tiny_models["llama"])(collate([Exchange([1, 2], [])], pad=0, side=side)) == 0).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_gradient_is_that_of_the_definition(tiny_models, slow_logprob, name):
+    model = copy.deepcopy(tiny_models[name])
+    weights = torch.linspace(-1, 2, len(EXCHANGES))
+
+    def gradient(value):
+        model.zero_grad()
+        value.backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    fast = gradient((weights * Policy(model)(collate(EXCHANGES, pad=0))).sum())
+    slow = gradient(sum(weight * slow_logprob(model, *pair) for weight, pair in zip(weights, EXCHANGES, strict=True)))
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_never_counts(tiny_models, name, side):
+    """Neither which token fills the rows up, nor how many of them there are."""
+    scorer = Policy(tiny_models[name])
+    plain = scorer(collate(EXCHANGES, pad=0, side=side))
+    other = scorer(collate(EXCHANGES, pad=VOCABULARY - 1, side=side))
+    longer = scorer(collate([*EXCHANGES, Exchange(draw(30, 1), draw(10, 2))], pad=0, side=side))
+    torch.testing.assert_close(other, plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(longer[:-1], plain, rtol=1e-5, atol=2e-5)
+
+
+def test_a_response_that_holds_the_padding_token_counts_in_full(tiny_models, slow_logprob):
+    """Padding is told by its place and not by its token: end-of-sequence may serve as both."""
+    pair = Exchange([5, 0, 7], [0, 9, 0])
+    found = Policy(tiny_models["mistral"])(collate([pair, EXCHANGES[-1]], pad=0))[0]
+    assert found.item() == pytest.approx(slow_logprob(tiny_models["mistral"], *pair).item(), rel=1e-5)
+
+
+def test_the_prompt_conditions_and_is_not_scored(tiny_models):
+    """log π(y|x) = log π(xy|first token) − log π(x|first token)."""
+    prompt, response = EXCHANGES[-1]
+    whole = Exchange(prompt[:1], [*prompt[1:], *response])
+    question = Exchange(prompt[:1], prompt[1:])
+    scorer = Policy(tiny_models["qwen2"])
+    answer, all_of_it, asked = scorer(collate([EXCHANGES[-1], whole, question], pad=0)).double()
+    assert answer.item() == pytest.approx((all_of_it - asked).item(), rel=1e-5)
+
+
+def test_the_window_is_shorter_than_the_sequences(tiny_models, by_definition):
+    """Otherwise the comparison would say nothing about sliding windows."""
+    assert tiny_models["mistral"].config.sliding_window == 4
+    wide = copy.deepcopy(tiny_models["mistral"])
+    wide.config.sliding_window = None
+    found = Policy(wide)(collate(EXCHANGES, pad=0)).double()
+    assert (found - by_definition["mistral"]).abs()[-1] > 0.1
+
+
+def test_sums_are_in_fp32_where_the_model_is_in_bf16(tiny_models):
+    model = copy.deepcopy(tiny_models["llama"]).to(torch.bfloat16)
+    response = draw(300, 3)
+    found = Policy(model)(collate([Exchange([1], response)], pad=0))
+    assert found.dtype == torch.float32
+    logits = model(input_ids=torch.tensor([[1, *response]])).logits[0, :-1]
+    exact = logits.double().log_softmax(-1).gather(-1, torch.tensor(response)[:, None]).sum()
+    assert found.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+# Batches
+
+
+tokens = st.integers(0, VOCABULARY - 1)
+exchanges = st.builds(Exchange, st.lists(tokens, min_size=1, max_size=6), st.lists(tokens, max_size=6))
+
+
+@given(st.lists(exchanges, min_size=1, max_size=6), tokens, st.sampled_from(SIDES))
+def test_a_batch_holds_exactly_the_exchanges(pairs, pad, side):
+    batch = collate(pairs, pad=pad, side=side)
+    longest = max(len(prompt) + len(response) for prompt, response in pairs)
+    assert batch.ids.shape == batch.mask.shape == batch.predicts.shape == (len(pairs), longest)
+    assert len(batch.targets) == len(batch.owners) == sum(len(response) for _, response in pairs)
+    for row, (prompt, response) in enumerate(pairs):
+        length = len(prompt) + len(response)
+        begin = longest - length if side == "left" else 0
+        within = range(begin, begin + length)
+        assert batch.ids[row].tolist() == [[*prompt, *response][i - begin] if i in within else pad for i in range(longest)]
+        assert batch.mask[row].tolist() == [int(i in within) for i in range(longest)]
+        first = begin + len(prompt) - 1  # the prompt's last token predicts the response's first
+        assert batch.predicts[row].nonzero().flatten().tolist() == list(range(first, first + len(response)))
+        assert batch.targets[batch.owners == row].tolist() == response
+
+
+@given(
+    st.lists(st.lists(st.tuples(tokens, st.booleans()), min_size=1, max_size=8), min_size=1, max_size=5),
+    st.sampled_from(SIDES),
+)
+def test_the_marked_tokens_of_a_row_are_its_targets(rows, side):
+    """Whatever order of given and learned tokens; a row's first token has nothing before it that could predict it."""
+    batch = collate_rows([([t for t, _ in row], [mark for _, mark in row]) for row in rows], pad=0, side=side)
+    for number, row in enumerate(rows):
+        assert batch.targets[batch.owners == number].tolist() == [token for token, mark in row[1:] if mark]
+
+
+# Making, saving, loading
+
+
+def settings(**changes) -> PolicySettings:
+    given = {
+        "source": "random",
+        "name": "mistral",
+        "revision": None,
+        "parameters": None,
+        "architecture": TINY,
+        "dtype": "float32",
+        "attention": "sdpa",
+    }
+    return PolicySettings(**{**given, **changes})
+
+
+def test_random_weights_are_a_function_of_the_seed_and_disturb_no_other_draw():
+    torch.manual_seed(5)
+    first, again, other = (policy.weights_sha256(policy.create(settings(), seed=seed)[0]) for seed in (1, 1, 2))
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(3))
+    assert first == again != other
+
+
+def test_a_saved_policy_comes_back_bit_for_bit(tmp_path):
+    model, tokenizer = policy.create(settings(), seed=0)
+    model.generation_config.temperature = 0.2  # would steer whoever samples from the copy
+    policy.save(model, tokenizer, tmp_path)
+    back, its_tokenizer = policy.load(tmp_path, settings())
+    assert policy.weights_sha256(back) == policy.weights_sha256(model)
+    assert its_tokenizer("sort:badge=").input_ids == tokenizer("sort:badge=").input_ids
+    assert back.generation_config.temperature is None
+    assert back.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_the_hash_is_of_the_tensors_and_not_of_the_files(tmp_path):
+    model, tokenizer = policy.create(settings(), seed=0)
+    before = policy.weights_sha256(model)
+    model.save_pretrained(tmp_path, max_shard_size="5KB")
+    tokenizer.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert policy.weights_sha256(policy.load(tmp_path)[0]) == before
+    with torch.no_grad():
+        weight = model.lm_head.weight
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))  # the smallest change there is
+    assert policy.weights_sha256(model) != before
+    assert policy.weights_sha256(model.to(torch.bfloat16)) != policy.weights_sha256(model.to(torch.float32))
+
+
+def test_the_hash_tells_names_and_shapes_apart():
+    values = torch.arange(4.0)
+
+    def hash_of(name: str, tensor: torch.Tensor) -> str:
+        module = torch.nn.Module()
+        module.register_buffer(name, tensor)
+        return policy.weights_sha256(module)
+
+    hashes = {hash_of("a", values), hash_of("b", values), hash_of("a", values.view(2, 2)), hash_of("a", values.view(torch.int32))}
+    assert len(hashes) == 4
+    assert hash_of("a", values) == hash_of("a", values.clone())
+
+
+_WORLD_TOKENIZER = policy.world_tokenizer()
+
+
+@given(st.sampled_from(world.TASKS), st.text(world.CHARACTERS, max_size=20))
+def test_the_worlds_tokens_spell_every_text_of_the_world(task, rest):
+    tokenizer = _WORLD_TOKENIZER
+    found = tokenizer(f"{task}:{rest}=").input_ids
+    assert found[0] == tokenizer.bos_token_id
+    if "add" not in rest:  # the one task's word that the world's letters spell too
+        assert len(found) == 1 + 1 + 1 + len(rest) + 1  # one for the task's word and one for each character
+    assert tokenizer.unk_token_id not in found
+    assert tokenizer.decode(found, skip_special_tokens=True) == f"{task}:{rest}="
+
+
+def model_folder(path, kind: str, weights: str):
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"model_type": kind}))
+    (path / weights).touch()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "words"),
+    [
+        ("llama", "pytorch_model.bin", ["pytorch_model.bin", "pickle", "safetensors"]),
+        ("llama", "notes.txt", ["no weights", "safetensors"]),
+        ("gpt2", "model.safetensors", ["'gpt2'", "llama, mistral, qwen2"]),
+        ("ours-alone", "model.safetensors", ["'ours-alone'", "llama, mistral, qwen2"]),
+    ],
+)
+def test_a_folder_that_cannot_be_trusted_or_computed_is_refused(tmp_path, kind, weights, words):
+    folder = model_folder(tmp_path / "model", kind, weights)
+    with pytest.raises(UserError) as refused:
+        policy.load(folder)
+    for word in [str(folder), *words]:
+        assert word in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_without_a_readable_configuration_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        policy.load(tmp_path)
+    folder = model_folder(tmp_path / "model", "llama", "model.safetensors")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: not JSON"):
+        policy.load(folder)
+
+
+def test_code_in_a_model_folder_is_never_run(tmp_path):
+    """A configuration that points to code of its own is refused by its kind, before anything could import it."""
+    folder = model_folder(tmp_path / "model", "own", "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "code.Config"}}))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
+    with pytest.raises(UserError, match="'own' is not supported"):
+        policy.load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_package_that_is_not_here_is_named_with_the_way_to_it():
+    with pytest.raises(UnfitEnvironmentError, match=r"no-such-model is not installed; run `make smollm2`"):
+        policy.create(settings(source="package", name="no-such-model", revision="1", architecture=None), seed=0)
+    with pytest.raises(UnfitEnvironmentError, match=r"is .* here; the recipe asks for 0\.0\.0"):
+        policy.create(settings(source="package", name="pytest", revision="0.0.0", architecture=None), seed=0)
