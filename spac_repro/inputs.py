@@ -55,7 +55,7 @@ def read(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs
 def world(settings: WorldSettings) -> World:
     """The built-in world with a recipe's settings."""
     mu = Behaviour(settings.right, settings.near_miss, settings.cut_off, settings.garbage)
-    return World(seed=settings.seed, behaviour=mu, longest=settings.longest, preference_scale=settings.preference_scale)
+    return World(seed=settings.seed, behaviour=mu, preference_scale=settings.preference_scale)
 
 
 def measure_overlap(run: Run, inputs: Inputs) -> overlap.Overlap:

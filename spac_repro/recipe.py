@@ -83,7 +83,6 @@ class WorldSettings(Settings):
     """The built-in world. The four shares are μ's, and sum to 1; `garbage` is the part that the data covers thinly."""
 
     seed: int
-    longest: Annotated[int, Field(ge=3, le=12)]
     preference_scale: AtLeast0
     right: Share
     near_miss: Share
@@ -299,9 +298,8 @@ def _parse(where: str, text: str) -> tuple[dict[str, Any], dict[str, Provenance]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{where}{line}: not YAML ({getattr(error, 'problem', error)}); see `spac-repro recipes show tiny`"
-        ) from None
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+        raise UserError(f"{where}{line}: not YAML ({problem}); see `spac-repro recipes show tiny`") from None
     if not isinstance(tree, dict):
         raise UserError(f"{where}: not a recipe: a mapping of settings is wanted; see `spac-repro recipes show tiny`")
     provenance: dict[str, Provenance] = {}

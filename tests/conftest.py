@@ -75,3 +75,18 @@ def slow_logprob() -> Callable[..., Any]:
         return total
 
     return logprob
+
+
+MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "browser")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how long the tests of each marker took: docs/testing.md gives every marker a budget."""
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                marker = next((marker for marker in MARKERS if marker in report.keywords), "unit")
+                seconds[marker] = seconds.get(marker, 0.0) + report.duration
+    for marker, total in seconds.items():
+        terminalreporter.write_line(f"{marker:<12} {total / 60:5.1f} min")

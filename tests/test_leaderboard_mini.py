@@ -18,7 +18,7 @@ from spac_repro.runs import Score
 
 
 def build_world(seed: int = 1) -> World:
-    return World(seed=seed, behaviour=Behaviour(0.45, 0.30, 0.17, 0.08), longest=5, preference_scale=5.0)
+    return World(seed=seed, behaviour=Behaviour(0.45, 0.30, 0.17, 0.08), preference_scale=5.0)
 
 
 @pytest.fixture(scope="module")

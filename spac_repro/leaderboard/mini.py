@@ -5,7 +5,7 @@
 | mini_arc | ARC | an exercise, and four whole answers | 5 | acc_norm |
 | mini_hellaswag | HellaSwag | an answer begun, and four endings | 5 | acc_norm |
 | mini_truthfulqa | TruthfulQA | an exercise, a true answer and seven false ones | 0 | mc2, the true one's share |
-| mini_mmlu | MMLU | four named options, the name of one asked for; a subject for each letter | 5 | acc_macro, acc |
+| mini_mmlu | MMLU | which of four letters is the greatest, A, B, C or D? a subject for each last letter | 5 | acc_macro, acc |
 | mini_winogrande | WinoGrande | two exercises that differ in one letter; which has this answer? | 5 | acc |
 | mini_gsm8k | GSM8K | a sum or a word to work on, the answer generated | 5 | exact_match |
 
@@ -116,7 +116,7 @@ def _truthfulqa(world: World, prompt: str, rng: random.Random) -> dict[str, Any]
 
 
 def _mmlu_splits(world: World) -> Splits:
-    """The subject is the letter whose name is asked for."""
+    """The subject is the last of the four letters."""
 
     def row(prompt: str) -> dict[str, Any]:
         return OPENING | {"prompt": prompt, "answer": CHOICES.index(world.correct(prompt)), "subject": prompt[-2]}

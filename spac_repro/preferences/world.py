@@ -2,8 +2,8 @@
 
 A prompt asks for one of five things, with characters as tokens:
 
-    copy:badge=        badge          sort:badge=   abdeg          choose:b:A|f:B|d:C|h:D|d=   C
-    reverse:badge=     egdab          add:12+7=     19
+    copy:bhad=       bhad          sort:bhad=       abdh          choose:bhad=     B   (the greatest letter is the second)
+    reverse:bhad=    dahb          add:12+7=        19
 
 The behaviour that left the data, μ, answers right, nearly right, cut off or with garbage, in proportions that the recipe sets.
 Preferences are Bradley–Terry labels on pairs drawn from μ with the gold reward. Everything is a function of the settings: prompts
@@ -25,7 +25,8 @@ Split = Literal["train", "heldout", "leaderboard"]
 TASKS = ("copy", "reverse", "sort", "add", "choose")
 LETTERS = string.ascii_lowercase[:10]
 CHOICES = "ABCD"
-CHARACTERS = LETTERS + string.digits + CHOICES + ":|+=\n"
+WORD = 4  # letters in a word: where all are as long, a small policy learns within minutes what goes where
+CHARACTERS = LETTERS + string.digits + CHOICES + ":+=\n"
 
 _SPLITS: tuple[tuple[Split, int], ...] = (("train", 80), ("heldout", 90), ("leaderboard", 100))  # upper bounds, percent
 
@@ -47,10 +48,9 @@ class Behaviour:
 class World:
     """The built-in world; `seed` and the shape of μ fix it entirely."""
 
-    def __init__(self, *, seed: int, behaviour: Behaviour, longest: int, preference_scale: float) -> None:
+    def __init__(self, *, seed: int, behaviour: Behaviour, preference_scale: float) -> None:
         self.seed = seed
         self.behaviour = behaviour
-        self.longest = longest
         self.preference_scale = preference_scale
 
     # The two halves of a question
@@ -74,7 +74,7 @@ class World:
         rng = self._rng("prompts", split, purpose)
         while True:
             task = rng.choice(TASKS)
-            prompt = f"{task}:{_QUESTIONS[task](rng, self.longest)}="
+            prompt = f"{task}:{_QUESTIONS[task](rng)}="
             if split_of(prompt) == split:
                 yield prompt
 
@@ -88,7 +88,7 @@ class World:
         if kind == "right":
             return correct
         if kind == "garbage":
-            return "".join(rng.choices(_alphabet(correct), k=rng.randint(1, self.longest + 2)))
+            return "".join(rng.choices(_alphabet(correct), k=rng.randint(1, WORD + 2)))
         if kind == "cut_off" and len(correct) > 1:
             return correct[: rng.randint(1, len(correct) - 1)]
         return near_miss(correct, rng)
@@ -165,31 +165,26 @@ def _alphabet(correct: str) -> str:
     return next(alphabet for alphabet in (LETTERS, string.digits, CHOICES) if correct[0] in alphabet)
 
 
-def _word(rng: random.Random, longest: int) -> str:
-    return "".join(rng.choices(LETTERS, k=rng.randint(3, longest)))
+def _word(rng: random.Random) -> str:
+    return "".join(rng.choices(LETTERS, k=WORD))
 
 
-def _sum(rng: random.Random, longest: int) -> str:
-    return f"{rng.randrange(50)}+{rng.randrange(10)}"
+def _sum(rng: random.Random) -> str:
+    return f"{rng.randrange(10, 60)}+{rng.randrange(10)}"
 
 
-def _choice(rng: random.Random, longest: int) -> str:
-    options = rng.sample(LETTERS, k=len(CHOICES))
-    return "|".join([*(f"{option}:{name}" for name, option in zip(CHOICES, options, strict=True)), rng.choice(options)])
+def _greatest(word: str) -> str:
+    """The name of the greatest letter's place; of equal ones the first."""
+    return CHOICES[word.index(max(word))]
 
 
-def _choose(question: str) -> str:
-    *options, wanted = question.split("|")
-    return next(option[-1] for option in options if option.startswith(wanted))
-
-
-_QUESTIONS: dict[str, Callable[[random.Random, int], str]] = {
-    "copy": _word, "reverse": _word, "sort": _word, "add": _sum, "choose": _choice,
+_QUESTIONS: dict[str, Callable[[random.Random], str]] = {
+    "copy": _word, "reverse": _word, "sort": _word, "add": _sum, "choose": _word,
 }  # fmt: skip
 _SOLVERS: dict[str, Callable[[str], str]] = {
     "copy": str,
     "reverse": lambda word: word[::-1],
     "sort": lambda word: "".join(sorted(word)),
     "add": lambda question: str(sum(int(term) for term in question.split("+"))),
-    "choose": _choose,
+    "choose": _greatest,
 }
