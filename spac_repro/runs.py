@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
@@ -119,14 +119,19 @@ def _reason(error: BaseException) -> str:
 def owned(folder: Path) -> Iterator[None]:
     """Own a run folder while the block runs.
 
-    The lock is the kernel's on an open file, so it dies with its process, however that ends; no stale lock can stay.
+    The lock is the kernel's on an open file, so it dies with its process, however that ends; no stale lock can stay. A folder that
+    has not become a run folder in the end (bad input, another's files) is left as it was found.
 
     Raises:
-        UserError: another process is at work in the folder.
+        UserError: another process is at work in the folder, or there can be no such folder.
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder} cannot be a run folder: a file stands in its way; choose another folder with --out") from None
     owner = folder / ".owner.json"
     lock = FileLock(folder / ".lock")
     try:
@@ -136,8 +141,13 @@ def owned(folder: Path) -> Iterator[None]:
     try:
         write_json(owner, {"process": os.getpid(), "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename})
         yield
-        owner.unlink(missing_ok=True)
     finally:
+        owner.unlink(missing_ok=True)
+        if not (folder / "manifest.json").exists():
+            (folder / ".lock").unlink(missing_ok=True)
+            for path in made:
+                with suppress(OSError):  # something else is in it by now
+                    path.rmdir()
         lock.release()
 
 
@@ -168,7 +178,7 @@ def claim(folder: Path, manifest: dict[str, Any], *, allow_changed_environment: 
     """
     path = folder / "manifest.json"
     if not path.exists():
-        if any(entry for entry in folder.iterdir() if entry.name not in (".lock", ".owner.json")):
+        if any(entry for entry in folder.iterdir() if not _is_ours(entry)):
             raise UserError(f"{folder} holds files but no manifest.json: it is not a run folder; choose another with --out")
         write_json(path, manifest)
         return
@@ -181,6 +191,11 @@ def claim(folder: Path, manifest: dict[str, Any], *, allow_changed_environment: 
             f"{folder} was made by another run: {key} is {old!r} there and {new!r} here; choose another folder with --out"
         )
     _continue_in(path, there, manifest["environment"], allow_changed_environment)
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether an entry may lie in a folder before its manifest: the lock's files, and what a kill left of a file half written."""
+    return entry.name in (".lock", ".owner.json") or (entry.name.startswith(".") and entry.name.endswith(".partial"))
 
 
 def _continue_in(path: Path, there: dict[str, Any], environment: dict[str, Any], allowed: bool) -> None:

@@ -42,7 +42,7 @@ def train(run: Run, folder: Path, inputs: Inputs, *, allow_changed_environment: 
         UnfitEnvironmentError: the disk is full, or an input cannot be had here.
     """
     _be_deterministic()
-    with runs.owned(folder), runs.disk_errors(folder):
+    with runs.disk_errors(folder), runs.owned(folder):
         return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment)
 
 
