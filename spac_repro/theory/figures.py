@@ -42,7 +42,7 @@ def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_study(study: dict[str, Any], out: Path) -> list[str]:
-    """Write <name>.png and <name>.svg; their names."""
+    """Write <name>.png and, unless the study is a quick one, <name>.svg; their names."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -65,6 +65,10 @@ def draw_study(study: dict[str, Any], out: Path) -> list[str]:
             for bound in (b for b in study["bounds"] if b["panel"] == panel):
                 handles["bound"] = axis.plot(bound["x"], bound["y"], color="black", linewidth=0.8, linestyle=(0, (1, 3)))[0]
             axis.set(xscale=xscale, yscale=yscale, xlabel=xlabel, ylabel=ylabel, title=panel)
+            for line, scale in ((axis.xaxis, xscale), (axis.yaxis, yscale)):
+                if scale == "log":
+                    line.set_major_formatter(lambda value, _: f"{value:,g}")
+                    line.set_minor_formatter(lambda value, _: "")
             if yscale == "log":
                 axis.set_ylim(bottom=FLOOR)
         for axis in axes[len(panels) :]:
@@ -72,7 +76,8 @@ def draw_study(study: dict[str, Any], out: Path) -> list[str]:
         order = [m for m in methods if m in handles] + (["bound"] if "bound" in handles else [])
         figure.legend([handles[m] for m in order], order, loc="outside right upper", frameon=False)
         files = []
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        kinds: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
+        for kind, metadata in list(kinds.items())[: 1 if study["quick"] else 2]:
             picture = io.BytesIO()
             figure.savefig(picture, format=kind, dpi=150, metadata=metadata)
             figure.set_layout_engine("none")  # the first drawing has laid it out
@@ -89,6 +94,8 @@ def _draw_curve(axis: Any, curve: dict[str, Any], place: int, yscale: str) -> An
         low, mean = np.maximum(low, FLOOR), np.maximum(mean, FLOOR)
         high = np.maximum(high, FLOOR)
     axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    if len(x) == 1:
+        axis.vlines(x, low, high, color=colour, linewidth=1)
     return axis.plot(x, mean, color=colour, marker=marker, linestyle=dashes, markersize=4, linewidth=1.3)[0]
 
 

@@ -190,7 +190,7 @@ def prototype(seeds: list[int], quick: bool, tell: Tell) -> Study:
 
 def samples(seeds: list[int], quick: bool, tell: Tell) -> Study:
     """(a) T grows with n, on a family whose gap shrinks as 2/√n, where 1/√n is what can be hoped for, and on a fixed gap."""
-    sizes = [100, 300, 1000] if quick else [100, 300, 1000, 3000, 10_000]
+    sizes = [300, 1000] if quick else [100, 300, 1000, 3000, 10_000]
     fitted = [k for k, n in enumerate(sizes) if n >= 300]
     study = Study("samples", seeds, {"n": sizes, "T": "n/10", "η": "prescribed", "λ/√n": PENALTY, "fit from": 300})
     for number, (panel, family) in enumerate({"gap 2/√n": narrowing, "gap 0.4": lambda n: crowd()}.items()):
@@ -265,7 +265,7 @@ def rounds(seeds: list[int], quick: bool, tell: Tell) -> Study:
 def coverage(seeds: list[int], quick: bool, tell: Tell) -> Study:
     """(c) C(π*) stays 3.33 while the rest of μ spreads over ever more poor responses."""
     sizes = [300] if quick else [100, 300, 1000]
-    crowds = [(45, 0.1), (45, 0.5), (200, 0.5), (500, 0.5)][: 3 if quick else 4]
+    crowds = [(45, 0.5), (200, 0.5)] if quick else [(45, 0.1), (45, 0.5), (200, 0.5), (500, 0.5)]
     study = Study("coverage", seeds, {"n": sizes, "T": 100, "η": 1.0, "λ/√n": PENALTY, "poor": crowds})
     for number, (poor, mass) in enumerate(crowds):
         panel = f"{poor} poor responses with {mass:.0%} of μ"

@@ -59,8 +59,8 @@ def test_every_experiment_has_a_study_and_axes():
 @pytest.mark.theory
 def test_what_is_finished_is_kept_and_what_changed_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     report = experiments.run(["rounds"], quick=True, out=tmp_path, seeds=3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["rounds.json", "rounds.png", "rounds.svg", "table.md", "verdict.json"]
-    assert sorted(report.files) == ["rounds.json", "rounds.png", "rounds.svg", "table.md", "verdict.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rounds.json", "rounds.png", "table.md", "verdict.json"]
+    assert sorted(report.files) == ["rounds.json", "rounds.png", "table.md", "verdict.json"]
     first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     ran = []
     original = studies.STUDIES["rounds"]
@@ -87,7 +87,8 @@ def fresh() -> dict[str, studies.Study]:
 
 
 def verdict_of(found: dict[str, studies.Study]):
-    return experiments.judge(experiments.fresh_values({name: vars(study) for name, study in found.items()}), range(101, 109))
+    fresh = experiments.fresh_values({name: vars(study) for name, study in found.items()})
+    return experiments.judge(fresh, range(101, 109), partial=True)
 
 
 @pytest.mark.theory
@@ -109,10 +110,11 @@ def test_a_critic_with_its_sign_flipped_fails(fresh, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.theory
 def test_spac_t_is_separated_from_dpo_and_greedy_under_sparse_coverage(fresh):
-    for name in ("prototype", "coverage"):
-        tests = [t for t in fresh[name].tests if t["rival"] in ("DPO", "greedy") and t["x"] == 300]
-        assert tests
-        assert all(t["gain"] > 0.1 and t["p"] < 0.01 for t in tests)
+    cells = [("prototype", ""), ("coverage", "200 poor responses with 50% of μ")]
+    for name, panel in cells:
+        tests = [t for t in fresh[name].tests if t["panel"] == panel and t["x"] == 300 and t["rival"] in ("DPO", "greedy")]
+        assert len(tests) == 2
+        assert all(t["gain"] > 0.1 and t["p"] < 0.01 for t in tests), tests
 
 
 @pytest.mark.theory
@@ -137,24 +139,31 @@ PROTOTYPE = {
 
 @pytest.mark.theory
 def test_the_prototypes_table_is_met_within_a_factor_of_two():
-    seeds, sizes = range(1, 41), (100, 300, 1000, 3000, 10_000)
-    batch = studies.Batch([(studies.crowd(), n, seed) for n in sizes for seed in seeds])
-    rivals = batch.rivals(but=("DPO", "IPO", "cloning of chosen", "pointwise pessimism"))
-    few = studies.Batch([(studies.crowd(), n, seed) for n in sizes[:3] for seed in seeds])
-    reference = few.each(lambda instance: instance.data)
-    found = {
-        "SPAC-T": batch.suboptimality(batch.play(rounds=200).mixture),
-        "greedy": rivals["greedy"][None],
-        "KL 0.1": rivals["KL, bounded reward"][0.1],
-        "KL 0.3": rivals["KL, bounded reward"][0.3],
-        "DPO 0.1": few.suboptimality(studies.baselines.dpo(few.data, reference, 0.1)),
-    }
-    means = {name: dict(zip(sizes, values.reshape(-1, len(seeds)).mean(axis=1), strict=False)) for name, values in found.items()}
+    # Suboptimality is heavy-tailed over seeds, so that what is cheap to compute is averaged over many of them.
+    def batch(seeds: int, sizes: tuple[int, ...]) -> studies.Batch:
+        return studies.Batch([(studies.crowd(), n, seed) for n in sizes for seed in range(1, seeds + 1)])
+
+    many, few, large = batch(200, (100, 300, 1000)), batch(40, (100, 300, 1000)), batch(20, (3000, 10_000))
+    means: dict[str, dict[int, float]] = {name: {} for name in PROTOTYPE}
+
+    def enter(name: str, among: studies.Batch, policy: np.ndarray) -> None:
+        lost = among.suboptimality(policy)
+        means[name] |= {n: lost[among.pairs == n].mean() for n in np.unique(among.pairs).astype(int)}
+
+    for among in (many, large):
+        reward = studies.baselines.bounded_reward(among.data, among.bound)
+        reference = among.each(lambda instance: instance.data)
+        enter("greedy", among, studies.baselines.greedy(among.data, reward))
+        for beta in (0.1, 0.3):
+            enter(f"KL {beta}", among, studies.baselines.tilted(among.data, reference, reward, beta))
+    enter("SPAC-T", few, few.play(rounds=200).mixture)
+    enter("DPO 0.1", few, studies.baselines.dpo(few.data, few.each(lambda instance: instance.data), 0.1))
     for name, row in PROTOTYPE.items():
         for n, value in row.items():
             assert value / 2 < means[name][n] < value * 2, (name, n, means[name][n])
     for n in (100, 300, 1000):
-        assert means["SPAC-T"][n] < means["greedy"][n] < means["DPO 0.1"][n] + 0.05
+        assert means["SPAC-T"][n] < means["greedy"][n] / 3
+        assert means["SPAC-T"][n] < means["DPO 0.1"][n] / 3
 
 
 def test_the_expected_results_are_measured_on_twenty_seeds_without_the_first():
