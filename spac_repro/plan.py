@@ -1,12 +1,18 @@
-"""What a run would cost, worked out without carrying it out: `train --dry-run`."""
+"""What a run would cost, worked out without carrying it out: `train --dry-run`.
+
+Sizes follow from the recipe. Hours rest on two rates of one GPU, both stated beside them: training is bound by arithmetic, while
+generation waits for memory and reaches a far smaller share of what the GPU can do.
+"""
 
 import math
 from dataclasses import dataclass
 
-from spac_repro.recipe import USED, Architecture, Referenced, Run
+from spac_repro.recipe import USED, Architecture, Referenced, Run, Training
 
-GPU = "one A100 80 GB at 40 % of its 312 TFLOP/s in bfloat16"
-GPU_FLOPS = 0.4 * 312e12
+GPU = "an A100 80 GB at 40 % of its 312 TFLOP/s in bfloat16, and at 1.4 % where it generates"
+TRAINING_RATE = 0.4 * 312e12  # operations a second [assumed]
+# 50,000 responses of up to 256 tokens by a 7B model took eight of these GPUs 1.45 hours [SPIN].
+GENERATION_RATE = 2 * 7.24e9 * 50_000 * 256 / (8 * 1.45 * 3600)
 
 
 @dataclass(frozen=True)
@@ -19,17 +25,20 @@ class Plan:
     parameters: int
     training_tokens: int | None
     generated_tokens: int | None
-    memory_per_process: int  # bytes of weights, gradients and optimizer state
+    memory_per_process: int  # bytes of weights, gradients and optimizer state; activations apart
     checkpoint: int  # bytes of one training state
-    disk: int  # bytes: the kept training states, and every iterate's weights
-    flops: float | None
+    disk: int  # bytes: the kept training states with one being written, and every iterate's weights
+    training_flops: float | None  # optimiser steps and reference log-probabilities
+    generation_flops: float | None
     engine: str
     world_size: int
 
     @property
     def gpu_hours(self) -> float | None:
-        """Hours of the stated GPU, from the operations alone."""
-        return None if self.flops is None else self.flops / GPU_FLOPS / 3600
+        """Hours of one GPU at the stated rates; evaluation apart."""
+        if self.training_flops is None or self.generation_flops is None:
+            return None
+        return (self.training_flops / TRAINING_RATE + self.generation_flops / GENERATION_RATE) / 3600
 
 
 def plan(run: Run, preferences: int | None) -> Plan:
@@ -37,23 +46,19 @@ def plan(run: Run, preferences: int | None) -> Plan:
     recipe, training, data = run.recipe, run.recipe.training, run.recipe.data
     parameters = recipe.policy.parameters or _count(recipe.policy.architecture)
     weight = 2 if recipe.policy.dtype == "bfloat16" else 4
-    states = {"adamw": 2, "rmsprop": 1}[training.optimizer]
-    sharded = training.processes if training.engine.startswith("deepspeed") else 1
-    # ZeRO-3 shares everything out among the processes, ZeRO-2 all but the weights.
-    trained = parameters * (weight + 4 * states) + (parameters * 4 if weight == 2 else 0)  # fp32 master weights beside bf16
-    whole = parameters * weight if training.engine != "deepspeed-zero3" else parameters * weight / sharded
-    memory = int(whole + trained / sharded)
-    checkpoint = int(trained)
+    memory, checkpoint = _training_state(training, parameters, weight)
 
-    steps = tokens = generated = flops = None
+    steps = tokens = generated = trained = None
     if preferences is not None:
         used = USED[run.method]
         steps = math.ceil(preferences / training.batch_size) * training.epochs * training.iterations
         sequence = data.longest_prompt + data.longest_response
-        tokens = preferences * training.epochs * training.iterations * len(used) * sequence
+        scored = preferences * training.iterations * len(used) * sequence
+        tokens = scored * training.epochs
         generated = preferences * training.iterations * data.longest_response if "selfplay" in used else 0
-        scored = preferences * training.iterations * len(used) * sequence if isinstance(run.objective, Referenced) else 0
-        flops = 2.0 * parameters * (3 * tokens + generated + scored)
+        # Forward once, backward twice that, and forward again where activations are not kept; references forward once.
+        passes = 4 if training.gradient_checkpointing else 3
+        trained = 2.0 * parameters * (passes * tokens + (scored if isinstance(run.objective, Referenced) else 0))
     start = recipe.start
     return Plan(
         preferences=preferences,
@@ -64,11 +69,25 @@ def plan(run: Run, preferences: int | None) -> Plan:
         generated_tokens=generated,
         memory_per_process=memory,
         checkpoint=checkpoint,
-        disk=checkpoint * training.checkpoints_kept + (training.iterations + 1) * parameters * weight,
-        flops=flops,
+        disk=checkpoint * (training.checkpoints_kept + 1) + (training.iterations + 1) * parameters * weight,
+        training_flops=trained,
+        generation_flops=None if generated is None else 2.0 * parameters * generated,
         engine=training.engine,
         world_size=training.processes,
     )
+
+
+def _training_state(training: Training, parameters: int, weight: int) -> tuple[int, int]:
+    """Bytes of weights, gradients and optimizer state in the memory of one process, and bytes of one checkpoint."""
+    states = {"adamw": 2, "rmsprop": 1}[training.optimizer]
+    sharded = training.engine.startswith("deepspeed")
+    # DeepSpeed keeps a float32 copy of bfloat16 weights, and its optimizer state in float32 with it.
+    kept = 4 * (1 + states) if sharded and weight == 2 else weight * states
+    gradients = weight
+    # ZeRO-3 shares everything out among the processes, ZeRO-2 all but the weights.
+    whole, shared = (0, weight + gradients + kept) if training.engine == "deepspeed-zero3" else (weight, gradients + kept)
+    memory = parameters * (whole + shared / (training.processes if sharded else 1))
+    return int(memory), parameters * (weight + kept)
 
 
 def rows(plan: Plan) -> list[tuple[str, str]]:
@@ -78,11 +97,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     def number(value: float | None, unit: str = "") -> str:
         return unknown if value is None else f"{value:,.0f}{unit}"
 
-    hours = (
-        unknown
-        if plan.gpu_hours is None
-        else f"{plan.gpu_hours:,.2g} (training, self-play and references on {GPU}; evaluation apart)"
-    )
+    hours = unknown if plan.gpu_hours is None else f"{_hours(plan.gpu_hours)} of {GPU}; evaluation apart"
     return [
         ("preferences", number(plan.preferences)),
         ("supervised steps", number(plan.start_steps)),
@@ -96,6 +111,10 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         ("GPU hours, estimated", hours),
         ("engine", f"{plan.engine}, world size {plan.world_size}"),
     ]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _size(size: float) -> str:
