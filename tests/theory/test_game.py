@@ -68,15 +68,16 @@ def test_runs_with_their_own_length_are_what_they_are_alone():
 
 
 def test_a_flipped_critic_is_no_pessimist():
-    instance = crowd()
+    # A bound that is too wide: with a tight one the class alone keeps rare winners in check, whatever the sign.
+    instance = crowd(slack=3.0)
     data = stack([draw(instance, 300, seed) for seed in range(1, 11)])
     lost = [
         instance.suboptimality(
-            game.play(data, penalty=2 * np.sqrt(300), step=1.0, rounds=60, bound=3.0, pessimism=p).mixture.reshape(10, 1, -1)
+            game.play(data, penalty=2 * np.sqrt(300), step=1.0, rounds=60, bound=9.0, pessimism=p).mixture.reshape(10, 1, -1)
         ).mean()
         for p in (1.0, -1.0)
     ]
-    assert lost[1] > lost[0] + 0.1
+    assert lost[1] > lost[0] + 0.3
 
 
 def test_a_response_or_prompt_never_seen_has_its_documented_answer():
