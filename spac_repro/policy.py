@@ -1,7 +1,8 @@
 """A causal language model as a distribution over responses: made, loaded, saved, hashed, and its log-probabilities."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -156,24 +157,32 @@ def _packaged(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedToke
     """A model that a Python distribution carries as one GGUF file; the weights are widened to the recipe's dtype."""
     from transformers import GgufConfig
 
-    try:
-        found = metadata.version(settings.name)
-        files = [file for file in metadata.files(settings.name) or [] if file.suffix == ".gguf"]
-    except metadata.PackageNotFoundError:
+    found = {}
+    for package in (settings.name, "gguf"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise UnfitEnvironmentError(
+                f"the model's package {package} is not installed; run `make smollm2`, or pip install 'spac-repro[smollm2]'"
+            ) from None
+    if found[settings.name] != settings.revision:
         raise UnfitEnvironmentError(
-            f"the model's package {settings.name} is not installed; run `make smollm2`, or pip install 'spac-repro[smollm2]'"
-        ) from None
-    if found != settings.revision:
-        raise UnfitEnvironmentError(f"the package {settings.name} is {found} here; the recipe asks for {settings.revision}")
+            f"the package {settings.name} is {found[settings.name]} here, and the recipe asks for {settings.revision}; "
+            f"pip install {settings.name}=={settings.revision}"
+        )
+    files = [file for file in metadata.files(settings.name) or [] if file.suffix == ".gguf"]
+    if len(files) != 1:
+        raise UserError(f"the package {settings.name} holds {len(files)} GGUF files; one is wanted: name another in policy.name")
     file = Path(str(files[0].locate()))
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent,
-        gguf_file=file.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=settings.dtype,
-        attn_implementation=settings.attention,
-    )
+    with _no_bars():
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=settings.dtype,
+            attn_implementation=settings.attention,
+        )
     return model, tokenizer
 
 
@@ -182,9 +191,10 @@ def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrain
     check_folder(folder)
     dtype = settings.dtype if settings else "auto"
     attention = settings.attention if settings else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    )
+    with _no_bars():
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
     return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
@@ -207,8 +217,26 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=pad_token(tokenizer)
     )
-    model.save_pretrained(folder)
+    with _no_bars():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """No progress bars of the library's: stages are reported by whoever runs them."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging
+
+    shown, drawn = logging.is_progress_bar_enabled(), gguf.tqdm
+    logging.disable_progress_bar()
+    gguf.tqdm = lambda items, **_: items  # this bar has no switch
+    try:
+        yield
+    finally:
+        gguf.tqdm = drawn
+        if shown:
+            logging.enable_progress_bar()
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:

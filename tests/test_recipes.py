@@ -1,0 +1,131 @@
+"""The recipes that ship: complete, every setting with where it comes from, and plans that agree with sums done by hand."""
+
+import pytest
+import yaml
+
+from spac_repro import recipe
+from spac_repro.plan import plan, rows
+from spac_repro.recipe import MARKS
+
+NAMES = ("smollm2-135m", "tiny", "zephyr-7b")
+
+
+def test_all_of_them_ship():
+    assert set(NAMES) <= set(recipe.names())
+
+
+@pytest.mark.parametrize("method", recipe.METHODS)
+@pytest.mark.parametrize("name", NAMES)
+def test_each_loads_under_its_name_for_every_method(name, method):
+    run = recipe.load(name, method=method)
+    assert run.recipe.name == name
+    assert run.recipe.summary
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_says_where_it_comes_from(name):
+    run = recipe.load(name)
+    values = run.recipe.model_dump(mode="json")
+    for key in recipe.leaves(values):
+        value = values
+        for part in key.split("."):
+            value = value[part]
+        if key in ("name", "summary") or value is None:
+            continue
+        assert run.provenance[key].mark in MARKS, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_reason_was_lost_to_yaml(name):
+    """An unquoted comma or `#` would end a reason early, and what remains would look whole."""
+    _, text = recipe._read(name)
+    for line in text.splitlines():
+        if "why: " in line:
+            written = line.split("why: ", 1)[1].removesuffix("}").strip()
+            (node,) = yaml.safe_load(line).values()
+            assert node["why"] == written.strip('"'), line
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "zephyr-7b"])
+def test_untuned_methods_are_compared_on_equal_terms(name):
+    """One method's learning rate would be its own advantage."""
+    methods = recipe.load(name).recipe.methods
+    assert len({getattr(methods, method).learning_rate for method in recipe.METHODS}) == 1
+
+
+def test_the_7b_run_is_pinned_and_set_as_its_peer():
+    settings = recipe.load("zephyr-7b").recipe
+    assert settings.policy.revision == "ac6e600eefcce74f5e8bae1035d4f66019e93190"
+    assert len(settings.data.revision) == 40
+    training, data = settings.training, settings.data
+    assert training.batch_size == 64 == training.micro_batch_size * training.processes
+    assert data.longest_prompt + data.longest_response == 1024
+    assert settings.methods.spin.last_learning_rate == 1e-7
+    assert settings.methods.spin.last_beta == 5.0
+    assert settings.methods.spac.last_beta is None
+
+
+# Plans
+
+
+def test_the_plan_of_the_7b_run():
+    found = plan(recipe.load("zephyr-7b"), 50_000)
+    embedding = output = 32_000 * 4_096
+    attention = 2 * 4_096 * 4_096 + 2 * 4_096 * 1_024
+    layer = attention + 3 * 4_096 * 14_336 + 2 * 4_096
+    assert found.parameters == embedding + output + 32 * layer + 4_096
+    assert found.optimiser_steps == 4 * 3 * 782  # 782 batches of 64 hold 50,000
+    assert found.training_tokens == 50_000 * 4 * 3 * 3 * 1_024
+    assert found.generated_tokens == 50_000 * 4 * 512
+    # bfloat16 weights and gradients, float32 weights and RMSProp's one average: 12 bytes, over eight processes.
+    assert found.memory_per_process == 12 * found.parameters // 8
+    assert found.checkpoint == (2 + 4 + 4) * found.parameters
+    assert found.disk == 3 * found.checkpoint + 5 * 2 * found.parameters
+    assert found.world_size == 8
+    # Four passes a trained token (activations are recomputed), one pass a scored token: once an iteration, not once an epoch.
+    assert found.training_flops == pytest.approx(2 * 7_241_732_096 * (4 * 1_843_200_000 + 614_400_000))
+    assert found.gpu_hours == pytest.approx(257.5 + 92.8, abs=0.1)
+
+
+def test_the_estimate_is_near_what_the_peer_took():
+    """SPIN's first iteration: 4.32 hours of training and 1.45 of generation on eight GPUs; the plan's tokens are upper bounds."""
+    overrides = ["training.iterations=1", "data.longest_response=256", "data.longest_prompt=768"]
+    found = plan(recipe.load("zephyr-7b", method="spin", overrides=overrides), 50_000)
+    assert found.gpu_hours == pytest.approx(8 * (4.32 + 1.45), rel=0.3)
+
+
+def test_the_plan_of_the_real_small_run():
+    found = plan(recipe.load("smollm2-135m"), 64)
+    assert found.optimiser_steps == 2 * 8
+    assert found.training_tokens == 64 * 2 * 3 * (192 + 128)
+    assert found.memory_per_process == 12 * 134_515_008  # float32 weights, gradients and one average
+    assert found.checkpoint == 8 * 134_515_008
+
+
+@pytest.mark.parametrize(
+    ("overrides", "memory", "checkpoint"),
+    [
+        (["training.engine=deepspeed-zero2"], 2 + (2 + 8) / 8, 10),  # the weights stay whole
+        (["training.optimizer=adamw"], 16 / 8, 14),  # about 101 GB
+        (["training.engine=accelerate"], 2 + 2 + 2, 4),  # nothing is shared out, and nothing is kept in float32
+        (["policy.dtype=float32"], 12 / 8, 8),
+    ],
+)
+def test_bytes_a_parameter(overrides, memory, checkpoint):
+    found = plan(recipe.load("zephyr-7b", overrides=overrides), None)
+    assert found.memory_per_process == pytest.approx(memory * found.parameters)
+    assert found.checkpoint == checkpoint * found.parameters
+
+
+def test_a_method_pays_for_its_own_responses_only():
+    spac, dpo, sft = (plan(recipe.load("zephyr-7b", method=method), 64) for method in ("spac", "dpo", "sft"))
+    assert spac.optimiser_steps == dpo.optimiser_steps == sft.optimiser_steps
+    assert (dpo.generated_tokens, sft.generated_tokens) == (0, 0)
+    assert spac.training_tokens == 3 * sft.training_tokens
+    assert sft.training_flops == 2 * sft.parameters * 4 * sft.training_tokens  # no reference to score
+
+
+def test_unknown_numbers_are_said_to_be_unknown():
+    found = plan(recipe.load("smollm2-135m"), None)
+    assert found.gpu_hours is None
+    assert dict(rows(found))["GPU hours, estimated"] == "not known before the preferences are read"
