@@ -1,0 +1,145 @@
+"""A method's loss on rows of triples, against the formulas on log-probabilities from the slow implementation."""
+
+import math
+
+import pytest
+import torch
+
+from spac_repro import iteration, recipe, triples
+from spac_repro.policy import Policy
+from spac_repro.preferences.rendering import Example
+
+VOCABULARY = 37  # of the tiny models
+ROWS = [4, 0, 3]
+
+
+def draw(length: int, seed: int) -> list[int]:
+    return torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+EXAMPLES = [Example(draw(2 + i, i), draw(1 + 2 * i % 5, 10 + i), draw(2 + i % 3, 20 + i)) for i in range(5)]
+SELFPLAY = [draw(1 + i, 30 + i) for i in range(5)]
+
+
+def softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Triples with a reference that is not the policy."""
+    bare = triples.from_examples(EXAMPLES, SELFPLAY)
+    generator = torch.Generator().manual_seed(9)
+    reference = {name: -10 - 3 * torch.rand(5, generator=generator) for name in triples.RESPONSES}
+    return triples.Triples(bare.prompts, bare.responses, reference)
+
+
+@pytest.fixture(scope="module")
+def rho(tiny_models, slow_logprob, data):
+    """ρ of each response, by definition: {name: [5]}."""
+    with torch.no_grad():
+        return {
+            name: [
+                slow_logprob(tiny_models["llama"], data.prompts[i], data.responses[name][i]).item() - data.reference[name][i].item()
+                for i in range(5)
+            ]
+            for name in triples.RESPONSES
+        }
+
+
+def run(method: str, **changes) -> recipe.Run:
+    overrides = [f"{key.replace('__', '.')}={'null' if value is None else value}" for key, value in changes.items()]
+    return recipe.load("tiny", method=method, overrides=overrides)
+
+
+def evaluate(tiny_models, data, the_run, *, t=1, rows=ROWS):
+    losses, details = iteration.objective(the_run, t, Policy(tiny_models["llama"]), data, pad=0)(rows)
+    return losses.tolist(), {name: values.tolist() for name, values in details.items()}
+
+
+SPAC = {"objective__beta": 0.3, "objective__last_beta": None, "objective__preference_weight": 2.5}
+
+
+@pytest.mark.parametrize("baseline", ["both", "chosen", "rejected", "none"])
+@pytest.mark.parametrize("critic", ["smoothed", "linear"])
+def test_spac(tiny_models, data, rho, critic, baseline):
+    losses, _ = evaluate(tiny_models, data, run("spac", **SPAC, objective__critic=critic, objective__baseline=baseline))
+    for loss, i in zip(losses, ROWS, strict=True):
+        chosen, rejected, selfplay = (rho[name][i] for name in triples.RESPONSES)
+        against = {"both": [chosen, rejected], "chosen": [chosen], "rejected": [rejected], "none": [0.0]}[baseline]
+        gaps = [0.3 * (selfplay - value) for value in against]
+        terms = gaps if critic == "linear" else [softplus(gap) for gap in gaps]
+        assert loss == pytest.approx(2.5 * softplus(-0.3 * (chosen - rejected)) + sum(terms) / len(terms), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "formula"),
+    [
+        ("dpo", lambda chosen, rejected, selfplay: softplus(-0.3 * (chosen - rejected))),
+        ("ipo", lambda chosen, rejected, selfplay: (chosen - rejected - 1 / 0.6) ** 2),
+        ("spin", lambda chosen, rejected, selfplay: softplus(-0.3 * (chosen - selfplay))),
+    ],
+)
+def test_the_other_methods_with_a_reference(tiny_models, data, rho, method, formula):
+    losses, _ = evaluate(tiny_models, data, run(method, objective__beta=0.3, objective__last_beta=None))
+    expected = [formula(*(rho[name][i] for name in triples.RESPONSES)) for i in ROWS]
+    assert losses == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_sft_imitates_the_chosen_in_units_of_their_mean_length(tiny_models, data, slow_logprob):
+    losses, details = evaluate(tiny_models, data, run("sft"))
+    unit = sum(len(example.chosen) for example in EXAMPLES) / 5
+    with torch.no_grad():
+        expected = [-slow_logprob(tiny_models["llama"], EXAMPLES[i].prompt, EXAMPLES[i].chosen).item() / unit for i in ROWS]
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert details == {}
+
+
+def test_a_method_asks_for_no_response_that_it_does_not_use(tiny_models, data, rho):
+    """DPO's triples hold no self-play responses, and SPIN's loss does not need the rejected ones."""
+    without = triples.Triples(
+        data.prompts,
+        {name: data.responses[name] for name in ("chosen", "rejected")},
+        {name: data.reference[name] for name in ("chosen", "rejected")},
+    )
+    assert evaluate(tiny_models, without, run("dpo")) == evaluate(tiny_models, data, run("dpo"))
+    nothing = {**data.responses, "rejected": [[] for _ in EXAMPLES]}
+    assert evaluate(tiny_models, triples.Triples(data.prompts, nothing, data.reference), run("spin"))[0] == pytest.approx(
+        evaluate(tiny_models, data, run("spin"))[0], rel=1e-5
+    )
+
+
+def test_what_is_logged(tiny_models, data, rho):
+    _, details = evaluate(tiny_models, data, run("spac", **SPAC))
+    chosen, rejected, selfplay = ([rho[name][i] for i in ROWS] for name in triples.RESPONSES)
+    close = {"rel": 1e-4, "abs": 1e-4}
+    assert details["rho_chosen"] == pytest.approx(chosen, **close)
+    assert details["rho_rejected"] == pytest.approx(rejected, **close)
+    assert details["rho_selfplay"] == pytest.approx(selfplay, **close)
+    margins = [0.3 * (p - m) for p, m in zip(chosen, rejected, strict=True)]
+    assert details["margin"] == pytest.approx(margins, **close)
+    assert details["accuracy"] == [float(margin > 0) for margin in margins]
+    gaps = [0.3 * (s - (p + m) / 2) for p, m, s in zip(chosen, rejected, selfplay, strict=True)]
+    assert details["critic_gap"] == pytest.approx(gaps, **close)
+
+
+@pytest.mark.parametrize("method", recipe.METHODS)
+def test_the_gradient_reaches_every_weight(tiny_models, data, method):
+    model = tiny_models["llama"]
+    losses, _ = iteration.objective(run(method), 1, Policy(model), data, pad=0)(ROWS)
+    gradients = torch.autograd.grad(losses.sum(), list(model.parameters()))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    assert not data.reference["chosen"].requires_grad
+
+
+def test_the_last_iteration_may_have_its_own_learning_rate_and_beta(tiny_models, data, rho):
+    own = run(
+        "dpo", objective__beta=0.3, objective__last_beta=5.0, objective__learning_rate=5e-7, objective__last_learning_rate=1e-7
+    )
+    assert [iteration.learning_rate(own, t) for t in (1, 2, 3)] == [5e-7, 5e-7, 1e-7]
+    assert [iteration.beta(own.objective, t, 3) for t in (1, 2, 3)] == [0.3, 0.3, 5.0]
+    losses, _ = evaluate(tiny_models, data, own, t=3)
+    assert losses == pytest.approx([softplus(-5 * (rho["chosen"][i] - rho["rejected"][i])) for i in ROWS], rel=1e-4, abs=1e-5)
+    same = run("dpo", objective__last_beta=None, objective__last_learning_rate=None, objective__learning_rate=2e-5)
+    assert [iteration.learning_rate(same, t) for t in (1, 3)] == [2e-5, 2e-5]
+    assert iteration.beta(same.objective, 3, 3) == same.objective.beta

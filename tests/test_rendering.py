@@ -1,0 +1,134 @@
+"""Text to tokens: templates, what is cut off and what is kept, and what the policy's log-probability is then of."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from spac_repro.errors import UserError
+from spac_repro.policy import Exchange, Policy, collate
+from spac_repro.preferences.reading import Preference
+from spac_repro.preferences.rendering import Renderer
+from spac_repro.recipe import Data
+
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz \n#:{}IR?"
+SPECIAL = ["</s>", "<user>"]
+VOCABULARY = [*SPECIAL, *CHARACTERS]  # no more of them than the tiny models have
+CHAT = "{% for m in messages %}<user>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}R:{% endif %}"
+EOS = 0
+
+
+def make_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """One token a character, so that every length can be counted by hand."""
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", additional_special_tokens=["<user>"], clean_up_tokenization_spaces=False
+    )
+    fast.chat_template = chat_template
+    return fast
+
+
+TOKENIZER = make_tokenizer()
+
+
+def renderer(tokenizer=TOKENIZER, **changes) -> Renderer:
+    given = {
+        "source": "file",
+        "name": None,
+        "revision": None,
+        "pairs": None,
+        "template": "plain",
+        "longest_prompt": 40,
+        "longest_response": 20,
+        "overlong_prompts": "truncate",
+        "world": None,
+    }
+    return Renderer(tokenizer, Data(**{**given, **changes}))
+
+
+def preference(*prompt: str, chosen: str = "yes", rejected: str = "no") -> Preference:
+    roles = ["user", "assistant"] * len(prompt)
+    return Preference(tuple({"role": r, "content": c} for r, c in zip(roles, prompt, strict=False)), chosen, rejected)
+
+
+def spelled(tokens: list[int]) -> str:
+    return "".join(VOCABULARY[token] for token in tokens)
+
+
+def test_a_preference_in_tokens():
+    example = renderer().examples([preference("ask me", chosen="good", rejected="")])[0]
+    assert spelled(example.prompt) == "ask me"
+    assert spelled(example.chosen) == "good</s>"
+    assert spelled(example.rejected) == "</s>"  # an empty response still ends
+
+
+def test_templates():
+    row = preference("first", "answer", "last")
+    assert spelled(renderer(template="plain").prompt(row)) == "first\n\nanswer\n\nlast"
+    framed = spelled(renderer(template="instruction", longest_prompt=99).prompt(preference("who {is} it?")))
+    assert framed == "### Instruction: who {is} it?\n\n### Response: "
+    chat = renderer(make_tokenizer(CHAT), template="chat")
+    assert spelled(chat.prompt(row)) == "<user>first<user>answer<user>lastR:"
+
+
+def test_a_chat_template_that_is_not_there_is_named_with_the_remedy():
+    with pytest.raises(UserError, match=r"no chat template; choose --set data\.template=instruction"):
+        renderer(template="chat")
+
+
+@given(st.text("abc", max_size=30), st.text("xyz", max_size=30), st.integers(1, 25), st.integers(1, 25))
+def test_the_prompts_end_and_the_responses_beginning_are_kept(prompt, response, longest_prompt, longest_response):
+    limits = {"longest_prompt": longest_prompt, "longest_response": longest_response}
+    example = renderer(**limits).examples([preference(prompt, chosen=response, rejected=response + "a")])[0]
+    assert spelled(example.prompt) == prompt[-longest_prompt:]
+    if len(response) < longest_response:
+        assert spelled(example.chosen) == response + "</s>"
+    else:  # end-of-sequence is one of the tokens that the limit counts: what did not fit did not end
+        assert spelled(example.chosen) == response[:longest_response]
+    assert renderer(**limits).prompt(preference(prompt)) == example.prompt
+
+
+def test_an_overlong_prompt_is_refused_where_the_recipe_says_so():
+    rows = [preference("x" * 5), preference("x" * 9), preference("x" * 6), preference("x" * 7)]
+    assert len(renderer(longest_prompt=9, overlong_prompts="refuse").examples(rows)) == 4  # 9 is within 9
+    with pytest.raises(UserError, match=r"row 2: the prompt has 9 tokens and the limit is 6 \(2 such rows\); raise") as refused:
+        renderer(longest_prompt=6, overlong_prompts="refuse").examples(rows)
+    assert "overlong_prompts=truncate" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_prompt_and_response_never_merge():
+    """A tokenizer that would join the prompt's last letter with the response's first must not get the chance."""
+    tokens = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "</s>": 3}, [("a", "b")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>")
+    assert tokenizer("ab").input_ids == [2]
+    example = renderer(tokenizer).examples([preference("a", chosen="b", rejected="a")])[0]
+    assert (example.prompt, example.chosen) == ([0], [1, 3])
+
+
+@given(st.text("abcdefghij :\n", max_size=18))
+def test_text_comes_back(text):
+    assert renderer().text(renderer().response(text)) == text
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_score_of_a_prompt_beyond_the_limit_is_that_of_its_end(tiny_models, slow_logprob, side):
+    assert len(VOCABULARY) == tiny_models["mistral"].config.vocab_size
+    long = preference("a very long prompt that goes on and on", chosen="good answer", rejected="bad")
+    example = renderer(longest_prompt=9, longest_response=6).examples([long])[0]
+    assert (spelled(example.prompt), spelled(example.chosen)) == ("on and on", "good a")
+    model = tiny_models["mistral"]
+    pairs = [Exchange(example.prompt, example.chosen), Exchange(example.prompt, example.rejected)]
+    found = Policy(model)(collate(pairs, pad=EOS, side=side))
+    with torch.no_grad():
+        expected = torch.stack(
+            [
+                slow_logprob(model, [VOCABULARY.index(c) for c in "on and on"], tokens)
+                for tokens in ([VOCABULARY.index(c) for c in "good a"], [*map(VOCABULARY.index, "bad"), EOS])
+            ]
+        )
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-5)

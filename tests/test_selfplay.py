@@ -1,0 +1,151 @@
+"""Sampled responses: of the right distribution, the same again for the same seed, and after an interruption."""
+
+import json
+
+import pytest
+import torch
+
+from spac_repro import selfplay
+from spac_repro.recipe import SelfPlay
+
+VOCABULARY = 37  # of the tiny models
+PAD, STOP = 0, 2
+LONGEST = 6
+
+
+def settings(*, batch_size: int = 4, temperature: float = 1.0, top_p: float = 1.0) -> SelfPlay:
+    return SelfPlay(temperature=temperature, top_p=top_p, batch_size=batch_size, generator="transformers")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models):
+    return tiny_models["mistral"]
+
+
+def draw(length: int, seed: int) -> list[int]:
+    return torch.randint(3, VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+PROMPTS = [draw(1 + 7 * i % 11, i) for i in range(13)]  # three batches of 4 and one of 1, not in the order of their length
+
+
+def respond(model, prompts=PROMPTS, how=None, **changes):
+    given = {"longest_response": LONGEST, "pad": PAD, "stop": STOP, "seed": 1}
+    return selfplay.respond(model, prompts, how or settings(), **{**given, **changes})
+
+
+def test_the_same_seed_gives_the_same_responses_and_another_gives_others(model):
+    first = respond(model)
+    torch.rand(7)  # what is drawn in between has no say
+    assert respond(model) == first
+    assert respond(model, seed=2) != first
+
+
+def test_no_other_draw_is_disturbed_and_the_model_is_left_as_it_was(model):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    model.train()
+    try:
+        respond(model)
+        assert model.training
+    finally:
+        model.eval()
+    respond(model)
+    assert not model.training
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_every_batch_has_a_seed_of_its_own(model):
+    """Otherwise like prompts in like places of two batches would be answered alike."""
+    responses = respond(model, [PROMPTS[0]] * 40, settings(batch_size=20))
+    assert responses[:20] != responses[20:]
+
+
+def test_a_response_ends_with_the_first_stop_or_at_the_limit(model):
+    responses = respond(model, PROMPTS * 12, settings(batch_size=len(PROMPTS) * 12), longest_response=20)
+    stopped = [response for response in responses if STOP in response]
+    assert 10 < len(stopped) < len(responses)  # both kinds are there to be looked at
+    for response in stopped:
+        assert response.index(STOP) == len(response) - 1
+    for response in responses:
+        assert 1 <= len(response) <= 20
+        assert STOP in response or len(response) == 20
+
+
+def greedy_by_hand(model, prompt: list[int]) -> list[int]:
+    """The likeliest token, again and again, from a full forward pass on one unpadded row."""
+    response: list[int] = []
+    while len(response) < LONGEST and STOP not in response:
+        logits = model(input_ids=torch.tensor([[*prompt, *response]]), use_cache=False).logits[0, -1]
+        response.append(int(logits.argmax()))
+    return response
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
+@torch.no_grad()
+def test_near_temperature_0_a_response_is_the_greedy_one(tiny_models, name):
+    """Padding on the left, the cache and the sliding window change nothing, and each prompt gets its own response."""
+    model = tiny_models[name]
+    responses = respond(model, how=settings(temperature=1e-4))
+    assert responses == [greedy_by_hand(model, prompt) for prompt in PROMPTS]
+
+
+@torch.no_grad()
+def test_a_tokens_share_is_its_probability(model):
+    """χ² of 4,000 first tokens against the softmax; nothing is cut off the distribution, and the temperature divides logits."""
+    prompt, n = PROMPTS[3], 4000
+    logits = model(input_ids=torch.tensor([prompt])).logits[0, -1].double()
+    for temperature in (1.0, 2.0):
+        responses = respond(model, [prompt] * n, settings(batch_size=n, temperature=temperature), longest_response=1)
+        counts = torch.bincount(torch.tensor(responses).flatten(), minlength=VOCABULARY).double()
+        expected = n * (logits / temperature).softmax(-1)
+        chi2 = ((counts - expected) ** 2 / expected).sum().item()
+        assert chi2 < 80  # 36 degrees of freedom: beyond 80 once in 30,000 seeds, and the seed is fixed
+
+
+# Batches on disk
+
+
+def test_an_interrupted_call_goes_on_to_the_same_responses(model, tmp_path):
+    uninterrupted = respond(model)
+
+    def die_at(batch):
+        def advance(done, total):
+            if done == batch:
+                raise KeyboardInterrupt
+
+        return advance
+
+    for batch in (1, 2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            respond(model, folder=tmp_path, advance=die_at(batch))
+        assert sorted(path.name for path in tmp_path.iterdir()) == [f"batch-{i:05d}.json" for i in range(batch)]
+    torch.rand(5)
+    assert respond(model, folder=tmp_path) == uninterrupted
+
+
+def test_finished_batches_are_read_and_not_sampled_again(model, tmp_path):
+    before = respond(model, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    kept = tmp_path / "batch-00002.json"
+    marked = [[9, 9, STOP] for _ in json.loads(kept.read_text())]
+    kept.write_text(json.dumps(marked))
+    after = respond(model, folder=tmp_path)
+    changed = [i for i in range(len(PROMPTS)) if after[i] != before[i]]
+    assert len(changed) == 4
+    by_length = sorted(range(len(PROMPTS)), key=lambda i: (len(PROMPTS[i]), i))
+    assert changed == sorted(by_length[8:12])
+
+
+def test_forgetting_the_batches(model, tmp_path):
+    respond(model, folder=tmp_path / "selfplay")
+    selfplay.forget(tmp_path / "selfplay")
+    assert not (tmp_path / "selfplay").exists()
+    selfplay.forget(tmp_path / "selfplay")  # of what was never kept there is nothing to forget
+
+
+def test_progress_is_told_in_batches(model):
+    told = []
+    respond(model, advance=lambda done, total: told.append((done, total)))
+    assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]

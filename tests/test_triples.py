@@ -1,0 +1,99 @@
+"""Triples: reference log-probabilities whatever the batches, and a file that gives back what was put in."""
+
+import pytest
+import torch
+
+from spac_repro import triples
+from spac_repro.errors import UserError
+from spac_repro.policy import Exchange, Policy
+from spac_repro.preferences.rendering import Example
+from spac_repro.triples import RESPONSES
+
+VOCABULARY = 37  # of the tiny models
+
+
+def draw(length: int, seed: int) -> list[int]:
+    return torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+EXAMPLES = [Example(draw(2 + i % 4, i), draw(1 + 5 * i % 7, 10 + i), draw(1 + 3 * i % 5, 20 + i)) for i in range(7)]
+SELFPLAY = [draw(1 + i % 3, 30 + i) for i in range(7)]
+TEXTS = {"prompt": [f"prompt {i}\n" for i in range(7)], "chosen": ["ρ"] * 7}
+
+
+@pytest.fixture
+def data():
+    return triples.from_examples(EXAMPLES, SELFPLAY)
+
+
+def reference(model, data, names=RESPONSES, batch_size=3):
+    return triples.reference_logprobs(Policy(model), data, names, batch_size=batch_size, pad=0, advance=lambda done, total: None)
+
+
+def test_every_row_keeps_its_own_responses(data):
+    assert data.exchanges("rejected", [4, 0]) == [Exchange(EXAMPLES[i].prompt, EXAMPLES[i].rejected) for i in (4, 0)]
+    assert data.exchanges("selfplay", [6]) == [Exchange(EXAMPLES[6].prompt, SELFPLAY[6])]
+    assert "selfplay" not in triples.from_examples(EXAMPLES, None).responses
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_reference_logprobs_stand_in_the_order_of_the_rows(tiny_models, slow_logprob, data, batch_size):
+    """They are computed in the order of length."""
+    model = tiny_models["llama"]
+    found = reference(model, data, batch_size=batch_size)
+    assert list(found) == list(RESPONSES)
+    for name, values in found.items():
+        assert (values.dtype, values.shape, values.requires_grad) == (torch.float32, (7,), False)
+        with torch.no_grad():
+            expected = torch.stack([slow_logprob(model, *pair) for pair in data.exchanges(name, range(7))])
+        torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+def test_only_the_named_responses_are_scored(tiny_models, data):
+    assert list(reference(tiny_models["llama"], data, names=("chosen",))) == ["chosen"]
+
+
+def test_a_file_gives_back_every_token_and_every_bit(tiny_models, tmp_path, data):
+    whole = triples.Triples(data.prompts, data.responses, reference(tiny_models["llama"], data))
+    triples.write(tmp_path / "selfplay.parquet", whole, TEXTS)
+    back = triples.read(tmp_path / "selfplay.parquet")
+    assert back.prompts == whole.prompts
+    assert dict(back.responses) == dict(whole.responses)
+    assert back.reference.keys() == whole.reference.keys()
+    for name, values in whole.reference.items():
+        assert back.reference[name].dtype == torch.float32
+        assert torch.equal(back.reference[name], values)
+
+
+def test_what_a_method_does_not_use_is_not_in_its_file(tmp_path):
+    triples.write(tmp_path / "a.parquet", triples.from_examples(EXAMPLES, None), {})
+    back = triples.read(tmp_path / "a.parquet")
+    assert list(back.responses) == ["chosen", "rejected"]
+    assert dict(back.reference) == {}
+
+
+def test_the_texts_are_there_for_a_reader(tmp_path, data):
+    from pyarrow import parquet
+
+    triples.write(tmp_path / "a.parquet", data, TEXTS)
+    table = parquet.read_table(tmp_path / "a.parquet")
+    assert table.column("prompt").to_pylist() == TEXTS["prompt"]
+    assert table.column("chosen").to_pylist() == TEXTS["chosen"]
+    assert table.column("chosen_tokens").to_pylist() == [example.chosen for example in EXAMPLES]
+
+
+def test_equal_triples_give_equal_files(tmp_path, data):
+    for name in ("one", "other"):
+        triples.write(tmp_path / name, data, TEXTS)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.parametrize("cut", [0, 10, -1])
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path, data, cut):
+    path = tmp_path / "selfplay.parquet"
+    triples.write(path, data, TEXTS)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"is damaged .*; remove it and repeat the command") as refused:
+        triples.read(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
