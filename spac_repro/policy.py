@@ -167,7 +167,7 @@ def _packaged(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedToke
             ) from None
     if found[settings.name] != settings.revision:
         raise UnfitEnvironmentError(
-            f"the package {settings.name} is {found[settings.name]} here, and the recipe asks for {settings.revision}; "
+            f"the package {settings.name} is {found[settings.name]} here; the recipe asks for {settings.revision}: "
             f"pip install {settings.name}=={settings.revision}"
         )
     files = [file for file in metadata.files(settings.name) or [] if file.suffix == ".gguf"]
