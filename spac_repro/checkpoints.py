@@ -76,9 +76,18 @@ def _load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     own = _distinct(model)
     if own.keys() != tensors.keys():
         raise UserError(f"the checkpoint is of another model: {sorted(own.keys() ^ tensors.keys())[0]} is in one of the two only")
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:  # copying would stretch a smaller one without a word
+            raise UserError(
+                f"the checkpoint is of another model: {name} is {_shape(tensors[name])} there and {_shape(tensor)} here"
+            )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def _shape(tensor: Tensor) -> str:
+    return " × ".join(map(str, tensor.shape))
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
