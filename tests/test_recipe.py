@@ -1,0 +1,360 @@
+"""Recipes as a user writes and changes them: what is read, where it comes from, and one line for every mistake."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spac_repro import recipe
+from spac_repro.errors import UserError
+from spac_repro.recipe import Provenance, load
+
+
+def value(of: Any, mark: str = "assumed", why: str | None = None) -> dict[str, Any]:
+    return {"value": of, "from": mark, **({"why": why} if why else {})}
+
+
+def group(**settings: Any) -> dict[str, Any]:
+    return {name: setting if isinstance(setting, dict) or setting is None else value(setting) for name, setting in settings.items()}
+
+
+REFERENCED = group(learning_rate=1e-4, last_learning_rate=None, beta=0.1, last_beta=None, reference="start")
+TREE: dict[str, Any] = {
+    "name": "mine",
+    "summary": "A recipe of one's own.",
+    "policy": {
+        **group(source="random", name="mistral", revision=None, parameters=None, dtype="float32", attention="sdpa"),
+        "architecture": group(
+            hidden_size=16, intermediate_size=32, layers=2, heads=2, key_value_heads=1, sliding_window=None, longest_sequence=64
+        ),
+    },
+    "data": {
+        **group(source="world", name=None, revision=None, pairs=20, template="plain"),
+        **group(longest_prompt=value(32, "SPIN", "a reason"), longest_response=10, overlong_prompts="refuse"),
+        "world": group(seed=1, preference_scale=5.0, right=0.45, near_miss=0.30, cut_off=0.17, garbage=0.08),
+    },
+    "start": None,
+    "selfplay": group(temperature=1.0, top_p=1.0, batch_size=8, generator="transformers"),
+    "methods": {
+        "spac": {**REFERENCED, **group(preference_weight=3.0, critic="smoothed", baseline="both")},
+        "dpo": REFERENCED,
+        "ipo": REFERENCED,
+        "spin": REFERENCED,
+        "sft": group(learning_rate=1e-4, last_learning_rate=None),
+    },
+    "training": {
+        **group(iterations=2, epochs=1, batch_size=8, micro_batch_size=4, optimizer="rmsprop", schedule="linear", warmup=0.1),
+        **group(weight_decay=0.0, max_grad_norm=1.0, precision="float32", gradient_checkpointing=False, engine="accelerate"),
+        **group(processes=1, checkpoint_every=10, checkpoints_kept=1),
+    },
+    "evaluation": group(suite="none", tasks=None, limit=None, batch_size=8, gold_prompts=0, gold_samples=1),
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a recipe, changed at a dotted key, and says where."""
+
+    def write(key: str | None = None, node: Any = None, *, without: str | None = None) -> str:
+        tree = json.loads(json.dumps(TREE))
+        for path in filter(None, (key, without)):
+            *groups, leaf = path.split(".")
+            inner = tree
+            for name in groups:
+                inner = inner[name]
+            if path == without:
+                del inner[leaf]
+            else:
+                inner[leaf] = node
+        file = tmp_path / "mine.yaml"
+        file.write_text(yaml.safe_dump(tree))
+        return str(file)
+
+    return write
+
+
+def refusal(name: str, **how: Any) -> str:
+    with pytest.raises(UserError) as refused:
+        load(name, **how)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert refused.value.exit_code == 2
+    return message
+
+
+# What is read
+
+
+def test_values_and_where_they_come_from(write):
+    run = load(write())
+    assert run.recipe.data.longest_prompt == 32
+    assert run.provenance["data.longest_prompt"] == Provenance("SPIN", "a reason")
+    assert run.provenance["methods.spac.beta"] == Provenance("assumed", "")
+    assert "policy.revision" not in run.provenance  # null: nothing was chosen
+    assert run.recipe.start is None
+    assert run.objective == run.recipe.methods.spac
+
+
+def test_a_runs_identity_is_what_bears_on_it(write):
+    file = write()
+    dpo = load(file, method="dpo")
+    assert dpo.settings()["objective"] == {
+        "learning_rate": 1e-4,
+        "last_learning_rate": None,
+        "beta": 0.1,
+        "last_beta": None,
+        "reference": "start",
+    }
+    assert load(file, method="dpo", seed=7).digest() == dpo.digest()
+    assert load(file, method="dpo", overrides=["methods.spac.beta=9"]).digest() == dpo.digest()  # another method's
+    assert load(write("summary", "In other words.")).digest() == load(file).digest()
+    others = [
+        load(file, method="ipo"),
+        load(file, method="dpo", overrides=["methods.dpo.beta=9"]),
+        load(file, method="dpo", overrides=["training.epochs=2"]),
+    ]
+    assert len({run.digest() for run in [dpo, *others]}) == 4
+
+
+def test_settings_cannot_be_changed_behind_the_runs_back(write):
+    with pytest.raises(ValueError, match="frozen"):
+        load(write()).recipe.training.epochs = 5
+
+
+# Names
+
+
+@pytest.mark.parametrize(("given", "meant"), [("tinny", "tiny"), ("zephyr", "zephyr-7b"), ("smollm2", "smollm2-135m")])
+def test_an_unknown_recipe_is_answered_with_the_nearest(given, meant):
+    message = refusal(given)
+    assert f"unknown recipe '{given}' (did you mean {meant}?)" in message
+    assert all(name in message for name in recipe.names())
+
+
+def test_where_nothing_is_near_nothing_is_suggested():
+    assert "did you mean" not in refusal("qqqqqq")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("spca", "spac"), ("dop", "dpo"), ("SPIN", None)])
+def test_an_unknown_method(given, meant):
+    message = refusal("tiny", method=given)
+    assert f"unknown method '{given}'" in message
+    assert "the methods are spac, dpo, ipo, spin, sft" in message
+    assert (f"did you mean {meant}?" in message) == (meant is not None)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("training.epoch", "training.epochs"),
+        ("temperature", "selfplay.temperature"),
+        ("trainig.batch_size", "training.batch_size"),
+        ("objective.betta", "methods.spac.beta"),
+        ("training.epochs.more", None),
+        ("training", None),
+        ("training.", None),
+        ("", None),
+        ("name", None),
+        ("summary", None),
+        ("data.world", None),
+    ],
+)
+def test_an_unknown_key_of_set(key, meant):
+    message = refusal("tiny", overrides=[f"{key}=3"])
+    assert message.startswith(f"--set {key}=3: unknown key")
+    assert "recipes show" in message
+    if meant:
+        assert f"did you mean {meant}?" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "meant"),
+    [
+        ("training", "epoch", "epochs"),
+        ("policy.architecture", "layer", "layers"),
+        ("methods.spac", "lambda_", None),
+        ("methods", "kto", None),
+    ],
+)
+def test_an_unknown_key_of_a_file(write, key, name, meant):
+    file = write(f"{key}.{name}", value(3))
+    message = refusal(file)
+    assert f"{file}: unknown key '{key}.{name}'" in message
+    if meant:
+        assert f"did you mean {meant}?" in message
+
+
+@pytest.mark.parametrize("key", ["training.epochs", "methods.spin.beta", "evaluation", "data.template"])
+def test_a_key_that_is_missing(write, key):
+    file = write(without=key)
+    assert f"{file}: {key}: missing; see `spac-repro recipes show tiny`" in refusal(file)
+
+
+# Values
+
+OUT_OF_RANGE = [
+    ("training.epochs", "0"),
+    ("training.epochs", "1.5"),
+    ("training.epochs", "many"),
+    ("training.epochs", ""),
+    ("training.epochs", "[1]"),
+    ("training.epochs", "{value: 3}"),
+    ("training.warmup", "1.01"),
+    ("training.warmup", "-0.1"),
+    ("training.warmup", "nan"),
+    ("objective.beta", "0"),
+    ("objective.beta", "-1"),
+    ("objective.beta", "inf"),
+    ("objective.beta", ".nan"),
+    ("objective.learning_rate", "1e400"),
+    ("objective.preference_weight", "-1e-9"),
+    ("objective.critic", "smooth"),
+    ("objective.baseline", "all"),
+    ("selfplay.top_p", "0"),
+    ("selfplay.top_p", "1.1"),
+    ("selfplay.temperature", "0"),
+    ("training.checkpoints_kept", "0"),
+    ("training.engine", "jax"),
+    ("training.micro_batch_size", "7"),
+    ("data.pairs", "-3"),
+    ("data.world.right", "0.9"),
+    ("policy.source", "hub"),
+    ("data.source", "file"),
+]
+
+
+@pytest.mark.parametrize(("key", "given"), OUT_OF_RANGE)
+def test_a_value_out_of_range(key, given):
+    message = refusal("tiny", overrides=[f"{key}={given}"])
+    name = key.replace("objective.", "methods.spac.")
+    checked_together = {"training.micro_batch_size": "batch_size", "data.world.right": "world", "policy.source": "architecture"}
+    checked_together["data.source"] = "data.world"
+    assert checked_together.get(key, name) in message
+    assert message.startswith("recipe tiny: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "expected"),
+    [
+        ("objective.learning_rate", "1e-5", 1e-5),  # which YAML 1.1 takes for text
+        ("objective.learning_rate", "2.5E-6", 2.5e-6),
+        ("objective.beta", "5", 5.0),
+        ("objective.last_beta", "0.5", 0.5),
+        ("objective.last_beta", "null", None),
+        ("training.epochs", "6", 6),
+        ("training.gradient_checkpointing", "true", True),
+        ("objective.critic", "linear", "linear"),
+        ("evaluation.tasks", "[mini_arc, mini_mmlu]", ["mini_arc", "mini_mmlu"]),
+        ("data.name", "owner/name=with=equals", "owner/name=with=equals"),
+    ],
+)
+def test_set_reads_values_as_they_are_meant(key, text, expected):
+    run = load("tiny", overrides=[f"{key}={text}"])
+    found: Any = run.recipe.model_dump(mode="json")
+    name = key.replace("objective.", "methods.spac.")
+    for part in name.split("."):
+        found = found[part]
+    assert found == expected
+    assert type(found) is type(expected)
+    assert run.provenance[name] == Provenance("set", f"--set {key}={text}")
+
+
+def test_of_two_settings_of_a_key_the_last_holds():
+    assert load("tiny", overrides=["training.epochs=5", "training.epochs=7"]).recipe.training.epochs == 7
+
+
+def test_objective_is_the_runs_own_method():
+    run = load("tiny", method="ipo", overrides=["objective.beta=0.7"])
+    assert run.recipe.methods.ipo.beta == 0.7
+    assert run.recipe.methods.spac.beta == load("tiny").recipe.methods.spac.beta
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "", "training epochs 3"])
+def test_set_without_an_equals_sign(override):
+    assert "write key=value, for example --set training.epochs=1" in refusal("tiny", overrides=[override])
+
+
+@pytest.mark.parametrize("text", ["[", "{a", "'", "a: b: c"])
+def test_set_to_what_is_no_value(text):
+    assert "is not a value; write a number, a word or null" in refusal("tiny", overrides=[f"training.epochs={text}"])
+
+
+# Where values come from
+
+
+def test_a_setting_without_its_origin(write):
+    file = write("training.epochs", 3)
+    assert f"{file}: training.epochs: no provenance; write it as {{value: 3, from: assumed, why: …}}" in refusal(file)
+
+
+@pytest.mark.parametrize("mark", ["set", "guessed", None, ["SPIN"]])
+def test_an_origin_that_there_is_not(write, mark):
+    file = write("training.epochs", {"value": 3, "from": mark})
+    message = refusal(file)
+    assert f"{file}: training.epochs: `from` is {mark!r}; it must be one of abstract, reading, derived, tested, SPIN" in message
+
+
+def test_a_setting_has_a_value_an_origin_and_a_reason_and_nothing_else(write):
+    file = write("training.epochs", {**value(3), "because": "of it"})
+    assert f"{file}: training.epochs: unknown key 'because'; a setting has value, from and why" in refusal(file)
+
+
+# Files
+
+BROKEN = {
+    "name: [": r"line \d+: not YAML",
+    "a: 1\nb: 2\n c: 3": "line 3: not YAML",
+    "\tname: x": "line 1: not YAML",
+    "name: x\0": "not YAML",
+    "name: *nobody": "line 1: not YAML",
+    "!!python/object/apply:os.system [exit 1]": "line 1: not YAML",
+    "": "not a recipe: a mapping of settings is wanted",
+    "- 1": "not a recipe",
+    "just words": "not a recipe",
+    "3: {value: 3, from: assumed}": "",
+    "name: mine\npolicy: {value: 3, from: assumed}": "",
+    "name: mine\npolicy: [1]": "policy: no provenance",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_file_that_is_no_recipe(tmp_path, text):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    message = refusal(str(file))
+    assert message.startswith(str(file))
+    assert re.search(BROKEN[text], message)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    assert f"cannot read the recipe {tmp_path / 'none.yaml'}: No such file" in refusal(str(tmp_path / "none.yaml"))
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe")
+    assert f"cannot read the recipe {tmp_path / 'bytes.yaml'}: " in refusal(str(tmp_path / "bytes.yaml"))
+    (tmp_path / "folder.yaml").mkdir()
+    assert "Is a directory" in refusal(str(tmp_path / "folder.yaml"))
+
+
+@given(st.text(max_size=60) | st.text(":-{}[]&*!'\"\n\t ab1", max_size=40))
+def test_no_text_is_met_with_anything_but_one_line(tmp_path_factory, text):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(text, encoding="utf-8", errors="replace")
+    refusal(str(file))
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
+
+
+@settings(max_examples=40)  # each reads a whole recipe
+@given(st.sampled_from(sorted(recipe.leaves(load("tiny").recipe.model_dump()))), scalars)
+def test_any_value_for_any_key_is_taken_or_refused_in_one_line(key, given_value):
+    override = f"{key}={yaml.safe_dump(given_value, default_flow_style=True).removesuffix('...').strip()}"
+    message = ""
+    try:
+        load("tiny", overrides=[override])
+    except UserError as refused:
+        message = str(refused)
+    assert "\n" not in message.replace(override, "")
