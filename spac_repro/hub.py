@@ -16,11 +16,13 @@ def snapshot(name: str, revision: str | None) -> Path:
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # its retries are many lines; what comes of them is one
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise UnfitEnvironmentError(
             f"the model {name} at revision {revision} is not in the cache and the hub did not give it ({type(error).__name__}); "
-            "download it where there is a network with `huggingface-cli download`, and share HF_HOME with this machine"
+            f"where there is a network, run `hf download {name} --revision {revision}`, and share HF_HOME with this machine"
         ) from None

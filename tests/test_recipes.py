@@ -129,3 +129,22 @@ def test_unknown_numbers_are_said_to_be_unknown():
     found = plan(recipe.load("smollm2-135m"), None)
     assert found.gpu_hours is None
     assert dict(rows(found))["GPU hours, estimated"] == "not known before the preferences are read"
+
+
+def test_a_model_that_cannot_be_had_is_one_line_with_the_way_to_it(monkeypatch, capfd):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from spac_repro import hub
+    from spac_repro.errors import UnfitEnvironmentError
+
+    def nothing(name: str, **_: object) -> str:
+        raise LocalEntryNotFoundError("no network\nand no cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
+    settings = recipe.load("zephyr-7b").recipe.policy
+    with pytest.raises(UnfitEnvironmentError) as refusal:
+        hub.snapshot(settings.name, settings.revision)
+    assert f"hf download {settings.name} --revision {settings.revision}" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert capfd.readouterr().err == ""
