@@ -54,9 +54,10 @@ def main() -> None:
     except UserError as error:
         print(f"spac-repro: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer's word for an interruption, and not a word to the user
+            print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -219,7 +219,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _world_where_needed(self) -> "Recipe":
         if (self.data.world is not None) != (self.data.source == "world"):
-            raise ValueError("`data.world` belongs to `data.source: world` and to nothing else")
+            raise ValueError("`data.world` belongs to `data.source: world`: a recipe with a built-in world takes no --preferences")
         if self.data.world is None and (self.start or self.evaluation.suite == "mini" or self.evaluation.gold_prompts):
             raise ValueError("a supervised start, the mini leaderboard and the gold reward need `data.source: world`")
         return self
