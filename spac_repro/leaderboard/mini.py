@@ -5,7 +5,7 @@
 | mini_arc | ARC | an exercise, and four whole answers | 5 | acc_norm |
 | mini_hellaswag | HellaSwag | an answer begun, and four endings | 5 | acc_norm |
 | mini_truthfulqa | TruthfulQA | an exercise, a true answer and seven false ones | 0 | mc2, the true one's share |
-| mini_mmlu | MMLU | which of four letters is the greatest, A, B, C or D? a subject for each last letter | 5 | acc_macro, acc |
+| mini_mmlu | MMLU | which quarter of the alphabet, A to D, does it begin in? a subject for each last letter | 5 | acc_macro, acc |
 | mini_winogrande | WinoGrande | two exercises that differ in one letter; which has this answer? | 5 | acc |
 | mini_gsm8k | GSM8K | a sum or a word to work on, the answer generated | 5 | exact_match |
 
@@ -116,7 +116,7 @@ def _truthfulqa(world: World, prompt: str, rng: random.Random) -> dict[str, Any]
 
 
 def _mmlu_splits(world: World) -> Splits:
-    """The subject is the last of the four letters."""
+    """The subject is the word's last letter."""
 
     def row(prompt: str) -> dict[str, Any]:
         return OPENING | {"prompt": prompt, "answer": CHOICES.index(world.correct(prompt)), "subject": prompt[-2]}
@@ -130,7 +130,7 @@ def _mmlu_splits(world: World) -> Splits:
 
 
 def _winogrande(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
-    """Which of two exercises, alike but for the order of two neighbours or one term, has this answer?"""
+    """Which of two exercises, alike but for one character, has this answer?"""
     correct = world.correct(prompt)
     while world.correct(other := _similar(prompt, rng)) == correct:
         pass
@@ -138,12 +138,11 @@ def _winogrande(world: World, prompt: str, rng: random.Random) -> dict[str, Any]
 
 
 def _similar(prompt: str, rng: random.Random) -> str:
-    """The exercise with two neighbouring characters swapped, or with another digit at the end."""
+    """The exercise with another character at one place: a letter of the word, or the tens of the sum."""
     task, question = prompt[:-1].split(":")
-    at = rng.randrange(len(question) - 1)
-    if task == "add":
-        return f"{task}:{question[:-1]}{rng.randrange(10)}="
-    return f"{task}:{question[:at]}{question[at + 1]}{question[at]}{question[at + 2 :]}="
+    at = 0 if task == "add" else rng.randrange(len(question))
+    other = rng.choice("123456789" if task == "add" else LETTERS)
+    return f"{task}:{question[:at]}{other}{question[at + 1 :]}="
 
 
 def _gsm8k(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:

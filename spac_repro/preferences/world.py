@@ -2,8 +2,8 @@
 
 A prompt asks for one of five things, with characters as tokens:
 
-    copy:bhad=       bhad          sort:bhad=       abdh          choose:bhad=     B   (the greatest letter is the second)
-    reverse:bhad=    dahb          add:12+7=        19
+    copy:bhad=       bhad          sort:bhad=    abdh          choose:bhad=    A   (the quarter of the alphabet it begins in)
+    reverse:bhad=    dahb          add:12+7=     19   (no carrying)
 
 The behaviour that left the data, μ, answers right, nearly right, cut off or with garbage, in proportions that the recipe sets.
 Preferences are Bradley–Terry labels on pairs drawn from μ with the gold reward. Everything is a function of the settings: prompts
@@ -170,12 +170,13 @@ def _word(rng: random.Random) -> str:
 
 
 def _sum(rng: random.Random) -> str:
-    return f"{rng.randrange(10, 60)}+{rng.randrange(10)}"
+    units = rng.randrange(10)
+    return f"{rng.randrange(1, 10)}{units}+{rng.randrange(10 - units)}"
 
 
-def _greatest(word: str) -> str:
-    """The name of the greatest letter's place; of equal ones the first."""
-    return CHOICES[word.index(max(word))]
+def _quarter(word: str) -> str:
+    """The quarter of the alphabet that the word begins in."""
+    return CHOICES[LETTERS.index(word[0]) * len(CHOICES) // len(LETTERS)]
 
 
 _QUESTIONS: dict[str, Callable[[random.Random], str]] = {
@@ -186,5 +187,5 @@ _SOLVERS: dict[str, Callable[[str], str]] = {
     "reverse": lambda word: word[::-1],
     "sort": lambda word: "".join(sorted(word)),
     "add": lambda question: str(sum(int(term) for term in question.split("+"))),
-    "choose": _greatest,
+    "choose": _quarter,
 }
