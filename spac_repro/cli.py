@@ -171,6 +171,33 @@ def verify(
     raise typer.Exit(verdict.exit_code)
 
 
+@app.command()
+def theory(
+    experiments: Annotated[
+        list[str] | None, typer.Option("--experiment", metavar="NAME", help="One experiment; repeatable.", show_default="all")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer seeds and sizes: half a minute.")] = False,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.", show_default="20, or 5 with --quick", min=2)] = None,
+    out: Annotated[Path, typer.Option(help="Folder for numbers, figures and tables.")] = Path("runs/theory"),
+    as_json: AsJson = False,
+) -> None:
+    """Rerun the convergence claims where they can be computed exactly: SPAC-T and its rivals on tabular instances.
+
+    The experiments: prototype, samples, rounds, coverage, uncovered, loose, tuning, features, baseline (see docs/theory.md).
+    """
+    from spac_repro import verification
+    from spac_repro.theory.experiments import run
+
+    with _progress(as_json) as progress:
+        report = run(experiments, quick=quick, seeds=seeds, out=out, progress=progress)
+    if as_json:
+        print(json.dumps({"out": str(out), **report.as_json()}))
+    else:
+        _print(verification.render(report.verdict))
+        print(f"numbers, tables and figures in {out}")
+    raise typer.Exit(1 if report.verdict.status == "disagrees" else 0)
+
+
 @recipes.command("list")
 def list_recipes(as_json: AsJson = False) -> None:
     """The recipes that come with the package."""
