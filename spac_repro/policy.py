@@ -105,7 +105,9 @@ def world_tokenizer() -> PreTrainedTokenizerFast:
 
     tokens = ["<pad>", "<s>", "</s>", *world.TASKS, *world.CHARACTERS]
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join((*world.TASKS, "[\\s\\S]"))), behavior="isolated")
+    # A task's name is one token before its colon only: "add" also stands in words, and there it is three letters.
+    pattern = Regex(f"(?:{'|'.join(world.TASKS)})(?=:)|[\\s\\S]")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
