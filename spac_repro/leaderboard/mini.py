@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from spac_repro.leaderboard.questions import Row, Splits
 from spac_repro.leaderboard.task import Task
 from spac_repro.preferences.world import CHOICES, LETTERS, Split, World, near_miss, task_of
+from spac_repro.preferences.world import TASKS as TASK_NAMES
 
 ASKED = 100  # questions a task
 EXAMPLES = 20  # to draw few-shot examples from; at least as many as shots for each subject
@@ -90,11 +91,16 @@ def _prompts(world: World, split: Split, purpose: str, n: int, wanted: Callable[
     """The first n different prompts of a split that are wanted."""
     found: dict[str, None] = {}
     for prompt in world.prompts(split, purpose):
-        if wanted(prompt):
+        if wanted(prompt) and _in_letters(prompt.partition(":")[2] + world.correct(prompt)):
             found[prompt] = None
             if len(found) == n:
                 break
     return list(found)
+
+
+def _in_letters(text: str) -> bool:
+    """Whether no task's name stands in the text by chance: in "badd" it would be read as one token, across a begun answer's end."""
+    return not any(name in text for name in TASK_NAMES)
 
 
 def _arc(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
@@ -104,9 +110,9 @@ def _arc(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
 
 def _hellaswag(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
     correct = world.correct(prompt)
-    begun = rng.randint(1, len(correct) - 2)
-    endings = _wrong(correct[begun:], 3, rng)
-    return {"prompt": prompt + correct[:begun]} | _shuffled(correct[begun:], endings, rng)
+    at = rng.randint(1, len(correct) - 2)
+    begun, ending = correct[:at], correct[at:]
+    return {"prompt": prompt + begun} | _shuffled(ending, _wrong(ending, 3, rng, begun=begun), rng)
 
 
 def _truthfulqa(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
@@ -132,7 +138,7 @@ def _mmlu_splits(world: World) -> Splits:
 def _winogrande(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
     """Which of two exercises, alike but for one character, has this answer?"""
     correct = world.correct(prompt)
-    while world.correct(other := _similar(prompt, rng)) == correct:
+    while world.correct(other := _similar(prompt, rng)) == correct or not _in_letters(other.partition(":")[2]):
         pass
     return _shuffled(prompt, [other], rng) | {"target": correct}
 
@@ -149,12 +155,12 @@ def _gsm8k(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
     return {"target": world.correct(prompt)}
 
 
-def _wrong(correct: str, n: int, rng: random.Random) -> list[str]:
-    """n different wrong answers, one or two slips away from the right one."""
+def _wrong(correct: str, n: int, rng: random.Random, *, begun: str = "") -> list[str]:
+    """n different wrong answers, one slip away from the right one; or wrong endings of an answer begun."""
     wrong: dict[str, None] = {}
     while len(wrong) < n:
         answer = near_miss(correct, rng)
-        if answer and answer != correct:
+        if _in_letters(begun + answer):
             wrong[answer] = None
     return list(wrong)
 
