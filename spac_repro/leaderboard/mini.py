@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 from spac_repro.leaderboard.questions import Row, Splits
 from spac_repro.leaderboard.task import Task
 from spac_repro.preferences.world import CHOICES, LETTERS, Split, World, near_miss, task_of
-from spac_repro.preferences.world import TASKS as TASK_NAMES
 
 ASKED = 100  # questions a task
 EXAMPLES = 20  # to draw few-shot examples from; at least as many as shots for each subject
@@ -91,16 +90,11 @@ def _prompts(world: World, split: Split, purpose: str, n: int, wanted: Callable[
     """The first n different prompts of a split that are wanted."""
     found: dict[str, None] = {}
     for prompt in world.prompts(split, purpose):
-        if wanted(prompt) and _in_letters(prompt.partition(":")[2] + world.correct(prompt)):
+        if wanted(prompt):
             found[prompt] = None
             if len(found) == n:
                 break
     return list(found)
-
-
-def _in_letters(text: str) -> bool:
-    """Whether no task's name stands in the text by chance: in "badd" it would be read as one token, across a begun answer's end."""
-    return not any(name in text for name in TASK_NAMES)
 
 
 def _arc(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
@@ -111,8 +105,8 @@ def _arc(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
 def _hellaswag(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
     correct = world.correct(prompt)
     at = rng.randint(1, len(correct) - 2)
-    begun, ending = correct[:at], correct[at:]
-    return {"prompt": prompt + begun} | _shuffled(ending, _wrong(ending, 3, rng, begun=begun), rng)
+    ending = correct[at:]
+    return {"prompt": prompt + correct[:at]} | _shuffled(ending, _wrong(ending, 3, rng), rng)
 
 
 def _truthfulqa(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
@@ -138,7 +132,7 @@ def _mmlu_splits(world: World) -> Splits:
 def _winogrande(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
     """Which of two exercises, alike but for one character, has this answer?"""
     correct = world.correct(prompt)
-    while world.correct(other := _similar(prompt, rng)) == correct or not _in_letters(other.partition(":")[2]):
+    while world.correct(other := _similar(prompt, rng)) == correct:
         pass
     return _shuffled(prompt, [other], rng) | {"target": correct}
 
@@ -155,13 +149,11 @@ def _gsm8k(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
     return {"target": world.correct(prompt)}
 
 
-def _wrong(correct: str, n: int, rng: random.Random, *, begun: str = "") -> list[str]:
-    """n different wrong answers, one slip away from the right one; or wrong endings of an answer begun."""
+def _wrong(correct: str, n: int, rng: random.Random) -> list[str]:
+    """n different wrong answers, one slip away from the right one."""
     wrong: dict[str, None] = {}
     while len(wrong) < n:
-        answer = near_miss(correct, rng)
-        if _in_letters(begun + answer):
-            wrong[answer] = None
+        wrong[near_miss(correct, rng)] = None
     return list(wrong)
 
 
