@@ -5,7 +5,7 @@
 | mini_arc | ARC | an exercise, and four whole answers | 5 | acc_norm |
 | mini_hellaswag | HellaSwag | an answer begun, and four endings | 5 | acc_norm |
 | mini_truthfulqa | TruthfulQA | an exercise, a true answer and seven false ones | 0 | mc2, the true one's share |
-| mini_mmlu | MMLU | which quarter of the alphabet, A to D, does it begin in? a subject for each last letter | 5 | acc_macro, acc |
+| mini_mmlu | MMLU | which quarter of the alphabet, A to D, lies between first and last letter? a subject for each last letter | 5 | acc_macro, acc |
 | mini_winogrande | WinoGrande | two exercises that differ in one letter; which has this answer? | 5 | acc |
 | mini_gsm8k | GSM8K | a sum or a word to work on, the answer generated | 5 | exact_match |
 
@@ -70,7 +70,7 @@ def mini_items(world: World) -> dict[str, Splits]:
         "mini_hellaswag": _splits(world, "mini_hellaswag", _hellaswag, WORDS),
         "mini_truthfulqa": _splits(world, "mini_truthfulqa", _truthfulqa, (*WORDS, "add")),
         "mini_mmlu": _mmlu_splits(world),
-        "mini_winogrande": _splits(world, "mini_winogrande", _winogrande, ("copy", "reverse", "add")),
+        "mini_winogrande": _splits(world, "mini_winogrande", _winogrande, ("sort", "add")),
         "mini_gsm8k": _splits(world, "mini_gsm8k", _gsm8k, (*WORDS, "add")),
     }
 
@@ -138,11 +138,13 @@ def _winogrande(world: World, prompt: str, rng: random.Random) -> dict[str, Any]
 
 
 def _similar(prompt: str, rng: random.Random) -> str:
-    """The exercise with another character at one place: a letter of the word, or the tens of the sum."""
+    """The exercise with a neighbouring letter at one place of the word, or with another last term of the sum."""
     task, question = prompt[:-1].split(":")
-    at = 0 if task == "add" else rng.randrange(len(question))
-    other = rng.choice("123456789" if task == "add" else LETTERS)
-    return f"{task}:{question[:at]}{other}{question[at + 1 :]}="
+    if task == "add":
+        return f"{task}:{question[:-1]}{rng.randrange(10 - int(question[1]))}="
+    at = rng.randrange(len(question))
+    neighbours = [letter for letter in LETTERS if abs(ord(letter) - ord(question[at])) == 1]
+    return f"{task}:{question[:at]}{rng.choice(neighbours)}{question[at + 1 :]}="
 
 
 def _gsm8k(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:

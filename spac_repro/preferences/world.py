@@ -2,7 +2,7 @@
 
 A prompt asks for one of five things, with characters as tokens:
 
-    copy:bhad=       bhad          sort:bhad=    abdh          choose:bhad=    A   (the quarter of the alphabet it begins in)
+    copy:bhad=       bhad          sort:bhad=    abdh          choose:bhad=    B   (see _quarter)
     reverse:bhad=    dahb          add:12+7=     19   (no carrying)
 
 The behaviour that left the data, μ, answers right, nearly right, cut off or with garbage, in proportions that the recipe sets.
@@ -170,13 +170,14 @@ def _word(rng: random.Random) -> str:
 
 
 def _sum(rng: random.Random) -> str:
-    units = rng.randrange(10)
+    units = rng.randrange(9)
     return f"{rng.randrange(1, 10)}{units}+{rng.randrange(10 - units)}"
 
 
 def _quarter(word: str) -> str:
-    """The quarter of the alphabet that the word begins in."""
-    return CHOICES[LETTERS.index(word[0]) * len(CHOICES) // len(LETTERS)]
+    """The quarter of the alphabet that lies midway between the first and the last letter."""
+    twice_the_middle = LETTERS.index(word[0]) + LETTERS.index(word[-1])
+    return CHOICES[twice_the_middle * len(CHOICES) // (2 * len(LETTERS) - 1)]
 
 
 _QUESTIONS: dict[str, Callable[[random.Random], str]] = {
