@@ -30,8 +30,22 @@ HEADER = "# Made by requirements/lock.py from {source}. Do not edit: change {sou
 
 def resolve(source: str, *options: str) -> list[str]:
     """uv's answer for one input file, as one text block a package."""
-    command = ["uv", "pip", "compile", source, "--universal", "--python-version", "3.11", "--generate-hashes", "--no-header",
-               "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet", *options]
+    command = [
+        "uv",
+        "pip",
+        "compile",
+        source,
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--no-emit-index-url",
+        "--no-emit-find-links",
+        "--quiet",
+        *options,
+    ]
     answer = subprocess.run(command, cwd=HERE, check=True, capture_output=True, text=True).stdout
     return re.split(r"\n(?=[A-Za-z0-9])", answer.strip())
 

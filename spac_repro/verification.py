@@ -243,9 +243,7 @@ def verify(expected: Expected, fresh: Fresh, *, partial: bool = False, notes: Se
     without_row = tuple(key for key in fresh if key not in known)
     run = {key.method for key, values in fresh.items() if values}
     missed = [
-        row.key
-        for row in expected.rows
-        if row.primary and row.method in run and row not in comparable and row.value is not None
+        row.key for row in expected.rows if row.primary and row.method in run and row not in comparable and row.value is not None
     ]
     status, reason = _decide(expected, comparisons, fresh, [] if partial else missed)
     return Verdict(
@@ -305,9 +303,7 @@ def conclude(run_folder: Path) -> Verdict:
     return verdict
 
 
-def verify_scores(
-    scores: Path | str, *, recipe: str, method: str, iteration: int, expected: Path | str | None = None
-) -> Verdict:
+def verify_scores(scores: Path | str, *, recipe: str, method: str, iteration: int, expected: Path | str | None = None) -> Verdict:
     """Hold a results file of lm-eval, said to be of this recipe, method and iteration, against `expected`.
 
     Raises the errors of verify_runs.

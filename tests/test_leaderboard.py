@@ -209,9 +209,7 @@ def test_scores_equal_the_harness_own(scores: list[Score], results: dict[str, An
     assert disagreements(scores, results) == []
 
 
-def test_the_comparison_fails_for_another_model(
-    tokenizer: PreTrainedTokenizerFast, data: Path, results: dict[str, Any]
-) -> None:
+def test_the_comparison_fails_for_another_model(tokenizer: PreTrainedTokenizerFast, data: Path, results: dict[str, Any]) -> None:
     other = evaluate(build(seed=9), tokenizer, "openllm", data=data)
     assert {line.split()[0] for line in disagreements(other, results)} >= TASKS.keys() - {"gsm8k"}
 
@@ -307,8 +305,7 @@ def test_gsm8k_strict_and_flexible(tokenizer: PreTrainedTokenizerFast, data: Pat
     def generate(input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
         said = [tokenizer(text + "</s>" * (20 - len(text)))["input_ids"] for text in spoken]
         order = [
-            next(i for i in range(3) if f"How much is {6 + i} and 7?\nAnswer:" in tokenizer.decode(row[-40:]))
-            for row in input_ids
+            next(i for i in range(3) if f"How much is {6 + i} and 7?\nAnswer:" in tokenizer.decode(row[-40:])) for row in input_ids
         ]
         return torch.cat([input_ids, torch.tensor([said[i] for i in order])], dim=1)
 
@@ -350,9 +347,7 @@ def test_scores_do_not_depend_on_what_else_is_asked(
 
 def test_progress_counts_requests(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    evaluate(
-        model, tokenizer, "openllm", tasks=["winogrande"], data=data, limit=4, progress=lambda *report: seen.append(report)
-    )
+    evaluate(model, tokenizer, "openllm", tasks=["winogrande"], data=data, limit=4, progress=lambda *report: seen.append(report))
     assert seen == [("winogrande", done, 8) for done in range(1, 9)]
 
 
@@ -470,9 +465,7 @@ BAD: list[tuple[str, str, Callable[[Path], Any], str]] = [
     (
         "truthfulqa_mc2",
         "nothing true",
-        lambda d: _replace_line(
-            d / "truthful_qa/validation.jsonl", 1, _set(mc2_targets={"choices": ["a", "b"], "labels": [0, 0]})
-        ),
+        lambda d: _replace_line(d / "truthful_qa/validation.jsonl", 1, _set(mc2_targets={"choices": ["a", "b"], "labels": [0, 0]})),
         r"row 1: mc2_targets: .*at least one as true",
     ),
     (

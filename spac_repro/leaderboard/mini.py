@@ -5,7 +5,7 @@
 | mini_arc | ARC | an exercise, and four whole answers | 5 | acc_norm |
 | mini_hellaswag | HellaSwag | an answer begun, and four endings | 5 | acc_norm |
 | mini_truthfulqa | TruthfulQA | an exercise, a true answer and seven false ones | 0 | mc2, the true one's share |
-| mini_mmlu | MMLU | which quarter of the alphabet, A to D, lies between first and last letter? a subject for each last letter | 5 | acc_macro, acc |
+| mini_mmlu | MMLU | which quarter of the alphabet, A to D? by two letters; the last one is the subject | 5 | acc_macro, acc |
 | mini_winogrande | WinoGrande | two exercises that differ in one letter; which has this answer? | 5 | acc |
 | mini_gsm8k | GSM8K | a sum or a word to work on, the answer generated | 5 | exact_match |
 

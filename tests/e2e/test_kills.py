@@ -1,6 +1,5 @@
 """A run that is killed, again and again, at every kind of moment, ends as one that was not."""
 
-import json
 import signal
 import subprocess
 import time
