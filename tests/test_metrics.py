@@ -70,6 +70,12 @@ def test_of_a_torn_file_the_whole_lines_are_read(cut):
         assert metrics.read(folder) == LINES[: encoded(LINES)[: cut + 1].count(b"\n")]
 
 
+def test_nothing_is_read_past_a_torn_line(tmp_path):
+    """What comes after one was not written after it."""
+    (tmp_path / "metrics.jsonl").write_bytes(encoded(LINES[:3]) + b'{"iteration": 0, "st\n' + encoded(LINES[4:]))
+    assert metrics.read(tmp_path) == LINES[:3]
+
+
 def test_an_iteration_begun_again_keeps_the_ones_before(tmp_path):
     write(tmp_path, LINES, 0, 0)
     write(tmp_path, [], 1, 0)
