@@ -1,0 +1,85 @@
+"""The supervised start's loss, against log-probabilities from the slow implementation: responses alone, and several in a row."""
+
+import pytest
+import torch
+
+from spac_repro import policy, supervised
+from spac_repro.policy import Policy
+from spac_repro.recipe import Architecture
+from spac_repro.recipe import Policy as PolicySettings
+
+DEMONSTRATIONS = [("copy:bhad=", "bhad"), ("add:12+7=", "19"), ("choose:bhad=", "A"), ("sort:ca=", "acc"), ("copy:j=", "j")] * 2
+UNIT = 1 + sum(len(response) for _, response in DEMONSTRATIONS) / len(DEMONSTRATIONS)
+ROWS = [3, 0, 7, 1, 2, 9, 4, 5]
+
+
+@pytest.fixture(scope="module")
+def made(one_thread):
+    shape = Architecture(
+        hidden_size=16, intermediate_size=32, layers=2, heads=4, key_value_heads=2, sliding_window=None, longest_sequence=256
+    )
+    settings = PolicySettings(
+        source="random", name="m", revision=None, parameters=None, architecture=shape, dtype="float32", attention="sdpa"
+    )
+    model, tokenizer = policy.create(settings, seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8)  # far from uniform
+    return model.eval(), tokenizer
+
+
+def tokens(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_alone_each_response_is_learned_with_its_end(made, slow_logprob):
+    model, tokenizer = made
+    losses, details = supervised.objective(Policy(model), tokenizer, DEMONSTRATIONS, few_shot_share=0.0)(ROWS)
+    assert details == {}
+    with torch.no_grad():
+        for loss, i in zip(losses, ROWS, strict=True):
+            prompt, response = DEMONSTRATIONS[i]
+            expected = -slow_logprob(
+                model,
+                [tokenizer.bos_token_id, *tokens(tokenizer, prompt)],
+                [*tokens(tokenizer, response), tokenizer.eos_token_id],
+            )
+            assert loss.item() == pytest.approx(expected.item() / UNIT, rel=1e-4)
+
+
+def test_together_responses_and_line_breaks_are_learned_and_prompts_are_not(made, slow_logprob):
+    model, tokenizer = made
+    losses, _ = supervised.objective(Policy(model), tokenizer, DEMONSTRATIONS, few_shot_share=1.0)(ROWS)
+    assert len(losses) == 2  # eight demonstrations, at most six in a row
+    with torch.no_grad():
+        for loss, members in zip(losses, (ROWS[:6], ROWS[6:]), strict=True):
+            before, expected = [tokenizer.bos_token_id, *tokens(tokenizer, "\n")], 0.0
+            for prompt, response in (DEMONSTRATIONS[i] for i in members):
+                before = [*before, *tokens(tokenizer, prompt)]
+                learned = tokens(tokenizer, response + "\n")
+                expected -= slow_logprob(model, before, learned).item()
+                before = [*before, *learned]
+            assert loss.item() == pytest.approx(expected / UNIT, rel=1e-4)
+
+
+def test_the_share_of_few_shot_steps_is_the_recipes(made):
+    """Which steps those are is a function of their examples: the same again after an interruption."""
+    _, tokenizer = made
+    many = DEMONSTRATIONS * 40
+    together = []
+
+    def count(batch):
+        together.append(len(batch.ids) == 1)
+        return torch.zeros(len(batch.ids))
+
+    count.model = torch.nn.Linear(1, 1)
+    count.model.device = "cpu"
+    objective = supervised.objective(count, tokenizer, many, few_shot_share=0.3)
+    for first in range(400):
+        objective([first, (first + 1) % 400])
+    assert sum(together) / 400 == pytest.approx(0.3, abs=0.1)
+    once = list(together)
+    together.clear()
+    for first in range(400):
+        objective([first, (first + 1) % 400])
+    assert together == once
