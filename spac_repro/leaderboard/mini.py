@@ -116,15 +116,20 @@ def _truthfulqa(world: World, prompt: str, rng: random.Random) -> dict[str, Any]
 
 
 def _mmlu_splits(world: World) -> Splits:
-    """The subject is the word's last letter."""
+    """The subject is the word's last letter. Each of A to D answers as many questions: in the world some are more common."""
 
     def row(prompt: str) -> dict[str, Any]:
         return OPENING | {"prompt": prompt, "answer": CHOICES.index(world.correct(prompt)), "subject": prompt[-2]}
 
     def about(letter: str) -> Callable[[str], bool]:
-        return lambda prompt: prompt.startswith("choose:") and prompt[-2] == letter
+        return lambda prompt: task_of(prompt) == "choose" and prompt[-2] == letter
 
-    asked = _prompts(world, "leaderboard", "mini_mmlu", ASKED, lambda prompt: prompt.startswith("choose:"))
+    def answered(choice: str) -> Callable[[str], bool]:
+        return lambda prompt: task_of(prompt) == "choose" and world.correct(prompt) == choice
+
+    each = ASKED // len(CHOICES)
+    asked = [prompt for choice in CHOICES for prompt in _prompts(world, "leaderboard", "mini_mmlu", each, answered(choice))]
+    random.Random(f"mini_mmlu {world.seed}").shuffle(asked)
     examples = [prompt for letter in LETTERS for prompt in _prompts(world, "train", "mini_mmlu", SHOTS, about(letter))]
     return {"asked": [row(prompt) for prompt in asked], "examples": [row(prompt) for prompt in examples]}
 
