@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spac_repro.recipe import Run
 
 INTERRUPTED = 130
+USAGE_ERROR: Any = typer.BadParameter.__base__  # what typer raises for a wrong command line; it has no public name for it
 
 app = typer.Typer(
     name="spac-repro",
@@ -50,16 +51,28 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # typer catches an interruption, and says nothing
+            print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(code)
     except UserError as error:
         print(f"spac-repro: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:  # typer's word for an interruption, and not a word to the user
-            print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        raise
+    except USAGE_ERROR as error:
+        print(_usage(error), file=sys.stderr)
+        sys.exit(UserError.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with a command line, in one line; where only the command is missing, typer's message is the help itself."""
+    message = str(error.format_message())
+    if message.startswith("Usage:"):
+        return message
+    return (
+        f"spac-repro: {' '.join(message.split()).rstrip('.')}; see `{error.ctx.command_path if error.ctx else 'spac-repro'} --help`"
+    )
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -178,6 +191,7 @@ def theory(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer seeds and sizes: half a minute.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.", show_default="20, or 5 with --quick", min=2)] = None,
+    first_seed: Annotated[int, typer.Option(help="The first of them; the expected results are of seeds 1 to 20.", min=0)] = 101,
     out: Annotated[Path, typer.Option(help="Folder for numbers, figures and tables.")] = Path("runs/theory"),
     as_json: AsJson = False,
 ) -> None:
@@ -189,7 +203,7 @@ def theory(
     from spac_repro.theory.experiments import run
 
     with _progress(as_json) as progress:
-        report = run(experiments, quick=quick, seeds=seeds, out=out, progress=progress)
+        report = run(experiments, quick=quick, seeds=seeds, first_seed=first_seed, out=out, progress=progress)
     if as_json:
         print(json.dumps({"out": str(out), **report.as_json()}))
     else:

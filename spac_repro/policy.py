@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -189,15 +189,21 @@ def _packaged(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedToke
 
 
 def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A policy from a Hugging Face model folder; safetensors only, and never code from the folder."""
+    """A policy from a Hugging Face model folder; safetensors only, and never code from the folder.
+
+    Raises:
+        UserError: what `check_folder` refuses, or a damaged file.
+    """
     check_folder(folder)
-    dtype = settings.dtype if settings else "auto"
-    attention = settings.attention if settings else "sdpa"
-    with _no_bars():
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
-    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    how = {"dtype": settings.dtype, "attn_implementation": settings.attention} if settings else {"dtype": "auto"}
+    try:
+        with _no_bars():
+            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **how, **local)
+        return model, AutoTokenizer.from_pretrained(folder, **local)
+    except Exception as error:  # a damaged file fails in as many ways as there are libraries that read it
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{folder} cannot be read ({reason}); make the folder again") from None
 
 
 def check_folder(folder: Path) -> None:

@@ -348,12 +348,8 @@ def _override(values: dict[str, Any], provenance: dict[str, Provenance], overrid
         raise UserError(f"--set {override}: unknown key {key!r}{_nearest(key, keys)}; `spac-repro recipes show` lists the keys")
     try:
         node[leaf] = yaml.safe_load(text)
-        if isinstance(node[leaf], str):  # YAML 1.1 reads 1e-5 as text
-            node[leaf] = float(text)
     except yaml.YAMLError:
         raise UserError(f"--set {override}: {text!r} is not a value; write a number, a word or null") from None
-    except ValueError:
-        pass
     provenance[key] = Provenance("set", f"--set {override}")
 
 

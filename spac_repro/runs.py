@@ -22,6 +22,7 @@ from typing import Any
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 SCHEMA = 1
+IDENTITY = ("recipe", "method", "seed", "settings", "inputs")  # of a run, what tells most first
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any
 def claim(folder: Path, manifest: dict[str, Any], *, allow_changed_environment: bool) -> None:
     """Write the manifest of a new run, or check that a folder holds this very run.
 
-    A run carried on in a changed environment gets a segment for each; its claim to equal bits is withdrawn.
+    A run carried on in a changed environment gets a segment for each; its claim to equal bits is withdrawn. A finished one is only
+    looked at, so its environment may be another.
 
     Raises:
         UserError: the folder holds another run, or the environment changed and that was not allowed.
@@ -185,12 +187,13 @@ def claim(folder: Path, manifest: dict[str, Any], *, allow_changed_environment: 
     there = read_json(path)
     if there.get("schema") != SCHEMA:
         raise UserError(f"{path}: schema {there.get('schema')!r} is not {SCHEMA}; it was made by another version of spac-repro")
-    identity = ("settings", "seed", "inputs")
-    for key, old, new in differences({part: there[part] for part in identity}, {part: manifest[part] for part in identity}):
-        raise UserError(
-            f"{folder} was made by another run: {key} is {old!r} there and {new!r} here; choose another folder with --out"
-        )
-    _continue_in(path, there, manifest["environment"], allow_changed_environment)
+    for part in IDENTITY:
+        for key, old, new in differences({part: there.get(part)}, {part: manifest.get(part)}):
+            raise UserError(
+                f"{folder} was made by another run: {key} is {old!r} there and {new!r} here; choose another folder with --out"
+            )
+    if not (folder / "results.json").exists():
+        _continue_in(path, there, manifest["environment"], allow_changed_environment)
 
 
 def _is_ours(entry: Path) -> bool:
@@ -199,7 +202,8 @@ def _is_ours(entry: Path) -> bool:
 
 
 def _continue_in(path: Path, there: dict[str, Any], environment: dict[str, Any], allowed: bool) -> None:
-    last = there["segments"][-1] if there["segments"] else there["environment"]
+    segments = there.get("segments", [])
+    last = segments[-1] if segments else there.get("environment")
     changed = list(differences(last, environment))
     if not changed:
         return
@@ -209,7 +213,7 @@ def _continue_in(path: Path, there: dict[str, Any], environment: dict[str, Any],
             f"{path.parent} was begun in another environment: {key} was {old!r} and is {new!r}; "
             "go on with --allow-changed-environment (the run then no longer claims equal bits), or choose another folder with --out"
         )
-    write_json(path, {**there, "segments": [*there["segments"], environment], "equal_bits_claimed": False})
+    write_json(path, {**there, "segments": [*segments, environment], "equal_bits_claimed": False})
 
 
 def sha256_file(path: Path) -> str:

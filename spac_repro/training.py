@@ -319,12 +319,7 @@ class _Training:
 
     def _load(self, t: int) -> PreTrainedModel:
         folder = self._policy_folder(t)
-        try:
-            model, _ = policy.load(folder, self.recipe.policy)
-        except UserError:
-            raise
-        except Exception as error:  # a damaged file fails in as many ways as there are libraries that read it
-            raise UserError(f"{folder} cannot be read ({error}); remove {folder.parent} and repeat the command") from None
+        model, _ = policy.load(folder, self.recipe.policy)
         if policy.weights_sha256(model) != self._weights_sha256(t):
             raise UserError(f"{folder}: the weights are not those that were written; remove {folder.parent} and repeat the command")
         return model

@@ -309,6 +309,15 @@ def test_a_changed_environment_is_refused_and_with_leave_recorded(tmp_path):
     assert there["equal_bits_claimed"] is False
 
 
+def test_a_finished_run_may_be_looked_at_from_anywhere(tmp_path):
+    claim(tmp_path, manifest())
+    (tmp_path / "results.json").write_text("{}")
+    claim(tmp_path, manifest(torch="2.14.0"))
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest()
+    with pytest.raises(UserError, match="seed is 0 there and 1 here"):
+        claim(tmp_path, manifest(seed=1))
+
+
 def test_leave_to_change_changes_nothing_where_nothing_changed(tmp_path):
     claim(tmp_path, manifest(), allow=True)
     claim(tmp_path, manifest(), allow=True)

@@ -176,6 +176,6 @@ def expected_rows(studies: dict[str, dict[str, Any]], *, commit: str, lock_sha25
     seeds = next(iter(studies.values()))["seeds"]
     source = {
         "kind": "measured", "commit": commit, "lock_sha256": lock_sha256, "hardware": hardware, "date": date, "seeds": seeds,
-        "command": "spac_repro.theory.experiments.run(out=..., seeds=20, first_seed=1)",
+        "command": "spac-repro theory --first-seed 1",
     }  # fmt: skip
     return Expected.model_validate({"recipe": "theory", "alpha": 0.01, "sources": {"ours": source}, "rows": rows}).as_yaml()

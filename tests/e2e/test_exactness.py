@@ -45,6 +45,7 @@ def test_a_changed_environment_is_refused_and_where_allowed_recorded(uninterrupt
 
     run = tmp_path / "moved"
     shutil.copytree(uninterrupted, run)
+    (run / "results.json").unlink()
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["environment"]["cpu"] = "another processor"
     (run / "manifest.json").write_text(json.dumps(manifest))
