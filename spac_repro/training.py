@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from spac_repro import environment, gold, iteration, policy, runs, selfplay, supervised, triples
-from spac_repro.errors import UserError
+from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.inputs import Inputs, measure_overlap
 from spac_repro.leaderboard import suites
 from spac_repro.metrics import Metrics
@@ -41,9 +41,20 @@ def train(run: Run, folder: Path, inputs: Inputs, *, allow_changed_environment: 
         UserError: the folder is another run's or in use; a damaged file; a loss that is not finite.
         UnfitEnvironmentError: the disk is full, or an input cannot be had here.
     """
+    _check_engine(run)
     _be_deterministic()
     with runs.disk_errors(folder), runs.owned(folder):
         return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment)
+
+
+def _check_engine(run: Run) -> None:
+    """Refuse what would silently be done otherwise than the recipe says."""
+    training = run.recipe.training
+    if training.engine != "accelerate" or training.processes != 1:
+        raise UnfitEnvironmentError(
+            f"recipe {run.recipe.name} asks for {training.engine} on {training.processes} processes, and this version trains in one; "
+            "--set training.engine=accelerate --set training.processes=1 tries it on one device"
+        )
 
 
 def _be_deterministic() -> None:

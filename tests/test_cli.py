@@ -372,3 +372,14 @@ def test_a_model_on_the_hub_without_a_hub(refused, own_recipe, pairs, tmp_path, 
 )
 def test_what_cannot_be_verified(refused, arguments, words):
     assert words in refused("verify", *arguments)
+
+
+def test_an_engine_that_is_not_there_is_refused_and_not_replaced(tmp_path):
+    """Training in one process what a recipe means for eight would be another experiment under the same name."""
+    from spac_repro import training
+    from spac_repro.errors import UnfitEnvironmentError
+
+    run = recipe.load("tiny", overrides=["training.processes=2", "training.micro_batch_size=32"])
+    with pytest.raises(UnfitEnvironmentError, match="asks for accelerate on 2 processes, and this version trains in one"):
+        training.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
+    assert not (tmp_path / "run").exists()
