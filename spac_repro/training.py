@@ -52,8 +52,8 @@ def _check_engine(run: Run) -> None:
     training = run.recipe.training
     if training.engine != "accelerate" or training.processes != 1:
         raise UnfitEnvironmentError(
-            f"recipe {run.recipe.name} asks for {training.engine} on {training.processes} processes, and this version trains in one; "
-            "--set training.engine=accelerate --set training.processes=1 tries it on one device"
+            f"recipe {run.recipe.name} asks for {training.engine} on {training.processes} processes, "
+            "and this version trains in one; --set training.engine=accelerate --set training.processes=1 tries it on one device"
         )
 
 
