@@ -47,8 +47,9 @@ Questions = Annotated[
 
 def main() -> None:
     """The entry point. An error of the user's is one line; an interruption says how to go on."""
-    # Threads that wait by spinning slow each other down many times over where cores are shared. Must be set before torch starts.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A short spin: threads that spin for long slow each other down many times over where cores are shared, and threads that
+    # sleep at once are slow to wake (docs/decisions/03-threads.md). Must be set before torch starts.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(standalone_mode=False)
@@ -91,6 +92,13 @@ def train(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Take the first so many preferences.", min=1)] = None,
     data: Questions = None,
+    until: Annotated[
+        int | None, typer.Option(help="Stop after this iteration (0: the start); the command without it goes on.", min=0)
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Share the start of another run of this recipe and seed instead of repeating it."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the cost, and do nothing.")] = False,
     allow_changed_environment: Annotated[
         bool,
@@ -116,7 +124,22 @@ def train(
 
     with _progress(as_json) as progress:
         read = inputs.read(run, preferences=preferences, questions=data or _beside(preferences))
-        results = training.train(run, folder, read, allow_changed_environment=allow_changed_environment, progress=progress)
+        results = training.train(
+            run,
+            folder,
+            read,
+            allow_changed_environment=allow_changed_environment,
+            until=until,
+            start_from=start_from,
+            progress=progress,
+        )
+    if results is None:
+        print(
+            json.dumps({"run": str(folder), "complete": False, "iteration": until})
+            if as_json
+            else f"{folder}: stopped after iteration {until}, as asked; the same command without --until goes on"
+        )
+        return
     _conclude(folder, results, as_json)
 
 

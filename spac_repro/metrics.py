@@ -32,14 +32,14 @@ class Metrics:
 
         self.__exit__(None, None, None)
         kept = [line for line in _whole_lines(self.path) if (line["iteration"], line["step"]) <= (iteration, step)]
-        write_bytes(self.path, b"".join(_encode(line) for line in kept))
+        write_bytes(self.path, b"".join(encode(line) for line in kept))
         self.lines = len(kept)
         self._file = self.path.open("ab")
         self._writer = SummaryWriter(str(self.events), purge_step=self.lines + 1)
 
     def write(self, iteration: int, step: int, values: dict[str, float]) -> None:
         """Add the line of a step; steps count from 1 in every iteration, and iteration 0 is the supervised start."""
-        self._file.write(_encode({"iteration": iteration, "step": step, **values}))
+        self._file.write(encode({"iteration": iteration, "step": step, **values}))
         self._file.flush()
         self.lines += 1
         stage = "iteration" if iteration else "start"
@@ -52,7 +52,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return _whole_lines(folder / "metrics.jsonl")
 
 
-def _encode(line: dict[str, Any]) -> bytes:
+def encode(line: dict[str, Any]) -> bytes:
+    """A line of metrics.jsonl."""
     return (json.dumps(line) + "\n").encode()
 
 

@@ -179,6 +179,7 @@ class Training(Settings):
     gradient_checkpointing: bool
     engine: Literal["accelerate", "deepspeed-zero2", "deepspeed-zero3"]
     processes: Positive
+    threads: Positive | None  # of a process, on CPU; None: as many as there are cores
     checkpoint_every: Positive  # optimiser steps
     checkpoints_kept: Annotated[int, Field(ge=1)]
 
@@ -252,9 +253,20 @@ class Run:
         settings = self.recipe.model_dump(mode="json", exclude={"methods", "summary"})
         return {"method": self.method, "objective": self.objective.model_dump(mode="json"), **settings}
 
+    def start_settings(self) -> dict[str, Any]:
+        """The settings that bear on iteration 0, policy and scores: runs that agree in them, and in their seed, share it."""
+        return start_settings(self.settings())
+
     def digest(self) -> str:
         """SHA-256 of the settings: the same for all seeds."""
         return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
+
+
+def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a run's settings that bears on iteration 0."""
+    parts = ("policy", "data", "start", "selfplay", "evaluation")  # self-play: how the gold reward's responses are sampled
+    arithmetic = ("max_grad_norm", "precision", "engine", "processes", "threads")
+    return {part: settings[part] for part in parts} | {"training": {key: settings["training"].get(key) for key in arithmetic}}
 
 
 def names() -> list[str]:

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from spac_repro import environment, gold, iteration, policy, runs, selfplay, supervised, triples
+from spac_repro import environment, gold, iteration, policy, runs, selfplay, start, supervised, triples
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.inputs import Inputs, measure_overlap
 from spac_repro.leaderboard import suites
@@ -34,8 +34,20 @@ from spac_repro.runs import Score
 from spac_repro.seeds import derive
 
 
-def train(run: Run, folder: Path, inputs: Inputs, *, allow_changed_environment: bool, progress: Progress) -> dict[str, Any]:
+def train(
+    run: Run,
+    folder: Path,
+    inputs: Inputs,
+    *,
+    allow_changed_environment: bool,
+    until: int | None = None,
+    start_from: Path | None = None,
+    progress: Progress,
+) -> dict[str, Any] | None:
     """Carry out a run, or what of it is not there yet, and return its results (what results.json holds).
+
+    With `until`, stop after that iteration; the results are None unless the run is complete. With `start_from`, iteration 0 is not
+    computed but shared with another run of the same recipe and seed.
 
     Raises:
         UserError: the folder is another run's or in use; a damaged file; a loss that is not finite.
@@ -43,8 +55,10 @@ def train(run: Run, folder: Path, inputs: Inputs, *, allow_changed_environment: 
     """
     _check_engine(run)
     _be_deterministic()
+    if run.recipe.training.threads and not torch.cuda.is_available():
+        torch.set_num_threads(run.recipe.training.threads)
     with runs.disk_errors(folder), runs.owned(folder):
-        return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment)
+        return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment, until, start_from)
 
 
 def _check_engine(run: Run) -> None:
@@ -78,26 +92,41 @@ class _Training:
         self.progress = progress
         self.timing = _Timing(folder / "timing.json")
 
-    def carry_out(self, allow_changed_environment: bool) -> dict[str, Any]:
+    def carry_out(self, allow_changed_environment: bool, until: int | None, start_from: Path | None) -> dict[str, Any] | None:
         model, tokenizer = policy.create(self.recipe.policy, seed=derive(self.run.seed, "weights"))
         self.renderer = Renderer(tokenizer, self.recipe.data)
         self.examples = self.renderer.examples(self.inputs.rows)
-        runs.claim(self.folder, self._manifest(model), allow_changed_environment=allow_changed_environment)
+        manifest = self._manifest(model)
+        if start_from is not None and not self._policy_folder(0).exists():
+            start.check(start_from, self.run, manifest)  # before anything is written
+        runs.claim(self.folder, manifest, allow_changed_environment=allow_changed_environment)
         results = self.folder / "results.json"
         if results.exists():
             self.progress.say(f"{self.folder} is complete; nothing to do")
             return dict(runs.read_json(results))
         self._measure_overlap()
         with Metrics(self.folder) as self.metrics:
+            if start_from is not None:
+                self._share_start(start_from)
             self._start(model)
             self._evaluate(0)
-            for t in range(1, self.recipe.training.iterations + 1):
+            last = self.recipe.training.iterations
+            for t in range(1, last + 1 if until is None else min(until, last) + 1):
                 self._iterate(t)
                 self._evaluate(t)
+        if until is not None and until < last:
+            return None
         runs.write_json(results, self._results())
         return dict(runs.read_json(results))
 
     # The stages
+
+    def _share_start(self, other: Path) -> None:
+        """Iteration 0 of another run, which was seen to be what this run would compute: its files are linked, not copied."""
+        if self._policy_folder(0).exists():
+            return
+        self.progress.stage("iteration 0: shared")
+        start.share(other, self.folder, card(self.run, 0))
 
     def _start(self, model: PreTrainedModel) -> None:
         """Iteration 0: the policy before any preference, supervised where the recipe says so."""

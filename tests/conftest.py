@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 # Before anything starts torch: threads that wait by spinning slow each other down where cores are shared.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 VOCABULARY = 37
 

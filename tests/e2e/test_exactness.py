@@ -69,3 +69,30 @@ def test_every_method_trains_the_same_number_of_steps(uninterrupted: Path, tmp_p
     start, *iterates = cut_down.results(out)["iterations"]
     assert start["weights_sha256"] == cut_down.results(uninterrupted)["iterations"][0]["weights_sha256"]
     assert len({iterate["weights_sha256"] for iterate in (start, *iterates)}) == 3
+
+
+def test_a_shared_start_is_the_start_and_gives_the_same_run(uninterrupted: Path, tmp_path: Path) -> None:
+    start, run = tmp_path / "start", tmp_path / "run"
+    stopped = cut_down.train(start, "--until", "0", "--method", "dpo")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "stopped after iteration 0" in stopped.stdout
+    assert not (start / "results.json").exists()
+    shared = cut_down.train(run, "--start-from", str(start))
+    assert shared.returncode == 0, shared.stderr
+    assert (run / "iteration-0/policy/model.safetensors").samefile(start / "iteration-0/policy/model.safetensors")
+    assert cut_down.results(run) == cut_down.results(uninterrupted)
+    assert (run / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+
+
+def test_a_start_of_another_seed_or_setting_or_none_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
+    start = ("--start-from", str(uninterrupted))
+    slower = ("--set", "start.learning_rate=1e-3")
+    for arguments, why in (
+        (("--seed", "1", *start), "seed is 0 there and 1 here"),
+        ((*slower, *start), "start.learning_rate is 0.003 there and 0.001 here"),
+        (("--start-from", str(tmp_path)), "has no finished start"),
+    ):
+        refused = cut_down.train(tmp_path / "refused", *arguments)
+        assert refused.returncode == 2
+        assert why in refused.stderr.splitlines()[-1]
+        assert len(refused.stderr.splitlines()[-1]) < 400
