@@ -1,0 +1,225 @@
+"""One prompt, many responses, computed once.
+
+A preference has two or three responses to the same prompt. Here the prompt's tokens stand in a row once, its responses follow, and
+the next prompt follows those: nothing is computed twice, and nothing for padding outside of attention. Each response attends to its
+prompt and to itself, at positions that go on from the prompt's. The log-probabilities are those of every response computed alone.
+
+Two attention backends know the layout, both through interfaces that transformers offers for that purpose: `sdpa` computes prompts
+and responses apart, each padded for that one operation only; `flex_attention` takes the whole row with a block mask, for GPUs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "shared_prompt"  # the name under which transformers finds `attend`
+
+
+class Group(NamedTuple):
+    """One prompt with its responses, in tokens. A prompt has at least one token, or nothing predicts a response."""
+
+    prompt: Sequence[int]
+    responses: Sequence[Sequence[int]]
+    counted: Sequence[Sequence[bool]] | None = None  # which tokens of each response belong to its log-probability; None: all
+
+    @property
+    def size(self) -> int:
+        """Tokens in a row."""
+        return len(self.prompt) + sum(map(len, self.responses))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where n prompts and m responses lie in a row of T tokens; every index of padding is 0, and is masked or dropped."""
+
+    prompts: Tensor  # [n, P] places of the prompts' tokens
+    responses: Tensor  # [m, R] places of the responses' tokens
+    keys: Tensor  # [m, P + R] places of what a response may attend to: its prompt, then itself
+    prompt_lengths: Tensor  # [m] of each response's prompt
+    back: Tensor  # [T] where a token's result lies among the n·P + m·R results
+    _masks: dict[Any, Tensor | None] = field(default_factory=dict)
+
+    def prompt_mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """Additive, [1, 1, P, P]; None where being causal says it all: padding stands last, and nothing else looks there."""
+        width = self.prompts.shape[1]
+        if window is None or width <= window:
+            return None
+        place = torch.arange(width, device=self.prompts.device)
+        distance = place[:, None] - place[None, :]
+        return self._once(("prompt", window, dtype), lambda: _additive((distance >= 0) & (distance < window), dtype)[None, None])
+
+    def response_mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Additive, [m, 1, R, P + R]."""
+        key = ("response", window, dtype)
+        mask = self._once(key, lambda: _additive(self._response_attends(window), dtype)[:, None])
+        assert mask is not None
+        return mask
+
+    def _response_attends(self, window: int | None) -> Tensor:
+        before, width = self.prompts.shape[1], self.responses.shape[1]
+        device = self.prompts.device
+        given, place = torch.arange(before, device=device), torch.arange(width, device=device)
+        length = self.prompt_lengths[:, None, None]
+        prompt = (given < length).expand(-1, width, -1)
+        itself = (place[:, None] >= place[None, :]).expand(len(self.responses), -1, -1)
+        if window is not None:
+            prompt = prompt & (length + place[:, None] - given < window)
+            itself = itself & (place[:, None] - place[None, :] < window)
+        return torch.cat([prompt, itself], -1)
+
+    def _once(self, key: Any, make: Any) -> Tensor | None:
+        if key not in self._masks:
+            self._masks[key] = make()
+        return self._masks[key]
+
+
+def _additive(attends: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(attends.shape, dtype=dtype, device=attends.device).masked_fill_(~attends, float("-inf"))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A row of T tokens with m responses of S tokens in all."""
+
+    ids: Tensor  # [1, T]
+    positions: Tensor  # [1, T]
+    predictors: Tensor  # [S] the place whose output predicts a response token …
+    targets: Tensor  # [S] … which is this one …
+    owners: Tensor  # [S] … of this response
+    responses: int  # m
+    layout: Layout
+    groups: Tensor  # [T] which group a token belongs to …
+    branches: Tensor  # [T] … and there to which response; −1 for its prompt
+
+
+def pack(groups: Sequence[Group], *, device: torch.device | str = "cpu") -> Packed:
+    """Lay groups end to end in one row; responses are numbered in the order in which they stand."""
+    row = _Row()
+    for group in groups:
+        row.add(group)
+    return row.packed(partial(torch.tensor, dtype=torch.long, device=device))
+
+
+class _Row:
+    """A row in the making."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.groups: list[int] = []
+        self.branches: list[int] = []
+        self.predictors: list[int] = []
+        self.targets: list[int] = []
+        self.owners: list[int] = []
+        self.prompts: list[range] = []
+        self.responses: list[range] = []
+        self.prompt_of: list[int] = []  # of each response
+
+    def add(self, group: Group) -> None:
+        number = len(self.prompts)
+        prompt = self._lay(group.prompt, position=0, group=number, branch=-1)
+        self.prompts.append(prompt)
+        for branch, response in enumerate(group.responses):
+            place = self._lay(response, position=len(prompt), group=number, branch=branch)
+            counted = group.counted[branch] if group.counted else [True] * len(response)
+            # The prompt's last token predicts the first of the response, and each of those the next.
+            for target, before, counts in zip(response, [prompt[-1], *place[:-1]], counted, strict=False):
+                if counts:
+                    self.predictors.append(before)
+                    self.targets.append(target)
+                    self.owners.append(len(self.responses))
+            self.responses.append(place)
+            self.prompt_of.append(number)
+
+    def _lay(self, tokens: Sequence[int], *, position: int, group: int, branch: int) -> range:
+        begin = len(self.ids)
+        self.ids += tokens
+        self.positions += range(position, position + len(tokens))
+        self.groups += [group] * len(tokens)
+        self.branches += [branch] * len(tokens)
+        return range(begin, begin + len(tokens))
+
+    def packed(self, tensor: Callable[[Any], Tensor]) -> Packed:
+        return Packed(
+            ids=tensor(self.ids)[None],
+            positions=tensor(self.positions)[None],
+            groups=tensor(self.groups),
+            branches=tensor(self.branches),
+            predictors=tensor(self.predictors),
+            targets=tensor(self.targets),
+            owners=tensor(self.owners),
+            responses=len(self.responses),
+            layout=self._layout(tensor),
+        )
+
+    def _layout(self, tensor: Callable[[Any], Tensor]) -> Layout:
+        prompts, responses = _padded(self.prompts), _padded(self.responses)
+        back = [0] * len(self.ids)
+        for begin, rows in ((0, prompts), (sum(map(len, prompts)), responses)):
+            width = len(rows[0]) if rows else 0
+            for number, places in enumerate(self.prompts if rows is prompts else self.responses):
+                back[places.start : places.stop] = range(begin + number * width, begin + number * width + len(places))
+        return Layout(
+            prompts=tensor(prompts),
+            responses=tensor(responses),
+            keys=tensor([[*prompts[of], *own] for of, own in zip(self.prompt_of, responses, strict=True)]),
+            prompt_lengths=tensor([len(self.prompts[of]) for of in self.prompt_of]),
+            back=tensor(back),
+        )
+
+
+def _padded(places: Sequence[range]) -> list[list[int]]:
+    width = max(map(len, places), default=0)
+    return [[*its, *[0] * (width - len(its))] for its in places]
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **other: Any,
+) -> tuple[Tensor, None]:
+    """Attention over a packed row, as transformers calls it; without a layout, what its own sdpa does.
+
+    Args:
+        query: [1, heads, T, d]. key, value: [1, key-value heads, T, d].
+
+    Returns:
+        [1, T, heads, d], and no attention weights.
+    """
+    if layout is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, **other
+        )
+    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [T, heads, d]
+
+    def attention(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = (
+            rows[i].index_select(0, places.flatten()).view(*places.shape, *rows[i].shape[1:]).transpose(1, 2)
+            for i, places in ((0, queries), (1, keys), (2, keys))
+        )
+        result = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
+        return result.transpose(1, 2).flatten(0, 1)
+
+    prompts = attention(layout.prompts, layout.prompts, layout.prompt_mask(sliding_window, query.dtype))
+    responses = attention(layout.responses, layout.keys, layout.response_mask(sliding_window, query.dtype))
+    return torch.cat([prompts, responses]).index_select(0, layout.back)[None], None
+
+
+# Where no layout is given (generation, the leaderboard), the model is an ordinary sdpa model, masks included.
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
