@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spac_repro import objectives
 from spac_repro.optimisation import Objective
-from spac_repro.policy import collate
+from spac_repro.packing import pack
 from spac_repro.recipe import USED, Optimised, Referenced, Run, Spac
 from spac_repro.triples import Triples
 
@@ -26,16 +26,15 @@ def beta(settings: Referenced, iteration: int, iterations: int) -> float:
     return settings.last_beta if iteration == iterations and settings.last_beta else settings.beta
 
 
-def objective(run: Run, iteration: int, policy: Any, triples: Triples, *, pad: int) -> Objective:
+def objective(run: Run, iteration: int, policy: Any, triples: Triples) -> Objective:
     """The method's loss on some rows of the triples. `policy` is a `Policy`, as `accelerator.prepare` gave it."""
     names = USED[run.method]
     settings = run.objective
     unit = sum(map(len, triples.responses["chosen"])) / len(triples.prompts)
 
     def losses(rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        exchanges = [exchange for name in names for exchange in triples.exchanges(name, rows)]
-        batch = collate(exchanges, pad=pad, device=next(policy.parameters()).device)
-        logprobs = dict(zip(names, policy(batch).view(len(names), len(rows)), strict=True))
+        packed = pack(triples.groups(names, rows), device=next(policy.parameters()).device)
+        logprobs = dict(zip(names, policy(packed).view(len(rows), len(names)).unbind(1), strict=True))
         if not isinstance(settings, Referenced):
             return -logprobs["chosen"] / unit, {}
         rows = list(rows)

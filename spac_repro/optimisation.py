@@ -29,14 +29,18 @@ class NonFiniteError(UserError):
 class Schedule:
     """How many steps, on which examples, at which learning rate."""
 
-    examples: int
+    sizes: Sequence[int]  # tokens of each example
     batch_size: int  # examples an optimiser step
-    micro_batch_size: int  # examples computed at once
+    micro_batch_tokens: int  # computed at once; an example that has more is computed alone
     epochs: int
     learning_rate: float  # the highest
     shape: Literal["linear", "constant"]
     warmup: float  # share of the steps
     seed: tuple[int, str, int]  # of the order of the examples
+
+    @property
+    def examples(self) -> int:
+        return len(self.sizes)
 
     @property
     def steps_an_epoch(self) -> int:
@@ -51,6 +55,10 @@ class Schedule:
         epoch, place = divmod(step, self.steps_an_epoch)
         order = permutation(self.examples, *self.seed, epoch)
         return order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+
+    def micro_batches(self, step: int) -> list[list[int]]:
+        """A step's examples, cut up into what is computed at once."""
+        return within_budget(self.batch(step), self.sizes, self.micro_batch_tokens)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: up to the highest during the warm-up, then down in a line to 0 after the last step."""
@@ -103,7 +111,7 @@ def optimise(
     for step in range(first, schedule.steps):
         advance(step, schedule.steps)
         batch = schedule.batch(step)
-        values = _gradient(accelerator, objective, batch, schedule.micro_batch_size)
+        values = _gradient(accelerator, objective, schedule.micro_batches(step))
         norm = float(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm))
         if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
             raise NonFiniteError(_not_finite(iteration, step, values["loss"], norm, batch, keeping.folder))
@@ -118,15 +126,29 @@ def optimise(
     advance(schedule.steps, schedule.steps)
 
 
-def _gradient(accelerator: Accelerator, objective: Objective, batch: Sequence[int], micro_batch_size: int) -> dict[str, float]:
+def within_budget(order: Sequence[int], sizes: Sequence[int], tokens: int) -> list[list[int]]:
+    """Cut examples up, in their order, into batches of at most so many tokens; an example that has more stands alone."""
+    batches: list[list[int]] = []
+    full = tokens
+    for example in order:
+        if not batches or full + sizes[example] > tokens:
+            batches.append([])
+            full = 0
+        batches[-1].append(example)
+        full += sizes[example]
+    return batches
+
+
+def _gradient(accelerator: Accelerator, objective: Objective, micro_batches: Sequence[Sequence[int]]) -> dict[str, float]:
     """Accumulate the gradient of the batch's mean loss, every example weighing the same however the batch is cut up."""
     sums: dict[str, float] = {}
-    for begin in range(0, len(batch), micro_batch_size):
-        losses, details = objective(batch[begin : begin + micro_batch_size])
-        accelerator.backward(losses.sum() / len(batch))
+    examples = sum(map(len, micro_batches))
+    for rows in micro_batches:
+        losses, details = objective(rows)
+        accelerator.backward(losses.sum() / examples)
         for name, values in {"loss": losses, **details}.items():
             sums[name] = sums.get(name, 0.0) + float(values.detach().double().sum())
-    return {name: total / len(batch) for name, total in sums.items()}
+    return {name: total / examples for name, total in sums.items()}
 
 
 def _not_finite(iteration: int, step: int, loss: float, norm: float, batch: Sequence[int], folder: Path) -> str:

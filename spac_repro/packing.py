@@ -99,6 +99,14 @@ class Packed:
     groups: Tensor  # [T] which group a token belongs to …
     branches: Tensor  # [T] … and there to which response; −1 for its prompt
 
+    def alone(self, response: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One response after its prompt: their places in the row; of what counts, the predictors among those; its targets."""
+        its = self.layout.responses[response, 0]
+        same = self.groups == self.groups[its]
+        places = (same & ((self.branches == -1) | (self.branches == self.branches[its]))).nonzero()[:, 0]
+        counted = self.owners == response
+        return places, torch.searchsorted(places, self.predictors[counted]), self.targets[counted]
+
 
 def pack(groups: Sequence[Group], *, device: torch.device | str = "cpu") -> Packed:
     """Lay groups end to end in one row; responses are numbered in the order in which they stand."""

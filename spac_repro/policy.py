@@ -1,12 +1,11 @@
 """A causal language model as a distribution over responses: made, loaded, saved, hashed, and its log-probabilities."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,62 +20,21 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from spac_repro import packing
 from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.packing import Packed
 from spac_repro.preferences import world
 from spac_repro.recipe import Policy as PolicySettings
 from spac_repro.runs import read_json
 
-# Architectures whose log-probabilities are logsumexp of the output layer on the last hidden state, with nothing in between.
-ARCHITECTURES = ("llama", "mistral", "qwen2")
+# Architectures whose attention takes what transformers hands through to its backend, and whose log-probabilities are those of the
+# output layer on the last hidden state, with nothing in between: seen in tests for each.
+PACKED = ("llama", "mistral", "qwen2")
 
-Side = Literal["left", "right"]
-
-
-class Exchange(NamedTuple):
-    """One prompt with one response, in tokens."""
-
-    prompt: Sequence[int]
-    response: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """n exchanges side by side: length L each, R response tokens in all."""
-
-    ids: Tensor  # [n, L] tokens
-    mask: Tensor  # [n, L] 1 where there is a token, 0 for padding
-    predicts: Tensor  # [n, L] true where the next token is one of the response
-    targets: Tensor  # [R] the response tokens, in the order in which `predicts` reads
-    owners: Tensor  # [R] the exchange that each belongs to
-
-
-def collate(exchanges: Sequence[Exchange], *, pad: int, device: torch.device | str = "cpu", side: Side = "right") -> Batch:
-    """Put exchanges side by side; a prompt has at least one token (otherwise nothing predicts the response)."""
-    rows = [([*prompt, *response], [False] * len(prompt) + [True] * len(response)) for prompt, response in exchanges]
-    return collate_rows(rows, pad=pad, device=device, side=side)
-
-
-def collate_rows(
-    rows: Sequence[tuple[Sequence[int], Sequence[bool]]],
-    *,
-    pad: int,
-    device: torch.device | str = "cpu",
-    side: Side = "right",
-) -> Batch:
-    """Pad rows, each given as tokens and which of them belong to a response, to the longest of them."""
-    longest = max(len(tokens) for tokens, _ in rows)
-    ids = torch.full((len(rows), longest), pad)
-    mask = torch.zeros_like(ids)
-    predicts = torch.zeros_like(ids, dtype=torch.bool)
-    for row, (tokens, in_response) in enumerate(rows):
-        begin = longest - len(tokens) if side == "left" else 0
-        ids[row, begin : begin + len(tokens)] = torch.tensor(tokens)
-        mask[row, begin : begin + len(tokens)] = 1
-        predicts[row, begin : begin + len(tokens) - 1] = torch.tensor(in_response[1:], dtype=torch.bool)
-    owners, places = predicts.nonzero(as_tuple=True)
-    targets = ids[owners, places + 1]
-    return Batch(*(tensor.to(device) for tensor in (ids, mask, predicts, targets, owners)))
+# A backend with a layout needs no mask; this one only tells transformers to make none.
+NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 
 
 class Policy(nn.Module):
@@ -86,17 +44,46 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> Tensor:
-        """log π(y|x) = Σ over response tokens, prompt and padding never; [n], in fp32.
+    def forward(self, packed: Packed) -> Tensor:
+        """log π(y|x) of every response of a row = Σ over its tokens, prompt never; [responses], in fp32.
 
-        Only positions that predict a response token reach the output layer, so that memory does not grow with
-        vocabulary × padded length.
+        Only places that predict a response token reach the output layer, so that memory does not grow with
+        vocabulary × length.
         """
-        positions = (batch.mask.cumsum(-1) - 1).clamp(min=0)
-        hidden = self.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=positions).last_hidden_state
-        logits = self.model.get_output_embeddings()(hidden[batch.predicts]).float()
-        logprobs = -cross_entropy(logits, batch.targets, reduction="none")
-        return logprobs.new_zeros(len(batch.ids)).index_add(0, batch.owners, logprobs)
+        if not packs(self.model):
+            return self._one_by_one(packed)
+        row = self.model.base_model(
+            input_ids=packed.ids,
+            position_ids=packed.positions,
+            attention_mask=NO_MASK.to(packed.ids.device),
+            layout=packed.layout,
+            use_cache=False,
+        )
+        hidden = row.last_hidden_state[0].index_select(0, packed.predictors)
+        logits = self.model.get_output_embeddings()(hidden).float()
+        logprobs = -cross_entropy(logits, packed.targets, reduction="none")
+        return logprobs.new_zeros(packed.responses).index_add(0, packed.owners, logprobs)
+
+    def _one_by_one(self, packed: Packed) -> Tensor:
+        """The same for any causal language model: each response after its own copy of the prompt, every logit computed."""
+        values = []
+        for response in range(packed.responses):
+            places, predictors, targets = packed.alone(response)
+            logits = self.model(input_ids=packed.ids[:, places], use_cache=False).logits[0, predictors].float()
+            values.append(-cross_entropy(logits, targets, reduction="sum"))
+        return torch.stack(values)
+
+
+def packs(model: PreTrainedModel) -> bool:
+    """Whether prompts are computed once for all their responses; otherwise once for each, which is slower and as exact."""
+    return str(model.config._attn_implementation) == packing.ATTENTION
+
+
+def prepared(model: PreTrainedModel, attention: str) -> PreTrainedModel:
+    """Choose the attention that knows packed rows, where a model is known to be exact with it."""
+    if attention == "sdpa" and model.config.model_type in PACKED and not getattr(model.config, "attention_dropout", 0):
+        model.set_attn_implementation(packing.ATTENTION)
+    return model
 
 
 def world_tokenizer() -> PreTrainedTokenizerFast:
@@ -119,7 +106,7 @@ def create(settings: PolicySettings, *, seed: int) -> tuple[PreTrainedModel, Pre
     """The policy that a recipe names, before any training: random weights drawn with `seed`, or a pretrained model.
 
     Raises:
-        UserError: pickle weights, an architecture whose log-probabilities are not known to be exact.
+        UserError: pickle weights.
         UnfitEnvironmentError: the package or the hub's files are not here.
     """
     if settings.source == "random":
@@ -152,7 +139,8 @@ def _random(settings: PolicySettings, seed: int) -> tuple[PreTrainedModel, PreTr
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MistralForCausalLM(config).to(getattr(torch, settings.dtype)), tokenizer
+        model = MistralForCausalLM(config).to(getattr(torch, settings.dtype))
+    return prepared(model, settings.attention), tokenizer
 
 
 def _packaged(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -185,7 +173,7 @@ def _packaged(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedToke
             dtype=settings.dtype,
             attn_implementation=settings.attention,
         )
-    return model, tokenizer
+    return prepared(model, settings.attention), tokenizer
 
 
 def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -200,14 +188,15 @@ def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrain
     try:
         with _no_bars():
             model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **how, **local)
-        return model, AutoTokenizer.from_pretrained(folder, **local)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except Exception as error:  # a damaged file fails in as many ways as there are libraries that read it
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be read ({reason}); make the folder again") from None
+    return (prepared(model, settings.attention) if settings else model), tokenizer
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse, before anything is read, what is not a model folder that can be trusted and computed exactly."""
+    """Refuse, before anything is read, what is not a model folder that can be trusted."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; a Hugging Face model folder or a run folder is wanted")
     if not list(folder.glob("*.safetensors")):
@@ -215,8 +204,8 @@ def check_folder(folder: Path) -> None:
         found = f"only pickle weights ({pickles[0]}), which can run code when read" if pickles else "no weights"
         raise UserError(f"{folder}: {found}; safetensors are wanted: convert with model.save_pretrained(…) where you trust them")
     kind = read_json(folder / "config.json").get("model_type")
-    if kind not in ARCHITECTURES:
-        raise UserError(f"{folder}: architecture {kind!r} is not supported; {', '.join(ARCHITECTURES)} are")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"{folder}: architecture {kind!r} is not supported: transformers has no such causal language model")
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -68,7 +68,7 @@ class Policy(Settings):
     parameters: Positive | None  # for the plan; None: counted from the architecture
     architecture: Architecture | None
     dtype: Literal["float32", "bfloat16"]
-    attention: Literal["sdpa", "eager", "flash_attention_2"]
+    attention: Literal["sdpa", "eager"]
 
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> "Policy":
@@ -169,7 +169,7 @@ class Training(Settings):
     iterations: Positive  # T
     epochs: Positive  # passes over the data in each iteration
     batch_size: Positive  # examples an optimiser step, over all processes
-    micro_batch_size: Positive  # examples a process computes at once
+    micro_batch_tokens: Positive  # tokens a process computes at once, prompts counted once
     optimizer: Literal["adamw", "rmsprop"]
     schedule: Literal["linear", "constant"]
     warmup: Share  # share of an iteration's steps
@@ -182,15 +182,6 @@ class Training(Settings):
     threads: Positive | None  # of a process, on CPU; None: as many as there are cores
     checkpoint_every: Positive  # optimiser steps
     checkpoints_kept: Annotated[int, Field(ge=1)]
-
-    @model_validator(mode="after")
-    def _batches_divide(self) -> "Training":
-        if self.batch_size % (self.micro_batch_size * self.processes):
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size × processes "
-                f"({self.micro_batch_size} × {self.processes})"
-            )
-        return self
 
 
 class Evaluation(Settings):

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from spac_repro.optimisation import Objective
-from spac_repro.policy import Policy, collate_rows
+from spac_repro.packing import Group, pack
+from spac_repro.policy import Policy
 
 FEW_SHOT = 6  # demonstrations in a few-shot row: the five shots and the question of the mini leaderboard
-Row = tuple[list[int], list[bool]]  # tokens, and which of them are learned
 
 
 def objective(policy: Policy, tokenizer: Any, demonstrations: Sequence[tuple[str, str]], *, few_shot_share: float) -> Objective:
@@ -25,10 +25,10 @@ def objective(policy: Policy, tokenizer: Any, demonstrations: Sequence[tuple[str
     newline = tokenizer("\n", add_special_tokens=False).input_ids
     unit = 1 + sum(map(len, responses)) / len(responses)
 
-    def alone(i: int) -> Row:
+    def alone(i: int) -> Group:
         return _row([([tokenizer.bos_token_id, *prompts[i]], [*responses[i], tokenizer.eos_token_id])])
 
-    def together(some: Sequence[int]) -> Row:
+    def together(some: Sequence[int]) -> Group:
         return _row([([tokenizer.bos_token_id, *newline], []), *((prompts[i], [*responses[i], *newline]) for i in some)])
 
     def losses(examples: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -36,14 +36,13 @@ def objective(policy: Policy, tokenizer: Any, demonstrations: Sequence[tuple[str
             rows = [together(examples[begin : begin + FEW_SHOT]) for begin in range(0, len(examples), FEW_SHOT)]
         else:
             rows = [alone(i) for i in examples]
-        batch = collate_rows(rows, pad=tokenizer.pad_token_id, device=policy.model.device)
-        return -policy(batch) / unit, {}
+        return -policy(pack(rows, device=policy.model.device)) / unit, {}
 
     return losses
 
 
-def _row(turns: Sequence[tuple[list[int], list[int]]]) -> Row:
-    """Lay turns of (given, learned) tokens end to end."""
+def _row(turns: Sequence[tuple[list[int], list[int]]]) -> Group:
+    """Turns of (given, learned) tokens end to end, after the first token of all."""
     tokens = [token for given, learned in turns for token in (*given, *learned)]
     marks = [mark for given, learned in turns for mark in (*[False] * len(given), *[True] * len(learned))]
-    return tokens, marks
+    return Group(tokens[:1], [tokens[1:]], [marks[1:]])

@@ -94,6 +94,11 @@ class _Training:
 
     def carry_out(self, allow_changed_environment: bool, until: int | None, start_from: Path | None) -> dict[str, Any] | None:
         model, tokenizer = policy.create(self.recipe.policy, seed=derive(self.run.seed, "weights"))
+        if not policy.packs(model):
+            self.progress.say(
+                f"{model.config.model_type}: a prompt is computed again for each of its responses; once for all of them where that "
+                f"is known to be exact: {', '.join(policy.PACKED)} with attention sdpa"
+            )
         self.renderer = Renderer(tokenizer, self.recipe.data)
         self.examples = self.renderer.examples(self.inputs.rows)
         manifest = self._manifest(model)
@@ -141,9 +146,9 @@ class _Training:
             demonstrations = self.inputs.world.demonstrations(settings.demonstrations)
             scorer = policy.Policy(model)
             schedule = Schedule(
-                examples=settings.demonstrations,
+                sizes=[1 + len(prompt) + len(response) + 1 for prompt, response in demonstrations],  # a letter is a token
                 batch_size=settings.batch_size,
-                micro_batch_size=settings.batch_size,
+                micro_batch_tokens=self.recipe.training.micro_batch_tokens,
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
                 shape="linear",
@@ -166,18 +171,18 @@ class _Training:
             self._make_triples(t, scorer, triples_file)
         training = self.recipe.training
         with self._timed(t, "training"):
+            data = triples.read(triples_file)
             schedule = Schedule(
-                examples=len(self.examples),
+                sizes=data.sizes(USED[self.run.method]),
                 batch_size=training.batch_size,
-                micro_batch_size=training.micro_batch_size,
+                micro_batch_tokens=training.micro_batch_tokens,
                 epochs=training.epochs,
                 learning_rate=iteration.learning_rate(self.run, t),
                 shape=training.schedule,
                 warmup=training.warmup,
                 seed=(self.run.seed, "order", t),
             )
-            data = triples.read(triples_file)
-            objective = iteration.objective(self.run, t, scorer, data, pad=self.pad)
+            objective = iteration.objective(self.run, t, scorer, data)
             self._optimise(t, scorer, training.optimizer, training.weight_decay, objective, schedule)
 
     def _make_triples(self, t: int, scorer: policy.Policy, path: Path) -> None:
@@ -226,8 +231,7 @@ class _Training:
                 scorer,
                 data,
                 names,
-                batch_size=self.recipe.training.micro_batch_size,
-                pad=self.pad,
+                tokens=self.recipe.training.micro_batch_tokens,
                 advance=self.progress.advance,
             )
         return triples.Triples(data.prompts, data.responses, reference)

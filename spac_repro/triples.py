@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from spac_repro.errors import UserError
-from spac_repro.policy import Exchange, Policy, collate
+from spac_repro.optimisation import within_budget
+from spac_repro.packing import Group, pack
+from spac_repro.policy import Policy
 from spac_repro.preferences.rendering import Example
 from spac_repro.runs import write_bytes
 
@@ -28,9 +30,13 @@ class Triples:
     responses: Mapping[str, list[list[int]]]
     reference: Mapping[str, Tensor]
 
-    def exchanges(self, name: str, rows: Sequence[int]) -> list[Exchange]:
-        """The prompt and the named response of some rows."""
-        return [Exchange(self.prompts[i], self.responses[name][i]) for i in rows]
+    def groups(self, names: Sequence[str], rows: Sequence[int]) -> list[Group]:
+        """The prompt of each of some rows, with its named responses."""
+        return [Group(self.prompts[i], [self.responses[name][i] for name in names]) for i in rows]
+
+    def sizes(self, names: Sequence[str]) -> list[int]:
+        """Tokens of each row with its named responses, packed."""
+        return [group.size for group in self.groups(names, range(len(self.prompts)))]
 
 
 def from_examples(examples: Sequence[Example], selfplay: list[list[int]] | None) -> Triples:
@@ -47,24 +53,20 @@ def reference_logprobs(
     triples: Triples,
     names: Sequence[str],
     *,
-    batch_size: int,
-    pad: int,
+    tokens: int,
     advance: Callable[[int, int], None],
 ) -> dict[str, Tensor]:
-    """log π_ref of the named responses under the policy as it stands, each [n] in fp32."""
-    rows = range(len(triples.prompts))
-    device = policy.model.device
-    logprobs: dict[str, Tensor] = {}
-    for name in names:
-        exchanges = triples.exchanges(name, rows)
-        order = sorted(rows, key=lambda i: sum(map(len, exchanges[i])))
-        result = torch.empty(len(exchanges))
-        for begin in range(0, len(order), batch_size):
-            batch = order[begin : begin + batch_size]
-            result[batch] = policy(collate([exchanges[i] for i in batch], pad=pad, device=device)).float().cpu()
-            advance(begin, len(order))
-        logprobs[name] = result
-    return logprobs
+    """log π_ref of the named responses under the policy as it stands, each [n] in fp32; about so many tokens at once."""
+    sizes = triples.sizes(names)
+    order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
+    result = torch.empty(len(sizes), len(names))
+    done = 0
+    for rows in within_budget(order, sizes, tokens):
+        advance(done, len(sizes))
+        packed = pack(triples.groups(names, rows), device=policy.model.device)
+        result[rows] = policy(packed).view(len(rows), len(names)).float().cpu()
+        done += len(rows)
+    return dict(zip(names, result.unbind(1), strict=True))
 
 
 def write(path: Path, triples: Triples, texts: Mapping[str, Sequence[str]]) -> None:

@@ -39,6 +39,8 @@ def tiny_models(one_thread: None) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+    from spac_repro.policy import prepared
+
     def shape(**more: Any) -> dict[str, Any]:
         return {
             "vocab_size": VOCABULARY,
@@ -59,7 +61,7 @@ def tiny_models(one_thread: None) -> dict[str, Any]:
             "mistral": MistralForCausalLM(MistralConfig(**shape(sliding_window=4))),
             "qwen2": Qwen2ForCausalLM(Qwen2Config(**shape(tie_word_embeddings=True))),
         }
-    return {name: model.eval() for name, model in models.items()}
+    return {name: prepared(model.eval(), "sdpa") for name, model in models.items()}
 
 
 @pytest.fixture(scope="session")

@@ -379,7 +379,7 @@ def test_an_engine_that_is_not_there_is_refused_and_not_replaced(tmp_path):
     from spac_repro import training
     from spac_repro.errors import UnfitEnvironmentError
 
-    run = recipe.load("tiny", overrides=["training.processes=2", "training.micro_batch_size=32"])
+    run = recipe.load("tiny", overrides=["training.processes=2"])
     with pytest.raises(UnfitEnvironmentError, match="asks for accelerate on 2 processes, and this version trains in one"):
         training.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,7 @@
 """Optimiser steps: which examples, which rate, which gradient; stopped anywhere and resumed to the same bits."""
 
+import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -19,9 +21,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def schedule(**changes) -> Schedule:
     given = {
-        "examples": 10,
+        "sizes": [1] * 10,
         "batch_size": 4,
-        "micro_batch_size": 4,
+        "micro_batch_tokens": 4,
         "epochs": 2,
         "learning_rate": 0.05,
         "shape": "linear",
@@ -33,7 +35,7 @@ def schedule(**changes) -> Schedule:
 
 schedules = st.builds(
     schedule,
-    examples=st.integers(1, 40),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
     batch_size=st.integers(1, 12),
     epochs=st.integers(1, 4),
     learning_rate=st.floats(1e-7, 1.0),
@@ -57,13 +59,24 @@ def test_every_epoch_takes_every_example_once(plan):
         assert 1 <= len(its[-1]) <= plan.batch_size
 
 
+@given(schedules, st.integers(1, 20))
+def test_micro_batches_hold_a_steps_examples_in_order_and_no_more_tokens_than_allowed(plan, tokens):
+    plan = dataclasses.replace(plan, micro_batch_tokens=tokens)
+    for step in range(plan.steps):
+        cut = plan.micro_batches(step)
+        assert [example for rows in cut for example in rows] == plan.batch(step)
+        assert all(sum(plan.sizes[example] for example in rows) <= tokens or len(rows) == 1 for rows in cut)
+        for rows, following in itertools.pairwise(cut):  # none could have taken one more
+            assert sum(plan.sizes[example] for example in [*rows, following[0]]) > tokens
+
+
 def test_epochs_iterations_and_seeds_have_orders_of_their_own():
-    plan = schedule(examples=50, batch_size=50, epochs=2)
-    orders = [plan.batch(0), plan.batch(1), schedule(examples=50, batch_size=50, seed=(0, "order", 2)).batch(0)]
-    orders.append(schedule(examples=50, batch_size=50, seed=(1, "order", 1)).batch(0))
+    plan = schedule(sizes=[1] * 50, batch_size=50, epochs=2)
+    orders = [plan.batch(0), plan.batch(1), schedule(sizes=[1] * 50, batch_size=50, seed=(0, "order", 2)).batch(0)]
+    orders.append(schedule(sizes=[1] * 50, batch_size=50, seed=(1, "order", 1)).batch(0))
     orders.append(list(range(50)))
     assert len({tuple(order) for order in orders}) == 5
-    assert plan.batch(0) == schedule(examples=50, batch_size=50, epochs=2).batch(0)
+    assert plan.batch(0) == schedule(sizes=[1] * 50, batch_size=50, epochs=2).batch(0)
 
 
 @given(schedules)
@@ -126,13 +139,13 @@ def take(model, optimizer, objective, plan, folder, **changes) -> list[str]:
     return warnings
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 4, 5, 10, 64])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 2, 3, 4, 5, 10, 64])
 @pytest.mark.parametrize("batch_size", [10, 7])
-def test_the_gradient_is_the_mean_over_the_batch_however_it_is_cut_up(tmp_path, batch_size, micro_batch_size):
+def test_the_gradient_is_the_mean_over_the_batch_however_it_is_cut_up(tmp_path, batch_size, micro_batch_tokens):
     """Two steps of plain descent, by closed form: w ← w − α · 2/B · Xᵀ(Xw − y); the last batch and micro-batch may be partial."""
     model = linear_model()
     plan = schedule(
-        batch_size=batch_size, micro_batch_size=micro_batch_size, epochs=1, learning_rate=0.1, shape="constant", warmup=0
+        batch_size=batch_size, micro_batch_tokens=micro_batch_tokens, epochs=1, learning_rate=0.1, shape="constant", warmup=0
     )
     weight = model.weight.detach().flatten().clone()
     norms, losses = [], []

@@ -47,7 +47,7 @@ TREE: dict[str, Any] = {
         "sft": group(learning_rate=1e-4, last_learning_rate=None),
     },
     "training": {
-        **group(iterations=2, epochs=1, batch_size=8, micro_batch_size=4, optimizer="rmsprop", schedule="linear", warmup=0.1),
+        **group(iterations=2, epochs=1, batch_size=8, micro_batch_tokens=64, optimizer="rmsprop", schedule="linear", warmup=0.1),
         **group(weight_decay=0.0, max_grad_norm=1.0, precision="float32", gradient_checkpointing=False, engine="accelerate"),
         **group(processes=1, threads=1, checkpoint_every=10, checkpoints_kept=1),
     },
@@ -219,7 +219,7 @@ OUT_OF_RANGE = [
     ("selfplay.temperature", "0"),
     ("training.checkpoints_kept", "0"),
     ("training.engine", "jax"),
-    ("training.micro_batch_size", "7"),
+    ("training.micro_batch_tokens", "0"),
     ("data.pairs", "-3"),
     ("data.world.right", "0.9"),
     ("policy.source", "hub"),
@@ -231,7 +231,7 @@ OUT_OF_RANGE = [
 def test_a_value_out_of_range(key, given):
     message = refusal("tiny", overrides=[f"{key}={given}"])
     name = key.replace("objective.", "methods.spac.")
-    checked_together = {"training.micro_batch_size": "batch_size", "data.world.right": "world", "policy.source": "architecture"}
+    checked_together = {"data.world.right": "world", "policy.source": "architecture"}
     checked_together["data.source"] = "data.world"
     assert checked_together.get(key, name) in message
     assert message.startswith("recipe tiny: ")

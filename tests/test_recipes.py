@@ -58,7 +58,7 @@ def test_the_7b_run_is_pinned_and_set_as_its_peer():
     assert settings.policy.revision == "ac6e600eefcce74f5e8bae1035d4f66019e93190"
     assert len(settings.data.revision) == 40
     training, data = settings.training, settings.data
-    assert training.batch_size == 64 == training.micro_batch_size * training.processes
+    assert training.batch_size == 64 == 8 * training.processes
     assert data.longest_prompt + data.longest_response == 1024
     assert settings.methods.spin.last_learning_rate == 1e-7
     assert settings.methods.spin.last_beta == 5.0

@@ -8,7 +8,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from spac_repro.errors import UserError
-from spac_repro.policy import Exchange, Policy, collate
+from spac_repro.packing import Group, pack
+from spac_repro.policy import Policy
 from spac_repro.preferences.reading import Preference
 from spac_repro.preferences.rendering import Renderer
 from spac_repro.recipe import Data
@@ -115,15 +116,13 @@ def test_text_comes_back(text):
     assert renderer().text(renderer().response(text)) == text
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_the_score_of_a_prompt_beyond_the_limit_is_that_of_its_end(tiny_models, slow_logprob, side):
+def test_the_score_of_a_prompt_beyond_the_limit_is_that_of_its_end(tiny_models, slow_logprob):
     assert len(VOCABULARY) == tiny_models["mistral"].config.vocab_size
     long = preference("a very long prompt that goes on and on", chosen="good answer", rejected="bad")
     example = renderer(longest_prompt=9, longest_response=6).examples([long])[0]
     assert (spelled(example.prompt), spelled(example.chosen)) == ("on and on", "good a")
     model = tiny_models["mistral"]
-    pairs = [Exchange(example.prompt, example.chosen), Exchange(example.prompt, example.rejected)]
-    found = Policy(model)(collate(pairs, pad=EOS, side=side))
+    found = Policy(model)(pack([Group(example.prompt, [example.chosen, example.rejected])]))
     with torch.no_grad():
         expected = torch.stack(
             [

@@ -69,8 +69,8 @@ def test_the_share_of_few_shot_steps_is_the_recipes(made):
     together = []
 
     def count(batch):
-        together.append(len(batch.ids) == 1)
-        return torch.zeros(len(batch.ids))
+        together.append(batch.responses == 1)
+        return torch.zeros(batch.responses)
 
     count.model = torch.nn.Linear(1, 1)
     count.model.device = "cpu"

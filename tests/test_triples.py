@@ -5,7 +5,8 @@ import torch
 
 from spac_repro import triples
 from spac_repro.errors import UserError
-from spac_repro.policy import Exchange, Policy
+from spac_repro.packing import Group
+from spac_repro.policy import Policy
 from spac_repro.preferences.rendering import Example
 from spac_repro.triples import RESPONSES
 
@@ -26,26 +27,27 @@ def data():
     return triples.from_examples(EXAMPLES, SELFPLAY)
 
 
-def reference(model, data, names=RESPONSES, batch_size=3):
-    return triples.reference_logprobs(Policy(model), data, names, batch_size=batch_size, pad=0, advance=lambda done, total: None)
+def reference(model, data, names=RESPONSES, tokens=30):
+    return triples.reference_logprobs(Policy(model), data, names, tokens=tokens, advance=lambda done, total: None)
 
 
 def test_every_row_keeps_its_own_responses(data):
-    assert data.exchanges("rejected", [4, 0]) == [Exchange(EXAMPLES[i].prompt, EXAMPLES[i].rejected) for i in (4, 0)]
-    assert data.exchanges("selfplay", [6]) == [Exchange(EXAMPLES[6].prompt, SELFPLAY[6])]
+    assert data.groups(["rejected"], [4, 0]) == [Group(EXAMPLES[i].prompt, [EXAMPLES[i].rejected]) for i in (4, 0)]
+    assert data.groups(["selfplay", "chosen"], [6]) == [Group(EXAMPLES[6].prompt, [SELFPLAY[6], EXAMPLES[6].chosen])]
+    assert data.sizes(["selfplay", "chosen"])[6] == sum(map(len, (EXAMPLES[6].prompt, SELFPLAY[6], EXAMPLES[6].chosen)))
     assert "selfplay" not in triples.from_examples(EXAMPLES, None).responses
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_reference_logprobs_stand_in_the_order_of_the_rows(tiny_models, slow_logprob, data, batch_size):
+@pytest.mark.parametrize("tokens", [1, 20, 45, 1000])
+def test_reference_logprobs_stand_in_the_order_of_the_rows(tiny_models, slow_logprob, data, tokens):
     """They are computed in the order of length."""
     model = tiny_models["llama"]
-    found = reference(model, data, batch_size=batch_size)
+    found = reference(model, data, tokens=tokens)
     assert list(found) == list(RESPONSES)
     for name, values in found.items():
         assert (values.dtype, values.shape, values.requires_grad) == (torch.float32, (7,), False)
         with torch.no_grad():
-            expected = torch.stack([slow_logprob(model, *pair) for pair in data.exchanges(name, range(7))])
+            expected = torch.stack([slow_logprob(model, p, y) for p, (y,), _ in data.groups([name], range(7))])
         torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=2e-5)
 
 

@@ -15,7 +15,6 @@ SETTINGS = (
     "training.iterations=2",
     "training.epochs=1",
     "training.batch_size=8",
-    "training.micro_batch_size=8",
     "training.checkpoint_every=1",
     "evaluation.gold_prompts=16",
     "evaluation.limit=4",
