@@ -193,6 +193,7 @@ class Evaluation(Settings):
     batch_size: Positive
     gold_prompts: Annotated[int, Field(ge=0)]  # held-out prompts of the world; 0 where there is no gold reward
     gold_samples: Positive  # responses sampled for each
+    heldout_pairs: Annotated[int, Field(ge=0)]  # of the world's, to measure the distance from the start on
 
 
 class Recipe(Settings):
@@ -212,8 +213,12 @@ class Recipe(Settings):
     def _world_where_needed(self) -> "Recipe":
         if (self.data.world is not None) != (self.data.source == "world"):
             raise ValueError("`data.world` belongs to `data.source: world`: a recipe with a built-in world takes no --preferences")
-        if self.data.world is None and (self.start or self.evaluation.suite == "mini" or self.evaluation.gold_prompts):
-            raise ValueError("a supervised start, the mini leaderboard and the gold reward need `data.source: world`")
+        if self.data.world is None and (
+            self.start or self.evaluation.suite == "mini" or self.evaluation.gold_prompts or self.evaluation.heldout_pairs
+        ):
+            raise ValueError(
+                "a supervised start, the mini leaderboard, the gold reward and held-out pairs need `data.source: world`"
+            )
         return self
 
 

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from spac_repro import environment, gold, iteration, policy, runs, selfplay, start, supervised, triples
+from spac_repro import environment, gold, heldout, iteration, policy, runs, selfplay, start, supervised, triples
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.inputs import Inputs, measure_overlap
 from spac_repro.leaderboard import suites
@@ -274,6 +274,8 @@ class _Training:
             return
         model = self._load(t).to(self._accelerator().device).eval()
         scores = self._gold(t, model) if self.recipe.evaluation.gold_prompts else []
+        if self.recipe.evaluation.heldout_pairs:
+            scores += self._heldout(t, model)
         if self.recipe.evaluation.suite != "none":
             with self._timed(t, "leaderboard"):
                 scores += self._leaderboard(model)
@@ -298,6 +300,26 @@ class _Training:
         if t == 0:
             runs.write_json(path, rewards.__dict__)
         return gold.scores(rewards, gold.Rewards(**runs.read_json(path)))
+
+    def _heldout(self, t: int, model: PreTrainedModel) -> list[Score]:
+        assert self.inputs.world is not None  # the recipe's own check
+        path = self.folder / "iteration-0" / "heldout.parquet"
+        scorer = policy.Policy(model)
+        tokens = self.recipe.training.micro_batch_tokens
+        with self._timed(t, "held-out preferences"):
+            if t == 0:
+                data = heldout.draw(
+                    scorer,
+                    self.renderer,
+                    self.inputs.world,
+                    self.recipe.selfplay,
+                    pairs=self.recipe.evaluation.heldout_pairs,
+                    tokens=tokens,
+                    seed=derive(self.run.seed, "held-out"),
+                    advance=self.progress.advance,
+                )
+                triples.write(path, data, {})
+            return heldout.scores(scorer, triples.read(path), tokens=tokens, advance=self.progress.advance)
 
     def _leaderboard(self, model: PreTrainedModel) -> list[Score]:
         settings = self.recipe.evaluation

@@ -100,7 +100,7 @@ def own_recipe(tmp_path):
         values = recipe.load("tiny").recipe.model_dump(mode="json")
         values["data"] |= {"source": "file", "world": None, "pairs": None}
         values["start"] = None
-        values["evaluation"] |= {"suite": "none", "gold_prompts": 0}
+        values["evaluation"] |= {"suite": "none", "gold_prompts": 0, "heldout_pairs": 0}
         values["policy"]["architecture"] |= {"hidden_size": 16, "intermediate_size": 16, "layers": 1}
         for key, value in changes.items():
             group, name = key.split("__")

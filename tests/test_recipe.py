@@ -51,7 +51,7 @@ TREE: dict[str, Any] = {
         **group(weight_decay=0.0, max_grad_norm=1.0, precision="float32", gradient_checkpointing=False, engine="accelerate"),
         **group(processes=1, threads=1, checkpoint_every=10, checkpoints_kept=1),
     },
-    "evaluation": group(suite="none", tasks=None, limit=None, batch_size=8, gold_prompts=0, gold_samples=1),
+    "evaluation": group(suite="none", tasks=None, limit=None, batch_size=8, gold_prompts=0, gold_samples=1, heldout_pairs=0),
 }
 
 

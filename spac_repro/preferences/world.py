@@ -99,11 +99,11 @@ class World:
         prompts = self.prompts("train", "demonstrations")
         return [(prompt, self.behave(prompt, rng)) for prompt in islice(prompts, n)]
 
-    def preferences(self, n: int) -> list[Preference]:
+    def preferences(self, n: int, split: Split = "train") -> list[Preference]:
         """n triples: two different responses of μ, labelled by P(y⁺ ≻ y⁻) = σ(scale · (r(y⁺) − r(y⁻)))."""
-        rng = self._rng("preferences")
+        rng = self._rng("preferences", *([] if split == "train" else [split]))
         rows: list[Preference] = []
-        for prompt in self.prompts("train", "preferences"):
+        for prompt in self.prompts(split, "preferences"):
             if len(rows) == n:
                 break
             first, second = self.behave(prompt, rng), self.behave(prompt, rng)

@@ -17,6 +17,7 @@ SETTINGS = (
     "training.batch_size=8",
     "training.checkpoint_every=1",
     "evaluation.gold_prompts=16",
+    "evaluation.heldout_pairs=16",
     "evaluation.limit=4",
 )
 
