@@ -33,6 +33,7 @@ def evaluate(
     suites.chosen_tasks(suite, tasks)
     folder, settings = _find(target)
     model, tokenizer = policy.load(folder)
+    policy.prepared(model, "sdpa")
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     model.eval()
     if suite == "mini" and settings is None:

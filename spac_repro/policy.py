@@ -52,6 +52,11 @@ class Policy(nn.Module):
         """
         if not packs(self.model):
             return self._one_by_one(packed)
+        logprobs = -cross_entropy(self.logits(packed), packed.targets, reduction="none")
+        return logprobs.new_zeros(packed.responses).index_add(0, packed.owners, logprobs)
+
+    def logits(self, packed: Packed) -> Tensor:
+        """What predicts each response token of a row: [S, vocabulary], in fp32."""
         row = self.model.base_model(
             input_ids=packed.ids,
             position_ids=packed.positions,
@@ -60,9 +65,7 @@ class Policy(nn.Module):
             use_cache=False,
         )
         hidden = row.last_hidden_state[0].index_select(0, packed.predictors)
-        logits = self.model.get_output_embeddings()(hidden).float()
-        logprobs = -cross_entropy(logits, packed.targets, reduction="none")
-        return logprobs.new_zeros(packed.responses).index_add(0, packed.owners, logprobs)
+        return self.model.get_output_embeddings()(hidden).float()
 
     def _one_by_one(self, packed: Packed) -> Tensor:
         """The same for any causal language model: each response after its own copy of the prompt, every logit computed."""

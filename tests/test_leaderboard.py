@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 import math
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ from spac_repro.leaderboard import openllm
 from spac_repro.leaderboard.questions import SUFFIXES, spread
 from spac_repro.leaderboard.suites import evaluate, harness, questions
 from spac_repro.leaderboard.table import average, rows
+from spac_repro.policy import prepared
 from spac_repro.runs import Score
 
 TASKS = {task.name: task for task in openllm.TASKS}
@@ -49,7 +51,7 @@ def build(seed: int = 0, context: int = 16384) -> LlamaForCausalLM:
         "initializer_range": 0.2,
     }
     config = LlamaConfig(vocab_size=258, max_position_embeddings=context, bos_token_id=0, eos_token_id=1, **shape)
-    return LlamaForCausalLM(config).eval()
+    return prepared(LlamaForCausalLM(config).eval(), "sdpa")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,7 @@ def disagreements(scores: Iterable[Score], results: dict[str, Any]) -> list[str]
             ("stderr", score.stderr, theirs[key.replace(",", "_stderr,")]),
             ("n", score.n, theirs["sample_len"]),
         ):
-            if not math.isclose(ours if ours is not None else math.nan, its, rel_tol=1e-6, abs_tol=1e-12):
+            if not math.isclose(ours if ours is not None else math.nan, its, rel_tol=1e-5, abs_tol=1e-12):
                 found.append(f"{score.task} {score.metric} {what}: {ours} and {its}")
         if score.version != str(results["versions"][score.task]):
             found.append(f"{score.task} version: {score.version} and {results['versions'][score.task]}")
@@ -203,6 +205,31 @@ def results(
     )
     assert answer is not None
     return dict(answer)
+
+
+def test_log_probabilities_are_the_harness_own_whatever_is_shared(model, tokenizer):
+    """Choices after one prompt, prompts that differ late, prompts that share nothing, one beyond the context."""
+    from lm_eval.models.huggingface import HFLM
+
+    from spac_repro.leaderboard.harness import LanguageModel
+
+    model = build(context=64)
+    generator = random.Random(0)
+
+    def draw(n: int) -> list[int]:
+        return [generator.randrange(2, 258) for _ in range(n)]
+
+    shots = draw(40)
+    asked = [([*shots, 5], draw(n)) for n in (1, 3, 2)] + [(shots + draw(4), [7, 8]), (shots + draw(6), [7, 8])]
+    asked += [(draw(9), draw(2)), (draw(70), draw(5)), (draw(80), draw(1))]
+    requests = [(("", ""), prompt, continuation) for prompt, continuation in asked]
+    with torch.no_grad():
+        ours = LanguageModel(model, tokenizer, 4)._loglikelihood_tokens(requests)
+        theirs = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=4)._loglikelihood_tokens(
+            requests, disable_tqdm=True
+        )
+    assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], rel=1e-5)
+    assert [likeliest for _, likeliest in ours] == [likeliest for _, likeliest in theirs]
 
 
 def test_scores_equal_the_harness_own(scores: list[Score], results: dict[str, Any]) -> None:

@@ -8,9 +8,10 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import datasets
 import lm_eval
 import lm_eval.api.task
+import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -25,8 +27,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spac_repro.errors import UserError
 from spac_repro.leaderboard.task import Leaves, Task
+from spac_repro.optimisation import within_budget
+from spac_repro.packing import Group, pack
+from spac_repro.policy import Policy, packs
 from spac_repro.runs import Score
 
+TOKENS_AT_ONCE = 4096
+MOSTLY = 0.8  # of a prompt must be shared, or its requests are computed apart
+Request = tuple[tuple[str, str], list[int], list[int]]  # the texts; the prompt's and the continuation's tokens
 Progress = Callable[[str, int, int], None]  # task, requests answered, requests in all
 
 
@@ -49,9 +57,65 @@ class LanguageModel(HFLM):
         self._done, self._total = 0, len(requests)
         return super().loglikelihood(requests, disable_tqdm=True)
 
+    @torch.no_grad()
+    def _loglikelihood_tokens(self, requests: list[Request], *arguments: Any, **more: Any) -> list[tuple[float, bool]]:
+        """The log-probability of each continuation, and whether each of its tokens is the likeliest, as the harness asks for them.
+
+        What the choices of a question share of their prompts, worked examples above all, is computed once for all of them.
+        """
+        if not packs(self.model):
+            return super()._loglikelihood_tokens(requests, *arguments, **more)
+        groups = shared_prompts([self._cut(prompt, continuation) for _, prompt, continuation in requests])
+        answers: list[tuple[float, bool]] = []
+        for rows in within_budget(range(len(groups)), [group.size for group in groups], TOKENS_AT_ONCE):
+            for answer in self._answers([groups[i] for i in rows]):
+                self.cache_hook.add_partial("loglikelihood", requests[len(answers)][0], answer)
+                answers.append(answer)
+        return answers
+
+    def _cut(self, prompt: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """Prompt and continuation within the model's context, which the last token itself need not enter."""
+        over = len(prompt) + len(continuation) - (self.max_length + 1)
+        if over > 0:
+            logging.getLogger("lm_eval").warning("Truncating %d tokens from the left.", over)
+        return prompt[max(over, 0) :], continuation
+
+    def _answers(self, groups: Sequence[Group]) -> Iterator[tuple[float, bool]]:
+        packed = pack(groups, device=self.device)
+        logprobs = Policy(self.model).logits(packed).log_softmax(-1)
+        likeliest = logprobs.argmax(-1) == packed.targets
+        values = logprobs.gather(-1, packed.targets[:, None])[:, 0]
+        for response in range(packed.responses):
+            its = packed.owners == response
+            yield float(values[its].sum()), bool(likeliest[its].all())
+
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         self._done, self._total = 0, len(requests)
         return super().generate_until(requests, disable_tqdm=True)
+
+
+def shared_prompts(requests: Sequence[tuple[list[int], list[int]]]) -> list[Group]:
+    """Neighbouring requests as groups of one prompt, where they share most of theirs; in order, only continuations counted."""
+    groups: list[Group] = []
+    together: list[tuple[list[int], list[int]]] = []
+    shared: list[int] = []
+    for prompt, continuation in requests:
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(shared, prompt, strict=False)))
+        if together and common < MOSTLY * max(len(prompt), *(len(other) for other, _ in together)):
+            groups.append(_group(shared, together))
+            together = []
+        shared = prompt[:common] if together else prompt
+        together.append((prompt, continuation))
+    return [*groups, _group(shared, together)] if together else groups
+
+
+def _group(shared: list[int], together: Sequence[tuple[list[int], list[int]]]) -> Group:
+    own = [(prompt[len(shared) :], continuation) for prompt, continuation in together]
+    return Group(
+        shared,
+        [[*rest, *continuation] for rest, continuation in own],
+        [[False] * len(rest) + [True] * len(continuation) for rest, continuation in own],
+    )
 
 
 class _Warnings(logging.Handler):
