@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spac_repro import interruption
 from spac_repro.errors import UserError
+from spac_repro.launchers.commands import sweep
 
 if TYPE_CHECKING:
     from spac_repro.progress import Progress
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 recipes = typer.Typer(help="The recipes: what a run is, every setting with where it comes from.", no_args_is_help=True)
 app.add_typer(recipes, name="recipes")
+app.add_typer(sweep, name="sweep")
 
 RecipeName = Annotated[str, typer.Option("--recipe", help="A recipe's name (see `recipes list`) or a YAML file.")]
 Overrides = Annotated[
@@ -50,7 +52,7 @@ def main() -> None:
     # A short spin: threads that spin for long slow each other down many times over where cores are shared, and threads that
     # sleep at once are slow to wake (docs/decisions/03-threads.md). Must be set before torch starts.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruption.listen()
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # typer catches an interruption, and says nothing
@@ -74,10 +76,6 @@ def _usage(error: Any) -> str:
     return (
         f"spac-repro: {' '.join(message.split()).rstrip('.')}; see `{error.ctx.command_path if error.ctx else 'spac-repro'} --help`"
     )
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 @app.command()

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from spac_repro import checkpoints
+from spac_repro import checkpoints, interruption
 from spac_repro.errors import UserError
 from spac_repro.metrics import Metrics
 from spac_repro.seeds import permutation
@@ -85,6 +85,7 @@ def optimizer_for(name: str, model: nn.Module, *, weight_decay: float) -> torch.
     return torch.optim.RMSprop(parameters, lr=0.0, weight_decay=weight_decay)
 
 
+@interruption.held()
 def optimise(
     accelerator: Accelerator,
     model: nn.Module,
@@ -105,6 +106,7 @@ def optimise(
 
     Raises:
         NonFiniteError: with the step, the examples and the last good checkpoint; nothing after that checkpoint is kept.
+        KeyboardInterrupt: it was asked to stop, and the step at which it did is checkpointed.
     """
     first = checkpoints.restore(keeping.folder, accelerator.unwrap_model(model), optimizer, warn=warn)
     metrics.go_on(iteration, first)
@@ -121,8 +123,11 @@ def optimise(
         optimizer.zero_grad()
         done = step + 1
         metrics.write(iteration, done, {**values, "grad_norm": norm, "learning_rate": schedule.rate(step)})
-        if done % keeping.every == 0 and done < schedule.steps:
+        stop = interruption.asked()
+        if stop or (done % keeping.every == 0 and done < schedule.steps):
             checkpoints.save(keeping.folder, done, accelerator.unwrap_model(model), optimizer, keep=keeping.keep)
+        if stop:
+            raise KeyboardInterrupt
     advance(schedule.steps, schedule.steps)
 
 
