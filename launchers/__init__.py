@@ -1,0 +1,1 @@
+"""Sweeps: many runs, what (sweeps/*.yaml), where (clusters/*.yaml) and how (submitit)."""

@@ -1,0 +1,208 @@
+"""How jobs come to run on Slurm: submitit writes and submits them; squeue and sacct say what became of them."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.launchers.job import Job, again_file
+from spac_repro.launchers.profile import Cluster
+
+COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct")
+WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+
+
+@dataclass(frozen=True)
+class State:
+    """What Slurm says of a job."""
+
+    name: str  # PENDING, RUNNING, COMPLETED, …
+    reason: str = ""  # why it waits
+
+    @property
+    def waiting(self) -> bool:
+        return self.name in WAITING
+
+    @property
+    def live(self) -> bool:
+        return self.waiting or self.name in AT_WORK
+
+
+def require() -> None:
+    """Raise UnfitEnvironmentError unless Slurm's commands are here and its controller answers."""
+    missing = [command for command in COMMANDS if shutil.which(command) is None]
+    if missing:
+        raise UnfitEnvironmentError(
+            f"Slurm is not installed here ({missing[0]} is missing); work on a login node, or use --cluster local"
+        )
+    done = _ask("scontrol", "ping")
+    if done.returncode or "UP" not in done.stdout:
+        raise UnfitEnvironmentError(f"Slurm's controller does not answer: {_words(done)}")
+
+
+def accounting() -> bool:
+    """Whether the cluster keeps accounts, so that the end of a job can be asked for after it left the queue."""
+    done = _ask("sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now")
+    return done.returncode == 0 and "disabled" not in done.stderr
+
+
+def largest_array() -> int:
+    """How many jobs one array may hold."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config").stdout)
+    return max(1, int(found.group(1)) - 1) if found else 1000  # the largest index is one less; we leave another one free
+
+
+def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, *, name: str, after: Sequence[str] = ()) -> list[str]:
+    """Submit jobs as arrays that are as large as the cluster allows, to begin when the jobs `after` have ended; their ids.
+
+    Raises:
+        UserError: Slurm refused, in its own words; then nothing of it stays submitted.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    ids: list[str] = []
+    size = largest_array()
+    try:
+        for begin in range(0, len(jobs), size):
+            executor = _executor(cluster, folder, name, after)
+            ids += [job.job_id for job in executor.map_array(_run, jobs[begin : begin + size])]
+            # A limit on the cells at a time is an array's own: several arrays keep it by taking turns.
+            if cluster.parallelism:
+                after = [ids[-1].partition("_")[0]]
+    except (FailedJobError, FailedSubmissionError) as error:
+        cancel(ids)
+        raise UserError(
+            f"Slurm refused: {_refusal(str(error))}; nothing was submitted, so correct the cluster profile and repeat"
+        ) from None
+    except BaseException:
+        cancel(ids)
+        raise
+    return ids
+
+
+def script(jobs: Sequence[Job], cluster: Cluster, folder: Path, *, name: str, after: Sequence[str] = ()) -> str:
+    """The sbatch file that `submit` would submit, for its first array."""
+    executor = _executor(cluster, folder, name, after)
+    count = min(len(jobs), largest_array() if shutil.which("scontrol") else len(jobs))
+    if count > 1:
+        executor.parameters["map_count"] = count
+    return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
+
+
+def _run(job: Job) -> None:
+    job()
+
+
+def _executor(cluster: Cluster, folder: Path, name: str, after: Sequence[str]) -> Any:
+    from submitit.slurm.slurm import SlurmExecutor
+
+    class Executor(SlurmExecutor):
+        """submitit's, which also writes the file where there is no Slurm: for --dry-run."""
+
+        @classmethod
+        def affinity(cls) -> int:
+            return 1
+
+    executor = Executor(folder, python=cluster.interpreter(sys.executable))
+    executor.update_parameters(**_parameters(cluster, folder, name, after))
+    return executor
+
+
+def _parameters(cluster: Cluster, folder: Path, name: str, after: Sequence[str]) -> dict[str, Any]:
+    more: dict[str, Any] = {"requeue": True, **cluster.sbatch}
+    if after:
+        # Not "afterok": one failed start would hold up the cells of all the others for ever. A cell looks for its own start.
+        more["dependency"] = "afterany:" + ":".join(after)
+    again = shlex.quote(str(again_file(folder, "")))
+    wanted = {
+        "job_name": name,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": cluster.exclude,
+        "nodes": cluster.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": cluster.cpus_per_node,
+        "gpus_per_node": cluster.gpus_per_node or None,
+        "mem": f"{cluster.memory_gb}GB" if cluster.memory_gb else None,
+        "time": cluster.minutes,
+        "signal_delay_s": cluster.requeue.signal_seconds,
+        "array_parallelism": cluster.parallelism or 1_000_000,
+        "setup": [*cluster.setup, *(f"export {key}={shlex.quote(value)}" for key, value in cluster.environment.items())] or None,
+        "srun_args": cluster.srun() or None,
+        # The batch script stands outside any container, so Slurm's commands are there for it.
+        "teardown": [
+            "code=$?",
+            f'if rm {again}"$SLURM_JOB_ID" 2>/dev/null; then scontrol requeue "$SLURM_JOB_ID"; fi',
+            "exit $code",
+        ],
+        "additional_parameters": more,
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def cancel(ids: Iterable[str]) -> None:
+    """End jobs, waiting or running."""
+    chosen = sorted(set(ids))
+    for begin in range(0, len(chosen), 200):
+        done = _ask("scancel", *chosen[begin : begin + 200])
+        if done.returncode and "already" not in done.stderr and "Invalid job id" not in done.stderr:
+            raise UserError(f"Slurm did not cancel: {_words(done)}")
+
+
+def states(ids: Iterable[str]) -> dict[str, State]:
+    """What became of jobs: the queue knows best; of what has left it, only the accounts know, where there are any."""
+    wanted = set(ids)
+    found: dict[str, State] = {}
+    queue = _ask("squeue", "-h", "-r", "-u", str(os.geteuid()), "-t", "all", "-o", "%i|%T|%r")
+    if queue.returncode:
+        raise UnfitEnvironmentError(f"Slurm does not say what is in its queue: {_words(queue)}")
+    for line in queue.stdout.splitlines():
+        job, name, reason = line.split("|", 2)
+        if job in wanted:
+            found[job] = State(name, "" if reason == "None" else reason)
+    if left := wanted - found.keys():
+        found |= {job: state for job, state in _accounts(left).items() if job in left}
+    return found
+
+
+def _accounts(ids: Iterable[str]) -> dict[str, State]:
+    from submitit.slurm.slurm import SlurmInfoWatcher
+
+    bases = ",".join(sorted({job.partition("_")[0] for job in ids}))
+    done = _ask("sacct", "-X", "--parsable2", "-o", "JobID,State,NodeList", "-j", bases)
+    if done.returncode:
+        return {}
+    return {job: State(row["State"].split(" ")[0].rstrip("+")) for job, row in SlurmInfoWatcher().read_info(done.stdout).items()}
+
+
+def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env={**os.environ, "SLURM_TIME_FORMAT": "standard"}
+        )
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(command, 127, "", f"{command[0]}: not installed")
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"{command[0]}: no answer in a minute")
+
+
+def _words(done: subprocess.CompletedProcess[str]) -> str:
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return lines[-1].strip() if lines else f"{done.args[0]} ended with {done.returncode}"
+
+
+def _refusal(text: str) -> str:
+    """Slurm's own words in what submitit makes of them."""
+    lines = [line.strip() for line in text.splitlines() if "error:" in line]
+    words = [line.partition("error: ")[2] for line in lines]
+    return ": ".join(dict.fromkeys(reversed(words))) if words else text.strip().splitlines()[-1]
