@@ -127,14 +127,15 @@ class Job:
             preexec_fn=_as_a_child,
         )
         lines = _Lines(child.stderr)
-        while True:
-            try:
-                code = child.wait(timeout=REPEAT_SECONDS if self._heard else 1)
-                break
-            except subprocess.TimeoutExpired:
-                if self._heard:
-                    with suppress(ProcessLookupError):
-                        os.killpg(child.pid, signal.SIGUSR2)
+        asked = 0.0
+        while (code := child.poll()) is None:
+            if self._heard and time.monotonic() - asked > REPEAT_SECONDS:
+                names = ", ".join(signal.Signals(number).name for number in sorted(self._heard))
+                print(f"[{_node()}] {names}: asking the training to stop", file=sys.stderr, flush=True)
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGUSR2)
+                asked = time.monotonic()
+            time.sleep(0.1)
         return code, lines.last()
 
     def _end(self, code: int, last_line: str) -> str:

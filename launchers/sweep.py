@@ -252,8 +252,9 @@ def _owner_lives(folder: Path) -> bool:
 
 def _waits(book: Ledger, cell: Cell, state: slurm.State, states: dict[str, slurm.State]) -> str:
     start = book.job("start", book.leader(cell))
-    if state.reason == "Dependency" and start in states and states[start].live:
-        return f"waits for the shared starts ({book.leader(cell).name}: {states[start].name.lower()})"
+    if state.reason == "Dependency" and start is not None:
+        name = states[start].name.lower() if start in states else "unknown"
+        return f"waits for the shared starts; its own is {name}"
     return state.reason
 
 
@@ -301,5 +302,5 @@ def _scores(folder: Path) -> dict[str, float]:
 
 def _in_words(scores: dict[str, float]) -> str:
     """The gold reward where there is one, and the mean of a leaderboard where that is scored: not every number."""
-    chosen = [name for name in scores if name.startswith(("gold ", "average "))] or list(scores)[:2]
+    chosen = [name for name in scores if name.startswith(("gold reward", "average "))] or list(scores)[:2]
     return ", ".join(f"{name} {scores[name]:.3f}" for name in chosen)

@@ -1,0 +1,57 @@
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import lab
+from cluster import Cluster, NotHereError, install
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.fixture(scope="session")
+def programs() -> None:
+    """Slurm's programs, or a skip that says why not."""
+    try:
+        install()
+    except NotHereError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="module")
+def cluster(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of four nodes with accounting."""
+    yield from bring_up(Cluster(tmp_path_factory.mktemp("lab"), port=20000 + os.getpid() % 10000))
+
+
+@pytest.fixture
+def without_accounts(programs: None, tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster that keeps no accounts, and whose largest array holds a few jobs."""
+    yield from bring_up(Cluster(tmp_path / "lab", port=30000 + os.getpid() % 10000, accounting=False, largest_array=4))
+
+
+def bring_up(cluster: Cluster) -> Iterator[Cluster]:
+    before = os.environ.get("SLURM_CONF")
+    try:
+        cluster.up()
+        yield cluster
+    except NotHereError as reason:
+        pytest.skip(str(reason))
+    finally:
+        cluster.down()
+        if before is not None:
+            os.environ["SLURM_CONF"] = before
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> lab.Sweep:
+    """A sweep to be written, submitted and watched."""
+    return lab.Sweep(tmp_path)

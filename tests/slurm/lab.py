@@ -1,0 +1,130 @@
+"""Sweeps of `tiny` cut down to seconds, and the command line that runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cluster import wait_for
+
+from spac_repro.launchers.ledger import attempts
+
+SETTINGS: dict[str, Any] = {
+    "start.demonstrations": 1024,
+    "start.epochs": 1,
+    "data.pairs": 24,
+    "selfplay.batch_size": 8,
+    "training.iterations": 1,
+    "training.epochs": 1,
+    "training.batch_size": 8,
+    "training.micro_batch_size": 8,
+    "evaluation.suite": "none",
+    "evaluation.gold_prompts": 8,
+}
+PROFILE: dict[str, Any] = {
+    "summary": "the test's cluster",
+    "scheduler": "slurm",
+    "minutes": 30,
+    "parallelism": 2,
+    "requeue": {"signal_seconds": 30},
+}
+
+
+def run(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """A command of spac-repro."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "spac_repro", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def train(out: Path, method: str, seed: int) -> subprocess.Popen[str]:
+    """`train` of a cell without any cluster."""
+    sets = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    command = [sys.executable, "-m", "spac_repro", "train", "--method", method, "--seed", str(seed), "--out", str(out), *sets]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+
+
+def weights(folder: Path) -> list[str]:
+    """The hashes of a finished run's iterates."""
+    return [iterate["weights_sha256"] for iterate in json.loads((folder / "results.json").read_text())["iterations"]]
+
+
+class Sweep:
+    """A sweep of one test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "cells.yaml"
+        self.profile = folder / "lab.yaml"
+        self.folder = folder / "sweep"
+
+    def write(self, *, profile: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **more: Any) -> None:
+        sweep = {"name": "cells", "summary": "cells of a test", "recipe": "tiny", "seeds": [1], "methods": ["spac"]}
+        self.file.write_text(yaml.safe_dump({**sweep, "settings": {**SETTINGS, **(settings or {})}, **more}))
+        self.profile.write_text(yaml.safe_dump({**PROFILE, **(profile or {})}))
+
+    def submit(self, *more: str) -> subprocess.CompletedProcess[str]:
+        return run("sweep", "submit", self.file, "--cluster", self.profile, "--out", self.folder, *more)
+
+    def submitted(self, **what: Any) -> None:
+        self.write(**what)
+        done = self.submit()
+        assert done.returncode == 0, done.stderr
+
+    def do(self, command: str) -> dict[str, Any]:
+        done = run("sweep", command, self.folder, "--json")
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def cells(self) -> dict[str, dict[str, Any]]:
+        return {cell["cell"]: cell for cell in self.do("status")["cells"]}
+
+    def stages(self) -> set[str]:
+        return {cell["stage"] for cell in self.cells().values()}
+
+    def job(self, cell: str, task: str = "run") -> str:
+        return str(json.loads((self.folder / "sweep.json").read_text())["jobs"][task][cell])
+
+    def ended(self, seconds: float = 240) -> dict[str, dict[str, Any]]:
+        """Wait until no cell waits or runs."""
+        deadline = time.monotonic() + seconds
+        while True:
+            cells = self.cells()
+            if not {"pending", "running", "requeued"} & {cell["stage"] for cell in cells.values()}:
+                return cells
+            assert time.monotonic() < deadline, cells
+            time.sleep(1)
+
+    def log(self, cell: str) -> str:
+        try:
+            return (self.folder / "jobs" / f"{self.job(cell)}_0_log.err").read_text()
+        except FileNotFoundError:
+            return ""
+
+    def said(self, cell: str) -> list[dict[str, Any]]:
+        """What the cell's jobs said of themselves."""
+        return attempts(self.folder / "jobs" / "attempts" / f"run-{cell.replace('/', ',')}.jsonl")
+
+    def attempts(self, cell: str) -> list[dict[str, Any]]:
+        """Where each attempt began, and on which node."""
+        return [line for line in self.said(cell) if "position" in line]
+
+    def steps(self, cell: str) -> int:
+        try:
+            return len((self.folder / cell / "metrics.jsonl").read_text().splitlines())
+        except FileNotFoundError:
+            return 0
+
+    def frozen(self, cell: str, attempt: int, steps: int) -> int:
+        """Wait until an attempt has taken so many steps, and freeze its training there; its process."""
+        owner = self.folder / cell / ".owner.json"
+        wait_for(lambda: len(self.attempts(cell)) == attempt, f"attempt {attempt}", 120)
+        wait_for(lambda: owner.exists() and self.steps(cell) >= steps, f"step {steps}", 120)
+        process = int(json.loads(owner.read_text())["process"])
+        os.kill(process, signal.SIGSTOP)
+        assert not (self.folder / cell / "results.json").exists(), "the cell ended before it could be disturbed"
+        return process
