@@ -141,7 +141,7 @@ def collect(
 
 
 def _conclude(book: "Ledger", done: "Submission", as_json: bool) -> None:
-    from spac_repro.launchers import sweep
+    from spac_repro.launchers import slurm, sweep
 
     found = sweep.standings(book)
     counts: dict[str, int] = {}
@@ -161,6 +161,8 @@ def _conclude(book: "Ledger", done: "Submission", as_json: bool) -> None:
         if not done.tasks and any(stage in counts for stage in sweep.ENDED):
             print(f"nothing new; `spac-repro sweep retry {book.folder}` repeats what failed or was cancelled")
         if book.cluster.scheduler == "slurm":
+            if not slurm.accounting():
+                print("this cluster keeps no accounts: of a job that dies without a word, `sweep status` cannot say why")
             print(f"watch it with: spac-repro sweep status {book.folder} --watch 10")
     if book.cluster.scheduler == "local" and any(standing.stage in sweep.ENDED for standing in found):
         raise typer.Exit(1)

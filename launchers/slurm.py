@@ -60,6 +60,33 @@ def largest_array() -> int:
     return max(1, int(found.group(1)) - 1) if found else 1000  # the largest index is one less; we leave another one free
 
 
+def check_shared(cluster: Cluster, folder: Path) -> str | None:
+    """See on a node that the jobs' folder can be written there; Slurm itself fails without a word where it cannot.
+
+    Returns why that could not be tried (all nodes busy, say), None where it was seen to be well.
+
+    Raises:
+        UserError: the node cannot write it, or what it writes is not to be seen here.
+    """
+    token = folder / f".probe-{os.getpid()}"
+    options = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos, "constraint": cluster.constraint}
+    asked = [f"--{name}={value}" for name, value in options.items() if value]
+    script = 'echo "probe on ${SLURMD_NODENAME:-a node}"; : > "$0" && echo written'
+    command = ("srun", "--immediate=5", "--time=1", "--ntasks=1", "--chdir=/", "--job-name=spac-repro-probe", *asked)
+    done = _ask(*command, "sh", "-c", script, str(token))
+    try:
+        if "probe on" not in done.stdout:
+            return _words(done)
+        node = done.stdout.splitlines()[0].removeprefix("probe on ")
+        if "written" not in done.stdout:
+            raise UserError(f"{node} cannot write to {folder}; choose a folder on a shared disk with --out")
+        if not token.exists():
+            raise UserError(f"what {node} writes to {folder} is not to be seen here; choose a folder on a shared disk with --out")
+    finally:
+        token.unlink(missing_ok=True)
+    return None
+
+
 def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, *, name: str, after: Sequence[str] = ()) -> list[str]:
     """Submit jobs as arrays that are as large as the cluster allows, to begin when the jobs `after` have ended; their ids.
 

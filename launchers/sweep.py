@@ -79,6 +79,7 @@ def submit(book: Ledger, *, again: Sequence[Stage] = (), ended: Callable[[str], 
             _run_here(book, todo.tasks, ended)
         else:
             slurm.require()
+            slurm.check_shared(book.cluster, book.job_folder)
             _queue(book, todo.tasks)
     return todo
 

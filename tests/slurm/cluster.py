@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -148,10 +149,10 @@ def _no_services() -> Iterator[None]:
 
 
 class Cluster:
-    """The cluster of one folder."""
+    """A cluster in a folder of its own, which the database's user can enter."""
 
-    def __init__(self, lab: Path, *, port: int, accounting: bool = True, largest_array: int = 1001) -> None:
-        self.lab = lab
+    def __init__(self, *, port: int, accounting: bool = True, largest_array: int = 1001) -> None:
+        lab = self.lab = Path(tempfile.mkdtemp(prefix="spac-repro-slurm-"))
         self.accounting = accounting
         self.started: list[subprocess.Popen[bytes]] = []
         host = subprocess.run(["hostname", "-s"], capture_output=True, text=True, check=True).stdout.strip()
@@ -222,7 +223,6 @@ class Cluster:
     # The parts
 
     def _configure(self) -> None:
-        shutil.rmtree(self.lab, ignore_errors=True)
         for name in ("etc", "run", "log", "state", "dev", "munge", "db", *(f"spool/node{node}" for node in range(NODES))):
             (self.lab / name).mkdir(parents=True)
         for ours in (self.lab, self.lab / "munge", self.lab / "run"):

@@ -27,15 +27,15 @@ def programs() -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(programs: None) -> Iterator[Cluster]:
     """A cluster of four nodes with accounting."""
-    yield from bring_up(Cluster(tmp_path_factory.mktemp("lab"), port=20000 + os.getpid() % 10000))
+    yield from bring_up(Cluster(port=20000 + os.getpid() % 10000))
 
 
 @pytest.fixture
-def without_accounts(programs: None, tmp_path: Path) -> Iterator[Cluster]:
+def without_accounts(programs: None) -> Iterator[Cluster]:
     """A cluster that keeps no accounts, and whose largest array holds a few jobs."""
-    yield from bring_up(Cluster(tmp_path / "lab", port=30000 + os.getpid() % 10000, accounting=False, largest_array=4))
+    yield from bring_up(Cluster(port=30000 + os.getpid() % 10000, accounting=False, largest_array=4))
 
 
 def bring_up(cluster: Cluster) -> Iterator[Cluster]:

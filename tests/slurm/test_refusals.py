@@ -1,0 +1,109 @@
+"""What is wrong is said in one line before anything is in the queue."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lab
+import pytest
+from cluster import Cluster, wait_for
+
+
+def refused(sweep: lab.Sweep, cluster: Cluster, code: int = 2) -> str:
+    """Submit what must be refused with one line, leaving nothing in the queue; the line."""
+    before = cluster.ask("squeue", "-h", "-a", "-o", "%i")
+    done = sweep.submit()
+    assert done.returncode == code, done
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert cluster.ask("squeue", "-h", "-a", "-o", "%i") == before
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ({"partition": "nowhere"}, "invalid partition specified: nowhere"),
+        ({"account": "nobody"}, "Invalid account or account/partition combination specified"),
+        ({"cpus_per_node": 999}, "Requested node configuration is not available"),
+        ({"gpus_per_node": 64, "processes_per_node": 1}, "Requested node configuration is not available"),
+        ({"sbatch": {"no-such-option": True}}, "unrecognized option"),
+    ],
+)
+def test_slurms_own_words(cluster: Cluster, sweep: lab.Sweep, profile: dict[str, Any], words: str) -> None:
+    sweep.write(profile=profile)
+    line = refused(sweep, cluster)
+    assert words in line
+    assert "nothing was submitted" in line
+
+
+def test_a_refusal_after_the_starts_takes_them_back(cluster: Cluster, sweep: lab.Sweep) -> None:
+    """Two arrays, the second refused: the first must not stay."""
+    sweep.write(seeds=[1, 2], methods=["spac", "dpo"])
+    cluster.ask("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=3")
+    try:
+        line = refused(sweep, cluster)
+    finally:
+        cluster.ask("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=-1")
+    assert "Job violates accounting/QOS policy" in line
+    wait_for(lambda: not cluster.ask("squeue", "-h"), "an empty queue", 30)
+    assert {cell["stage"] for cell in sweep.cells().values()} == {"missing"}
+
+
+def test_a_key_that_the_recipe_lacks(cluster: Cluster, sweep: lab.Sweep) -> None:
+    sweep.write(vary={"objective.preference_wait": [1.0, 3.0]})
+    assert "unknown key 'methods.spac.preference_wait' (did you mean methods.spac.preference_weight?)" in refused(sweep, cluster)
+
+
+def test_more_processes_than_the_recipe_has(cluster: Cluster, sweep: lab.Sweep) -> None:
+    sweep.write(profile={"nodes": 2})
+    assert "trains with 1 processes and the cluster profile starts 2" in refused(sweep, cluster)
+
+
+def test_a_folder_that_the_nodes_cannot_write(cluster: Cluster, sweep: lab.Sweep) -> None:
+    sweep.write(profile={"constraint": None, "sbatch": {}})
+    sweep.folder.mkdir()
+    for node in range(4):
+        cluster.stop_node(node)
+        cluster.start_node(node, "unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o ro tmpfs "{sweep.folder}" && exec "$0" "$@"')
+    wait_for(lambda: len(cluster.ask("sinfo", "-hN", "-p", "main", "-t", "idle", "-o", "%N").split()) == 4, "idle nodes", 60)
+    try:
+        line = refused(sweep, cluster)
+    finally:
+        for node in range(4):
+            cluster.stop_node(node)
+            cluster.start_node(node)
+    assert f"cannot write to {sweep.folder}/jobs; choose a folder on a shared disk with --out" in line
+
+
+def test_another_users_jobs_are_not_touched(cluster: Cluster, sweep: lab.Sweep) -> None:
+    sweep.write()
+    (sweep.folder / "jobs").mkdir(parents=True, mode=0o700)
+    shutil.chown(sweep.folder / "jobs", "nobody")
+    assert "is not yours" in refused(sweep, cluster)
+
+
+def test_slurm_is_not_here(cluster: Cluster, sweep: lab.Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    sweep.write()
+    done = sweep.submit()
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        "spac-repro: Slurm is not installed here (sbatch is missing); work on a login node, or use --cluster local"
+    ]
+
+
+def test_no_accounts_and_small_arrays(without_accounts: Cluster, sweep: lab.Sweep) -> None:
+    """What is lost is said; a job that dies without a word is still seen to be dead; many cells become several arrays."""
+    sweep.write(seeds=[1, 2, 3, 4, 5], profile={"minutes": 5})
+    done = sweep.submit()
+    assert done.returncode == 0, done.stderr
+    assert "this cluster keeps no accounts" in done.stdout
+    jobs = json.loads((sweep.folder / "sweep.json").read_text())["jobs"]["run"].values()
+    assert len({job.partition("_")[0] for job in jobs}) == 2
+    assert without_accounts.ask("squeue", "-h", "-r", "-t", "RUNNING,PENDING", "-o", "%i").count("\n") == 4
+    sweep.do("cancel")
+    wait_for(lambda: sweep.stages() == {"cancelled"}, "the end of all", 60)
