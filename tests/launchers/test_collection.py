@@ -1,0 +1,82 @@
+"""The table of a sweep: means and intervals against another derivation, gaps named, four formats with the same numbers."""
+
+import csv
+import json
+import math
+import re
+
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from spac_repro.launchers import collection, matrix
+from spac_repro.launchers.ledger import Ledger
+from spac_repro.launchers.matrix import Sweep
+from spac_repro.launchers.profile import Cluster
+
+VALUES = {1: 0.5, 2: 0.75, 3: 0.4}
+
+
+@pytest.fixture
+def book(tmp_path):
+    """Three seeds of two settings; of the second only the first seed is done."""
+    sweep = Sweep(
+        name="my_sweep", summary="s", recipe="tiny", seeds=[1, 2, 3], methods=["spac"], vary={"objective.beta": [0.1, None]}
+    )
+    sweep = sweep.model_copy(update={"vary": {"objective.last_beta": [0.1, None]}})
+    book = Ledger(tmp_path, sweep.name, Cluster.load("local"))
+    book.add(matrix.cells(sweep))
+    for cell in book.cells.values():
+        if cell.varied["objective.last_beta"] is not None or cell.seed == 1:
+            folder = book.run_folder(cell)
+            folder.mkdir(parents=True)
+            iterates = [
+                {"iteration": t, "scores": [{"task": "mini", "metric": "acc", "value": VALUES[cell.seed] + t}]} for t in (0, 1)
+            ]
+            (folder / "results.json").write_text(json.dumps({"iterations": iterates}))
+    return book
+
+
+def test_means_intervals_and_gaps(book):
+    table = collection.collect(book)
+    assert table.missing == ["last_beta=null/spac/seed-2", "last_beta=null/spac/seed-3"]
+    full, alone = table.rows[1], table.rows[3]
+    sample = [value + 1 for value in VALUES.values()]
+    low, high = stats.t.interval(0.95, 2, loc=stats.tmean(sample), scale=stats.sem(sample))
+    assert (full["objective.last_beta"], full["iteration"], full["seeds"], full["missing_seeds"]) == ("0.1", 1, 3, "")
+    assert (full["mean"], full["sd"]) == (pytest.approx(1.55), pytest.approx(stats.tstd(sample)))
+    assert (full["low"], full["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert (alone["mean"], alone["sd"], alone["low"], alone["seeds"], alone["missing_seeds"]) == (1.5, None, None, 1, "2 3")
+
+
+def test_a_group_without_any_result_has_a_row_that_says_so(book):
+    for cell in book.cells.values():
+        (book.run_folder(cell) / "results.json").unlink(missing_ok=True)
+    table = collection.collect(book)
+    assert [(row["seeds"], row["mean"], row["missing_seeds"]) for row in table.rows] == [(0, None, "1 2 3")] * 2
+
+
+def test_the_four_formats_say_the_same(book, tmp_path):
+    table = collection.collect(book)
+    files = {file.suffix: file for file in collection.write(table, tmp_path / "collected")}
+    assert pq.read_table(files[".parquet"]).to_pylist() == table.rows
+    rows = list(csv.DictReader(files[".csv"].open()))
+    assert [row["mean"] for row in rows] == [str(row["mean"]) for row in table.rows]
+    markdown, latex = files[".md"].read_text(), files[".tex"].read_text()
+    for row in table.rows:
+        assert f"{row['mean']:.4f}" in markdown
+        assert f"{row['mean']:.4f}" in latex
+    assert markdown.count("Missing: ") == latex.count("% missing: ") == 2
+    assert not re.search(r"(?<!\\)_", latex.replace("% missing: last_beta", "")), "LaTeX takes a bare underscore for a subscript"
+    assert latex.count("&") == (len(table.columns) - 1) * (len(table.rows) + 1)
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    import random
+
+    draw = random.Random(1)
+    hits = 0
+    for _ in range(2000):
+        summary = collection.summary([draw.gauss(3.0, 2.0) for _ in range(5)])
+        hits += summary["low"] <= 3.0 <= summary["high"]
+    assert abs(hits / 2000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)

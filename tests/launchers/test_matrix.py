@@ -1,0 +1,112 @@
+"""Sweeps as files: cells in their order, what identifies them, and one line for what is wrong."""
+
+import pytest
+import yaml
+
+from spac_repro import recipe
+from spac_repro.errors import UserError
+from spac_repro.launchers import matrix
+from spac_repro.launchers.matrix import Cell, Sweep
+from spac_repro.launchers.profile import Cluster
+
+SWEEP = {"name": "mine", "summary": "a sweep", "recipe": "tiny", "seeds": [1, 2], "methods": ["spac", "dpo"]}
+
+
+def sweep(**more):
+    return Sweep.model_validate({**SWEEP, **more})
+
+
+@pytest.mark.parametrize("name", ["seeds", "ablation_lambda", "ablation_eta", "ablation_critic", "ablation_iterations"])
+def test_those_that_ship_have_cells(name):
+    cells = matrix.cells(Sweep.load(name))
+    assert len(cells) == len({cell.name for cell in cells}) >= 20
+    assert len({cell.seed for cell in cells}) == 5
+
+
+def test_the_seeds_sweep_is_five_seeds_of_five_methods():
+    cells = matrix.cells(Sweep.load("seeds"))
+    assert {(cell.method, cell.seed) for cell in cells} == {(method, seed) for method in recipe.METHODS for seed in range(1, 6)}
+    assert 0 not in {cell.seed for cell in cells}, "seed 0 is the one that everybody runs first"
+
+
+def test_cells_are_named_by_what_varies():
+    cells = matrix.cells(sweep(methods=["spac"], vary={"objective.preference_weight": [0.0, 3.0], "training.epochs": [1, 2]}))
+    assert [cell.name for cell in cells][:3] == [
+        "preference_weight=0.0/epochs=1/spac/seed-1",
+        "preference_weight=0.0/epochs=1/spac/seed-2",
+        "preference_weight=0.0/epochs=2/spac/seed-1",
+    ]
+    assert len(cells) == 8
+
+
+def test_a_cell_is_the_run_that_its_arguments_describe():
+    for cell in matrix.cells(sweep(settings={"training.epochs": 1, "training.max_grad_norm": 1e-7}), ["data.pairs=100"]):
+        sets = [cell.arguments()[i + 1] for i, word in enumerate(cell.arguments()) if word == "--set"]
+        run = recipe.load(cell.recipe, method=cell.method, seed=cell.seed, overrides=sets)
+        assert run.digest() == cell.digest
+        assert run.recipe.data.pairs == 100
+        assert run.recipe.training.max_grad_norm == 1e-7
+
+
+def test_cells_share_a_start_where_seed_and_settings_of_the_start_agree():
+    cells = matrix.cells(sweep(vary={"training.iterations": [1, 2]}))
+    starts = {}
+    for cell in cells:
+        starts.setdefault(cell.start, set()).add(cell.seed)
+    assert sorted(map(sorted, starts.values())) == [[1], [2]]
+    other = matrix.cells(sweep(vary={"start.epochs": [1, 2]}))
+    assert len({cell.start for cell in other}) == 4
+
+
+def test_a_cell_comes_back_from_json():
+    for cell in matrix.cells(sweep(vary={"objective.beta": [0.1, 1.0]})):
+        assert Cell.from_json(cell.as_json()) == cell
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": []}, "seeds: List should have at least 1 item"),
+        ({"seeds": [1, 1]}, "seeds names something twice"),
+        ({"seeds": [-1]}, "greater than or equal to 0"),
+        ({"sedes": [1]}, "unknown key 'sedes' (did you mean seeds?)"),
+        ({"name": "a/b"}, "name: String should match pattern"),
+        ({"settings": {"training.epochs": 1}, "vary": {"training.epochs": [1]}}, "in `settings` and in `vary`"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(tmp_path, change, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**SWEEP, **change}))
+    with pytest.raises(UserError) as refused:
+        Sweep.load(str(file))
+    assert message in str(refused.value)
+    assert str(refused.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": "tinyy"}, "unknown recipe 'tinyy' (did you mean tiny?)"),
+        ({"methods": ["spca"]}, "unknown method 'spca' (did you mean spac?)"),
+        (
+            {"vary": {"objective.preference_weight": [1.0]}},
+            "sweep mine, method dpo: --set objective.preference_weight=1.0: unknown key",
+        ),
+        ({"settings": {"training.epochs": 0}}, "greater than 0"),
+        ({"vary": {"methods.dpo.beta": [1.0, 2.0], "methods.spac.beta": [1.0, 2.0]}, "methods": ["spac"]}, None),
+    ],
+)
+def test_a_wrong_cell_is_refused_before_anything_is_submitted(change, message):
+    if message is None:
+        assert len(matrix.cells(sweep(**change))) == 8
+        return
+    with pytest.raises(UserError) as refused:
+        matrix.cells(sweep(**change))
+    assert message in str(refused.value)
+
+
+def test_an_unknown_sweep_is_named_with_the_nearest():
+    with pytest.raises(UserError, match=r"unknown sweep 'seed' \(did you mean seeds\?\)"):
+        Sweep.load("seed")
+    with pytest.raises(UserError, match=r"unknown cluster 'lokal' \(did you mean local\?\)"):
+        Cluster.load("lokal")

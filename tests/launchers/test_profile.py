@@ -1,0 +1,113 @@
+"""Cluster profiles: what sbatch and srun are told, and the words that start Python in the job."""
+
+import shlex
+import subprocess
+
+import pytest
+from pydantic import ValidationError
+
+from spac_repro.launchers import slurm
+from spac_repro.launchers.profile import Cluster
+
+HERE = "/opt/python"
+
+
+def profile(**more):
+    return Cluster.model_validate({"summary": "mine", "scheduler": "slurm", "minutes": 60, **more})
+
+
+def sbatch_lines(cluster, tmp_path, **more):
+    text = slurm.script([], cluster, tmp_path, name="mine", **more)
+    return [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")], text
+
+
+@pytest.mark.parametrize("name", ["local", "cpu", "gpu-8", "gpu-2x8"])
+def test_those_that_ship_are_valid(name):
+    cluster = Cluster.load(name)
+    assert cluster.summary
+    assert cluster.processes == {"gpu-8": 8, "gpu-2x8": 16}.get(name, 1)
+
+
+def test_every_setting_reaches_sbatch(tmp_path):
+    cluster = profile(
+        partition="gpu",
+        account="science",
+        qos="long",
+        constraint="a100",
+        exclude="node7",
+        nodes=2,
+        gpus_per_node=8,
+        cpus_per_node=64,
+        memory_gb=900,
+        minutes=1440,
+        sbatch={"exclusive": True, "reservation": "mine"},
+        setup=["module load cuda"],
+        environment={"NAME": "two words"},
+        requeue={"signal_seconds": 600},
+    )
+    lines, text = sbatch_lines(cluster, tmp_path, after=["17"])
+    wanted = {
+        "partition=gpu",
+        "account=science",
+        "qos=long",
+        "constraint=a100",
+        "exclude=node7",
+        "nodes=2",
+        "ntasks-per-node=1",
+        "gpus-per-node=8",
+        "cpus-per-task=64",
+        "mem=900GB",
+        "time=1440",
+        "exclusive",
+        "reservation=mine",
+        "signal=USR2@600",
+        "requeue",
+        "dependency=afterany:17",
+    }
+    assert wanted <= set(lines)
+    assert text.index("module load cuda") < text.index("export NAME='two words'") < text.index("srun")
+    assert "--kill-on-bad-exit=1" in text
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+
+
+def test_the_batch_script_queues_its_job_again_only_where_it_was_asked_to(tmp_path):
+    """The end of the real script, with a command in place of srun that asks or does not."""
+    _, text = sbatch_lines(profile(), tmp_path)
+    end = text.partition("# teardown")[2]
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@" >> "$CALLS"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    calls = tmp_path / "calls"
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(calls), "SLURM_JOB_ID": "17"}
+    quiet = subprocess.run(["bash", "-c", f"(exit 3)\n{end}"], env=environment)
+    assert (quiet.returncode, calls.exists()) == (3, False)
+    (tmp_path / "again-17").touch()
+    again = subprocess.run(["bash", "-c", f"true\n{end}"], env=environment)
+    assert (again.returncode, calls.read_text()) == (0, "requeue 17\n")
+    assert not (tmp_path / "again-17").exists()
+
+
+def test_the_interpreter_is_ours_or_the_images():
+    assert profile().interpreter(HERE) == HERE
+    assert profile(python="conda run python").interpreter(HERE) == "conda run python"
+    apptainer = profile(image={"runner": "apptainer", "path": "/x y.sif", "binds": ["/a:/b"]}, gpus_per_node=1)
+    assert shlex.split(apptainer.interpreter(HERE)) == ["apptainer", "exec", "--nv", "--bind", "/a:/b", "/x y.sif", "python"]
+    podman = shlex.split(profile(image={"runner": "podman", "path": "spac:1", "binds": ["/a:/b:ro"]}).interpreter(HERE))
+    assert podman == ["podman", "run", "--rm", "--env-host", "--network=host", "--volume", "/a:/b:ro", "spac:1", "python"]
+    pyxis = profile(image={"runner": "pyxis", "path": "/x.sqsh", "binds": ["/a:/b", "/c:/d"], "python": "python3"})
+    assert pyxis.interpreter(HERE) == "python3"
+    assert pyxis.srun() == ["--container-image=/x.sqsh", "--container-mounts=/a:/b,/c:/d"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scheduler": "local", "nodes": 2}, "`nodes` is 1"),
+        ({"scheduler": "local", "image": {"runner": "podman", "path": "x"}}, "start spac-repro in the image"),
+        ({"minutes": 1, "requeue": {"signal_seconds": 60}}, "nothing is left to train in"),
+        ({"image": {"runner": "docker", "path": "x"}}, "'apptainer', 'podman' or 'pyxis'"),
+        ({"image": {"runner": "podman", "path": "x"}, "python": "python"}, "image.python"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(change, message):
+    with pytest.raises(ValidationError, match=message):
+        profile(**change)
