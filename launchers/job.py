@@ -90,6 +90,8 @@ class Job:
                 f"{self.attempts_without_progress} attempts in a row left nothing new; "
                 "give the job more time, or training.checkpoint_every less steps, then `spac-repro sweep retry`"
             )
+        if self.cache is not None:
+            _verify(Path(self.cache))
         if self.start is not None and not (self.start / "iteration-0" / "scores.json").exists():
             raise JobError(f"the start that it shares is not in {self.start}; see that cell's error, then `spac-repro sweep retry`")
 
@@ -204,6 +206,16 @@ class Job:
         line = json.dumps({"job": _job_id(), "node": _node(), "at": round(time.time(), 1), **what})
         with self.attempts.open("a") as file:
             file.write(line + "\n")
+
+
+def _verify(cache: Path) -> None:
+    from spac_repro import prefetch
+    from spac_repro.errors import UserError
+
+    try:
+        prefetch.verify(cache)
+    except UserError as error:
+        raise JobError(str(error)) from None
 
 
 def progress(folder: Path) -> str:

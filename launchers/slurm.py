@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,20 +44,20 @@ def require() -> None:
         raise UnfitEnvironmentError(
             f"Slurm is not installed here ({missing[0]} is missing); work on a login node, or use --cluster local"
         )
-    done = _ask("scontrol", "ping")
+    done = ask("scontrol", "ping")
     if done.returncode or "UP" not in done.stdout:
         raise UnfitEnvironmentError(f"Slurm's controller does not answer: {_words(done)}")
 
 
 def accounting() -> bool:
     """Whether the cluster keeps accounts, so that the end of a job can be asked for after it left the queue."""
-    done = _ask("sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now")
+    done = ask("sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now")
     return done.returncode == 0 and "disabled" not in done.stderr
 
 
 def largest_array() -> int:
     """How many jobs one array may hold."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config").stdout)
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config").stdout)
     return max(1, int(found.group(1)) - 1) if found else 1000  # the largest index is one less; we leave another one free
 
 
@@ -73,7 +74,7 @@ def check_shared(cluster: Cluster, folder: Path) -> str | None:
     asked = [f"--{name}={value}" for name, value in options.items() if value]
     script = 'echo "probe on ${SLURMD_NODENAME:-a node}"; : > "$0" && echo written'
     command = ("srun", "--immediate=5", "--time=1", "--ntasks=1", "--chdir=/", "--job-name=spac-repro-probe", *asked)
-    done = _ask(*command, "sh", "-c", script, str(token))
+    done = ask(*command, "sh", "-c", script, str(token))
     try:
         if "probe on" not in done.stdout:
             return _words(done)
@@ -85,6 +86,16 @@ def check_shared(cluster: Cluster, folder: Path) -> str | None:
     finally:
         token.unlink(missing_ok=True)
     return None
+
+
+def refusal(cluster: Cluster) -> str | None:
+    """Why Slurm would not take a job with this profile, in its own words; it is asked, and nothing is submitted."""
+    with tempfile.TemporaryDirectory() as folder:
+        executor = _executor(cluster, Path(folder), "spac-repro-doctor", ())
+        file = Path(folder) / "job.sh"
+        file.write_text(executor._make_submission_file_text("true", "doctor"))
+        done = ask("sbatch", "--test-only", str(file))
+    return _refusal(done.stderr) if done.returncode else None
 
 
 def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, *, name: str, after: Sequence[str] = ()) -> list[str]:
@@ -181,7 +192,7 @@ def cancel(ids: Iterable[str]) -> None:
     """End jobs, waiting or running."""
     chosen = sorted(set(ids))
     for begin in range(0, len(chosen), 200):
-        done = _ask("scancel", *chosen[begin : begin + 200])
+        done = ask("scancel", *chosen[begin : begin + 200])
         if done.returncode and "already" not in done.stderr and "Invalid job id" not in done.stderr:
             raise UserError(f"Slurm did not cancel: {_words(done)}")
 
@@ -190,7 +201,7 @@ def states(ids: Iterable[str]) -> dict[str, State]:
     """What became of jobs: the queue knows best; of what has left it, only the accounts know, where there are any."""
     wanted = set(ids)
     found: dict[str, State] = {}
-    queue = _ask("squeue", "-h", "-r", "-u", str(os.geteuid()), "-t", "all", "-o", "%i|%T|%r")
+    queue = ask("squeue", "-h", "-r", "-u", str(os.geteuid()), "-t", "all", "-o", "%i|%T|%r")
     if queue.returncode:
         raise UnfitEnvironmentError(f"Slurm does not say what is in its queue: {_words(queue)}")
     for line in queue.stdout.splitlines():
@@ -206,13 +217,14 @@ def _accounts(ids: Iterable[str]) -> dict[str, State]:
     from submitit.slurm.slurm import SlurmInfoWatcher
 
     bases = ",".join(sorted({job.partition("_")[0] for job in ids}))
-    done = _ask("sacct", "-X", "--parsable2", "-o", "JobID,State,NodeList", "-j", bases)
+    done = ask("sacct", "-X", "--parsable2", "-o", "JobID,State,NodeList", "-j", bases)
     if done.returncode:
         return {}
     return {job: State(row["State"].split(" ")[0].rstrip("+")) for job, row in SlurmInfoWatcher().read_info(done.stdout).items()}
 
 
-def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+def ask(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command; one that is not installed ends with 127, one that does not answer with 124."""
     try:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=60, env={**os.environ, "SLURM_TIME_FORMAT": "standard"}

@@ -233,6 +233,61 @@ def theory(
     raise typer.Exit(1 if report.verdict.status == "disagrees" else 0)
 
 
+@app.command()
+def prefetch(
+    cache: Annotated[Path, typer.Option(help="Folder to fill, on a disk that the nodes share.")],
+    recipe: RecipeName = "zephyr-7b",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch what a recipe needs from the hub (model, preferences, questions), for nodes without internet; every file is hashed.
+
+    Then name the folder as `cache` in a cluster profile: jobs verify it and run with the hub switched off.
+    """
+    from spac_repro import prefetch as prefetching
+    from spac_repro import recipe as recipes
+
+    run = recipes.load(recipe, overrides=overrides or ())
+    with _progress(as_json) as progress:
+        manifest = prefetching.prefetch(run, cache, progress=progress)
+    if as_json:
+        print(json.dumps({"cache": str(cache), **manifest}))
+    else:
+        print(
+            f"{cache}: {len(manifest['fetched'])} sources, {len(manifest['files'])} files; hashes in {cache / prefetching.MANIFEST}"
+        )
+
+
+@app.command()
+def doctor(
+    cluster: Annotated[str | None, typer.Option(help="A cluster profile's name or file: look at that cluster too.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="A sweep's name or file: is there room for its cells?")] = None,
+    out: Annotated[Path, typer.Option(help="Where runs are to be kept.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Look whether this machine, and a cluster, can do the work; a remedy for what they cannot. Exit code 3 when unfit."""
+    from spac_repro import doctor as examination
+    from spac_repro import plan as planning
+    from spac_repro import recipe as recipes
+    from spac_repro.launchers import matrix
+    from spac_repro.launchers.profile import Cluster
+
+    cells = matrix.cells(matrix.Sweep.load(sweep)) if sweep else []
+    runs = {cell.digest: recipes.load(cell.recipe, method=cell.method, overrides=cell.settings) for cell in cells}
+    size = max((planning.plan(run, run.recipe.data.pairs).disk for run in runs.values()), default=0)
+    where = Cluster.load(cluster) if cluster else None
+    checks = examination.examine(where, out.resolve(), cells=len(cells), bytes_a_cell=size)
+    unfit = any(check.verdict == "unfit" for check in checks)
+    if as_json:
+        print(json.dumps({"fit": not unfit, "checks": [check.as_json() for check in checks]}))
+    else:
+        table = _table("spac-repro doctor", "what", "", "found", "remedy")
+        for check in checks:
+            table.add_row(check.what, check.verdict, check.found, check.remedy)
+        _print(table)
+    raise typer.Exit(3 if unfit else 0)
+
+
 @recipes.command("list")
 def list_recipes(as_json: AsJson = False) -> None:
     """The recipes that come with the package."""

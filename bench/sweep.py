@@ -1,0 +1,72 @@
+"""How long `sweep submit` and `sweep status` take for 1,000 cells, on a real Slurm controller on this machine.
+
+    python bench/sweep.py        (as root: it brings the cluster of tests/slurm up, and takes it down)
+
+The partition is down, so nothing of the sweep runs. Status is timed twice: with every cell waiting, and with every cell done
+(results of the size of recipe tiny's, written by this script). Each figure is the command's wall time, its interpreter included.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "slurm"))
+
+from cluster import Cluster, install
+
+SEEDS, METHODS = range(1, 201), ["sft", "dpo", "ipo", "spin", "spac"]
+TASKS = ["mini_copy", "mini_reverse", "mini_sort", "mini_add", "mini_even", "average", "gold"]
+
+
+def seconds(*arguments: str | Path) -> tuple[float, str]:
+    """The wall time of a command, and what it printed."""
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "spac_repro", *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return time.perf_counter() - begun, done.stdout
+
+
+def finish(folder: Path) -> None:
+    """Results for every cell."""
+    scores = [{"task": task, "metric": "acc", "value": 0.5, "stderr": 0.01, "n": 500} for task in TASKS]
+    results = {"iterations": [{"iteration": t, "weights_sha256": "0" * 64, "scores": scores} for t in range(4)]}
+    for seed in SEEDS:
+        for method in METHODS:
+            cell = folder / method / f"seed-{seed}"
+            cell.mkdir(parents=True)
+            (cell / "results.json").write_text(json.dumps(results, indent=1))
+
+
+def main() -> None:
+    install()
+    cluster = Cluster(port=20000 + os.getpid() % 10000)
+    try:
+        cluster.up()
+        cluster.ask("scontrol", "update", "partition=main", "state=down")
+        with tempfile.TemporaryDirectory() as place:
+            sweep, profile, folder = Path(place) / "sweep.yaml", Path(place) / "lab.yaml", Path(place) / "sweep"
+            what = {"name": "thousand", "summary": "1,000 cells", "recipe": "tiny", "seeds": list(SEEDS), "methods": METHODS}
+            sweep.write_text(yaml.safe_dump(what))
+            profile.write_text(yaml.safe_dump({"summary": "bench", "scheduler": "slurm", "minutes": 60, "parallelism": 2}))
+            submit, said = seconds("sweep", "submit", sweep, "--cluster", profile, "--out", folder, "--json")
+            assert json.loads(said)["cells"] == {"pending": 1000}, said
+            arrays = set(cluster.ask("squeue", "-h", "-o", "%F").split())
+            waiting, _ = seconds("sweep", "status", folder)
+            finish(folder)
+            done, said = seconds("sweep", "status", folder, "--json")
+            assert {cell["stage"] for cell in json.loads(said)["cells"]} == {"done"}
+            collect, _ = seconds("sweep", "collect", folder, "--json")
+        print(f"submit 1,000 cells and 200 shared starts, in {len(arrays)} arrays: {submit:.1f} s")
+        print(f"status, all waiting: {waiting:.1f} s\nstatus, all done: {done:.1f} s\ncollect: {collect:.1f} s")
+    finally:
+        cluster.down()
+
+
+if __name__ == "__main__":
+    main()
