@@ -15,7 +15,7 @@ from cluster import wait_for
 from spac_repro.launchers.ledger import attempts
 
 SETTINGS: dict[str, Any] = {
-    "start.demonstrations": 1024,
+    "start.demonstrations": 1024,  # 32 steps: enough to stop in the midst of them
     "start.epochs": 1,
     "data.pairs": 24,
     "selfplay.batch_size": 8,
