@@ -72,6 +72,26 @@ def test_terminated_politely_it_says_how_to_go_on(tmp_path: Path) -> None:
     assert said.splitlines()[-1].startswith("spac-repro: interrupted; the same command goes on")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_asked_to_stop_it_checkpoints_the_step_it_is_at(uninterrupted: Path, tmp_path: Path, number: signal.Signals) -> None:
+    run = tmp_path / "stopped"
+    rarely = tuple("training.checkpoint_every=1000" if "checkpoint_every" in s else s for s in cut_down.SETTINGS)
+    process = subprocess.Popen(
+        cut_down.command(run, settings=rarely), env=cut_down.environment(), stderr=subprocess.PIPE, text=True
+    )
+    while lines(run, 0) < 3:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    (checkpoint,) = (run / "iteration-0" / "training").glob("step-*")
+    assert int(checkpoint.name.removeprefix("step-")) == lines(run, 0) >= 3
+    done = cut_down.train(run, settings=rarely)
+    assert done.returncode == 0, done.stderr
+    assert cut_down.results(run)["weights_sha256"] == cut_down.results(uninterrupted)["weights_sha256"]
+
+
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "truncated"
     kill_at(run, lambda run: len(list((run / "iteration-0" / "training").glob("step-*"))) == 2 and lines(run, 0) >= 8)

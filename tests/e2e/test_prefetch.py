@@ -1,0 +1,131 @@
+"""What a recipe needs is fetched once, pinned and hashed; a job verifies it and trains with the hub switched off."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hub
+import pytest
+import yaml
+
+pytestmark = pytest.mark.e2e
+
+SETTINGS = {
+    "policy.name": "lab/small",
+    "policy.revision": hub.REVISION,
+    "policy.parameters": 10000,
+    "policy.dtype": "float32",
+    "data.name": "lab/pairs",
+    "data.revision": hub.REVISION,
+    "data.pairs": 8,
+    "data.longest_prompt": 64,
+    "data.longest_response": 16,
+    "data.overlong_prompts": "truncate",
+    "training.engine": "accelerate",
+    "training.processes": 1,
+    "training.iterations": 1,
+    "training.epochs": 1,
+    "training.batch_size": 4,
+    "training.micro_batch_size": 4,
+    "training.gradient_checkpointing": False,
+    "evaluation.tasks": ["gsm8k"],
+    "evaluation.limit": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with a tokenizer, some preferences, and some questions, as the hub keeps them."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    from spac_repro.policy import world_tokenizer
+
+    root = tmp_path_factory.mktemp("hub")
+    tokenizer = world_tokenizer()
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), max_position_embeddings=4096, **shape))
+    model.save_pretrained(root / "models/lab/small")
+    tokenizer.save_pretrained(root / "models/lab/small")
+    (root / "models/lab/small/code.py").write_text("raise SystemExit('remote code ran')")
+
+    def rows(folder: str, name: str, content: list[dict[str, Any]]) -> None:
+        (root / "datasets" / folder).mkdir(parents=True, exist_ok=True)
+        (root / "datasets" / folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
+
+    pairs = [{"prompt": f"sort: {i}ba", "chosen": "ab", "rejected": "ba"} for i in range(8)]
+    rows("lab/pairs", "train_prefs.jsonl", pairs)
+    card = {"configs": [{"config_name": "default", "data_files": [{"split": "train_prefs", "path": "train_prefs.jsonl"}]}]}
+    (root / "datasets/lab/pairs/README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
+    questions = [{"question": f"{i} and 1?", "answer": f"sum\n#### {i + 1}"} for i in range(8)]
+    for split in ("train", "test"):
+        rows("openai/gsm8k", f"main/{split}.jsonl".replace("main/", "main_"), questions)
+    files = [{"split": split, "path": f"main_{split}.jsonl"} for split in ("train", "test")]
+    card = {"configs": [{"config_name": "main", "data_files": files}]}
+    (root / "datasets/openai/gsm8k/README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
+    return root
+
+
+def spac_repro(*arguments: str | Path, address: str) -> subprocess.CompletedProcess[str]:
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    return subprocess.run(
+        [sys.executable, "-m", "spac_repro", *map(str, arguments)],
+        env={**environment, "HF_ENDPOINT": address, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def settings() -> Iterator[str]:
+    for key, value in {**SETTINGS, "data.name": "lab/pairs:train_prefs"}.items():
+        yield from ("--set", f"{key}={json.dumps(value)}")
+
+
+def test_fetched_once_then_trained_without_the_hub(repositories: Path, tmp_path: Path) -> None:
+    cache, sweep, profile, out = (tmp_path / name for name in ("cache", "sweep.yaml", "here.yaml", "sweep"))
+    fetch = ("prefetch", "--recipe", "zephyr-7b", "--cache", cache, *settings(), "--json")
+    with hub.serving(repositories) as (address, requests):
+        first = spac_repro(*fetch, address=address)
+        assert first.returncode == 0, first.stderr
+        assert not [request for request in requests if "code.py" in request and "resolve" in request], "no code is fetched"
+        again = spac_repro(*fetch, address=address)
+    manifest = json.loads(first.stdout)
+    assert [next(iter(item)) for item in manifest["fetched"]] == ["model", "preferences", "questions"]
+    assert manifest["fetched"][0]["revision"] == hub.REVISION
+    assert json.loads(again.stdout)["files"] == manifest["files"]
+
+    cell = {"name": "offline", "summary": "one", "recipe": "zephyr-7b", "seeds": [0], "methods": ["dpo"]}
+    sweep.write_text(yaml.safe_dump({**cell, "settings": {**SETTINGS, "data.name": "lab/pairs:train_prefs"}}))
+    where = {"summary": "here", "scheduler": "local", "minutes": 60, "offline": True, "cache": str(cache)}
+    profile.write_text(yaml.safe_dump(where))
+    done = spac_repro("sweep", "submit", sweep, "--cluster", profile, "--out", out, address=address)
+    assert done.returncode == 0, done.stdout + "".join(path.read_text() for path in out.rglob("*.err"))
+    scores = json.loads((out / "dpo/seed-0/results.json").read_text())["iterations"][1]["scores"]
+    assert [score["task"] for score in scores] == ["gsm8k"]
+
+    weights = next(file for file in cache.rglob("blobs/*") if file.stat().st_size > 10000)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    changed = spac_repro("sweep", "submit", sweep, "--cluster", profile, "--out", tmp_path / "changed", address=address)
+    assert changed.returncode == 1
+    assert f"{weights} is not what was fetched; remove it and repeat `spac-repro prefetch" in changed.stdout
+    unfit = spac_repro("doctor", "--cluster", profile, "--out", tmp_path, address=address)
+    assert unfit.returncode == 3
+    assert "is not what was fetched" in " ".join(unfit.stdout.split())
+
+
+def test_a_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
+    done = spac_repro("prefetch", "--cache", tmp_path / "cache", *settings(), address="http://127.0.0.1:9")
+    assert done.returncode == 3
+    assert "the model lab/small at revision" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_recipe_that_needs_nothing_says_so(tmp_path: Path) -> None:
+    done = spac_repro("prefetch", "--recipe", "tiny", "--cache", tmp_path / "cache", address="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "recipe tiny needs nothing from the hub" in done.stderr
