@@ -30,7 +30,6 @@ SETTINGS = {
     "training.iterations": 1,
     "training.epochs": 1,
     "training.batch_size": 4,
-    "training.micro_batch_size": 4,
     "training.gradient_checkpointing": False,
     "evaluation.tasks": ["gsm8k"],
     "evaluation.limit": 2,

@@ -22,7 +22,6 @@ SETTINGS: dict[str, Any] = {
     "training.iterations": 1,
     "training.epochs": 1,
     "training.batch_size": 8,
-    "training.micro_batch_size": 8,
     "evaluation.suite": "none",
     "evaluation.gold_prompts": 8,
 }
