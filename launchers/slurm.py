@@ -1,5 +1,6 @@
 """How jobs come to run on Slurm: submitit writes and submits them; squeue and sacct say what became of them."""
 
+import io
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,8 @@ def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, *, name: str, af
     try:
         for begin in range(0, len(jobs), size):
             executor = _executor(cluster, folder, name, after)
-            ids += [job.job_id for job in executor.map_array(_run, jobs[begin : begin + size])]
+            with redirect_stderr(io.StringIO()):  # where submitit repeats what it raises
+                ids += [job.job_id for job in executor.map_array(_run, jobs[begin : begin + size])]
             # A limit on the cells at a time is an array's own: several arrays keep it by taking turns.
             if cluster.parallelism:
                 after = [ids[-1].partition("_")[0]]
@@ -241,7 +244,7 @@ def _words(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _refusal(text: str) -> str:
-    """Slurm's own words in what submitit makes of them."""
-    lines = [line.strip() for line in text.splitlines() if "error:" in line]
-    words = [line.partition("error: ")[2] for line in lines]
-    return ": ".join(dict.fromkeys(reversed(words))) if words else text.strip().splitlines()[-1]
+    """Slurm's own words in what sbatch says, the particular before the general."""
+    lines = [re.sub(r"^sbatch: (error: )?", "", line.strip()) for line in text.splitlines()]
+    words = [line for line in lines if line and not line.startswith("Try ")]
+    return "; ".join(dict.fromkeys(words)) or "without a word"

@@ -67,7 +67,7 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={dbd_port}
 AccountingStoragePass={lab}/run/munge.socket
-AccountingStorageEnforce=associations
+AccountingStorageEnforce=limits
 """
 DATABASE = """
 DbdHost={host}

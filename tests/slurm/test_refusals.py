@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,19 @@ def refused(sweep: lab.Sweep, cluster: Cluster, code: int = 2) -> str:
     return lines[0]
 
 
+@pytest.fixture(autouse=True)
+def empty_queue(cluster: Cluster) -> Iterator[None]:
+    """What a test leaves in the queue must not fail the next."""
+    yield
+    cluster.ask("scancel", "-u", "root")
+
+
 @pytest.mark.parametrize(
     ("profile", "words"),
     [
         ({"partition": "nowhere"}, "invalid partition specified: nowhere"),
         ({"account": "nobody"}, "Invalid account or account/partition combination specified"),
-        ({"cpus_per_node": 999}, "Requested node configuration is not available"),
+        ({"memory_gb": 999}, "Memory specification can not be satisfied"),
         ({"gpus_per_node": 64, "processes_per_node": 1}, "Requested node configuration is not available"),
         ({"sbatch": {"no-such-option": True}}, "unrecognized option"),
     ],
@@ -62,7 +70,7 @@ def test_more_processes_than_the_recipe_has(cluster: Cluster, sweep: lab.Sweep) 
 
 
 def test_a_folder_that_the_nodes_cannot_write(cluster: Cluster, sweep: lab.Sweep) -> None:
-    sweep.write(profile={"constraint": None, "sbatch": {}})
+    sweep.write()
     sweep.folder.mkdir()
     for node in range(4):
         cluster.stop_node(node)
