@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,11 +209,15 @@ def states(ids: Iterable[str]) -> dict[str, State]:
         raise UnfitEnvironmentError(f"Slurm does not say what is in its queue: {_words(queue)}")
     for line in queue.stdout.splitlines():
         job, name, reason = line.split("|", 2)
-        if job in wanted:
-            found[job] = State(name, "" if reason == "None" else reason)
-    if left := wanted - found.keys():
-        found |= {job: state for job, state in _accounts(left).items() if job in left}
-    return found
+        found[job] = State(name, "" if reason == "None" else reason)
+    if left := {job for job in wanted if _of(job, found) is None}:
+        found = {**_accounts(left), **found}
+    return {job: state for job in wanted if (state := _of(job, found)) is not None}
+
+
+def _of(job: str, states: Mapping[str, State]) -> State | None:
+    """A job's state; an array that was cancelled before any of it began is left as one entry without places."""
+    return states.get(job) or states.get(job.partition("_")[0])
 
 
 def _accounts(ids: Iterable[str]) -> dict[str, State]:

@@ -168,6 +168,7 @@ class Cluster:
             "size": SIZE,
             "largest_array": largest_array,
         }
+        self.before = os.environ.get("SLURM_CONF")
         os.environ["SLURM_CONF"] = str(lab / "etc" / "slurm.conf")
 
     def up(self) -> None:
@@ -188,7 +189,8 @@ class Cluster:
         """Stop the jobs, then what was started, by its process number; remove the folder."""
         if (self.lab / "run" / "slurmctld.pid").exists():
             for arguments in (["--state=PENDING"], ["--full", "--signal=KILL"], []):
-                subprocess.run(["scancel", *arguments, "-u", "root"], capture_output=True, timeout=20)
+                with suppress(subprocess.TimeoutExpired):
+                    subprocess.run(["scancel", *arguments, "-u", "root"], capture_output=True, timeout=20)
             deadline = time.monotonic() + 20
             while self.ask("squeue", "-h") and time.monotonic() < deadline:
                 time.sleep(0.2)
@@ -199,6 +201,8 @@ class Cluster:
             process.wait(timeout=20)
         shutil.rmtree(self.lab, ignore_errors=True)
         os.environ.pop("SLURM_CONF", None)
+        if self.before is not None:
+            os.environ["SLURM_CONF"] = self.before
 
     def start_node(self, node: int, *before: str) -> None:
         """Start a node's slurmd; `before` are words in front of it."""

@@ -39,7 +39,6 @@ def without_accounts(programs: None) -> Iterator[Cluster]:
 
 
 def bring_up(cluster: Cluster) -> Iterator[Cluster]:
-    before = os.environ.get("SLURM_CONF")
     try:
         cluster.up()
         yield cluster
@@ -47,8 +46,6 @@ def bring_up(cluster: Cluster) -> Iterator[Cluster]:
         pytest.skip(str(reason))
     finally:
         cluster.down()
-        if before is not None:
-            os.environ["SLURM_CONF"] = before
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What is wrong is said in one line before anything is in the queue."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,16 +101,3 @@ def test_slurm_is_not_here(cluster: Cluster, sweep: lab.Sweep, tmp_path: Path, m
     assert done.stderr.splitlines() == [
         "spac-repro: Slurm is not installed here (sbatch is missing); work on a login node, or use --cluster local"
     ]
-
-
-def test_no_accounts_and_small_arrays(without_accounts: Cluster, sweep: lab.Sweep) -> None:
-    """What is lost is said; a job that dies without a word is still seen to be dead; many cells become several arrays."""
-    sweep.write(seeds=[1, 2, 3, 4, 5], profile={"minutes": 5})
-    done = sweep.submit()
-    assert done.returncode == 0, done.stderr
-    assert "this cluster keeps no accounts" in done.stdout
-    jobs = json.loads((sweep.folder / "sweep.json").read_text())["jobs"]["run"].values()
-    assert len({job.partition("_")[0] for job in jobs}) == 2
-    assert without_accounts.ask("squeue", "-h", "-r", "-t", "RUNNING,PENDING", "-o", "%i").count("\n") == 4
-    sweep.do("cancel")
-    wait_for(lambda: sweep.stages() == {"cancelled"}, "the end of all", 60)
