@@ -1,0 +1,175 @@
+"""Make expected_results/<recipe>.yaml from finished runs, and the tables and the figure of docs/results.md.
+
+    spac-repro sweep submit ten_seeds --cluster local --out runs/ten-seeds
+    python bench/expected.py runs/ten-seeds --write expected_results/tiny.yaml --figure docs/figures/ten-seeds.svg
+
+The primary rows are the last iterate's gold reward and its critic gap on held-out preferences, the signature of the method: SPAC
+drives it, DPO does not. Every other score of every iterate is secondary. The effect that a primary row is there to find is the
+distance between SPAC and DPO in it.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student
+
+from spac_repro import environment
+from spac_repro.evidence import Evidence, read_run
+from spac_repro.expectations import START, Expected, Key, measured_rows
+
+PRIMARY = (("gold", "reward"), ("heldout", "critic_gap"))
+RIVAL = {"spac": "dpo"}  # whose distance is the effect to be found; for every other method: SPAC's
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="Folder with METHOD/seed-N, every run finished.")
+    parser.add_argument("--write", type=Path, help="The expected_results file to write.")
+    parser.add_argument("--figure", type=Path, help="The figure to draw: every seed of every method.")
+    arguments = parser.parse_args()
+    folders = sorted(path.parent for path in arguments.sweep.glob("*/seed-*/results.json"))
+    evidence = [read_run(folder) for folder in folders]
+    methods = sorted({run.method for run in evidence}, key=["spac", "dpo", "ipo", "spin", "sft"].index)
+    by_method = {method: [run for run in evidence if run.method == method] for method in methods}
+    if arguments.write:
+        arguments.write.write_text(expected(folders[0], by_method).as_yaml())
+    print(table(by_method), paired(by_method), sep="\n")
+    if arguments.figure:
+        draw(by_method, arguments.figure)
+
+
+def values(runs: Sequence[Evidence], task: str, metric: str, iteration: int) -> list[float]:
+    """One score of each run, in the order of the seeds."""
+    return [
+        score.value for run in in_order(runs) for score in run.scores[iteration] if (score.task, score.metric) == (task, metric)
+    ]
+
+
+def in_order(runs: Sequence[Evidence]) -> list[Evidence]:
+    """By seed, so that the same place is the same start."""
+    return sorted(runs, key=lambda run: run.seed or 0)
+
+
+def expected(folder: Path, by_method: dict[str, list[Evidence]]) -> Expected:
+    """The file's content; the start's rows come from the first method, since all share it."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    last = max(by_method["spac"][0].scores)
+    seeds = sorted(run.seed or 0 for run in by_method["spac"])
+    effects = {
+        (method, task, metric): abs(
+            statistics.fmean(values(by_method[method], task, metric, last))
+            - statistics.fmean(values(by_method[RIVAL.get(method, "spac")], task, metric, last))
+        )
+        for method in by_method
+        for task, metric in PRIMARY
+    }
+    rows: list[Any] = []
+    for method, runs in by_method.items():
+        for iteration, scores in runs[0].scores.items():
+            if iteration == 0 and method != "spac":
+                continue
+            for score in scores:
+                key = Key(START if iteration == 0 else method, score.task, score.metric, iteration)
+                decides = iteration == last and (score.task, score.metric) in PRIMARY
+                extra = {"effect": effects[method, score.task, score.metric]} if decides else {}
+                its = values(runs, score.task, score.metric, iteration)
+                rows += measured_rows(
+                    {key: its},
+                    "ours",
+                    primary=lambda key, decides=decides: decides,
+                    n=score.n,
+                    version=score.version or None,
+                    rounding=1e-6,
+                    **extra,
+                )
+    source = {
+        "kind": "measured",
+        "commit": manifest["environment"]["source"]["commit"],
+        "lock_sha256": manifest["environment"]["lock"]["sha256"],
+        "hardware": f"{environment.cpu()}, one thread a run",
+        "date": date.today().isoformat(),
+        "seeds": seeds,
+        "command": "spac-repro sweep submit ten_seeds --cluster local",
+        "harness": by_method["spac"][0].harness,
+    }
+    digests = {method: runs[0].settings_digest for method, runs in by_method.items()}
+    content = {"recipe": manifest["recipe"], "alpha": 0.01, "settings_digest": digests, "sources": {"ours": source}, "rows": rows}
+    return Expected.model_validate(content)
+
+
+def table(by_method: dict[str, list[Evidence]]) -> str:
+    """Mean ± standard deviation over seeds, by method and iterate."""
+    metrics = [*PRIMARY, ("gold", "exact"), ("heldout", "accuracy"), ("heldout", "divergence"), ("average", "mean")]
+    lines = ["| method | iterate | " + " | ".join(" ".join(name) for name in metrics) + " |", "| --- " * (2 + len(metrics)) + "|"]
+    for method, runs in by_method.items():
+        for iteration in runs[0].scores:
+            if iteration == 0 and method != "spac":
+                continue
+            cells = []
+            for name in metrics:
+                its = values(runs, *name, iteration)
+                cells.append(f"{statistics.fmean(its):.3f} ± {statistics.stdev(its):.3f}" if its else "")
+            lines.append(f"| {START if iteration == 0 else method} | {iteration} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def paired(by_method: dict[str, list[Evidence]]) -> str:
+    """Mean difference to SPAC over seeds with its 95 % interval, seed by seed: they share their starts."""
+    lines = ["| SPAC − | iterate | gold reward, difference and 95 % interval | seeds where SPAC is ahead |", "| --- " * 4 + "|"]
+    last = max(by_method["spac"][0].scores)
+    for method, runs in by_method.items():
+        if method == "spac":
+            continue
+        for name, choose in (("last", lambda run: last), ("best by held-out accuracy", best)):
+            differences = [
+                _reward(ours, choose(ours)) - _reward(theirs, choose(theirs))
+                for ours, theirs in zip(in_order(by_method["spac"]), in_order(runs), strict=True)
+            ]
+            n = len(differences)
+            half = float(student.ppf(0.975, n - 1)) * statistics.stdev(differences) / n**0.5
+            mean = statistics.fmean(differences)
+            interval = f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
+            lines.append(f"| {method} | {name} | {interval} | {sum(d > 0 for d in differences)} of {n} |")
+    return "\n".join(lines) + "\n"
+
+
+def best(run: Evidence) -> int:
+    """The iterate that a user without the gold reward would choose: of the highest accuracy on held-out preferences."""
+    accuracy = {t: score.value for t, score in run.each() if t > 0 and (score.task, score.metric) == ("heldout", "accuracy")}
+    return max(accuracy, key=lambda t: accuracy[t])
+
+
+def _reward(run: Evidence, iteration: int) -> float:
+    (value,) = values([run], "gold", "reward", iteration)
+    return value
+
+
+def draw(by_method: dict[str, list[Evidence]], path: Path) -> None:
+    """Every seed a thin line, every method's mean a thick one."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "spac-repro"  # equal runs draw equal files
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(by_method), figsize=(11, 3), sharey=True)
+    for axis, (method, runs) in zip(axes, by_method.items(), strict=True):
+        iterations = list(runs[0].scores)
+        curves = [[_reward(run, t) for t in iterations] for run in runs]
+        for curve in curves:
+            axis.plot(iterations, curve, color="0.7", linewidth=0.8)
+        axis.plot(iterations, [statistics.fmean(at) for at in zip(*curves, strict=True)], color="#0072B2", linewidth=2)
+        axis.set(title=method, xlabel="iterate", xticks=iterations)
+    axes[0].set_ylabel("gold reward, held-out prompts")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
