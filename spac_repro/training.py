@@ -33,6 +33,8 @@ from spac_repro.recipe import USED, Referenced, Run
 from spac_repro.runs import Score
 from spac_repro.seeds import derive
 
+SHOWN = 12  # prompts that every iterate answers for the report
+
 
 def train(
     run: Run,
@@ -279,7 +281,21 @@ class _Training:
         if self.recipe.evaluation.suite != "none":
             with self._timed(t, "leaderboard"):
                 scores += self._leaderboard(model)
+        runs.write_json(path.with_name("samples.json"), self._samples(t, model))
         runs.write_json(path, [score.as_dict() for score in scores])
+
+    def _samples(self, t: int, model: PreTrainedModel) -> list[str]:
+        """What iterate t says to the first prompts, for whoever reads the report; DPO's runs hold no other response of a policy."""
+        responses = selfplay.respond(
+            model,
+            [example.prompt for example in self.examples[:SHOWN]],
+            self.recipe.selfplay,
+            longest_response=self.recipe.data.longest_response,
+            pad=self.pad,
+            stop=self.renderer.tokenizer.eos_token_id,
+            seed=derive(self.run.seed, "samples", t),
+        )
+        return [self.renderer.text(response) for response in responses]
 
     def _gold(self, t: int, model: PreTrainedModel) -> list[Score]:
         assert self.inputs.world is not None  # the recipe's own check
@@ -405,6 +421,7 @@ class _Training:
             "inputs": {
                 **self.inputs.identity(),
                 "policy_sha256": policy.weights_sha256(model) if self.recipe.policy.source != "random" else None,
+                **policy.tokenizer_identity(self.renderer.tokenizer),
             },
             "environment": environment.describe(),
             "segments": [],
