@@ -206,6 +206,35 @@ def verify(
 
 
 @app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run folder, complete or not.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another, or a file of expected results.")],
+    seeds: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--seeds",
+            metavar="RUN",
+            help="Runs whose spread over seeds is the unit of noise; repeatable.",
+            show_default="beside A and B",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why two runs differ: what differs, where they first part, and how much it matters.
+
+    Exit code 1 where a score differs by more than two seeds of the same recipe would.
+    """
+    from spac_repro import comparison
+
+    found = comparison.compare_expected(a, b) if b.suffix in (".yaml", ".yml") else comparison.compare(a, b, seeds or ())
+    if as_json:
+        print(json.dumps(found.as_json()))
+    else:
+        _print(comparison.render(found))
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
 def theory(
     experiments: Annotated[
         list[str] | None, typer.Option("--experiment", metavar="NAME", help="One experiment; repeatable.", show_default="all")

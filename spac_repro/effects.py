@@ -10,6 +10,8 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
+from spac_repro.recipe import USED
+
 
 class Sort(StrEnum):
     """What a difference can do, the strongest first."""
@@ -42,24 +44,36 @@ EFFECTS = (
     Effect("recipe", Sort.DESIGN, "another experiment"),
     Effect("method", Sort.DESIGN, "another loss"),
     # What goes in
-    Effect("inputs.policy_sha256", Sort.DESIGN, "another model to begin with, whatever its name says", PUBLIC["SPIN 36"]),
     Effect("settings.policy.revision", Sort.DESIGN, "another model under the same name", PUBLIC["SPIN 36"]),
     Effect("settings.policy.dtype", Sort.BITS, "every product is rounded elsewhere; bits change", MEASURED),
     Effect("settings.policy.attention", Sort.BITS, "another order of the same sums; bits change", MEASURED),
     Effect("settings.policy.*", Sort.DESIGN, "another model"),
-    Effect("inputs.preferences_sha256", Sort.DESIGN, "other preferences, or the same in another order", MEASURED),
-    Effect("inputs.preferences", Sort.DESIGN, "another number of preferences"),
-    Effect("inputs.chat_template_sha256", Sort.DESIGN, "another frame around every prompt, where the template is `chat`", MEASURED),
-    Effect("inputs.tokenizer_sha256", Sort.DESIGN, "other tokens for the same text"),
+    Effect("inputs.policy_sha256", Sort.DESIGN, "another model to begin with, whatever its name says", PUBLIC["SPIN 36"]),
     Effect("settings.data.*", Sort.DESIGN, "other preferences, or other tokens for the same ones", MEASURED),
-    Effect("seed", Sort.DESIGN, "another start, other samples, another order; its spread is the unit in which noise is measured", MEASURED),
+    Effect("inputs.preferences", Sort.DESIGN, "another number of preferences"),
+    Effect("inputs.preferences_sha256", Sort.DESIGN, "other preferences, or the same in another order", MEASURED),
+    Effect("inputs.tokenizer_sha256", Sort.DESIGN, "other tokens for the same text"),
+    Effect("inputs.chat_template_sha256", Sort.DESIGN, "another frame around every prompt, where the template is `chat`", MEASURED),
+    Effect(
+        "seed",
+        Sort.DESIGN,
+        "another start, other samples, another order; its spread is the unit in which noise is measured",
+        MEASURED,
+    ),
     Effect("settings.start.*", Sort.DESIGN, "another start"),
     # What is done
-    Effect("settings.selfplay.generator", Sort.DESIGN, "another sampler draws other responses; authors give it as a cause", PUBLIC["SPIN 36"]),
+    Effect(
+        "settings.selfplay.generator",
+        Sort.DESIGN,
+        "another sampler draws other responses; authors give it as a cause",
+        PUBLIC["SPIN 36"],
+    ),
     Effect("settings.selfplay.batch_size", Sort.DESIGN, "every batch has a seed of its own, so other responses are drawn"),
-    Effect("settings.selfplay.*", Sort.DESIGN, "other responses are drawn, in self-play and for the gold reward", MEASURED),
+    Effect("settings.selfplay.*", Sort.DESIGN, "other responses are drawn", MEASURED),
     Effect("settings.objective.*", Sort.DESIGN, "another loss or step size", MEASURED),
-    Effect("settings.training.epochs", Sort.DESIGN, "another number of steps, on another learning-rate schedule", PUBLIC["SPIN 12"]),
+    Effect(
+        "settings.training.epochs", Sort.DESIGN, "another number of steps, on another learning-rate schedule", PUBLIC["SPIN 12"]
+    ),
     Effect("settings.training.micro_batch_size", Sort.BITS, "the same mean over the same examples, summed otherwise", MEASURED),
     Effect("settings.training.processes", Sort.BITS, "the same global batch, summed otherwise", PUBLIC["handbook 124"]),
     Effect("settings.training.engine", Sort.BITS, "the same global batch, summed and sharded otherwise", PUBLIC["handbook 124"]),
@@ -72,7 +86,12 @@ EFFECTS = (
     Effect("settings.training.*", Sort.DESIGN, "other steps"),
     # How it is measured
     Effect("inputs.questions_sha256*", Sort.DESIGN, "other questions: scores change, weights do not"),
-    Effect("scores.harness", Sort.BITS, "prompts and answers may be handled otherwise: scores change, weights do not", PUBLIC["SPIN 36"]),
+    Effect(
+        "scores.harness",
+        Sort.BITS,
+        "prompts and answers may be handled otherwise: scores change, weights do not",
+        PUBLIC["SPIN 36"],
+    ),
     Effect("scores.version.*", Sort.DESIGN, "another version of the task: scores change, weights do not"),
     Effect(
         "settings.evaluation.batch_size",
@@ -103,15 +122,37 @@ EFFECTS = (
 RANK = {sort: place for place, sort in enumerate(Sort)}
 
 
+ABSENT = object()
+
+
 def effect_of(key: str, manifests: tuple[Mapping[str, Any], Mapping[str, Any]]) -> tuple[Effect, int]:
     """What is known about a difference in `key` between two runs, and its rank: the lower, the more it tells."""
     for place, effect in enumerate(EFFECTS):
         if fnmatchcase(key, effect.pattern):
-            if reason := _idle(key, manifests):
+            if _unrecorded(key, manifests):
+                effect = Effect(effect.pattern, Sort.BITS, "recorded in one of the two only: they are of different versions")
+            elif reason := _idle(key, manifests):
                 effect = Effect(effect.pattern, Sort.NOTHING, reason)
             return effect, RANK[effect.sort] * len(EFFECTS) + place
     sort = Sort.DESIGN if key.startswith(("settings.", "inputs.")) else Sort.BITS
     return Effect(key, sort, "nothing is known about it"), (RANK[sort] + 1) * len(EFFECTS) - 1
+
+
+def _unrecorded(key: str, manifests: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
+    """Whether one run was made by a version that does not record this, which is another thing than recording none of it."""
+    if key.count(".") == 0 or key.startswith(
+        ("settings.objective.", "inputs.questions_sha256.", "environment.lock.departures.", "scores.")
+    ):
+        return False
+    return any(_at(manifest, key.split(".")) is ABSENT for manifest in manifests)
+
+
+def _at(tree: Any, path: list[str]) -> Any:
+    for name in path:
+        if not isinstance(tree, Mapping) or name not in tree:
+            return ABSENT
+        tree = tree[name]
+    return tree
 
 
 def _idle(key: str, manifests: tuple[Mapping[str, Any], Mapping[str, Any]]) -> str | None:
@@ -120,6 +161,11 @@ def _idle(key: str, manifests: tuple[Mapping[str, Any], Mapping[str, Any]]) -> s
     training = [each.get("training") or {} for each in settings]
     if key == "environment.libraries.deepspeed" and all(each.get("engine") == "accelerate" for each in training):
         return "neither run uses DeepSpeed"
+    methods = [str(manifest.get("method")) for manifest in manifests]
+    if key in ("settings.selfplay.temperature", "settings.selfplay.top_p") and not any(
+        "selfplay" in USED.get(m, ()) for m in methods
+    ):
+        return "neither method draws self-play responses"
     templates = [(each.get("data") or {}).get("template") for each in settings]
     if key == "inputs.chat_template_sha256" and "chat" not in templates:
         return "neither run uses the chat template"
