@@ -235,6 +235,19 @@ def compare(
 
 
 @app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders that hold some.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML page: verdict, scores, curves, responses, where every setting comes from, how to repeat it."""
+    from spac_repro import report as reports
+
+    size = reports.write(folders, out)
+    print(json.dumps({"report": str(out), "bytes": size}) if as_json else f"{out}: {size / 1000:.0f} kB")
+
+
+@app.command()
 def theory(
     experiments: Annotated[
         list[str] | None, typer.Option("--experiment", metavar="NAME", help="One experiment; repeatable.", show_default="all")
