@@ -30,7 +30,7 @@ from spac_repro.preferences.reading import Preference  # noqa: E402
 REFERENCE = "reference/seed-0"
 CHAT = "chat/seed-0"
 SEEDS = (1, 2, 3, 4)
-OLDER = "safetensors==0.7.0"
+OLDER = "accelerate==1.14.0"
 # The world's prompts as they are, through a chat template; and one that adds a character.
 TEMPLATES = {CHAT: "<s>{{ messages[0]['content'] }}", "other": "<s>{{ messages[0]['content'] }}a"}
 
@@ -147,6 +147,7 @@ EXPERIMENTS = (
     Experiment("seed", "seed", lambda out: train(out, seed=7), "training", True),
     Experiment("method", "method", lambda out: train(out, method="dpo"), "self-play", True),
     setting("learning rate +1 %", "objective.learning_rate", "3.03e-5", "training"),
+    setting("learning rate × 100", "objective.learning_rate", "3.0e-3", "training"),
     setting("β", "objective.beta", "1.1", "training"),
     setting("λ", "objective.preference_weight", "3.3", "training"),
     setting("the critic's baseline", "objective.baseline", "chosen", "training"),
@@ -173,7 +174,7 @@ EXPERIMENTS = (
         against=CHAT,
     ),
     setting("generation temperature", "selfplay.temperature", "0.9", "self-play"),
-    setting("generation batch", "selfplay.batch_size", "16", "self-play"),
+    setting("generation batch", "selfplay.batch_size", "16", "scores"),
     Experiment(
         "generator engine",
         "settings.selfplay.generator",
@@ -182,14 +183,14 @@ EXPERIMENTS = (
         None,
         edited=True,
     ),
-    setting("training batch split", "training.micro_batch_size", "4", "", weights=None),
+    setting("training batch split", "training.micro_batch_size", "4", "reference"),
     setting("dtype", "policy.dtype", "bfloat16", "training"),
-    setting("attention implementation", "policy.attention", "eager", "", weights=None),
-    setting("threads", "training.threads", "2", "", weights=None),
-    setting("evaluation batch", "evaluation.batch_size", "3", "", weights=False),
+    setting("attention implementation", "policy.attention", "eager", "training"),
+    setting("threads", "training.threads", "2", "", weights=False),
+    setting("evaluation batch", "evaluation.batch_size", "3", "scores", weights=False),
     setting("number of questions", "evaluation.limit", "3", "scores", weights=False),
     setting("how often state is kept", "training.checkpoint_every", "3", "", weights=False),
-    Experiment("version of a library", "environment.libraries.safetensors", with_an_older_library, "", False),
+    Experiment("version of a library", "environment.libraries.accelerate", with_an_older_library, "", False),
     Experiment("processor", "environment.cpu", lambda out: edit(out, "environment.cpu", "another"), "", None, edited=True),
     Experiment("killed twice and carried on", "", killed, "", False),
     Experiment("another folder", "", train, "", False),
