@@ -46,7 +46,7 @@ def svg(plot: Plot, number: int) -> str:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
-        figure = Figure(figsize=(4.8, 3.1), layout="constrained")
+        figure = Figure(figsize=(4.2, 2.9), layout="constrained")
         axes = figure.subplots()
         for bound in plot.bounds:
             axes.axvline(bound, color="#999999", linewidth=0.8)
@@ -102,9 +102,9 @@ def _inlined(text: str, number: int) -> str:
     text = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="f{number}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#f{number}-", text)
-    return re.sub(r'<svg ([^>]*?)width="[^"]*"', r'<svg aria-hidden="true" focusable="false" \1', text, count=1).replace(
-        'height="223.2pt"', "", 1
-    )
+    head, rest = text.split(">", 1)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)  # the page says how wide it is
+    return head.replace("<svg", '<svg aria-hidden="true" focusable="false"') + ">" + rest
 
 
 def thinned(values: Sequence[float]) -> tuple[list[float], list[float]]:
