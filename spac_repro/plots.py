@@ -73,7 +73,8 @@ def svg(plot: Plot, number: int) -> str:
         axes.grid(color="#e5e5e5", linewidth=0.6)
         axes.set_axisbelow(True)
         if plot.series:
-            figure.legend(loc="outside lower center", ncols=2, frameon=False)
+            longest = max(len(series.label) for series in plot.series)
+            figure.legend(loc="outside lower center", ncols=1 if longest > 20 else 2, frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return _inlined(buffer.getvalue(), number)

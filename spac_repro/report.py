@@ -108,12 +108,24 @@ def _grouped(views: Sequence[RunView]) -> list[Group]:
     several = len({key[0] for key in digests}) > 1
     groups = []
     for place, ((recipe, method, _), members) in enumerate(digests.items()):
-        twins = sum(key[:2] == (recipe, method) for key in digests) > 1
-        label = f"{recipe} {method}" if several else method
-        if twins and (changed := ", ".join(_set(members[0]))):
-            label += f" ({changed})"
+        twins = [others[0] for key, others in digests.items() if key[:2] == (recipe, method)]
+        own = _own_settings(members[0], twins)
+        label = (f"{recipe} " if several else "") + method + (f" ({own})" if own else "")
         groups.append(Group(label, tuple(sorted(members, key=lambda view: view.manifest["seed"])), place))
     return groups
+
+
+def _own_settings(view: RunView, twins: Sequence[RunView], most: int = 2) -> str:
+    """What sets a run apart from others of its method, short enough for a legend."""
+    settings = [twin.manifest["settings"] for twin in twins]
+    keys = dict.fromkeys(key for other in settings for key, _, _ in runs.differences(settings[0], other))
+    told = []
+    for key in keys:
+        value: Any = view.manifest["settings"]
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        told.append(f"{key.rsplit('.', 1)[-1]} {_said(value)}"[:24])
+    return ", ".join(told[:most]) + (", …" if len(told) > most else "")
 
 
 def _set(view: RunView) -> list[str]:

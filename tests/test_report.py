@@ -146,6 +146,17 @@ def test_a_sweep_has_means_over_seeds_and_says_who_is_unfinished(sweep: Path) ->
     assert "1 of the runs shown are not complete" in text
 
 
+def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    run = make(tmp_path / "a", text="")
+    other = make(tmp_path / "b", text="")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["settings"]["objective"]["preference_weight"] = 10.0
+    manifest["settings_sha256"] = "other"
+    runs.write_json(other / "manifest.json", manifest)
+    groups = report._grouped([report._view(run), report._view(other)])
+    assert [group.label for group in groups] == ["spac (preference_weight 3.0)", "spac (preference_weight 10.0)"]
+
+
 def test_the_command_repeats_the_settings_given(tmp_path: Path) -> None:
     view = report._view(make(tmp_path / "run", text=""))
     assert report.command(view) == "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs=1"
