@@ -183,7 +183,7 @@ EXPERIMENTS = (
         None,
         edited=True,
     ),
-    setting("training batch split", "training.micro_batch_size", "4", "reference"),
+    setting("training batch split", "training.micro_batch_tokens", "100", "reference"),
     setting("dtype", "policy.dtype", "bfloat16", "training"),
     setting("attention implementation", "policy.attention", "eager", "training"),
     setting("threads", "training.threads", "2", "", weights=False),

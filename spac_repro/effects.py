@@ -74,7 +74,7 @@ EFFECTS = (
     Effect(
         "settings.training.epochs", Sort.DESIGN, "another number of steps, on another learning-rate schedule", PUBLIC["SPIN 12"]
     ),
-    Effect("settings.training.micro_batch_size", Sort.BITS, "the same mean over the same examples, summed otherwise", MEASURED),
+    Effect("settings.training.micro_batch*", Sort.BITS, "the same mean over the same examples, summed otherwise", MEASURED),
     Effect("settings.training.processes", Sort.BITS, "the same global batch, summed otherwise", PUBLIC["handbook 124"]),
     Effect("settings.training.engine", Sort.BITS, "the same global batch, summed and sharded otherwise", PUBLIC["handbook 124"]),
     Effect("settings.training.gradient_checkpointing", Sort.BITS, "activations are computed twice instead of kept"),

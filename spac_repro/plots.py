@@ -1,6 +1,7 @@
 """Plots as inline SVG: colours that colour-blind readers tell apart, each with a marker and a dash of its own, text as text."""
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,9 @@ def svg(plot: Plot, number: int) -> str:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
-        figure = Figure(figsize=(4.2, 2.9), layout="constrained")
+        labels = [*(series.label for series in plot.series), *(mark[0] for mark in plot.expected if not mark[0].startswith("_"))]
+        columns = 1 if max(map(len, labels), default=0) > 20 else 2
+        figure = Figure(figsize=(4.2, 2.5 + 0.22 * math.ceil(len(labels) / columns)), layout="constrained")
         axes = figure.subplots()
         for bound in plot.bounds:
             axes.axvline(bound, color="#999999", linewidth=0.8)
@@ -72,9 +75,8 @@ def svg(plot: Plot, number: int) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#e5e5e5", linewidth=0.6)
         axes.set_axisbelow(True)
-        if plot.series:
-            longest = max(len(series.label) for series in plot.series)
-            figure.legend(loc="outside lower center", ncols=1 if longest > 20 else 2, frameon=False)
+        if labels:
+            figure.legend(loc="outside lower center", ncols=columns, frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return _inlined(buffer.getvalue(), number)
