@@ -10,7 +10,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,12 +44,13 @@ def train(
     allow_changed_environment: bool,
     until: int | None = None,
     start_from: Path | None = None,
+    inspect: Callable[[dict[str, Any]], None] = lambda manifest: None,
     progress: Progress,
 ) -> dict[str, Any] | None:
     """Carry out a run, or what of it is not there yet, and return its results (what results.json holds).
 
     With `until`, stop after that iteration; the results are None unless the run is complete. With `start_from`, iteration 0 is not
-    computed but shared with another run of the same recipe and seed.
+    computed but shared with another run of the same recipe and seed. `inspect` sees the manifest before anything is written.
 
     Raises:
         UserError: the folder is another run's or in use; a damaged file; a loss that is not finite.
@@ -60,7 +61,7 @@ def train(
     if run.recipe.training.threads and not torch.cuda.is_available():
         torch.set_num_threads(run.recipe.training.threads)
     with runs.disk_errors(folder), runs.owned(folder):
-        return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment, until, start_from)
+        return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment, until, start_from, inspect)
 
 
 def _check_engine(run: Run) -> None:
@@ -94,7 +95,13 @@ class _Training:
         self.progress = progress
         self.timing = _Timing(folder / "timing.json")
 
-    def carry_out(self, allow_changed_environment: bool, until: int | None, start_from: Path | None) -> dict[str, Any] | None:
+    def carry_out(
+        self,
+        allow_changed_environment: bool,
+        until: int | None,
+        start_from: Path | None,
+        inspect: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any] | None:
         model, tokenizer = policy.create(self.recipe.policy, seed=derive(self.run.seed, "weights"))
         if not policy.packs(model):
             self.progress.say(
@@ -104,6 +111,7 @@ class _Training:
         self.renderer = Renderer(tokenizer, self.recipe.data)
         self.examples = self.renderer.examples(self.inputs.rows)
         manifest = self._manifest(model)
+        inspect(manifest)
         if start_from is not None and not self._policy_folder(0).exists():
             start.check(start_from, self.run, manifest)  # before anything is written
         runs.claim(self.folder, manifest, allow_changed_environment=allow_changed_environment)
