@@ -155,10 +155,11 @@ class _Training:
             settings = self.recipe.start
             demonstrations = self.inputs.world.demonstrations(settings.demonstrations)
             scorer = policy.Policy(model)
+            sizes = [1 + len(prompt) + len(response) + 1 for prompt, response in demonstrations]  # a letter is a token
             schedule = Schedule(
-                sizes=[1 + len(prompt) + len(response) + 1 for prompt, response in demonstrations],  # a letter is a token
+                sizes=sizes,
                 batch_size=settings.batch_size,
-                micro_batch_tokens=self.recipe.training.micro_batch_tokens,
+                micro_batch_tokens=sum(sizes),  # a step at once: cut up, other demonstrations would stand together in a row
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
                 shape="linear",
