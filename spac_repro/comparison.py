@@ -157,6 +157,7 @@ class Comparison:
             "score_parting": self.walk.scores.as_json() if self.walk.scores else None,
             "equal_up_to": self.walk.equal,
             "unfinished": list(self.walk.unfinished),
+            "weights_read": self.walk.read,
             "scores": [change.as_json() for change in self.changes],
             "spread_of_runs": self.seeds,
             "beyond_noise": self.exit_code == 1,
