@@ -21,6 +21,12 @@ from spac_repro.plots import Plot, Series
 from spac_repro.verification import Verdict, tolerance, verify_runs
 
 PROMPTS = 12
+# The scores that sum up the others, each with what it is where its name does not say so.
+TELLING = {
+    ("gold", "reward"): "",
+    ("average", "mean"): "",
+    ("heldout", "divergence"): "KL(π_0 ‖ π_t) on held-out prompts, in nats: ",
+}
 LONGEST = 1200  # characters of a response that are shown
 KEYS = {
     "spac": "SPAC: the critic's term and the preference term",
@@ -234,7 +240,7 @@ def _figures(groups: Sequence[Group]) -> Iterator[Plot]:
 def _score_plots(groups: Sequence[Group]) -> Iterator[Plot]:
     """The scores that sum up the others, and all of them where there are few."""
     names = list(dict.fromkeys(name for group in groups for name in _score_names(group)))
-    telling = [name for name in names if name in (("gold", "reward"), ("average", "mean"))] or names[:2]
+    telling = [name for name in names if name in TELLING] or names[:2]
     many = any(len(group.runs) > 1 for group in groups)
     for task, metric in telling:
         series: list[Series] = []
@@ -247,8 +253,10 @@ def _score_plots(groups: Sequence[Group]) -> Iterator[Plot]:
                 marks += _marks(group, task, metric, len(group.runs))
         if series:
             bars = "bars are standard deviations over seeds" if many else "bars are the harness's standard errors"
-            text = f"{task} {metric} of every iterate, 0 being the start; {bars}" + (
-                "; flat marks are expected values" if marks else ""
+            text = (
+                TELLING.get((task, metric), "")
+                + f"{task} {metric} of every iterate, 0 being the start; {bars}"
+                + ("; flat marks are expected values" if marks else "")
             )
             yield Plot(f"{task} {metric}", "iterate", metric, series, text, marks, whole=True)
 
@@ -317,7 +325,7 @@ def _drift(groups: Sequence[Group]) -> Plot | None:
         "mean log π_t(y|x) − log π_0(y|x), in nats, of the data's chosen and rejected responses, over each iteration's last epoch: "
         "the policy moves during an epoch, so the finished iterate is a little further"
     )
-    return Plot("Divergence from the start", "iterate", "log-ratio to the start", series, text, whole=True)
+    return Plot("Log-ratio to the start", "iterate", "nats", series, text, whole=True)
 
 
 def _track(view: RunView, name: str) -> list[float]:
