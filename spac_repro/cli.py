@@ -80,6 +80,7 @@ def _usage(error: Any) -> str:
 
 @app.command()
 def train(
+    context: typer.Context,
     recipe: RecipeName = "tiny",
     method: Annotated[str, typer.Option(help="spac, dpo, ipo, spin or sft.")] = "spac",
     seed: Annotated[int, typer.Option(help="Drives the start, the sampling and the order of the data.", min=0)] = 0,
@@ -97,6 +98,10 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Share the start of another run of this recipe and seed instead of repeating it."),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Repeat a run from its manifest alone, into RUN-again, and compare the two."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the cost, and do nothing.")] = False,
     allow_changed_environment: Annotated[
         bool,
@@ -111,8 +116,16 @@ def train(
     from spac_repro import plan as planning
     from spac_repro import recipe as recipes
 
-    run = recipes.load(recipe, method=method, seed=seed, overrides=_with_shorthands(overrides, preferences, limit))
-    folder = out or Path("runs") / run.recipe.name / method / f"seed-{seed}"
+    if like:
+        from spac_repro import repetition
+
+        if given := [name for name in ("recipe", "method", "seed", "overrides", "limit") if _was_given(context, name)]:
+            raise UserError(f"--like takes settings and seed from the run; leave --{given[0].replace('overrides', 'set')} out")
+        run = repetition.run_of(like)
+        folder = out or like.resolve().with_name(f"{like.resolve().name}-again")
+    else:
+        run = recipes.load(recipe, method=method, seed=seed, overrides=_with_shorthands(overrides, preferences, limit))
+        folder = out or Path("runs") / run.recipe.name / method / f"seed-{seed}"
     if dry_run:
         plan = planning.plan(run, _known_size(run, preferences))
         _print_plan(run, folder, planning.rows(plan), {**asdict(plan), "gpu_hours": plan.gpu_hours}, as_json)
@@ -130,6 +143,7 @@ def train(
             until=until,
             start_from=start_from,
             progress=progress,
+            **({"inspect": repetition.check(like, allowed=allow_changed_environment, say=progress.say)} if like else {}),
         )
     if results is None:
         print(
@@ -138,7 +152,7 @@ def train(
             else f"{folder}: stopped after iteration {until}, as asked; the same command without --until goes on"
         )
         return
-    _conclude(folder, results, as_json)
+    _conclude(folder, results, as_json, like)
 
 
 @app.command()
@@ -203,6 +217,48 @@ def verify(
     else:
         _print(verification.render(verdict))
     raise typer.Exit(verdict.exit_code)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run folder, complete or not.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another, or a file of expected results.")],
+    seeds: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--seeds",
+            metavar="RUN",
+            help="Runs whose spread over seeds is the unit of noise; repeatable.",
+            show_default="beside A and B",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why two runs differ: what differs, where they first part, and how much it matters.
+
+    Exit code 1 where a score differs by more than two seeds of the same recipe would.
+    """
+    from spac_repro import comparison
+
+    found = comparison.compare_expected(a, b) if b.suffix in (".yaml", ".yml") else comparison.compare(a, b, seeds or ())
+    if as_json:
+        print(json.dumps(found.as_json()))
+    else:
+        _print(comparison.render(found))
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders that hold some.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML page: verdict, scores, curves, responses, where every setting comes from, how to repeat it."""
+    from spac_repro import report as reports
+
+    size = reports.write(folders, out)
+    print(json.dumps({"report": str(out), "bytes": size}) if as_json else f"{out}: {size / 1000:.0f} kB")
 
 
 @app.command()
@@ -337,6 +393,11 @@ def check(file: Annotated[Path, typer.Argument(help="A recipe in YAML.")]) -> No
 # What the commands share
 
 
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _with_shorthands(overrides: Sequence[str] | None, preferences: str | None, limit: int | None) -> list[str]:
     """`--preferences` and `--limit` are settings too, and identify the run like any other."""
     more = ["data.source=file", "data.name=null", "data.revision=null"] if preferences and _is_local(preferences) else []
@@ -379,17 +440,22 @@ def _progress(as_json: bool) -> Iterator["Progress"]:
         yield Lines()
 
 
-def _conclude(folder: Path, results: dict[str, Any], as_json: bool) -> None:
-    """Verify a finished run, print its table, and exit with what the verdict means."""
-    from spac_repro import verification
+def _conclude(folder: Path, results: dict[str, Any], as_json: bool, like: Path | None) -> None:
+    """Verify a finished run, compare it with the one it repeats, print both, and exit with what they mean."""
+    from spac_repro import comparison, publication, repetition, verification
 
     verdict = verification.conclude(folder)
+    publication.publish(folder)
+    repeated, stands = repetition.conclude(like, folder) if like else (None, True)
     if as_json:
-        print(json.dumps({**results, "run": str(folder), "verdict": verdict.as_json()}))
+        compared = {"comparison": repeated.as_json()} if repeated else {}
+        print(json.dumps({**results, "run": str(folder), "verdict": verdict.as_json(), **compared}))
     else:
         _print_results(folder, results)
         _print(verification.render(verdict))
-    raise typer.Exit(1 if verdict.status == "disagrees" else 0)
+        if repeated:
+            _print(comparison.render(repeated))
+    raise typer.Exit(1 if verdict.status == "disagrees" or not stands else 0)
 
 
 def _print_results(folder: Path, results: dict[str, Any]) -> None:

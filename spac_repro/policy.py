@@ -1,6 +1,7 @@
 """A causal language model as a distribution over responses: made, loaded, saved, hashed, and its log-probabilities."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -242,6 +243,18 @@ def _no_bars() -> Iterator[None]:
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that fills up rows; it is masked everywhere, so end-of-sequence serves where there is none."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str | None]:
+    """Hashes of what turns text into tokens: the tokenizer, and the chat template (None where there is none)."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())  # all are fast ones here
+    content |= {"padding": None, "truncation": None}  # how it was called last
+    template = tokenizer.chat_template
+    texts = {
+        "tokenizer_sha256": json.dumps(content, sort_keys=True),
+        "chat_template_sha256": json.dumps(template, sort_keys=True) if isinstance(template, dict) else template,
+    }
+    return {name: hashlib.sha256(text.encode()).hexdigest() if text else None for name, text in texts.items()}
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -31,7 +31,7 @@ def share(other: Path, folder: Path, card: str) -> None:
     """Link iteration 0 of another run into a run folder, with a model card of its own; the policy says that all is there."""
     source, target = other / "iteration-0", folder / "iteration-0"
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("gold.json", "heldout.parquet", "scores.json"):
+    for name in ("gold.json", "heldout.parquet", "samples.json", "scores.json"):
         if (source / name).exists() and not (target / name).exists():
             _link(source / name, target / name)
     lines = [line for line in metrics.read(other) if line["iteration"] == 0]

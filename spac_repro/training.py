@@ -10,7 +10,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,8 @@ from spac_repro.recipe import USED, Referenced, Run
 from spac_repro.runs import Score
 from spac_repro.seeds import derive
 
+SHOWN = 12  # prompts that every iterate answers for the report
+
 
 def train(
     run: Run,
@@ -42,12 +44,13 @@ def train(
     allow_changed_environment: bool,
     until: int | None = None,
     start_from: Path | None = None,
+    inspect: Callable[[dict[str, Any]], None] = lambda manifest: None,
     progress: Progress,
 ) -> dict[str, Any] | None:
     """Carry out a run, or what of it is not there yet, and return its results (what results.json holds).
 
     With `until`, stop after that iteration; the results are None unless the run is complete. With `start_from`, iteration 0 is not
-    computed but shared with another run of the same recipe and seed.
+    computed but shared with another run of the same recipe and seed. `inspect` sees the manifest before anything is written.
 
     Raises:
         UserError: the folder is another run's or in use; a damaged file; a loss that is not finite.
@@ -58,7 +61,7 @@ def train(
     if run.recipe.training.threads and not torch.cuda.is_available():
         torch.set_num_threads(run.recipe.training.threads)
     with runs.disk_errors(folder), runs.owned(folder):
-        return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment, until, start_from)
+        return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment, until, start_from, inspect)
 
 
 def _check_engine(run: Run) -> None:
@@ -92,7 +95,13 @@ class _Training:
         self.progress = progress
         self.timing = _Timing(folder / "timing.json")
 
-    def carry_out(self, allow_changed_environment: bool, until: int | None, start_from: Path | None) -> dict[str, Any] | None:
+    def carry_out(
+        self,
+        allow_changed_environment: bool,
+        until: int | None,
+        start_from: Path | None,
+        inspect: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any] | None:
         model, tokenizer = policy.create(self.recipe.policy, seed=derive(self.run.seed, "weights"))
         if not policy.packs(model):
             self.progress.say(
@@ -102,6 +111,7 @@ class _Training:
         self.renderer = Renderer(tokenizer, self.recipe.data)
         self.examples = self.renderer.examples(self.inputs.rows)
         manifest = self._manifest(model)
+        inspect(manifest)
         if start_from is not None and not self._policy_folder(0).exists():
             start.check(start_from, self.run, manifest)  # before anything is written
         runs.claim(self.folder, manifest, allow_changed_environment=allow_changed_environment)
@@ -145,10 +155,11 @@ class _Training:
             settings = self.recipe.start
             demonstrations = self.inputs.world.demonstrations(settings.demonstrations)
             scorer = policy.Policy(model)
+            sizes = [1 + len(prompt) + len(response) + 1 for prompt, response in demonstrations]  # a letter is a token
             schedule = Schedule(
-                sizes=[1 + len(prompt) + len(response) + 1 for prompt, response in demonstrations],  # a letter is a token
+                sizes=sizes,
                 batch_size=settings.batch_size,
-                micro_batch_tokens=self.recipe.training.micro_batch_tokens,
+                micro_batch_tokens=sum(sizes),  # a step at once: cut up, other demonstrations would stand together in a row
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
                 shape="linear",
@@ -279,7 +290,21 @@ class _Training:
         if self.recipe.evaluation.suite != "none":
             with self._timed(t, "leaderboard"):
                 scores += self._leaderboard(model)
+        runs.write_json(path.with_name("samples.json"), self._samples(t, model))
         runs.write_json(path, [score.as_dict() for score in scores])
+
+    def _samples(self, t: int, model: PreTrainedModel) -> list[str]:
+        """What iterate t says to the first prompts, for whoever reads the report; DPO's runs hold no other response of a policy."""
+        responses = selfplay.respond(
+            model,
+            [example.prompt for example in self.examples[:SHOWN]],
+            self.recipe.selfplay,
+            longest_response=self.recipe.data.longest_response,
+            pad=self.pad,
+            stop=self.renderer.tokenizer.eos_token_id,
+            seed=derive(self.run.seed, "samples", t),
+        )
+        return [self.renderer.text(response) for response in responses]
 
     def _gold(self, t: int, model: PreTrainedModel) -> list[Score]:
         assert self.inputs.world is not None  # the recipe's own check
@@ -405,6 +430,7 @@ class _Training:
             "inputs": {
                 **self.inputs.identity(),
                 "policy_sha256": policy.weights_sha256(model) if self.recipe.policy.source != "random" else None,
+                **policy.tokenizer_identity(self.renderer.tokenizer),
             },
             "environment": environment.describe(),
             "segments": [],

@@ -79,7 +79,7 @@ def slow_logprob() -> Callable[..., Any]:
     return logprob
 
 
-MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "browser")
+MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "compare", "browser")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -383,3 +383,20 @@ def test_an_engine_that_is_not_there_is_refused_and_not_replaced(tmp_path):
     with pytest.raises(UnfitEnvironmentError, match="asks for accelerate on 2 processes, and this version trains in one"):
         training.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
     assert not (tmp_path / "run").exists()
+
+
+# Comparing and reporting
+
+
+def test_what_is_no_run_can_be_neither_compared_nor_reported(refused, tmp_path):
+    assert refused("compare", "a", "b") == "a: no such run folder"
+    (tmp_path / "a").mkdir()
+    assert "a has no manifest.json" in refused("compare", "a", "b")
+    assert "a has no manifest.json" in refused("compare", "a", "expected.yaml")
+    assert "a: no run folder, and none below it" in refused("report", "a")
+
+
+def test_a_run_that_is_repeated_brings_its_own_settings(refused):
+    for option in (("--seed", "1"), ("--set", "training.epochs=1"), ("--recipe", "tiny"), ("--method", "dpo"), ("--limit", "3")):
+        assert refused("train", "--like", "runs/x", *option).startswith("--like takes settings and seed from the run")
+    assert refused("train", "--like", "runs/x") == "runs/x: no such run folder"

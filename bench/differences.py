@@ -1,0 +1,278 @@
+"""Change exactly one thing against a reference run: does `spac-repro compare` name it first?
+
+    python bench/differences.py --out runs/differences              the table of docs/reproducibility.md
+    python bench/differences.py --out runs/differences --only seed  one row of it
+
+The runs are `tiny` cut down to seconds (tests/e2e/cut_down.py). Noise is the spread of five seeds of the reference.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
+
+import cut_down  # noqa: E402
+
+from spac_repro.preferences.reading import Preference  # noqa: E402
+
+REFERENCE = "reference/seed-0"
+CHAT = "chat/seed-0"
+SEEDS = (1, 2, 3, 4)
+OLDER = "accelerate==1.14.0"
+# The world's prompts as they are, through a chat template; and one that adds a character.
+TEMPLATES = {CHAT: "<s>{{ messages[0]['content'] }}", "other": "<s>{{ messages[0]['content'] }}a"}
+
+
+# How a run is made
+
+
+def train(
+    out: Path,
+    *settings: str,
+    method: str = "spac",
+    seed: int = 0,
+    rows: Callable[[list[Preference]], list[Preference]] = list,
+    template: str | None = None,
+) -> None:
+    """A cut-down run in this process, with some settings, rows or the chat template changed."""
+    from spac_repro import inputs, policy, recipe, training
+    from spac_repro.progress import Silent
+
+    run = recipe.load("tiny", method=method, seed=seed, overrides=[*cut_down.SETTINGS, *settings])
+    read = inputs.read(run, preferences=None, questions=None)
+    usual = policy.world_tokenizer
+
+    def with_template() -> Any:
+        tokenizer = usual()
+        tokenizer.chat_template = template
+        return tokenizer
+
+    policy.world_tokenizer = with_template
+    try:
+        training.train(run, out, replace(read, rows=rows(read.rows)), allow_changed_environment=False, progress=Silent())
+    finally:
+        policy.world_tokenizer = usual
+
+
+def reordered(rows: list[Preference]) -> list[Preference]:
+    return [rows[1], rows[0], *rows[2:]]
+
+
+def flipped(rows: list[Preference]) -> list[Preference]:
+    return [*rows[:6], replace(rows[6], chosen=rows[6].rejected, rejected=rows[6].chosen), *rows[7:]]
+
+
+def retyped(rows: list[Preference]) -> list[Preference]:
+    """Row 7 with another last letter in its prompt."""
+    (message,) = rows[6].prompt
+    content = message["content"]
+    other = "a" if content[-2] != "a" else "b"
+    return [*rows[:6], replace(rows[6], prompt=({**message, "content": f"{content[:-2]}{other}{content[-1]}"},)), *rows[7:]]
+
+
+def edit(out: Path, key: str, value: Any) -> None:
+    """The reference with another value in its manifest: what a run elsewhere would record, without its effect on the numbers."""
+    shutil.copytree(out.parent / REFERENCE, out)
+    file = out / "manifest.json"
+    manifest = json.loads(file.read_text())
+    node = manifest
+    *groups, leaf = key.split(".")
+    for group in groups:
+        node = node[group]
+    node[leaf] = value
+    file.write_text(json.dumps(manifest))
+
+
+def with_an_older_library(out: Path) -> None:
+    """A run in a second environment: this one with another version of one library before it on the path."""
+    library = out.with_name("library")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(library), OLDER]
+    subprocess.run(install, check=True, capture_output=True)
+    path = os.pathsep.join([str(library), str(ROOT)])
+    subprocess.run(cut_down.command(out), env={**cut_down.environment(), "PYTHONPATH": path}, check=True, capture_output=True)
+
+
+def killed(out: Path) -> None:
+    """Killed in self-play and again in training, then carried on."""
+    environment = {**cut_down.environment(), "PYTHONPATH": str(ROOT)}
+    for moment in ('"iteration": 0, "step": 9', '"iteration": 1, "step": 3'):
+        process = subprocess.Popen(cut_down.command(out), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        metrics = out / "metrics.jsonl"
+        while not (metrics.exists() and moment in metrics.read_text()):
+            if process.poll() is not None:
+                raise RuntimeError(f"the run ended before {moment}")
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(cut_down.command(out), env=environment, check=True, capture_output=True)
+
+
+# The experiments
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One change, and what must be said of it."""
+
+    name: str
+    key: str  # what `compare` must name first; empty where nothing may differ
+    make: Callable[[Path], None]
+    parts: str  # the stage in which the runs must first part; empty where they must not
+    weights: bool | None  # whether the last weights must change; None where that is for the experiment to find out
+    against: str = REFERENCE
+    edited: bool = False  # the manifest was edited instead of a run made
+
+    @property
+    def folder(self) -> str:
+        return self.name.replace(" ", "-").replace("/", "-")
+
+
+def setting(name: str, key: str, value: str, parts: str, *, weights: bool | None = True) -> Experiment:
+    return Experiment(name, f"settings.{key}", lambda out: train(out, f"{key}={value}"), parts, weights)
+
+
+EXPERIMENTS = (
+    Experiment("seed", "seed", lambda out: train(out, seed=7), "training", True),
+    Experiment("method", "method", lambda out: train(out, method="dpo"), "self-play", True),
+    setting("learning rate +1 %", "objective.learning_rate", "3.03e-5", "training"),
+    setting("learning rate × 100", "objective.learning_rate", "3.0e-3", "training"),
+    setting("β", "objective.beta", "1.1", "training"),
+    setting("λ", "objective.preference_weight", "3.3", "training"),
+    setting("the critic's baseline", "objective.baseline", "chosen", "training"),
+    setting("number of epochs", "training.epochs", "2", "training"),
+    setting("global batch", "training.batch_size", "16", "training"),
+    setting("optimizer", "training.optimizer", "adamw", "training"),
+    setting("steps of the start", "start.epochs", "2", "training"),
+    Experiment("order of two rows", "inputs.preferences_sha256", lambda out: train(out, rows=reordered), "data", True),
+    Experiment("one flipped label", "inputs.preferences_sha256", lambda out: train(out, rows=flipped), "data", True),
+    Experiment("one character in a prompt", "inputs.preferences_sha256", lambda out: train(out, rows=retyped), "data", True),
+    Experiment(
+        "chat template instead of none, same text",
+        "settings.data.template",
+        lambda out: train(out, "data.template=chat", template=TEMPLATES[CHAT]),
+        "",
+        False,
+    ),
+    Experiment(
+        "one character in the chat template",
+        "inputs.chat_template_sha256",
+        lambda out: train(out, "data.template=chat", template=TEMPLATES["other"]),
+        "data",
+        True,
+        against=CHAT,
+    ),
+    setting("generation temperature", "selfplay.temperature", "0.9", "self-play"),
+    setting("generation batch", "selfplay.batch_size", "16", "scores"),
+    Experiment(
+        "generator engine",
+        "settings.selfplay.generator",
+        lambda out: edit(out, "settings.selfplay.generator", "vllm"),
+        "",
+        None,
+        edited=True,
+    ),
+    setting("training batch split", "training.micro_batch_tokens", "100", "reference"),
+    setting("dtype", "policy.dtype", "bfloat16", "training"),
+    setting("attention implementation", "policy.attention", "eager", "training"),
+    setting("threads", "training.threads", "2", "", weights=False),
+    setting("evaluation batch", "evaluation.batch_size", "3", "scores", weights=False),
+    setting("number of questions", "evaluation.limit", "3", "scores", weights=False),
+    setting("how often state is kept", "training.checkpoint_every", "3", "", weights=False),
+    Experiment("version of a library", "environment.libraries.accelerate", with_an_older_library, "", False),
+    Experiment("processor", "environment.cpu", lambda out: edit(out, "environment.cpu", "another"), "", None, edited=True),
+    Experiment("killed twice and carried on", "", killed, "", False),
+    Experiment("another folder", "", train, "", False),
+)
+
+
+def references(work: Path) -> None:
+    """The reference, other seeds of it for the noise, and one whose prompts go through a chat template."""
+    for name, seed in ((REFERENCE, 0), *((f"reference/seed-{seed}", seed) for seed in SEEDS)):
+        if not (work / name / "results.json").exists():
+            train(work / name, seed=seed)
+    if not (work / CHAT / "results.json").exists():
+        train(work / CHAT, "data.template=chat", template=TEMPLATES[CHAT])
+
+
+def carry_out(work: Path, experiment: Experiment) -> dict[str, Any]:
+    """Make the run unless it is there, compare it with its reference, and say what was found."""
+    from spac_repro.comparison import compare
+
+    out = work / experiment.folder
+    if not (out / "results.json").exists():
+        experiment.make(out)
+    reference = work / experiment.against
+    found = compare(reference, out, [work / REFERENCE])
+    hashes = [json.loads((folder / "results.json").read_text())["weights_sha256"] for folder in (reference, out)]
+    return {"weights_differ": hashes[0] != hashes[1], **found.as_json()}
+
+
+def main(work: Path, only: Sequence[str], as_json: bool) -> int:
+    references(work)
+    found: dict[str, Any] = {}
+    for experiment in EXPERIMENTS:
+        if only and experiment.name not in only:
+            continue
+        print(experiment.name, file=sys.stderr)
+        try:
+            found[experiment.name] = carry_out(work, experiment)
+        except Exception:
+            found[experiment.name] = {"error": traceback.format_exc()}
+    if as_json:
+        print(json.dumps(found))
+    else:
+        print("\n".join(table(found)))
+    return 1 if any("error" in each for each in found.values()) else 0
+
+
+# The table
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    lines = ["| changed | named first | effect | first part at | last weights | scores |", "| --- | --- | --- | --- | --- | --- |"]
+    for experiment in EXPERIMENTS:
+        if its := found.get(experiment.name):
+            cells = [experiment.name, *(["failed", "", "", "", ""] if "error" in its else row(experiment, its))]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
+
+
+def row(experiment: Experiment, its: dict[str, Any]) -> list[str]:
+    first = its["differences"][0] if its["differences"] else None
+    parting = its["score_parting"] or its["parting"]
+    where = "nowhere"
+    if parting:
+        iteration = "" if parting["iteration"] is None else f"iteration {parting['iteration']}, "
+        where = f"{iteration}{parting['stage']}{', ' if parting['place'] else ''}{parting['place']}: {parting['what']}"
+    moved = [score for score in its["scores"] if score["difference"] != 0]
+    beyond = sum(bool(score["beyond_noise"]) for score in moved)
+    others = sum(score["items"][0] != score["items"][1] for score in moved)
+    noise = f"{len(moved)} of {len(its['scores'])} differ" + (f", {beyond} beyond noise" if moved else "") if moved else "equal"
+    if others:
+        noise = f"{len(moved)} of {len(its['scores'])} differ, on other questions"
+    how = " (edited manifest: not run)" if experiment.edited else ""
+    weights = "not run" if experiment.edited else "differ" if its["weights_differ"] else "equal"
+    named = f"`{first['key']}`" if first else "nothing differs"
+    return [named + how, first["sort"] if first else "", where, weights, "not run" if experiment.edited else noise]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    sys.exit(main(options.out, options.only, options.json))

@@ -1,0 +1,77 @@
+"""Repeat a run from its manifest alone: the run it describes, what of it cannot be matched here, and the comparison at the end."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from spac_repro.comparison import Comparison, Difference, compare, differences, manifest
+from spac_repro.effects import Sort
+from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.recipe import METHODS, Methods, Provenance, Recipe, Run
+
+
+def run_of(folder: Path) -> Run:
+    """The run that a manifest describes: its settings, its method, its seed.
+
+    Raises:
+        UserError: not a run folder, or settings that this version does not have or that were changed by hand.
+    """
+    its = manifest(folder)
+    settings = dict(its["settings"])
+    method, objective = settings.pop("method", None), settings.pop("objective", None)
+    path = folder / "manifest.json"
+    if method not in METHODS:
+        raise UserError(f"{path}: unknown method {method!r}; it was made by another version of spac-repro")
+    kind: Any = Methods.model_fields[method].annotation
+    try:
+        # The other methods' settings are not in the manifest, and no part of the run.
+        methods = Methods.model_construct(**{method: kind.model_validate(objective)})
+        recipe = Recipe.model_validate({**settings, "summary": f"repeats {its['recipe']}", "methods": methods})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: settings.{key}: {first['msg']}; it was made by another version of spac-repro") from None
+    marks = {key: Provenance(source["mark"], source["why"]) for key, source in (its.get("provenance") or {}).items()}
+    run = Run(recipe, method, int(its["seed"]), marks)
+    if run.digest() != its.get("settings_sha256"):
+        raise UserError(f"{path}: the settings are not those whose digest stands beside them; the file was changed by hand")
+    return run
+
+
+def check(folder: Path, *, allowed: bool, say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+    """What to do with the manifest of the repetition before anything is written.
+
+    It says what cannot be matched here, and raises UserError for other inputs and, unless `allowed`, UnfitEnvironmentError for an
+    environment that may change bits.
+    """
+
+    def inspect(here: dict[str, Any]) -> None:
+        found = [each for each in differences(manifest(folder), here) if each.key != "segments"]
+        for each in found:
+            if each.key.startswith("inputs.") and each.effect.sort is Sort.DESIGN:
+                raise UserError(f"not the inputs of {folder}: {_line(each)}; give the same preferences and questions")
+        unmatched = [each for each in found if each.effect.sort is not Sort.NOTHING]
+        for each in unmatched:
+            say(f"cannot be matched here: {_line(each)} ({each.effect.sort.value}: {each.effect.size})")
+        if unmatched and not allowed:
+            more = f", and {len(unmatched) - 1} more" if len(unmatched) > 1 else ""
+            raise UnfitEnvironmentError(
+                f"{folder} was made in another environment: {_line(unmatched[0])}{more}; "
+                "go on without a claim to equal bits with --allow-changed-environment"
+            )
+
+    return inspect
+
+
+def conclude(folder: Path, again: Path) -> tuple[Comparison, bool]:
+    """The comparison of a run with its repetition, and whether it stands: nothing differs, or not more than what differs allows."""
+    found = compare(folder, again)
+    causes = [each for each in found.differences if each.effect.sort is not Sort.NOTHING]
+    parted = found.walk.training or found.walk.scores
+    return found, not (parted and not causes) and found.exit_code == 0
+
+
+def _line(difference: Difference) -> str:
+    return f"{difference.key} is {difference.a!r} there and {difference.b!r} here"

@@ -1,0 +1,188 @@
+"""What a finished run is handed on with: the last policy's card, and metadata that the validator of their profile accepts."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from huggingface_hub import ModelCard
+
+from spac_repro import publication, repetition, runs
+from spac_repro import recipe as recipes
+from spac_repro.errors import UserError
+
+SCORES = [
+    {
+        "task": "gold",
+        "metric": "reward",
+        "value": 0.6,
+        "stderr": 0.01,
+        "n": 500,
+        "note": "",
+        "version": "",
+        "higher_is_better": True,
+    },
+    {
+        "task": "average",
+        "metric": "mean",
+        "value": 0.7,
+        "stderr": None,
+        "n": 600,
+        "note": "",
+        "version": "",
+        "higher_is_better": True,
+    },
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run, its weights left out."""
+    its = recipes.load("tiny", overrides=["training.iterations=1"])
+    folder = tmp_path / "run"
+    environment = {
+        "package": "0.1.0",
+        "libraries": {"torch": "2.13.0", "deepspeed": None},
+        "source": {"commit": "c0ffee", "changed": False},
+    }
+    manifest = {
+        "schema": runs.SCHEMA,
+        "recipe": "tiny",
+        "method": "spac",
+        "seed": 0,
+        "settings": its.settings(),
+        "settings_sha256": its.digest(),
+        "provenance": {key: source.__dict__ for key, source in its.provenance.items()},
+        "inputs": {"preferences": 2000, "preferences_sha256": "a" * 64, "policy_sha256": None},
+        "environment": environment,
+        "segments": [],
+    }
+    iterates = [{"iteration": t, "weights_sha256": "w" * 64, "scores": SCORES} for t in (0, 1)]
+    row = {"task": "gold", "metric": "reward", "iteration": 1, "expected": 0.61, "tolerance": 0.02, "verdict": "agrees"}
+    verdict = {"status": "verified", "reason": "1 of 1 primary rows agree", "rows": [row]}
+    for name, content in (
+        ("manifest.json", manifest),
+        ("results.json", {"complete": True, "weights_sha256": "w" * 64, "iterations": iterates}),
+        ("verdict.json", verdict),
+        ("timing.json", []),
+    ):
+        runs.write_json(folder / name, content)
+    (folder / "metrics.jsonl").write_text("")
+    for t in (0, 1):
+        (folder / f"iteration-{t}" / "policy").mkdir(parents=True)
+    return folder
+
+
+def test_the_card_holds_the_reproduction_table_licence_and_limits(run: Path) -> None:
+    publication.publish(run)
+    card = ModelCard.load(run / "iteration-1" / "policy" / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert [(result.dataset_name, result.metric_type, result.metric_value) for result in card.data.eval_results] == [
+        ("gold", "reward", 0.6),
+        ("average", "mean", 0.7),
+    ]
+    assert "Verdict: **verified**. 1 of 1 primary rows agree" in card.text
+    assert "| gold | reward | 500 | 0.600 ± 0.010 | 0.600 ± 0.010 | 0.610 ± 0.020 | agrees |" in card.text
+    assert "| average | mean | 600 | 0.700 | 0.700 | no row |  |" in card.text
+    assert "## Limits" in card.text
+    assert "## Licence" in card.text
+    assert not (run / "iteration-0" / "policy" / "README.md").exists(), "only the last policy's card is made again"
+
+
+def test_weights_of_others_keep_their_licence() -> None:
+    from spac_repro.model_card import card
+
+    text = card(recipes.load("zephyr-7b"), 1)
+    assert "license: other" in text
+    assert "that of the weights it began from" in text
+    assert "base_model: alignment-handbook/zephyr-7b-sft-full" in text
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The validator fetches the crate's JSON-LD context; the rocrate library has a copy (of a later version)."""
+    from rocrate_validator.utils.http import HttpRequester
+
+    content = (resources.files("rocrate") / "data" / "ro-crate.jsonld").read_bytes()
+
+    def get(*_: Any, **__: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code = 200
+        response._content = content
+        response.headers["Content-Type"] = "application/ld+json"
+        return response
+
+    monkeypatch.setattr(HttpRequester, "get", get, raising=False)
+    monkeypatch.setattr(HttpRequester, "head", get, raising=False)
+
+
+def problems(folder: Path) -> list[str]:
+    from rocrate_validator import models, services
+
+    severity = models.Severity.REQUIRED
+    settings = services.ValidationSettings(
+        rocrate_uri=str(folder), profile_identifier="process-run-crate", requirement_severity=severity
+    )
+    return [str(issue.message) for issue in services.validate(settings).get_issues()]
+
+
+def test_the_metadata_hold_to_the_process_run_profile(run: Path, offline: None) -> None:
+    publication.publish(run)
+    assert problems(run) == []
+    metadata = json.loads((run / "ro-crate-metadata.json").read_text())
+    metadata["@graph"] = [entity for entity in metadata["@graph"] if entity["@id"] != "#spac-repro"]
+    (action,) = (entity for entity in metadata["@graph"] if entity["@id"] == "#run")
+    del action["instrument"]
+    runs.write_json(run / "ro-crate-metadata.json", metadata)
+    assert problems(run), "a crate whose action names no software must be refused"
+
+
+def test_every_file_named_is_there_and_no_place_is(run: Path) -> None:
+    publication.publish(run)
+    text = (run / "ro-crate-metadata.json").read_text()
+    assert str(run) not in text
+    for entity in json.loads(text)["@graph"]:
+        if entity["@type"] in ("File", "Dataset") and not entity["@id"].startswith("#"):
+            assert (run / entity["@id"]).exists()
+
+
+# Repeating a run from its manifest (the whole of it is an e2e test)
+
+
+def test_the_run_of_a_manifest_is_the_run_that_made_it(run: Path) -> None:
+    its = recipes.load("tiny", overrides=["training.iterations=1"])
+    again = repetition.run_of(run)
+    assert (again.settings(), again.digest(), again.method, again.seed) == (its.settings(), its.digest(), "spac", 0)
+    assert again.objective == its.objective
+
+
+def test_a_manifest_changed_by_hand_or_of_another_version_is_refused(run: Path) -> None:
+    path = run / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["objective"]["beta"] = 2.0
+    runs.write_json(path, manifest)
+    with pytest.raises(UserError, match="changed by hand"):
+        repetition.run_of(run)
+    manifest["settings"]["training"]["momentum"] = 0.9
+    runs.write_json(path, manifest)
+    with pytest.raises(UserError, match=r"settings\.training\.momentum: .*another version"):
+        repetition.run_of(run)
+
+
+def test_other_inputs_are_refused_and_another_environment_as_told(run: Path) -> None:
+    here = json.loads((run / "manifest.json").read_text())
+    said: list[str] = []
+    repetition.check(run, allowed=False, say=said.append)(here)
+    assert said == []
+    here["environment"]["source"]["commit"] = "beef"
+    with pytest.raises(UserError, match=r"environment\.source\.commit is 'c0ffee' there and 'beef' here") as refused:
+        repetition.check(run, allowed=False, say=said.append)(here)
+    assert refused.value.exit_code == 3
+    assert len(said) == 1
+    repetition.check(run, allowed=True, say=said.append)(here)
+    here["inputs"]["preferences_sha256"] = "b" * 64
+    with pytest.raises(UserError, match="give the same preferences") as refused:
+        repetition.check(run, allowed=True, say=said.append)(here)
+    assert refused.value.exit_code == 2
