@@ -9,14 +9,14 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from spac_repro import recipe
 from spac_repro.errors import UserError
 from spac_repro.launchers.documents import Document
 from spac_repro.recipe import Run
 
-Value = bool | int | float | str | None
+Value = JsonValue
 NotNegative = Annotated[int, Field(ge=0)]
 
 
