@@ -57,13 +57,14 @@ def main() -> None:
             submit, said = seconds("sweep", "submit", sweep, "--cluster", profile, "--out", folder, "--json")
             assert json.loads(said)["cells"] == {"pending": 1000}, said
             arrays = set(cluster.ask("squeue", "-h", "-o", "%F").split())
+            print(f"submit 1,000 cells and 200 shared starts, in {len(arrays)} arrays: {submit:.1f} s", flush=True)
             waiting, _ = seconds("sweep", "status", folder)
+            print(f"status, all waiting: {waiting:.1f} s", flush=True)
             finish(folder)
             done, said = seconds("sweep", "status", folder, "--json")
             assert {cell["stage"] for cell in json.loads(said)["cells"]} == {"done"}
             collect, _ = seconds("sweep", "collect", folder, "--json")
-        print(f"submit 1,000 cells and 200 shared starts, in {len(arrays)} arrays: {submit:.1f} s")
-        print(f"status, all waiting: {waiting:.1f} s\nstatus, all done: {done:.1f} s\ncollect: {collect:.1f} s")
+        print(f"status, all done: {done:.1f} s\ncollect: {collect:.1f} s")
     finally:
         cluster.down()
 
