@@ -3,7 +3,7 @@
     python bench/sweep.py        (as root: it brings the cluster of tests/slurm up, and takes it down)
 
 The partition is down, so nothing of the sweep runs. Status is timed twice: with every cell waiting, and with every cell done
-(results of the size of recipe tiny's, written by this script). Each figure is the command's wall time, its interpreter included.
+(results of the size of recipe tiny's, written by this script). Each figure is a command's wall and CPU time.
 """
 
 import json
@@ -24,12 +24,14 @@ SEEDS, METHODS = range(1, 201), ["sft", "dpo", "ipo", "spin", "spac"]
 TASKS = ["mini_copy", "mini_reverse", "mini_sort", "mini_add", "mini_even", "average", "gold"]
 
 
-def seconds(*arguments: str | Path) -> tuple[float, str]:
-    """The wall time of a command, and what it printed."""
-    begun = time.perf_counter()
+def seconds(*arguments: str | Path) -> tuple[str, str]:
+    """The wall and CPU time of a command, and what it printed."""
+    begun, before = time.perf_counter(), os.times()
     done = subprocess.run([sys.executable, "-m", "spac_repro", *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return time.perf_counter() - begun, done.stdout
+    wall, after = time.perf_counter() - begun, os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return f"{wall:.1f} s ({cpu:.1f} s of CPU)", done.stdout
 
 
 def finish(folder: Path) -> None:
@@ -57,14 +59,14 @@ def main() -> None:
             submit, said = seconds("sweep", "submit", sweep, "--cluster", profile, "--out", folder, "--json")
             assert json.loads(said)["cells"] == {"pending": 1000}, said
             arrays = set(cluster.ask("squeue", "-h", "-o", "%F").split())
-            print(f"submit 1,000 cells and 200 shared starts, in {len(arrays)} arrays: {submit:.1f} s", flush=True)
+            print(f"submit 1,000 cells and 200 shared starts, in {len(arrays)} arrays: {submit}", flush=True)
             waiting, _ = seconds("sweep", "status", folder)
-            print(f"status, all waiting: {waiting:.1f} s", flush=True)
+            print(f"status, all waiting: {waiting}", flush=True)
             finish(folder)
             done, said = seconds("sweep", "status", folder, "--json")
             assert {cell["stage"] for cell in json.loads(said)["cells"]} == {"done"}
             collect, _ = seconds("sweep", "collect", folder, "--json")
-        print(f"status, all done: {done:.1f} s\ncollect: {collect:.1f} s")
+        print(f"status, all done: {done}\ncollect: {collect}")
     finally:
         cluster.down()
 
