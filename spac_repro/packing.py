@@ -4,17 +4,18 @@ A preference has two or three responses to the same prompt. Here the prompt's to
 the next prompt follows those: nothing is computed twice, and nothing for padding outside of attention. Each response attends to its
 prompt and to itself, at positions that go on from the prompt's. The log-probabilities are those of every response computed alone.
 
-Two attention backends know the layout, both through interfaces that transformers offers for that purpose: `sdpa` computes prompts
-and responses apart, each padded for that one operation only; `flex_attention` takes the whole row with a block mask, for GPUs.
+The layout reaches attention through the interface that transformers offers for that purpose. On a CPU prompts and responses are
+attended apart, each padded for that one operation only; on a GPU FlexAttention takes the whole row with a block mask.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -45,7 +46,10 @@ class Layout:
     keys: Tensor  # [m, P + R] places of what a response may attend to: its prompt, then itself
     prompt_lengths: Tensor  # [m] of each response's prompt
     back: Tensor  # [T] where a token's result lies among the n·P + m·R results
-    _masks: dict[Any, Tensor | None] = field(default_factory=dict)
+    positions: Tensor  # [T] of a token in its own sequence
+    groups: Tensor  # [T] which group a token belongs to …
+    branches: Tensor  # [T] … and there to which response; −1 for its prompt
+    _masks: dict[Any, Any] = field(default_factory=dict)
 
     def prompt_mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Additive, [1, 1, P, P]; None where being causal says it all: padding stands last, and nothing else looks there."""
@@ -54,13 +58,30 @@ class Layout:
             return None
         place = torch.arange(width, device=self.prompts.device)
         distance = place[:, None] - place[None, :]
-        return self._once(("prompt", window, dtype), lambda: _additive((distance >= 0) & (distance < window), dtype)[None, None])
+        mask: Tensor = self._once(
+            ("prompt", window, dtype), lambda: _additive((distance >= 0) & (distance < window), dtype)[None, None]
+        )
+        return mask
 
     def response_mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive, [m, 1, R, P + R]."""
         key = ("response", window, dtype)
-        mask = self._once(key, lambda: _additive(self._response_attends(window), dtype)[:, None])
-        assert mask is not None
+        mask: Tensor = self._once(key, lambda: _additive(self._response_attends(window), dtype)[:, None])
+        return mask
+
+    def block_mask(self, window: int | None) -> BlockMask:
+        """Who attends to whom in the whole row, [1, 1, T, T] in blocks."""
+
+        def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            related = (self.branches[key] == -1) | (self.branches[key] == self.branches[query])
+            distance = self.positions[query] - self.positions[key]
+            near = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+            return (self.groups[key] == self.groups[query]) & related & near
+
+        length = len(self.positions)
+        mask: BlockMask = self._once(
+            ("block", window), lambda: create_block_mask(attends, None, None, length, length, device=self.positions.device)
+        )
         return mask
 
     def _response_attends(self, window: int | None) -> Tensor:
@@ -75,7 +96,7 @@ class Layout:
             itself = itself & (place[:, None] - place[None, :] < window)
         return torch.cat([prompt, itself], -1)
 
-    def _once(self, key: Any, make: Any) -> Tensor | None:
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._masks:
             self._masks[key] = make()
         return self._masks[key]
@@ -96,14 +117,12 @@ class Packed:
     owners: Tensor  # [S] … of this response
     responses: int  # m
     layout: Layout
-    groups: Tensor  # [T] which group a token belongs to …
-    branches: Tensor  # [T] … and there to which response; −1 for its prompt
 
     def alone(self, response: int) -> tuple[Tensor, Tensor, Tensor]:
         """One response after its prompt: their places in the row; of what counts, the predictors among those; its targets."""
+        groups, branches = self.layout.groups, self.layout.branches
         its = self.layout.responses[response, 0]
-        same = self.groups == self.groups[its]
-        places = (same & ((self.branches == -1) | (self.branches == self.branches[its]))).nonzero()[:, 0]
+        places = ((groups == groups[its]) & ((branches == -1) | (branches == branches[its]))).nonzero()[:, 0]
         counted = self.owners == response
         return places, torch.searchsorted(places, self.predictors[counted]), self.targets[counted]
 
@@ -159,8 +178,6 @@ class _Row:
         return Packed(
             ids=tensor(self.ids)[None],
             positions=tensor(self.positions)[None],
-            groups=tensor(self.groups),
-            branches=tensor(self.branches),
             predictors=tensor(self.predictors),
             targets=tensor(self.targets),
             owners=tensor(self.owners),
@@ -181,6 +198,9 @@ class _Row:
             keys=tensor([[*prompts[of], *own] for of, own in zip(self.prompt_of, responses, strict=True)]),
             prompt_lengths=tensor([len(self.prompts[of]) for of in self.prompt_of]),
             back=tensor(back),
+            positions=tensor(self.positions),
+            groups=tensor(self.groups),
+            branches=tensor(self.branches),
         )
 
 
@@ -213,6 +233,12 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, **other
         )
+    apply = attend_whole if query.is_cuda else attend_apart
+    return apply(query, key, value, layout, scaling=scaling, window=sliding_window), None
+
+
+def attend_apart(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scaling: float | None, window: int | None) -> Tensor:
+    """Prompts and responses each in a call of their own, padded to the longest; shapes as in `attend`."""
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [T, heads, d]
 
     def attention(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
@@ -223,9 +249,24 @@ def attend(
         result = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
         return result.transpose(1, 2).flatten(0, 1)
 
-    prompts = attention(layout.prompts, layout.prompts, layout.prompt_mask(sliding_window, query.dtype))
-    responses = attention(layout.responses, layout.keys, layout.response_mask(sliding_window, query.dtype))
-    return torch.cat([prompts, responses]).index_select(0, layout.back)[None], None
+    prompts = attention(layout.prompts, layout.prompts, layout.prompt_mask(window, query.dtype))
+    responses = attention(layout.responses, layout.keys, layout.response_mask(window, query.dtype))
+    return torch.cat([prompts, responses]).index_select(0, layout.back)[None]
+
+
+def attend_whole(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, scaling: float | None, window: int | None) -> Tensor:
+    """The row at once, in blocks of which only those are computed in which somebody attends; shapes as in `attend`.
+
+    Compiled on a GPU, where it was never run: no GPU was at hand. Elsewhere it is torch's reference implementation, for tests.
+    """
+    attention = _compiled() if query.is_cuda else flex_attention
+    result: Tensor = attention(query, key, value, block_mask=layout.block_mask(window), scale=scaling, enable_gqa=True)
+    return result.transpose(1, 2)
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=True)
 
 
 # Where no layout is given (generation, the leaderboard), the model is an ordinary sdpa model, masks included.

@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from spac_repro import packing
 from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.logprobs import token_logprobs
 from spac_repro.packing import Packed
 from spac_repro.preferences import world
 from spac_repro.recipe import Policy as PolicySettings
@@ -53,11 +54,15 @@ class Policy(nn.Module):
         """
         if not packs(self.model):
             return self._one_by_one(packed)
-        logprobs = -cross_entropy(self.logits(packed), packed.targets, reduction="none")
+        logprobs = token_logprobs(self._predicting(packed), self.model.get_output_embeddings(), packed.targets)
         return logprobs.new_zeros(packed.responses).index_add(0, packed.owners, logprobs)
 
     def logits(self, packed: Packed) -> Tensor:
         """What predicts each response token of a row: [S, vocabulary], in fp32."""
+        return self.model.get_output_embeddings()(self._predicting(packed)).float()
+
+    def _predicting(self, packed: Packed) -> Tensor:
+        """The last hidden states of the places that predict: [S, width]."""
         row = self.model.base_model(
             input_ids=packed.ids,
             position_ids=packed.positions,
@@ -65,8 +70,7 @@ class Policy(nn.Module):
             layout=packed.layout,
             use_cache=False,
         )
-        hidden = row.last_hidden_state[0].index_select(0, packed.predictors)
-        return self.model.get_output_embeddings()(hidden).float()
+        return row.last_hidden_state[0].index_select(0, packed.predictors)
 
     def _one_by_one(self, packed: Packed) -> Tensor:
         """The same for any causal language model: each response after its own copy of the prompt, every logit computed."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
 from spac_repro.recipe import SelfPlay
 from spac_repro.runs import write_json
@@ -65,29 +65,51 @@ def _sample(
     stop: int,
     seed: int,
 ) -> list[list[int]]:
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
     was_training = model.training
     model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        answer = model.generate(  # type: ignore[operator]  # the model class hides its mixin from mypy
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=True,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=0,
-            repetition_penalty=1.0,
-            max_new_tokens=longest_response,
-            pad_token_id=pad,
-            eos_token_id=stop,
-        )
+        responses = _decode(model, prompts, settings, longest_response, pad=pad, stop=stop)
     model.train(was_training)
-    return [_until(row, stop) for row in answer[:, width:].tolist()]
+    return responses
 
 
-def _until(tokens: list[int], stop: int) -> list[int]:
-    """The tokens up to and including the first `stop`."""
-    return tokens[: tokens.index(stop) + 1] if stop in tokens else tokens
+def _decode(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: SelfPlay, longest_response: int, *, pad: int, stop: int
+) -> list[list[int]]:
+    """Token by token, like transformers' generate; but a finished response leaves the batch, and costs nothing any more."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    warp = _warpers(settings)
+    cache = DynamicCache(config=model.config)
+    responses: list[list[int]] = [[] for _ in prompts]
+    going = list(range(len(prompts)))  # the response of each row of the batch
+    for _ in range(longest_response):
+        output = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        probabilities = warp(ids, output.logits[:, -1].float()).softmax(-1)
+        tokens = torch.multinomial(probabilities, 1)
+        for response, token in zip(going, tokens[:, 0].tolist(), strict=True):
+            responses[response].append(token)
+        ids, mask, positions = tokens, torch.cat([mask, torch.ones_like(tokens)], 1), positions[:, -1:] + 1
+        unfinished = (tokens[:, 0] != stop).nonzero()[:, 0]
+        if len(unfinished) < len(going):
+            going = [going[row] for row in unfinished.tolist()]
+            if not going:
+                break
+            cache.batch_select_indices(unfinished)
+            ids, mask, positions = ids[unfinished], mask[unfinished], positions[unfinished]
+    return responses
+
+
+def _warpers(settings: SelfPlay) -> LogitsProcessorList:
+    """What changes the distribution before a token is drawn: nothing at temperature 1 and top-p 1."""
+    warpers = LogitsProcessorList()
+    if settings.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.top_p < 1:
+        warpers.append(TopPLogitsWarper(settings.top_p))
+    return warpers

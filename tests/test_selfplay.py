@@ -104,6 +104,48 @@ def test_a_tokens_share_is_its_probability(model):
         assert chi2 < 80  # 36 degrees of freedom: beyond 80 once in 30,000 seeds, and the seed is fixed
 
 
+@torch.no_grad()
+def test_after_rows_have_left_a_tokens_share_is_its_probability(model):
+    """χ² of second tokens after the likeliest first one, against a forward pass on that row alone."""
+    n = 6000
+    for prompt in (PROMPTS[3], PROMPTS[5]):
+        first = model(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
+        first[STOP] = 0
+        begin = [int(first.argmax())]
+        second = model(input_ids=torch.tensor([[*prompt, *begin]])).logits[0, -1].softmax(-1)
+        responses = respond(model, [prompt, PROMPTS[6]] * n, settings(batch_size=2 * n), longest_response=2)
+        assert any(len(response) == 1 for response in responses)  # some left after the first token
+        drawn = [response[1] for response in responses[::2] if response[:1] == begin]
+        counts = torch.bincount(torch.tensor(drawn), minlength=VOCABULARY).double()
+        expected = len(drawn) * second.double()
+        likely = expected > 5
+        chi2 = ((counts - expected)[likely] ** 2 / expected[likely]).sum().item()
+        degrees = int(likely.sum())
+        assert degrees > 3
+        assert chi2 < degrees + 5 * (2 * degrees) ** 0.5
+
+
+@torch.no_grad()
+def test_a_finished_response_leaves_the_batch(model):
+    """It is what makes mixed lengths cheap: every forward pass has as many rows as there are responses that go on."""
+    rows = []
+    handle = model.register_forward_pre_hook(lambda module, given, named: rows.append(len(named["input_ids"])), with_kwargs=True)
+    try:
+        responses = respond(model, PROMPTS * 12, settings(batch_size=len(PROMPTS) * 12), longest_response=20)
+    finally:
+        handle.remove()
+    lengths = [len(response) for response in responses]
+    assert rows == [sum(length > place for length in lengths) for place in range(max(lengths))]
+
+
+@torch.no_grad()
+def test_top_p_leaves_only_the_likeliest(model):
+    likeliest = model(input_ids=torch.tensor([PROMPTS[3]])).logits[0, -1].softmax(-1).sort(descending=True)
+    kept = int((likeliest.values.cumsum(0) < 0.5).sum()) + 1
+    responses = respond(model, [PROMPTS[3]] * 500, settings(batch_size=500, top_p=0.5), longest_response=1)
+    assert {response[0] for response in responses} == set(likeliest.indices[:kept].tolist())
+
+
 # Batches on disk
 
 

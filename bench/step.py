@@ -1,0 +1,223 @@
+"""A training step here and in TRL's DPOTrainer: the same model, preferences, dtype and threads, in processes that take turns.
+
+    python bench/step.py [--repetitions 3] [--steps 16] [--dtype float32] [--prompts short] [--json]     (`make bench` brings TRL)
+
+ours      DPO on packed rows, the reference's log-probabilities computed before
+spac      the SPAC loss: three responses instead of two
+trl       DPOTrainer as it comes: the reference is computed in every step
+trl-pre   DPOTrainer with precompute_ref_log_probs
+
+A step is timed from one optimiser step to the next, after three that warm up. Totals count what precedes the first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import workload
+
+BATCH, WARM = 8, 3
+KINDS = ("ours", "trl", "spac", "trl-pre")
+
+
+def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
+    import torch
+
+    from spac_repro import objectives
+    from spac_repro.optimisation import Schedule, optimizer_for
+    from spac_repro.packing import pack
+    from spac_repro.policy import Policy, prepared
+    from spac_repro.triples import RESPONSES, Triples, reference_logprobs
+
+    data = workload.preferences(arguments.pairs, arguments.prompts, responses)
+    names = RESPONSES[:responses]
+    its = {name: [[*answers[i], workload.STOP] for _, answers in data] for i, name in enumerate(names)}
+    triples = Triples([prompt for prompt, _ in data], its, {})
+    model = workload.model()
+    policy = Policy(prepared(model, "sdpa"))
+    optimizer = optimizer_for("adamw", policy, weight_decay=0.0)
+    bf16 = arguments.dtype == "bfloat16"
+    begun = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        if arguments.reference_given:
+            reference = {name: torch.zeros(len(data)) for name in names}
+        else:
+            reference = reference_logprobs(policy, triples, names, tokens=4096, advance=lambda done, total: None)
+    before = time.perf_counter() - begun
+    schedule = Schedule(triples.sizes(names), BATCH, 4096, 1000, 5e-5, "linear", 0.0, (0, "bench", 0))
+    seconds, shares, tokens = [], [], []
+    layers = [layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and name != "lm_head"]
+
+    def step(number: int) -> None:
+        for rows in schedule.micro_batches(number):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                values = policy(pack(triples.groups(names, rows))).view(len(rows), len(names)).unbind(1)
+            rho = [value - reference[name][rows] for name, value in zip(names, values, strict=True)]
+            losses = objectives.dpo(*rho, beta=0.1) if len(rho) == 2 else objectives.spac(*rho, beta=0.1, preference_weight=1.0)
+            (losses.sum() / BATCH).backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = schedule.rate(number)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def products(row: int, predicted: int) -> float:
+        """Seconds for the step's matrix products alone, on tensors of their shapes; those of attention are left out."""
+        kind = torch.bfloat16 if bf16 else torch.float32
+        shapes = [(row, layer.in_features, layer.out_features) for layer in layers]
+        spent = 0.0
+        for m, k, n in [*shapes, (predicted, model.config.hidden_size, workload.VOCABULARY)]:
+            x, weight, slope = (torch.randn(*shape).to(kind) for shape in ((m, k), (n, k), (m, n)))
+            started = time.perf_counter()
+            x @ weight.t(), slope @ weight, slope.t() @ x
+            spent += time.perf_counter() - started
+        return spent
+
+    for number in range(WARM + arguments.steps):
+        rows = schedule.batch(number)
+        row, predicted = sum(schedule.sizes[i] for i in rows), sum(len(its[name][i]) for i in rows for name in names)
+        started = time.perf_counter()
+        step(number)
+        took = time.perf_counter() - started
+        alone = products(row, predicted)
+        if number >= WARM:
+            seconds.append(took)
+            tokens.append(row)
+            shares.append(alone / took)
+    step_s = statistics.median(seconds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "step_s": step_s, "before_s": before, "peak_bytes": peak, "tokens_per_s": sum(tokens) / sum(seconds),
+        "matmul_share": statistics.median(shares),
+    }  # fmt: skip
+
+
+def trl(arguments: argparse.Namespace, precompute: bool) -> dict[str, Any]:
+    import tempfile
+
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    specials = {"<pad>": workload.PAD, "<s>": workload.START, "</s>": workload.STOP, "<unk>": 3}
+    tokenizer = Tokenizer(models.WordLevel({**specials, **{f"w{i}": i for i in range(4, workload.VOCABULARY)}}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+    def text(tokens: list[int]) -> str:
+        return " ".join(f"w{token}" for token in tokens)
+
+    rows = [
+        {"prompt": text(prompt), "chosen": " " + text(chosen), "rejected": " " + text(rejected)}
+        for prompt, (chosen, rejected) in workload.preferences(arguments.pairs, arguments.prompts, 2)
+    ]
+
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *given: Any, **more: Any) -> None:
+            ends.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = DPOConfig(
+            output_dir=folder, per_device_train_batch_size=BATCH, max_steps=WARM + arguments.steps, learning_rate=5e-5, beta=0.1,
+            max_length=512, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, bf16=arguments.dtype == "bfloat16",
+            gradient_checkpointing=False, disable_tqdm=True, precompute_ref_log_probs=precompute, remove_unused_columns=False,
+        )  # fmt: skip
+        begun = time.perf_counter()
+        trainer = DPOTrainer(
+            model=workload.model(), ref_model=workload.model(), args=settings, train_dataset=Dataset.from_list(rows),
+            processing_class=fast, callbacks=[Clock()],
+        )  # fmt: skip
+        trainer.train()
+    seconds = [after - before for before, after in zip(ends[WARM - 1 :], ends[WARM:], strict=False)]
+    step_s = statistics.median(seconds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"step_s": step_s, "before_s": ends[0] - begun - step_s, "peak_bytes": peak}
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    kind = arguments.child
+    with redirect_stdout(sys.stderr):
+        return ours(arguments, 2 if kind == "ours" else 3) if kind in ("ours", "spac") else trl(arguments, kind == "trl-pre")
+
+
+def compared(arguments: argparse.Namespace) -> dict[str, Any]:
+    described = workload.machine()
+    given = [f"--{name}={getattr(arguments, name)}" for name in ("steps", "dtype", "prompts", "pairs", "threads")]
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    for repetition in range(arguments.repetitions):
+        for kind in KINDS:
+            runs[kind].append(workload.child(__file__, f"--child={kind}", *given, threads=arguments.threads))
+            seconds, peak = runs[kind][-1]["step_s"], runs[kind][-1]["peak_bytes"]
+            print(f"{repetition + 1}/{arguments.repetitions} {kind:8} {seconds:.3f} s a step, {peak / 1e9:.2f} GB", file=sys.stderr)
+
+    def median(kind: str, name: str) -> float:
+        return statistics.median(run[name] for run in runs[kind])
+
+    def ratios(over: str, under: str, name: str = "step_s") -> list[float]:
+        return [a[name] / b[name] for a, b in zip(runs[over], runs[under], strict=True)]
+
+    steps = -(-arguments.pairs // BATCH)
+    total = {
+        (kind, epochs): median(kind, "before_s") + epochs * steps * median(kind, "step_s") for kind in KINDS for epochs in (1, 3)
+    }
+    compared = {
+        "dpo_over_trl_default": ratios("trl", "ours"),
+        "dpo_over_trl_precomputed": ratios("trl-pre", "ours"),
+        "spac_step_time_over_trl_dpo_step": ratios("spac", "trl-pre"),
+        "peak_memory_over_trl": ratios("ours", "trl", "peak_bytes"),
+        "peak_memory_over_trl_precomputed": ratios("ours", "trl-pre", "peak_bytes"),
+        "share_of_matmul_rate": [run["matmul_share"] for run in runs["ours"]],
+    }
+    for name, values in compared.items():
+        print(f"{name:36} {workload.spread(values)}")
+    for kind in KINDS:
+        seconds = [run["step_s"] for run in runs[kind]]
+        print(f"{kind:8} {BATCH / statistics.median(seconds):.2f} pairs/s, {workload.spread(seconds)} s a step")
+    print("totals over 1 and 3 epochs:", ", ".join(f"{kind} {total[kind, 1]:.0f} s, {total[kind, 3]:.0f} s" for kind in KINDS))
+    return {
+        **{name: statistics.median(values) for name, values in compared.items()},
+        "spread": {name: [min(values), max(values)] for name, values in compared.items()},
+        "tokens_per_s": median("ours", "tokens_per_s"),
+        "total_1_epoch_over_trl_precomputed": total["trl-pre", 1] / total["ours", 1],
+        "total_3_epochs_over_trl_precomputed": total["trl-pre", 3] / total["ours", 3],
+        "total_3_epochs_over_trl_default": total["trl", 3] / total["ours", 3],
+        "settings": {name: getattr(arguments, name) for name in ("repetitions", "steps", "dtype", "prompts", "pairs", "threads")},
+        "machine": described,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--prompts", choices=list(workload.PROMPTS), default="short")
+    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    parser.add_argument("--reference-given", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measured(arguments)))
+        return
+    found = compared(arguments)
+    if arguments.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

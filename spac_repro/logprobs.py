@@ -1,0 +1,66 @@
+"""log π of response tokens, from the last hidden states of the places that predict them.
+
+The logits, tokens × vocabulary, are the largest tensor of a training step. They are made for response tokens only, at most so many
+at once, and turned in place into what their gradient needs.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+AT_ONCE = 2**26  # logits held at once: 256 MB in fp32, whatever the vocabulary and the length
+
+
+def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, at_once: int = AT_ONCE) -> Tensor:
+    """log softmax(output(hidden))[target] of each token; [tokens], in fp32.
+
+    Where not all logits fit at once, they are made in chunks, and made again for the gradient.
+
+    Args:
+        hidden: [tokens, width], of the places that predict.
+        output: the output layer, from width to vocabulary; its result is not to be needed for its own gradient, as a linear one's
+            is not.
+        targets: [tokens], the tokens predicted.
+    """
+    # A vocabulary may be sharded or padded: the layer's own number of outputs is known to the layer alone, its weight tells it.
+    size = max(1, at_once // max(1, output.weight.shape[0] if hasattr(output, "weight") else 1))
+    if len(targets) <= size:
+        return _chunk(hidden, output, targets)
+    chunks = zip(hidden.split(size), targets.split(size), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([_chunk(part, output, its) for part, its in chunks])
+    remade: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    return torch.cat([checkpoint(_chunk, part, output, its, **remade) for part, its in chunks])
+
+
+def _chunk(hidden: Tensor, output: nn.Module, targets: Tensor) -> Tensor:
+    logprobs: Tensor = _Selected.apply(output(hidden).float(), targets)
+    return logprobs
+
+
+class _Selected(torch.autograd.Function):
+    """log softmax(logits)[target], in the memory of the logits: they are lost, and become first e^logits, then their gradient.
+
+    torch's own needs three more tensors of their size: the logarithms of all probabilities, a gradient that is zero but at the
+    targets, and the gradient of the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        top = logits.amax(-1, keepdim=True)
+        selected = logits.gather(1, targets[:, None]) - top
+        powers = logits.sub_(top).exp_()
+        total = powers.sum(-1, keepdim=True)
+        ctx.save_for_backward(powers, total, targets)
+        return (selected - total.log()).squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        powers, total, targets = ctx.saved_tensors
+        by_token = gradient[:, None]
+        slope = powers.mul_(-by_token / total)
+        return slope.scatter_add_(1, targets[:, None], by_token), None

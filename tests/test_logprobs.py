@@ -1,0 +1,101 @@
+"""Log-probabilities of chosen tokens, and their gradients, against torch's own form on all logits."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from spac_repro.logprobs import token_logprobs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def drawn(tokens: int, width: int, vocabulary: int, *, bias: bool = False, seed: int = 0, scale: float = 1.0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = (scale * torch.randn(tokens, width, generator=generator)).requires_grad_()
+    output = nn.Linear(width, vocabulary, bias=bias)
+    with torch.no_grad():
+        for parameter in output.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return hidden, output, torch.randint(vocabulary, (tokens,), generator=generator)
+
+
+def with_gradients(function, hidden, output, targets):
+    """The values, and the gradients of a sum in which every token weighs differently."""
+    values = function(hidden, output, targets)
+    weights = torch.linspace(-1, 2, len(targets))
+    return values.detach(), *torch.autograd.grad((weights * values).sum(), [hidden, *output.parameters()])
+
+
+def plain(hidden, output, targets):
+    return -cross_entropy(output(hidden), targets, reduction="none")
+
+
+def in_double(function, hidden, output, targets):
+    twin = nn.Linear(output.in_features, output.out_features, bias=output.bias is not None).double()
+    twin.load_state_dict(output.state_dict())
+    return with_gradients(function, hidden.detach().double().requires_grad_(), twin, targets)
+
+
+def assert_like_plain(found, expected):
+    """To fp32 rounding of a sum of this size."""
+    for its, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(its.double(), wanted, rtol=2e-6, atol=2e-6 * float(wanted.abs().max().clamp(min=1)))
+
+
+@settings(deadline=None)
+@given(
+    tokens=st.integers(1, 40), width=st.integers(1, 9), vocabulary=st.integers(2, 60),
+    at_once=st.integers(1, 3000), bias=st.booleans(), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_values_and_gradients_are_those_of_the_plain_form(tokens, width, vocabulary, at_once, bias, seed):
+    """However many chunks: from one token at a time to all at once."""
+    given_ = drawn(tokens, width, vocabulary, bias=bias, seed=seed)
+    found = with_gradients(lambda *its: token_logprobs(*its, at_once=at_once), *given_)
+    assert_like_plain(found, in_double(plain, *given_))
+
+
+def test_the_least_likely_token_is_not_lost():
+    """Logits hundreds apart: the probability is 0 in fp32, its logarithm is not. Whole numbers, so that the logits are exact."""
+    given_ = drawn(8, 4, 50, scale=100.0)
+    with torch.no_grad():
+        for tensor in (given_[0], given_[1].weight):
+            tensor.round_()
+    values, *gradients = with_gradients(token_logprobs, *given_)
+    assert values.min() < -120
+    assert_like_plain((values, *gradients), in_double(plain, *given_))
+
+
+def test_without_gradients_the_values_are_the_same_bits():
+    hidden, output, targets = drawn(30, 8, 50)
+    expected = token_logprobs(hidden, output, targets, at_once=10 * 50)
+    with torch.no_grad():
+        assert torch.equal(token_logprobs(hidden, output, targets, at_once=10 * 50), expected)
+
+
+def test_of_bf16_logits_the_logarithm_is_taken_in_fp32():
+    hidden, output, targets = drawn(30, 8, 50)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_logprobs(hidden, output, targets)
+        expected = -cross_entropy(output(hidden).float(), targets, reduction="none")
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    found.sum().backward()
+    assert hidden.grad.isfinite().all()
+
+
+def test_no_token_has_no_logprob():
+    hidden, output, _ = drawn(3, 8, 50)
+    assert token_logprobs(hidden[:0], output, torch.zeros(0, dtype=torch.long)).shape == (0,)
+
+
+def test_never_more_logits_than_allowed():
+    """What bounds the memory: the shapes that the output layer is called with, again for the gradient included."""
+    hidden, output, targets = drawn(100, 8, 50)
+    seen = []
+    output.register_forward_hook(lambda module, given, made: seen.append(made.numel()))
+    token_logprobs(hidden, output, targets, at_once=700).sum().backward()
+    assert max(seen) <= 700
+    assert sum(seen) == 2 * 100 * 50

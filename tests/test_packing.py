@@ -1,0 +1,137 @@
+"""Packed rows against every response computed alone by the stock model: values and gradients, whatever the lengths."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention import flex_attention
+
+from spac_repro import packing
+from spac_repro.optimisation import within_budget
+from spac_repro.packing import Group, pack
+from spac_repro.policy import Policy
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VOCABULARY = 37  # of the tiny models
+MODELS = ("llama", "mistral", "qwen2")
+
+
+def tokens(least: int, most: int):
+    return st.lists(st.integers(0, VOCABULARY - 1), min_size=least, max_size=most)
+
+
+@st.composite
+def groups(draw) -> Group:
+    """A prompt of 1 to 11 tokens with 1 to 4 responses of 0 to 9; Mistral's window of 4 is shorter than most."""
+    prompt, responses = draw(tokens(1, 11)), draw(st.lists(tokens(0, 9), min_size=1, max_size=4))
+    if draw(st.booleans()):
+        return Group(prompt, responses)
+    return Group(prompt, responses, [[draw(st.booleans()) for _ in response] for response in responses])
+
+
+several = st.lists(groups(), min_size=1, max_size=4).filter(lambda its: any(map(len, [r for g in its for r in g.responses])))
+
+
+@pytest.fixture(scope="module")
+def stock(tiny_models):
+    """The same weights in models that know nothing of this package."""
+    models = {name: copy.deepcopy(model) for name, model in tiny_models.items()}
+    for model in models.values():
+        model.set_attn_implementation("eager")
+    return models
+
+
+def alone(model, its: list[Group]) -> torch.Tensor:
+    """log π of each response: its prompt and itself in a batch of one, every logit computed."""
+    values = []
+    for group in its:
+        for number, response in enumerate(group.responses):
+            row = torch.tensor([[*group.prompt, *response]])
+            logprobs = model(input_ids=row, use_cache=False).logits[0, :-1].log_softmax(-1)
+            of_tokens = logprobs.gather(1, row[0, 1:, None])[len(group.prompt) - 1 :, 0]
+            counted = torch.tensor(group.counted[number], dtype=torch.bool) if group.counted else torch.ones(len(response)).bool()
+            values.append(of_tokens[counted].sum())
+    return torch.stack(values)
+
+
+def gradients(model, values: torch.Tensor, first: int = 0) -> dict[str, torch.Tensor]:
+    """Of a sum in which every response weighs differently; `first` is the number of the first among all."""
+    weights = torch.cos(torch.arange(first, first + len(values)))
+    model.zero_grad()
+    (weights * values).sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def assert_same(found, expected):
+    """To fp32 rounding of sums that pass through two layers."""
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5 * max(1.0, float(expected.detach().abs().max())))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=12, deadline=None)
+@given(its=several)
+def test_values_and_gradients_are_those_of_responses_computed_alone(tiny_models, stock, name, its):
+    found, expected = Policy(tiny_models[name])(pack(its)), alone(stock[name], its)
+    assert_same(found, expected)
+    slopes = gradients(stock[name], expected)
+    for parameter, slope in gradients(tiny_models[name], found).items():
+        assert_same(slope, slopes[parameter])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=5, deadline=None)
+@given(its=several, budget=st.integers(1, 120))
+def test_how_groups_are_cut_into_rows_changes_nothing(tiny_models, name, its, budget):
+    """Neither the values nor the sum of the gradients: the trainer accumulates those of rows within a budget of tokens."""
+    model = tiny_models[name]
+    whole = Policy(model)(pack(its))
+    slopes = gradients(model, whole)
+    summed = {parameter: torch.zeros_like(slope) for parameter, slope in slopes.items()}
+    done = 0
+    for rows in within_budget(range(len(its)), [group.size for group in its], budget):
+        values = Policy(model)(pack([its[i] for i in rows]))
+        assert_same(values, whole[done : done + len(values)])
+        for parameter, slope in gradients(model, values, done).items():
+            summed[parameter] += slope
+        done += len(values)
+    assert done == len(whole)
+    for parameter, slope in slopes.items():
+        assert_same(summed[parameter], slope)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=5, deadline=None)
+@given(its=several)
+@torch.no_grad()
+def test_flex_attention_on_the_whole_row_gives_the_same(tiny_models, name, its):
+    """The form that a GPU takes, by torch's own reference implementation: values only, which is all that it has on a CPU."""
+    apart = Policy(tiny_models[name])(pack(its))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "attend_apart", packing.attend_whole)
+        patch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)  # or every shape is traced anew, for minutes
+        whole = Policy(tiny_models[name])(pack(its))
+    assert_same(whole, apart)
+
+
+@torch.no_grad()
+def test_no_response_sees_another(tiny_models):
+    """To the bit: what stands in one response, or in one group, changes nothing of the others."""
+    prompt, one, other = [5, 6, 7], [8, 9, 10], [11, 12, 13]
+    policy = Policy(tiny_models["llama"])
+    before = policy(pack([Group(prompt, [one, other]), Group(other, [one])]))
+    after = policy(pack([Group(prompt, [one, [20, 21, 22]]), Group(one, [other])]))
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def test_a_row_holds_a_prompt_once():
+    packed = pack([Group([1, 2, 3], [[4, 5], [6]]), Group([7], [[8]])])
+    assert packed.ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1]]
+    assert packed.predictors.tolist() == [2, 3, 2, 6]  # the prompt's last token predicts the first of every response
+    assert packed.targets.tolist() == [4, 5, 6, 8]
+    assert packed.owners.tolist() == [0, 0, 1, 2]
+    assert Group([1, 2, 3], [[4, 5], [6]]).size == 6
