@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spac_repro import interruption
+from spac_repro import interruption, processes
 from spac_repro.errors import UserError
 from spac_repro.launchers.commands import sweep
 
@@ -55,11 +55,12 @@ def main() -> None:
     interruption.listen()
     try:
         code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # typer catches an interruption, and says nothing
+        if code == INTERRUPTED and processes.is_main():  # typer catches an interruption, and says nothing
             print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(code)
     except UserError as error:
-        print(f"spac-repro: {error}", file=sys.stderr)
+        if processes.is_main():
+            print(f"spac-repro: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except USAGE_ERROR as error:
         print(_usage(error), file=sys.stderr)
@@ -106,7 +107,8 @@ def train(
 ) -> None:
     """Train and evaluate one method with one seed: start, self-play iterations, scores of every iterate, verdict.
 
-    Repeating the command goes on where it stopped. By default nothing is downloaded: recipe tiny has a world built in.
+    Repeating the command goes on where it stopped. Where the recipe asks for several processes they are started here, unless torchrun,
+    `accelerate launch` or Slurm did (docs/processes.md). By default nothing is downloaded: recipe tiny has a world built in.
     """
     from spac_repro import plan as planning
     from spac_repro import recipe as recipes
@@ -117,6 +119,9 @@ def train(
         plan = planning.plan(run, _known_size(run, preferences))
         _print_plan(run, folder, planning.rows(plan), {**asdict(plan), "gpu_hours": plan.gpu_hours}, as_json)
         return
+
+    if not processes.started() and (run.recipe.training.processes > 1 or run.recipe.training.engine != "accelerate"):
+        raise typer.Exit(processes.start(run.recipe.training.processes, sys.argv[1:]))
 
     from spac_repro import inputs, training
 
@@ -131,6 +136,8 @@ def train(
             start_from=start_from,
             progress=progress,
         )
+    if not processes.is_main():
+        return
     if results is None:
         print(
             json.dumps({"run": str(folder), "complete": False, "iteration": until})
@@ -368,9 +375,11 @@ def _known_size(run: "Run", preferences: str | None) -> int | None:
 
 @contextmanager
 def _progress(as_json: bool) -> Iterator["Progress"]:
-    from spac_repro.progress import Bar, Lines, Silent
+    from spac_repro.progress import Bar, Lines, Mute, Silent
 
-    if as_json:
+    if not processes.is_main():
+        yield Mute()
+    elif as_json:
         yield Silent()
     elif sys.stderr.isatty():
         with Bar() as bar:
