@@ -107,8 +107,8 @@ def train(
 ) -> None:
     """Train and evaluate one method with one seed: start, self-play iterations, scores of every iterate, verdict.
 
-    Repeating the command goes on where it stopped. Where the recipe asks for several processes they are started here, unless torchrun,
-    `accelerate launch` or Slurm did (docs/processes.md). By default nothing is downloaded: recipe tiny has a world built in.
+    Repeating the command goes on where it stopped. Several processes, where the recipe asks for them, are
+    started here, unless torchrun or `accelerate launch` did. By default nothing is downloaded: recipe tiny has a world built in.
     """
     from spac_repro import plan as planning
     from spac_repro import recipe as recipes

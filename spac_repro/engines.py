@@ -37,7 +37,7 @@ class Engine(Protocol):
         """What a checkpoint keeps."""
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights, whole, by the names in a checkpoint; on the main process (empty elsewhere where they are shared out)."""
+        """The model's weights, whole, by the names in a checkpoint; on the main process."""
 
 
 class Plain:

@@ -93,9 +93,9 @@ class LanguageModel(HFLM):
         return self._divided(requests, super().generate_until)
 
     def _divided(self, requests: list[Any], answer: Callable[..., list[Any]]) -> list[Any]:
-        """Every process answers its part of the requests, and gets all answers; the harness knows nothing of it.
+        """Every process answers its part of the requests, and gets all answers. The harness knows nothing of it.
 
-        Its own way to divide work gives every process whole documents, and fails where a subject has fewer than there are processes.
+        Its own way to divide work gives a process whole documents, and fails where a subject has fewer than there are processes.
         """
         own = processes.mine(range(len(requests)))
         self._done, self._total = 0, len(own)
