@@ -1,4 +1,4 @@
-"""Two processes over gloo, plain and with ZeRO: the loss curve of one process, resumption to the same bits, every process counted."""
+"""Two processes over gloo, plain and with ZeRO: the loss curve of one process, resumption to the same bits, all counted."""
 
 import os
 import subprocess
