@@ -114,6 +114,7 @@ class Zero:
         whole, share = checkpoints.read(checkpoint) if checkpoint else ({}, {})
         if whole:
             checkpoints.load_model(self.model, whole)  # before ZeRO shares the weights out
+        _compile_nothing()
         settings = json.loads(json.dumps(self.settings))
         self.engine, *_ = deepspeed.initialize(model=self.model, optimizer=self.optimizer, config=settings)
         if share:
@@ -162,3 +163,13 @@ class Zero:
         """This process's share of the weights that the optimizer moves, in float32."""
         zero = self.engine.optimizer
         return list(getattr(zero, "fp32_partitioned_groups_flat", None) or zero.single_partition_of_fp32_groups)
+
+
+def _compile_nothing() -> None:
+    """Keep DeepSpeed from building its shared-memory collectives with whatever compiler is here: gloo's serve, and are pinned.
+
+    The build leaves a lock when it is killed, and every later run would wait for that for ever.
+    """
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
