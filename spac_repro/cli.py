@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spac_repro import interruption
+from spac_repro import interruption, processes
 from spac_repro.errors import UserError
 from spac_repro.launchers.commands import sweep
 
@@ -55,11 +55,12 @@ def main() -> None:
     interruption.listen()
     try:
         code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # typer catches an interruption, and says nothing
+        if code == INTERRUPTED and processes.is_main():  # typer catches an interruption, and says nothing
             print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(code)
     except UserError as error:
-        print(f"spac-repro: {error}", file=sys.stderr)
+        if processes.is_main():
+            print(f"spac-repro: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except USAGE_ERROR as error:
         print(_usage(error), file=sys.stderr)
@@ -111,7 +112,8 @@ def train(
 ) -> None:
     """Train and evaluate one method with one seed: start, self-play iterations, scores of every iterate, verdict.
 
-    Repeating the command goes on where it stopped. By default nothing is downloaded: recipe tiny has a world built in.
+    Repeating the command goes on where it stopped. Several processes, where the recipe asks for them, are
+    started here, unless torchrun or `accelerate launch` did. By default nothing is downloaded: recipe tiny has a world built in.
     """
     from spac_repro import plan as planning
     from spac_repro import recipe as recipes
@@ -131,6 +133,9 @@ def train(
         _print_plan(run, folder, planning.rows(plan), {**asdict(plan), "gpu_hours": plan.gpu_hours}, as_json)
         return
 
+    if not processes.started() and (run.recipe.training.processes > 1 or run.recipe.training.engine != "accelerate"):
+        raise typer.Exit(processes.start(run.recipe.training.processes, sys.argv[1:]))
+
     from spac_repro import inputs, training
 
     with _progress(as_json) as progress:
@@ -145,6 +150,8 @@ def train(
             progress=progress,
             **({"inspect": repetition.check(like, allowed=allow_changed_environment, say=progress.say)} if like else {}),
         )
+    if not processes.is_main():
+        return
     if results is None:
         print(
             json.dumps({"run": str(folder), "complete": False, "iteration": until})
@@ -429,9 +436,11 @@ def _known_size(run: "Run", preferences: str | None) -> int | None:
 
 @contextmanager
 def _progress(as_json: bool) -> Iterator["Progress"]:
-    from spac_repro.progress import Bar, Lines, Silent
+    from spac_repro.progress import Bar, Lines, Mute, Silent
 
-    if as_json:
+    if not processes.is_main():
+        yield Mute()
+    elif as_json:
         yield Silent()
     elif sys.stderr.isatty():
         with Bar() as bar:

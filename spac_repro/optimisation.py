@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from spac_repro import checkpoints, interruption
+from spac_repro import checkpoints, interruption, processes
+from spac_repro.engines import Engine
 from spac_repro.errors import UserError
 from spac_repro.metrics import Metrics
 from spac_repro.seeds import permutation
@@ -56,9 +56,13 @@ class Schedule:
         order = permutation(self.examples, *self.seed, epoch)
         return order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
 
-    def micro_batches(self, step: int) -> list[list[int]]:
-        """A step's examples, cut up into what is computed at once."""
-        return within_budget(self.batch(step), self.sizes, self.micro_batch_tokens)
+    def micro_batches(self, step: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+        """What of a step's examples falls to a process, cut up into what is computed at once."""
+        return within_budget(self.batch(step)[rank::world], self.sizes, self.micro_batch_tokens)
+
+    def passes(self, step: int, world: int) -> int:
+        """How often the process with the most micro-batches computes."""
+        return max(len(self.micro_batches(step, rank, world)) for rank in range(world))
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: up to the highest during the warm-up, then down in a line to 0 after the last step."""
@@ -87,14 +91,11 @@ def optimizer_for(name: str, model: nn.Module, *, weight_decay: float) -> torch.
 
 @interruption.held()
 def optimise(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    engine: Engine,
     objective: Objective,
     schedule: Schedule,
     *,
     iteration: int,
-    max_grad_norm: float,
     keeping: Keeping,
     metrics: Metrics,
     warn: Callable[[str], None],
@@ -102,30 +103,29 @@ def optimise(
 ) -> None:
     """Take the schedule's steps, from the last checkpoint on; the loss of a step is the mean over its examples.
 
-    `model` and `optimizer` come from `accelerator.prepare`. `advance` is told (steps done, steps in all).
+    All processes take them together, each on its part of every step's examples. `advance` is told (steps done, steps in all).
 
     Raises:
         NonFiniteError: with the step, the examples and the last good checkpoint; nothing after that checkpoint is kept.
-        KeyboardInterrupt: it was asked to stop, and the step at which it did is checkpointed.
+        KeyboardInterrupt: a process was asked to stop; all do, after the same step, which is kept.
     """
-    first = checkpoints.restore(keeping.folder, accelerator.unwrap_model(model), optimizer, warn=warn)
-    metrics.go_on(iteration, first)
+    found = checkpoints.newest(keeping.folder, warn=warn)
+    engine.begin(found)
+    first = checkpoints.step_of(found) if found else 0
+    if processes.is_main():
+        metrics.go_on(iteration, first)
     for step in range(first, schedule.steps):
         advance(step, schedule.steps)
-        batch = schedule.batch(step)
-        values = _gradient(accelerator, objective, schedule.micro_batches(step))
-        norm = float(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm))
+        values = _gradient(engine, objective, schedule, step)
+        norm = engine.step(schedule.rate(step))
         if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
-            raise NonFiniteError(_not_finite(iteration, step, values["loss"], norm, batch, keeping.folder))
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        optimizer.step()
-        optimizer.zero_grad()
+            raise NonFiniteError(_not_finite(iteration, step, values["loss"], norm, schedule.batch(step), keeping.folder))
         done = step + 1
-        metrics.write(iteration, done, {**values, "grad_norm": norm, "learning_rate": schedule.rate(step)})
-        stop = interruption.asked()
+        if processes.is_main():
+            metrics.write(iteration, done, {**values, "grad_norm": norm, "learning_rate": schedule.rate(step)})
+        stop = processes.any_of(interruption.asked())
         if stop or (done % keeping.every == 0 and done < schedule.steps):
-            checkpoints.save(keeping.folder, done, accelerator.unwrap_model(model), optimizer, keep=keeping.keep)
+            checkpoints.write(keeping.folder, done, *engine.state(), keep=keeping.keep)
         if stop:
             raise KeyboardInterrupt
     advance(schedule.steps, schedule.steps)
@@ -144,16 +144,24 @@ def within_budget(order: Sequence[int], sizes: Sequence[int], tokens: int) -> li
     return batches
 
 
-def _gradient(accelerator: Accelerator, objective: Objective, micro_batches: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Accumulate the gradient of the batch's mean loss, every example weighing the same however the batch is cut up."""
+def _gradient(engine: Engine, objective: Objective, schedule: Schedule, step: int) -> dict[str, float]:
+    """Accumulate the gradient of the batch's mean loss, every example weighing the same however the batch is cut up.
+
+    A process with fewer micro-batches than another computes some example again at weight 0: with ZeRO-3 every process must take
+    part in every pass, or all wait for ever.
+    """
     sums: dict[str, float] = {}
-    examples = sum(map(len, micro_batches))
-    for rows in micro_batches:
-        losses, details = objective(rows)
-        accelerator.backward(losses.sum() / examples)
+    batch = schedule.batch(step)
+    own = schedule.micro_batches(step, processes.rank(), processes.world())
+    passes = schedule.passes(step, processes.world())
+    for number in range(passes):
+        counts = number < len(own)
+        losses, details = objective(own[number] if counts else batch[:1])
+        loss = losses.sum() / len(batch)
+        engine.backward(loss if counts else loss * 0.0, last=number + 1 == passes)
         for name, values in {"loss": losses, **details}.items():
-            sums[name] = sums.get(name, 0.0) + float(values.detach().double().sum())
-    return {name: total / examples for name, total in sums.items()}
+            sums[name] = sums.get(name, 0.0) + (float(values.detach().double().sum()) if counts else 0.0)
+    return {name: total / len(batch) for name, total in processes.total(sums).items()}
 
 
 def _not_finite(iteration: int, step: int, loss: float, norm: float, batch: Sequence[int], folder: Path) -> str:

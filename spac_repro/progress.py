@@ -32,6 +32,13 @@ class Silent:
         print(line, file=sys.stderr, flush=True)
 
 
+class Mute(Silent):
+    """Says nothing at all: for all but the first of several processes."""
+
+    def say(self, line: str) -> None:
+        pass
+
+
 class Lines(Silent):
     """One line when a stage begins: for logs."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
+from spac_repro import processes
 from spac_repro.recipe import SelfPlay
 from spac_repro.runs import write_json
 from spac_repro.seeds import derive
@@ -28,12 +29,13 @@ def respond(
     """One sampled response to each prompt, in tokens, up to and including `stop` (absent where the limit came first).
 
     Prompts are taken in batches of like length. Every batch has a seed of its own and, with `folder`, is kept there when done:
-    an interrupted call goes on after the last finished batch, and its result is that of an uninterrupted one.
+    an interrupted call goes on after the last finished batch, and its result is that of an uninterrupted one. Processes divide the
+    batches among them; each keeps its own, and all get every response.
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     batches = [order[begin : begin + settings.batch_size] for begin in range(0, len(order), settings.batch_size)]
-    responses: list[list[int]] = [[] for _ in prompts]
-    for number, batch in enumerate(batches):
+    own: dict[int, list[list[int]]] = {}
+    for number, batch in processes.mine(list(enumerate(batches))):
         advance(number, len(batches))
         kept = folder / f"batch-{number:05d}.json" if folder else None
         if kept and kept.exists():
@@ -43,7 +45,10 @@ def respond(
             sampled = _sample(model, texts, settings, longest_response, pad=pad, stop=stop, seed=derive(seed, number))
             if kept:
                 write_json(kept, sampled)
-        for i, response in zip(batch, sampled, strict=True):
+        own[number] = sampled
+    responses: list[list[int]] = [[] for _ in prompts]
+    for number, sampled in processes.gather(own).items():
+        for i, response in zip(batches[number], sampled, strict=True):
             responses[i] = response
     advance(len(batches), len(batches))
     return responses

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,21 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from spac_repro import environment, gold, heldout, iteration, policy, runs, selfplay, start, supervised, triples
+from spac_repro import (
+    checkpoints,
+    environment,
+    gold,
+    heldout,
+    iteration,
+    policy,
+    processes,
+    runs,
+    selfplay,
+    start,
+    supervised,
+    triples,
+)
+from spac_repro.engines import Engine, Plain, Zero
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.inputs import Inputs, measure_overlap
 from spac_repro.leaderboard import suites
@@ -56,22 +70,14 @@ def train(
         UserError: the folder is another run's or in use; a damaged file; a loss that is not finite.
         UnfitEnvironmentError: the disk is full, or an input cannot be had here.
     """
-    _check_engine(run)
     _be_deterministic()
-    if run.recipe.training.threads and not torch.cuda.is_available():
-        torch.set_num_threads(run.recipe.training.threads)
-    with runs.disk_errors(folder), runs.owned(folder):
-        return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment, until, start_from, inspect)
-
-
-def _check_engine(run: Run) -> None:
-    """Refuse what would silently be done otherwise than the recipe says."""
     training = run.recipe.training
-    if training.engine != "accelerate" or training.processes != 1:
-        raise UnfitEnvironmentError(
-            f"recipe {run.recipe.name} asks for {training.engine} on {training.processes} processes, "
-            "and this version trains in one; --set training.engine=accelerate --set training.processes=1 tries it on one device"
-        )
+    if training.threads and not torch.cuda.is_available():
+        torch.set_num_threads(training.threads)
+    processes.join(training.processes, group=training.engine != "accelerate")
+    with runs.disk_errors(folder), ExitStack() as held:
+        processes.on_main(lambda: held.enter_context(runs.owned(folder)))
+        return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment, until, start_from, inspect)
 
 
 def _be_deterministic() -> None:
@@ -110,20 +116,24 @@ class _Training:
             )
         self.renderer = Renderer(tokenizer, self.recipe.data)
         self.examples = self.renderer.examples(self.inputs.rows)
-        manifest = self._manifest(model)
-        inspect(manifest)
-        if start_from is not None and not self._policy_folder(0).exists():
-            start.check(start_from, self.run, manifest)  # before anything is written
-        runs.claim(self.folder, manifest, allow_changed_environment=allow_changed_environment)
+
+        def claim() -> None:
+            manifest = self._manifest(model)
+            inspect(manifest)
+            if start_from is not None and not self._policy_folder(0).exists():
+                start.check(start_from, self.run, manifest)  # before anything is written
+            runs.claim(self.folder, manifest, allow_changed_environment=allow_changed_environment)
+
+        processes.on_main(claim)
         results = self.folder / "results.json"
-        if results.exists():
+        if self._there(results):
             self.progress.say(f"{self.folder} is complete; nothing to do")
             return dict(runs.read_json(results))
-        self._measure_overlap()
+        processes.on_main(self._measure_overlap)
         with Metrics(self.folder) as self.metrics:
             if start_from is not None:
-                self._share_start(start_from)
-            self._start(model)
+                processes.on_main(lambda: self._share_start(start_from))
+            processes.on_main(lambda: self._start(model))
             self._evaluate(0)
             last = self.recipe.training.iterations
             for t in range(1, last + 1 if until is None else min(until, last) + 1):
@@ -131,7 +141,7 @@ class _Training:
                 self._evaluate(t)
         if until is not None and until < last:
             return None
-        runs.write_json(results, self._results())
+        processes.on_main(lambda: runs.write_json(results, self._results()))
         return dict(runs.read_json(results))
 
     # The stages
@@ -144,10 +154,14 @@ class _Training:
         start.share(other, self.folder, card(self.run, 0))
 
     def _start(self, model: PreTrainedModel) -> None:
-        """Iteration 0: the policy before any preference, supervised where the recipe says so."""
+        """Iteration 0: the policy before any preference, supervised where the recipe says so.
+
+        Never divided among processes: only the built-in world has a supervised start, of a minute, and so it is the same for any
+        number of them.
+        """
         if self._policy_folder(0).exists():
             return
-        with self._timed(0, "supervised start" if self.recipe.start else "start"):
+        with processes.alone(), self._timed(0, "supervised start" if self.recipe.start else "start"):
             if self.recipe.start is None:
                 self._save(0, model)
                 return
@@ -169,16 +183,19 @@ class _Training:
             objective = supervised.objective(
                 scorer, self.renderer.tokenizer, demonstrations, few_shot_share=settings.few_shot_share
             )
-            self._optimise(0, scorer, "adamw", settings.weight_decay, objective, schedule)
+            engine = self._engine(0, scorer, "adamw", settings.weight_decay, "accelerate")
+            self._optimise(0, engine, objective, schedule)
+            self._save(0, model)
+            self._forget(0)
 
     def _iterate(self, t: int) -> None:
         """Iteration t: self-play by π_{t−1}, references, optimiser steps; leaves π_t."""
-        if self._policy_folder(t).exists():
+        if self._there(self._policy_folder(t)):
             return
-        model = self._load(t - 1)
+        model = self._load(t - 1).to(self._accelerator().device)
         triples_file = self.folder / f"iteration-{t}" / "selfplay.parquet"
         scorer = policy.Policy(model)
-        if not triples_file.exists():
+        if not self._there(triples_file):
             self._make_triples(t, scorer, triples_file)
         training = self.recipe.training
         with self._timed(t, "training"):
@@ -193,8 +210,11 @@ class _Training:
                 warmup=training.warmup,
                 seed=(self.run.seed, "order", t),
             )
-            objective = iteration.objective(self.run, t, scorer, data)
-            self._optimise(t, scorer, training.optimizer, training.weight_decay, objective, schedule)
+            engine = self._engine(t, scorer, training.optimizer, training.weight_decay, training.engine)
+            self._optimise(t, engine, iteration.objective(self.run, t, _Called(engine), data), schedule)
+            weights = engine.weights()
+            processes.on_main(lambda: self._save_weights(t, model, weights))
+            self._forget(t)
 
     def _make_triples(self, t: int, scorer: policy.Policy, path: Path) -> None:
         method, model = self.run.method, scorer.model
@@ -223,8 +243,12 @@ class _Training:
             "prompt": [self.renderer.tokenizer.decode(example.prompt) for example in self.examples],
             **{name: [self.renderer.text(tokens) for tokens in its] for name, its in data.responses.items()},
         }
-        triples.write(path, data, texts)
-        selfplay.forget(batches)
+
+        def keep() -> None:
+            triples.write(path, data, texts)
+            selfplay.forget(batches)
+
+        processes.on_main(keep)
 
     def _with_reference(self, t: int, scorer: policy.Policy, data: triples.Triples, settings: Referenced) -> triples.Triples:
         """log π_ref where π_ref is π_{t−1}, or the start: then chosen and rejected have theirs from the first iteration."""
@@ -247,41 +271,49 @@ class _Training:
             )
         return triples.Triples(data.prompts, data.responses, reference)
 
-    def _optimise(
-        self, t: int, scorer: policy.Policy, optimizer: str, weight_decay: float, objective: Objective, schedule: Schedule
-    ) -> None:
+    def _engine(self, t: int, scorer: policy.Policy, optimizer: str, weight_decay: float, name: str) -> Engine:
         training = self.recipe.training
-        accelerator = self._accelerator()
+        scorer.to(self._accelerator().device)
         if training.gradient_checkpointing and t > 0:
             scorer.model.gradient_checkpointing_enable()
         scorer.train()
-        prepared, stepper = accelerator.prepare(scorer, optimizer_for(optimizer, scorer, weight_decay=weight_decay))
-        keeping = Keeping(self._training_folder(t), training.checkpoint_every, training.checkpoints_kept)
+        stepper = optimizer_for(optimizer, scorer, weight_decay=weight_decay)
+        if name == "accelerate":
+            return Plain(scorer, stepper, max_grad_norm=training.max_grad_norm)
+        if name == "deepspeed-zero3" and not policy.packs(scorer.model):
+            raise UnfitEnvironmentError(
+                f"{scorer.model.config.model_type} is computed response by response here, and ZeRO-3 needs as many passes on every "
+                "process; --set training.engine=deepspeed-zero2"
+            )
+        autocast = training.precision == "bfloat16"
+        stage = int(name[-1])
+        return Zero(scorer, stepper, stage=stage, max_grad_norm=training.max_grad_norm, autocast=autocast)
+
+    def _optimise(self, t: int, engine: Engine, objective: Objective, schedule: Schedule) -> None:
+        training = self.recipe.training
+        accelerator = self._accelerator()
+        # DeepSpeed has an autocast of its own, and switches off another around it.
+        precision = accelerator.autocast if isinstance(engine, Plain) else nullcontext
 
         def within_precision(rows: Any) -> Any:
-            with accelerator.autocast():
+            with precision():
                 return objective(rows)
 
         optimise(
-            accelerator,
-            prepared,
-            stepper,
+            engine,
             within_precision,
             schedule,
             iteration=t,
-            max_grad_norm=training.max_grad_norm,
-            keeping=keeping,
+            keeping=Keeping(self._training_folder(t), training.checkpoint_every, training.checkpoints_kept),
             metrics=self.metrics,
             warn=self.progress.say,
             advance=self.progress.advance,
         )
-        self._save(t, scorer.model)
-        shutil.rmtree(keeping.folder, ignore_errors=True)  # the iterate is there; its training state has served
 
     def _evaluate(self, t: int) -> None:
         """Score iterate t, unless that was done."""
         path = self._scores_file(t)
-        if path.exists():
+        if self._there(path):
             return
         model = self._load(t).to(self._accelerator().device).eval()
         scores = self._gold(t, model) if self.recipe.evaluation.gold_prompts else []
@@ -290,8 +322,13 @@ class _Training:
         if self.recipe.evaluation.suite != "none":
             with self._timed(t, "leaderboard"):
                 scores += self._leaderboard(model)
-        runs.write_json(path.with_name("samples.json"), self._samples(t, model))
-        runs.write_json(path, [score.as_dict() for score in scores])
+        samples = self._samples(t, model)
+
+        def keep() -> None:
+            runs.write_json(path.with_name("samples.json"), samples)
+            runs.write_json(path, [score.as_dict() for score in scores])
+
+        processes.on_main(keep)
 
     def _samples(self, t: int, model: PreTrainedModel) -> list[str]:
         """What iterate t says to the first prompts, for whoever reads the report; DPO's runs hold no other response of a policy."""
@@ -323,7 +360,7 @@ class _Training:
             )
         path = self.folder / "iteration-0" / "gold.json"
         if t == 0:
-            runs.write_json(path, rewards.__dict__)
+            processes.on_main(lambda: runs.write_json(path, rewards.__dict__))
         return gold.scores(rewards, gold.Rewards(**runs.read_json(path)))
 
     def _heldout(self, t: int, model: PreTrainedModel) -> list[Score]:
@@ -343,7 +380,7 @@ class _Training:
                     seed=derive(self.run.seed, "held-out"),
                     advance=self.progress.advance,
                 )
-                triples.write(path, data, {})
+                processes.on_main(lambda: triples.write(path, data, {}))
             return heldout.scores(scorer, triples.read(path), tokens=tokens, advance=self.progress.advance)
 
     def _leaderboard(self, model: PreTrainedModel) -> list[Score]:
@@ -381,6 +418,10 @@ class _Training:
 
     # What the stages share
 
+    def _there(self, path: Path) -> bool:
+        """Whether a file is there: the main process looks for all, lest one sees what another does not see yet."""
+        return processes.on_main(path.exists)
+
     @property
     def pad(self) -> int:
         return policy.pad_token(self.renderer.tokenizer)
@@ -401,6 +442,16 @@ class _Training:
 
     def _scores_file(self, t: int) -> Path:
         return self.folder / f"iteration-{t}" / "scores.json"
+
+    def _save_weights(self, t: int, model: PreTrainedModel, weights: dict[str, Any]) -> None:
+        if self.recipe.training.engine != "accelerate":
+            model, _ = policy.load(self._policy_folder(t - 1), self.recipe.policy)  # the trained one is DeepSpeed's by now
+            checkpoints.load_model(policy.Policy(model), weights)
+        self._save(t, model)
+
+    def _forget(self, t: int) -> None:
+        """Drop the training state: the iterate is there, and it has served."""
+        processes.on_main(lambda: shutil.rmtree(self._training_folder(t), ignore_errors=True))
 
     def _save(self, t: int, model: PreTrainedModel) -> None:
         with runs.new_folder(self._policy_folder(t)) as folder:
@@ -462,6 +513,19 @@ class _Training:
             yield entry
 
 
+class _Called:
+    """The policy as an objective calls it: what an engine makes of it is known only once that has begun."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __call__(self, packed: Any) -> Any:
+        return self.engine.module(packed)
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        return self.engine.module.parameters()
+
+
 class _Timing:
     """timing.json: how long each stage took, in every attempt at it, and the most memory used."""
 
@@ -473,6 +537,8 @@ class _Timing:
         begun = time.perf_counter()
         entry: dict[str, Any] = {"iteration": t, "stage": stage}
         yield entry
+        if not processes.is_main():
+            return
         # Kilobytes on Linux, bytes on macOS.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         entry |= {"seconds": round(time.perf_counter() - begun, 3), "peak_memory_bytes": peak}

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from spac_repro import processes
 from spac_repro.errors import UserError
 from spac_repro.optimisation import within_budget
 from spac_repro.packing import Group, pack
@@ -56,16 +57,21 @@ def reference_logprobs(
     tokens: int,
     advance: Callable[[int, int], None],
 ) -> dict[str, Tensor]:
-    """log π_ref of the named responses under the policy as it stands, each [n] in fp32; about so many tokens at once."""
+    """log π_ref of the named responses under the policy as it stands, each [n] in fp32; about so many tokens at once.
+
+    Processes divide the batches among them, and all get every value.
+    """
     sizes = triples.sizes(names)
     order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
     result = torch.empty(len(sizes), len(names))
-    done = 0
-    for rows in within_budget(order, sizes, tokens):
-        advance(done, len(sizes))
+    batches = within_budget(order, sizes, tokens)
+    own: dict[int, Tensor] = {}
+    for number, rows in processes.mine(list(enumerate(batches))):
+        advance(number, len(batches))
         packed = pack(triples.groups(names, rows), device=policy.model.device)
-        result[rows] = policy(packed).view(len(rows), len(names)).float().cpu()
-        done += len(rows)
+        own[number] = policy(packed).view(len(rows), len(names)).float().cpu()
+    for number, values in processes.gather(own).items():
+        result[batches[number]] = values
     return dict(zip(names, result.unbind(1), strict=True))
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from spac_repro import checkpoints, metrics, optimisation
+from spac_repro.engines import Plain
 from spac_repro.metrics import Metrics
 from spac_repro.optimisation import Keeping, NonFiniteError, Schedule, optimise, optimizer_for
 
@@ -122,20 +122,17 @@ def squared_error(model):
     return objective
 
 
-def take(model, optimizer, objective, plan, folder, **changes) -> list[str]:
+def take(model, optimizer, objective, plan, folder, *, max_grad_norm=1e9, **changes) -> list[str]:
     """`optimise` from where the folder says; what it warned of."""
-    accelerator = Accelerator(cpu=True)
-    prepared, stepper = accelerator.prepare(model, optimizer)
     warnings: list[str] = []
     given = {
         "iteration": 1,
-        "max_grad_norm": 1e9,
         "keeping": Keeping(folder / "training", 2, 2),
         "warn": warnings.append,
         "advance": lambda done, total: None,
     }
     with Metrics(folder) as its_metrics:
-        optimise(accelerator, prepared, stepper, objective, plan, metrics=its_metrics, **{**given, **changes})
+        optimise(Plain(model, optimizer, max_grad_norm=max_grad_norm), objective, plan, metrics=its_metrics, **{**given, **changes})
     return warnings
 
 

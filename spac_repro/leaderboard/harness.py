@@ -25,6 +25,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spac_repro import processes
 from spac_repro.errors import UserError
 from spac_repro.leaderboard.task import Leaves, Task
 from spac_repro.optimisation import within_budget
@@ -54,8 +55,7 @@ class LanguageModel(HFLM):
         self.report(self._done, self._total)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        self._done, self._total = 0, len(requests)
-        return super().loglikelihood(requests, disable_tqdm=True)
+        return self._divided(requests, super().loglikelihood)
 
     @torch.no_grad()
     def _loglikelihood_tokens(self, requests: list[Request], *arguments: Any, **more: Any) -> list[tuple[float, bool]]:
@@ -90,8 +90,18 @@ class LanguageModel(HFLM):
             yield float(values[its].sum()), bool(likeliest[its].all())
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        self._done, self._total = 0, len(requests)
-        return super().generate_until(requests, disable_tqdm=True)
+        return self._divided(requests, super().generate_until)
+
+    def _divided(self, requests: list[Any], answer: Callable[..., list[Any]]) -> list[Any]:
+        """Every process answers its part of the requests, and gets all answers. The harness knows nothing of it.
+
+        Its own way to divide work gives a process whole documents, and fails where a subject has fewer than there are processes.
+        """
+        own = processes.mine(range(len(requests)))
+        self._done, self._total = 0, len(own)
+        answers = answer([requests[i] for i in own], disable_tqdm=True) if own else []
+        gathered = processes.gather(dict(zip(own, answers, strict=True)))
+        return [gathered[i] for i in range(len(requests))]
 
 
 def shared_prompts(requests: Sequence[tuple[list[int], list[int]]]) -> list[Group]:

@@ -1,0 +1,35 @@
+"""The GitHub workflows: well-formed, every action pinned by commit, no more rights than reading."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+FOLDER = Path(__file__).resolve().parents[1] / ".github" / "workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.yml"))
+
+
+def unpinned(text: str) -> list[str]:
+    uses = re.findall(r"uses:\s*(\S+)", text)
+    return [use for use in uses if not use.startswith("./") and not re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", use)]
+
+
+def test_there_are_workflows():
+    assert {path.stem for path in WORKFLOWS} >= {"tiny", "verify"}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_is_pinned_and_may_only_read(path):
+    text = path.read_text()
+    assert unpinned(text) == []
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert "uses" in job or (job["runs-on"] and job["timeout-minutes"] <= 60)
+        for step in job.get("steps", []):
+            assert "${{" not in step.get("run", ""), "an input in a script's text can run commands"
+
+
+def test_an_action_by_tag_is_found():
+    assert unpinned("- uses: actions/checkout@v4") == ["actions/checkout@v4"]
