@@ -11,7 +11,7 @@ from typer.main import get_command
 import spac_repro
 from spac_repro import cli, environment, runs
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.images import command, commands, engine, sif
+from spac_repro.images import building, command, commands, engine, sif
 from spac_repro.images.reference import LABEL, VARIANT, Identity, Reference, check_version, parse
 
 CHECKOUT = Path(__file__).parents[1]
@@ -131,3 +131,12 @@ def test_in_an_image_the_commit_is_the_one_it_was_built_from(monkeypatch: pytest
     assert environment.source() is None
     monkeypatch.setenv("SPAC_REPRO_REVISION", "abc+changed")
     assert environment.source() == {"commit": "abc", "changed": True}
+
+
+def test_what_the_package_links_to_gets_into_the_build() -> None:
+    linked = {path.readlink().name for path in (CHECKOUT / "spac_repro").iterdir() if path.is_symlink()}
+    allowed = {
+        line.removeprefix("!").split("/")[0] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    }
+    assert linked <= set(building.CONTENT)
+    assert set(building.CONTENT) <= allowed

@@ -20,7 +20,7 @@ from spac_repro.images import engine as engines
 from spac_repro.images import sif
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-CONTENT = ("container", "expected_results", "requirements", "spac_repro", "LICENSE", "README.md", "pyproject.toml")
+CONTENT = ("container", "expected_results", "launchers", "requirements", "spac_repro", "LICENSE", "README.md", "pyproject.toml")
 RECIPES = ("Dockerfile", ".dockerignore", "apptainer.def")
 VARIANTS = ("cpu", "cuda")
 COMPLETE = ("docker-archive:", "docker-daemon:", "localimage:")
