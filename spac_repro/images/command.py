@@ -138,6 +138,6 @@ def killed(where: str, limits: Limits, *, out_of_memory: bool) -> UnfitEnvironme
     limit = f", beyond the {limits.memory} that --memory gives it" if limits.memory else ""
     what = f"ran out of memory{limit}" if out_of_memory else "was killed, most likely because the machine ran out of memory"
     return UnfitEnvironmentError(
-        f"{where} {what} (exit status 137); give it more, or take fewer examples at a time (--set training.micro_batch_size=…). "
+        f"{where} {what} (exit status 137); give it more, or compute less at once (--set training.micro_batch_tokens=…). "
         "What was finished is kept, so repeat the command"
     )

@@ -10,10 +10,9 @@ SECRETS = (
     rb"ghp_[A-Za-z0-9]{36}",
     rb"github_pat_[A-Za-z0-9_]{60}",
     rb"hf_[A-Za-z]{34}\b",
-    rb"AKIA[0-9A-Z]{16}\b",
+    rb"(?<![A-Za-z0-9+/])AKIA[0-9A-Z]{16}(?![A-Za-z0-9+/])",
     rb"xox[bp]-[0-9]{10}",
     rb"-----BEGIN (?:RSA |EC |OPENSSH )?PRIVATE KEY-----\s+[A-Za-z0-9+/=\s]{64}",
-    rb"://[^/\s:@'\"<>{}$%*]+:[^/\s@'\"<>{}$%*]+@[a-z0-9.-]+\.[a-z]{2,}",
 )
 
 
