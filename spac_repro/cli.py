@@ -13,6 +13,7 @@ import typer
 
 from spac_repro import interruption, processes
 from spac_repro.errors import UserError
+from spac_repro.images import commands as images
 from spac_repro.launchers.commands import sweep
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app = typer.Typer(
 recipes = typer.Typer(help="The recipes: what a run is, every setting with where it comes from.", no_args_is_help=True)
 app.add_typer(recipes, name="recipes")
 app.add_typer(sweep, name="sweep")
+app.add_typer(images.app, name="image")
 
 RecipeName = Annotated[str, typer.Option("--recipe", help="A recipe's name (see `recipes list`) or a YAML file.")]
 Overrides = Annotated[
@@ -108,6 +110,10 @@ def train(
         bool,
         typer.Option("--allow-changed-environment", help="Go on with a run begun elsewhere; it then claims no equal bits."),
     ] = False,
+    inside: images.Inside = None,
+    memory: images.Memory = None,
+    network: images.Network = False,
+    other_version: images.OtherVersion = False,
     as_json: AsJson = False,
 ) -> None:
     """Train and evaluate one method with one seed: start, self-play iterations, scores of every iterate, verdict.
@@ -132,6 +138,10 @@ def train(
         plan = planning.plan(run, _known_size(run, preferences))
         _print_plan(run, folder, planning.rows(plan), {**asdict(plan), "gpu_hours": plan.gpu_hours}, as_json)
         return
+    if inside is not None:
+        context.params["data"] = data or _beside(preferences)  # found by its place, which the image does not see
+        code = images.inside(["train"], context, inside, out=folder, memory=memory, network=network, other_version=other_version)
+        raise typer.Exit(code)
 
     if not processes.started() and (run.recipe.training.processes > 1 or run.recipe.training.engine != "accelerate"):
         raise typer.Exit(processes.start(run.recipe.training.processes, sys.argv[1:]))

@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
     return {
         "package": spac_repro.__version__,
         "source": source(),
-        "image": os.environ.get("SPAC_REPRO_IMAGE"),  # set by whoever starts the container
+        "image": os.environ.get("SPAC_REPRO_IMAGE"),  # set by `--in`: a container cannot know what it is made from
         "lock": lock(),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -57,10 +57,11 @@ def lock() -> dict[str, Any]:
 
 
 def source() -> dict[str, Any] | None:
-    """The git commit that the package runs from, and whether its files differ from it; None outside a checkout."""
+    """The git commit that the package is of, and whether its files differ from it; None where neither checkout nor image says."""
     folder = Path(__file__).resolve().parents[1]
     if not (folder / ".git").exists():
-        return None
+        built = os.environ.get("SPAC_REPRO_REVISION", "unknown")  # set in the image, when it is built
+        return None if built == "unknown" else {"commit": built.removesuffix("+changed"), "changed": built.endswith("+changed")}
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,34 @@
+#!/bin/bash
+# release.sh REPOSITORY [--push]: the images of this commit, ready to be signed.
+#
+#   container/release.sh registry.example/team/spac-repro            build, try out, name
+#   container/release.sh registry.example/team/spac-repro --push     and push; the digests to sign are in dist/digests.txt
+#
+# Leaves in dist/, for each variant: the bill of materials, the licences, and for cpu the SIF with its hash. VARIANTS="cpu" leaves cuda out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+repository=${1:?the repository to name the images after, e.g. registry.example/team/spac-repro}
+push=${2:-}
+spac() { .venv/bin/spac-repro "$@"; }
+version=$(.venv/bin/python -c 'import spac_repro; print(spac_repro.__version__)')
+[ -z "$(git status --porcelain)" ] || { echo "release.sh: the working tree differs from its commit; commit or remove what differs" >&2; exit 2; }
+
+mkdir -p dist && : >dist/digests.txt
+for variant in ${VARIANTS:-cpu cuda}; do
+  name=$repository:$version-$variant
+  spac image build --engine podman --variant "$variant" --tag "$name"
+  spac image inspect "podman:$name" --sbom "dist/sbom-$variant.cdx.json"
+  spac image inspect "podman:$name" --licences >"dist/licences-$variant.md"
+  if [ "$variant" = cpu ]; then # a machine that builds has no GPU to try the other one on
+    spac train --in "podman:$name" --out "dist/run-$version" --until 0
+    podman save --format docker-archive --output dist/image.tar "$name"
+    if command -v apptainer >/dev/null; then
+      spac image build --engine apptainer --base docker-archive:dist/image.tar --out "dist/spac-repro-$version-cpu.sif"
+    fi
+  fi
+  if [ "$push" = --push ]; then
+    podman push --digestfile "dist/digest-$variant" "$name"
+    echo "$repository@$(cat "dist/digest-$variant")" >>dist/digests.txt
+  fi
+done
+cat dist/digests.txt

@@ -1,0 +1,1 @@
+"""The pinned image: built, looked at, and worked in, with Docker, Podman or Apptainer."""

@@ -1,0 +1,119 @@
+"""What the image tests share: one base, one image built twice, one SIF, the engines."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import cut_down
+import laboratory
+from laboratory import IMAGE, Built, owned
+
+from spac_repro.images import building
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Path]:
+    """A folder for everything that the image tests make."""
+    laboratory.install()
+    folder = Path(tempfile.mkdtemp(prefix="spac-repro-images-"))
+    folder.chmod(0o755)
+    (folder / "tmp").mkdir(mode=0o1777)
+    (folder / "tmp").chmod(0o1777)
+    yield folder
+    laboratory.remove(folder)
+
+
+@pytest.fixture(scope="session")
+def built(lab: Path) -> Built:
+    """The image, built twice at the same time in two empty stores: by `spac-repro image build`, and by Buildah."""
+    context = laboratory.base(lab / "base")
+    stores = [laboratory.store(lab / name) for name in ("store", "second")]
+    for store in stores:
+        laboratory.run("buildah", "bud", "--timestamp", "1700000000", "--tag", laboratory.BASE, context, **store)
+    (context / "base.tar").unlink()
+    words = [sys.executable, "-m", "spac_repro", "image", "build", "--engine", "podman", "--base", laboratory.BASE]
+    with laboratory.podman(lab / "store", stores[0]) as where:
+        environment = {**os.environ, **stores[0], "PYTHONPATH": str(laboratory.CHECKOUT), "CONTAINER_HOST": where}
+        ours = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert ours.stderr is not None
+        said: list[str] = []
+        for line in ours.stderr:  # the folder is filled once the build begins
+            said.append(line)
+            if "STEP 1" in line:
+                break
+        second = lab / "second.id"
+        if ours.poll() is None:
+            given = {"BASE": laboratory.BASE, "VARIANT": "cpu", "VERSION": "0.1.0", "REVISION": building.revision()}
+            arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
+            options = ["--format=docker", f"--timestamp={building.epoch()}", "--network=none", f"--iidfile={second}"]
+            folder = laboratory.CHECKOUT / "build" / "image-cpu"
+            theirs = subprocess.Popen(
+                ["buildah", "bud", *options, *arguments, str(folder)], env={**os.environ, **stores[1]}, stdout=subprocess.DEVNULL
+            )
+        out, err = ours.communicate()
+        assert ours.returncode == 0, "".join(said)[-2000:] + err[-2000:]
+        assert theirs.wait(900) == 0
+    laboratory.remove(lab / "second")
+    first = next(line.split()[1] for line in out.splitlines() if line.startswith("identity"))
+    return Built(first, f"oci:{second.read_text().strip()}", stores[0])
+
+
+@pytest.fixture(scope="session")
+def podman(lab: Path, built: Built) -> Iterator[str]:
+    """Podman's service; where it listens."""
+    with laboratory.podman(lab / "store", built.store) as where:
+        yield where
+
+
+@pytest.fixture(scope="session")
+def archive(lab: Path, built: Built) -> Path:
+    """The image as one file: how it travels without a registry."""
+    file = lab / "image.tar"
+    laboratory.run("podman", "save", "--format", "docker-archive", "--output", file, IMAGE, **built.store)
+    file.chmod(0o644)
+    return file
+
+
+@pytest.fixture(scope="session")
+def docker(lab: Path, archive: Path) -> Iterator[str]:
+    """A Docker engine that has the image; where it listens."""
+    with laboratory.docker(lab / "docker") as where:
+        laboratory.run("docker", "--host", where, "load", "--input", archive)
+        yield where
+
+
+@pytest.fixture(scope="session")
+def apptainer(lab: Path) -> str:
+    """A PATH with a real Apptainer on it."""
+    return f"{laboratory.apptainer(lab / 'apptainer')}:{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="session")
+def sif(lab: Path, archive: Path, apptainer: str) -> Path:
+    """The image as a SIF, made by an ordinary user from the Docker image; its own %test has trained a few steps."""
+    folder = owned(lab / "sif")
+    file = folder / "spac-repro.sif"
+    done = laboratory.spac_repro(
+        *("image", "build", "--engine", "apptainer", "--base", f"docker-archive:{archive}", "--out", file),
+        user=laboratory.CALLER,
+        PATH=apptainer,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return file
+
+
+@pytest.fixture(scope="session")
+def on_the_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a cut-down run on the host."""
+    out = tmp_path_factory.mktemp("host") / "run"
+    done = cut_down.train(out)
+    assert done.returncode == 0, done.stderr
+    return out

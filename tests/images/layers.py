@@ -1,0 +1,36 @@
+"""A search through an image's own layer for what must not be in it."""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+SECRETS = (
+    rb"ghp_[A-Za-z0-9]{36}",
+    rb"github_pat_[A-Za-z0-9_]{60}",
+    rb"hf_[A-Za-z]{34}\b",
+    rb"(?<![A-Za-z0-9+/])AKIA[0-9A-Z]{16}(?![A-Za-z0-9+/])",
+    rb"xox[bp]-[0-9]{10}",
+    rb"-----BEGIN (?:RSA |EC |OPENSSH )?PRIVATE KEY-----\s+[A-Za-z0-9+/=\s]{64}",
+)
+
+
+def search(archive: Path, words: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Where one of the words or a secret stands: in the image's configuration, or in a file of a layer that is not the base's.
+
+    Args:
+        archive: an image, as `docker save` writes it.
+        words: what else must not be there, as it is.
+    """
+    pattern = re.compile(b"|".join([*(re.escape(word.encode()) for word in words), *SECRETS]))
+    with tarfile.open(archive) as image:
+        manifest = json.load(image.extractfile("manifest.json"))[0]  # type: ignore[arg-type]
+        configuration = image.extractfile(manifest["Config"]).read()  # type: ignore[union-attr]
+        yield from (("configuration", found[0]) for found in pattern.finditer(configuration))
+        for layer in manifest["Layers"][1:]:
+            with tarfile.open(fileobj=image.extractfile(layer)) as files:
+                for member in files:
+                    if member.isfile():
+                        content = files.extractfile(member).read()  # type: ignore[union-attr]
+                        yield from ((member.name, found[0]) for found in pattern.finditer(content))

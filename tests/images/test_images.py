@@ -1,0 +1,214 @@
+"""The pinned image, built and worked in for real: the same bits everywhere, nothing in it that should not be, clear errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cut_down
+import laboratory
+import layers
+import pytest
+from laboratory import IMAGE, Built, owned, spac_repro
+
+from spac_repro import runs
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
+
+CUT_DOWN = [word for setting in cut_down.SETTINGS for word in ("--set", setting)]
+
+
+def assert_same_bits(run: Path, host: Path, kind: str) -> None:
+    """Weights, scores and every step's metrics are the host's; of the environment, the image and Python's patch level differ."""
+    assert (run / "results.json").read_text() == (host / "results.json").read_text()
+    assert (run / "metrics.jsonl").read_text() == (host / "metrics.jsonl").read_text()
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (host, run)]
+    different = {key: new for key, _, new in runs.differences(*manifests)}
+    assert different.pop("environment.image").startswith(f"{kind}:sha256:")
+    assert set(different) <= {"environment.python"}
+
+
+def test_built_twice_it_has_the_same_id(built: Built) -> None:
+    assert built.first == built.second
+
+
+def test_same_bits_in_docker(lab: Path, docker: str, built: Built, on_the_host: Path) -> None:
+    out = owned(lab / "in-docker") / "run"
+    words = ["train", "--in", f"docker:{IMAGE}", "--out", out, *CUT_DOWN]
+    done = spac_repro(*words, user=laboratory.CALLER, DOCKER_HOST=docker)
+    assert done.returncode == 0, done.stderr
+    assert "iteration 2: training" in done.stderr, "progress is streamed"
+    assert_same_bits(out, on_the_host, "oci")
+    assert json.loads((out / "manifest.json").read_text())["environment"]["image"] == built.first, "docker load keeps the ID"
+    assert {path.stat().st_uid for path in (out, *out.rglob("*"))} == {laboratory.CALLER}
+
+
+def test_same_bits_by_hand_as_its_own_user_with_one_writable_volume(lab: Path, built: Built, on_the_host: Path) -> None:
+    volume = lab / "volume"
+    volume.mkdir()
+    os.chown(volume, 10001, 10001)
+    options = ["--rm", "--read-only", "--read-only-tmpfs=false", "--network=none", "--cap-drop=all", f"--volume={volume}:/work"]
+    laboratory.run("podman", "run", *options, "--env=OMP_NUM_THREADS=1", IMAGE, "train", "--out", "run", *CUT_DOWN, **built.store)
+    assert (volume / "run" / "results.json").read_text() == (on_the_host / "results.json").read_text()
+
+
+def test_same_bits_in_apptainer(lab: Path, sif: Path, apptainer: str, on_the_host: Path) -> None:
+    out = owned(lab / "in-apptainer") / "run"
+    words = ["train", "--in", f"apptainer:{sif}", "--out", out, *CUT_DOWN]
+    done = spac_repro(*words, user=laboratory.CALLER, PATH=apptainer)
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(out, on_the_host, "sif")
+    assert {path.stat().st_uid for path in (out, *out.rglob("*"))} == {laboratory.CALLER}
+
+
+@pytest.mark.parametrize("engine", ["docker", "apptainer"])
+def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest, engine: str, on_the_host: Path) -> None:
+    image, variables = {
+        "docker": lambda: (f"docker:{IMAGE}", {"DOCKER_HOST": request.getfixturevalue("docker")}),
+        "apptainer": lambda: (f"apptainer:{request.getfixturevalue('sif')}", {"PATH": request.getfixturevalue("apptainer")}),
+    }[engine]()
+    out = owned(lab / f"interrupted-{engine}") / "run"
+    out.mkdir()
+    os.chown(out, laboratory.CALLER, laboratory.CALLER)
+    words = [sys.executable, "-m", "spac_repro", "train", "--in", image, "--out", str(out), *CUT_DOWN]
+    environment = {**cut_down.environment(), "HF_HOME": "/nonexistent", **variables}
+    process = subprocess.Popen(words, env=environment, cwd=laboratory.CHECKOUT, stderr=subprocess.PIPE, text=True)
+    while not (out / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "interrupted; the same command goes on" in said
+    assert not (out / "results.json").exists()
+    assert (out / "iteration-0").exists(), "what was finished is kept"
+
+
+def test_a_container_is_confined(docker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from spac_repro.images import engine
+    from spac_repro.images.command import Command, Limits
+    from spac_repro.images.reference import parse
+
+    monkeypatch.setenv("DOCKER_HOST", docker)
+    reference = parse(f"docker:{IMAGE}")
+    with engine.connected("docker") as client:
+        command = Command(("--help",), (Path("/usr/share"),), (tmp_path,))
+        container = engine._create(client, reference, engine.find(client, reference), command, Limits())
+        try:
+            host = container.attrs["HostConfig"]
+            mounts = {mount["Destination"]: mount["RW"] for mount in container.attrs["Mounts"] if mount["Type"] == "bind"}
+            assert host["ReadonlyRootfs"]
+            assert host["CapDrop"] == ["ALL"]
+            assert host["NetworkMode"] == "none"
+            assert "no-new-privileges" in host["SecurityOpt"]
+            assert mounts["/usr/share"] is False
+            assert mounts[str(tmp_path)] is True
+        finally:
+            container.remove(force=True)
+
+
+def test_nothing_secret_and_nothing_of_this_machine_is_in_it(archive: Path, lab: Path) -> None:
+    configured = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    sources = [
+        word for line in configured.splitlines() if "index" in line or "links" in line for word in line.split("'")[1].split()
+    ]
+    proxies = [os.environ[name] for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY") if os.environ.get(name)]
+    node = [os.uname().nodename] if len(os.uname().nodename) > 8 else []  # a short name is a word
+    places = [str(laboratory.CHECKOUT), str(lab), sys.base_prefix, str(Path.home() / ".")]
+    words = [word for word in (*sources, *proxies, *node, *places) if len(word) > 6]
+    assert list(layers.search(archive, words)) == []
+    assert next(layers.search(archive, ["Self-Play with Adversarial Critic"])), "the search finds what is there"
+
+
+def test_neither_pip_nor_a_compiler_is_in_it(built: Built) -> None:
+    script = "! command -v pip pip3 cc gcc; ! python -m pip --version; ! find / -xdev -name '*.whl' | grep ."
+    done = laboratory.run("podman", "run", "--rm", "--network=none", "--entrypoint=sh", IMAGE, "-ec", script, **built.store)
+    assert "whl" not in done.stdout
+
+
+def test_it_says_what_is_in_it(podman: str, tmp_path: Path) -> None:
+    file = tmp_path / "sbom.json"
+    done = spac_repro("image", "inspect", f"podman:{IMAGE}", "--sbom", file, "--json", CONTAINER_HOST=podman)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["version"] == "0.1.0"
+    bill = json.loads(file.read_text())
+    versions = {component["name"].lower(): component["version"] for component in bill["components"]}
+    assert bill["bomFormat"] == "CycloneDX"
+    assert versions["torch"] == "2.13.0+cpu"
+    assert versions["spac-repro"] == "0.1.0"
+    licences = spac_repro("image", "inspect", f"podman:{IMAGE}", "--licences", CONTAINER_HOST=podman).stdout
+    named = {line.split("|")[1].strip().lower() for line in licences.splitlines()[2:]} - {""}  # a long licence goes on in a line without one
+    assert {name.replace("_", "-") for name in named} == {name.replace("_", "-") for name in versions}
+
+
+def test_any_command_can_be_carried_out_in_it(podman: str, tmp_path: Path) -> None:
+    words = ["image", "run", f"podman:{IMAGE}", "recipes", "show", "tiny"]
+    done = spac_repro(*words, cwd=tmp_path, CONTAINER_HOST=podman)
+    assert done.returncode == 0, done.stderr
+    assert "training.iterations" in done.stdout
+    assert list(tmp_path.iterdir()) == [], "a folder made for nothing is removed"
+
+
+# Bad input: one line each
+
+
+def test_an_image_that_is_not_there(podman: str, tmp_path: Path) -> None:
+    done = spac_repro("train", "--in", "podman:localhost/none:1", "--out", tmp_path / "a" / "run", CONTAINER_HOST=podman)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "podman has no image localhost/none:1; build it with" in done.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_image_of_something_else(podman: str, tmp_path: Path) -> None:
+    done = spac_repro("train", "--in", f"podman:{laboratory.BASE}", "--out", tmp_path / "run", CONTAINER_HOST=podman)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "is not an image of spac-repro" in done.stderr
+
+
+def test_an_image_of_another_version_is_refused_unless_wanted(podman: str, built: Built, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nLABEL org.opencontainers.image.version=9.9.9\n")
+    laboratory.run("buildah", "bud", "--format=docker", "--tag=localhost/other:1", tmp_path, **built.store)
+    words = ["image", "run", "podman:localhost/other:1", "recipes", "list"]
+    refused = spac_repro(*words, cwd=tmp_path, CONTAINER_HOST=podman)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "holds spac-repro 9.9.9, and this is 0.1.0" in refused.stderr
+    taken = spac_repro(*words[:2], "--other-version", *words[2:], cwd=tmp_path, CONTAINER_HOST=podman)
+    assert taken.returncode == 0, taken.stderr
+    assert "tiny" in taken.stdout
+
+
+def test_out_of_memory_is_said_in_words(docker: str, tmp_path: Path) -> None:
+    words = ["train", "--in", f"docker:{IMAGE}", "--memory", "150m", "--out", tmp_path / "run", *CUT_DOWN]
+    done = spac_repro(*words, DOCKER_HOST=docker)
+    assert done.returncode == 3, done.stderr
+    assert "ran out of memory, beyond the 150m that --memory gives it (exit status 137)" in done.stderr.splitlines()[-1]
+
+
+def test_a_sif_that_was_tampered_with(sif: Path, apptainer: str, tmp_path: Path) -> None:
+    pinned = f"apptainer:{sif}@sha256:{'0' * 64}"
+    done = spac_repro("train", "--in", pinned, "--out", tmp_path / "run", PATH=apptainer)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    with sif.open("r+b") as file:  # one byte, far from the header
+        file.seek(-1000, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-1000, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+    try:
+        done = spac_repro("train", "--in", f"apptainer:{sif}", "--out", tmp_path / "run", PATH=apptainer)
+    finally:
+        with sif.open("r+b") as file:
+            file.seek(-1000, os.SEEK_END)
+            file.write(byte)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "was changed or damaged: its hash is" in done.stderr
+
+
+def test_a_host_without_user_namespaces(lab: Path, sif: Path, apptainer: str) -> None:
+    out = owned(lab / "no-namespaces") / "run"
+    words = ["train", "--in", f"apptainer:{sif}", "--out", out]
+    done = spac_repro(*words, user=laboratory.CALLER, PATH=apptainer, NO_NAMESPACES="1")
+    assert done.returncode == 3, done.stderr
+    assert "without user namespaces it has to be installed setuid root" in done.stderr.splitlines()[-1]
