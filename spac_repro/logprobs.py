@@ -26,7 +26,8 @@ def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, at_onc
         targets: [tokens], the tokens predicted.
     """
     # A vocabulary may be sharded or padded: the layer's own number of outputs is known to the layer alone, its weight tells it.
-    size = max(1, at_once // max(1, output.weight.shape[0] if hasattr(output, "weight") else 1))
+    weight = getattr(output, "weight", None)
+    size = max(1, at_once // max(1, weight.shape[0] if isinstance(weight, Tensor) else 1))
     if len(targets) <= size:
         return _chunk(hidden, output, targets)
     chunks = zip(hidden.split(size), targets.split(size), strict=True)

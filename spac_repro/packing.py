@@ -259,7 +259,7 @@ def attend_whole(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, s
 
     Compiled on a GPU, where it was never run: no GPU was at hand. Elsewhere it is torch's reference implementation, for tests.
     """
-    attention = _compiled() if query.is_cuda else flex_attention
+    attention: Callable[..., Any] = _compiled() if query.is_cuda else flex_attention  # type: ignore[assignment]
     result: Tensor = attention(query, key, value, block_mask=layout.block_mask(window), scale=scaling, enable_gqa=True)
     return result.transpose(1, 2)
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
@@ -95,7 +96,8 @@ def _decode(
         output = model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
         )
-        probabilities = warp(ids, output.logits[:, -1].float()).softmax(-1)
+        scores: Any = output.logits[:, -1].float()
+        probabilities = warp(cast("Any", ids), scores).softmax(-1)
         tokens = torch.multinomial(probabilities, 1)
         for response, token in zip(going, tokens[:, 0].tolist(), strict=True):
             responses[response].append(token)
