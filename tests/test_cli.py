@@ -374,13 +374,13 @@ def test_what_cannot_be_verified(refused, arguments, words):
     assert words in refused("verify", *arguments)
 
 
-def test_an_engine_that_is_not_there_is_refused_and_not_replaced(tmp_path):
+def test_another_number_of_processes_than_the_recipes_is_refused(tmp_path):
     """Training in one process what a recipe means for eight would be another experiment under the same name."""
     from spac_repro import training
-    from spac_repro.errors import UnfitEnvironmentError
+    from spac_repro.errors import UserError
 
     run = recipe.load("tiny", overrides=["training.processes=2"])
-    with pytest.raises(UnfitEnvironmentError, match="asks for accelerate on 2 processes, and this version trains in one"):
+    with pytest.raises(UserError, match=r"training\.processes is 2, and 1 were started"):
         training.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
     assert not (tmp_path / "run").exists()
 

@@ -102,8 +102,12 @@ def test_a_wrong_weighting_is_seen(alone: Path, tmp_path: Path) -> None:
     command = cut_down.command(run, settings=settings("accelerate"))
     script = str(Path(__file__).with_name("wrongly_weighted.py"))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
-    done = subprocess.run([*torchrun, *command[3:]], env=cut_down.environment(), capture_output=True, text=True, timeout=300)
+    # A script's own folder is where Python looks first; `-m` would look here.
+    environment = {**cut_down.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([*torchrun, *command[3:]], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    starts = [cut_down.results(folder)["iterations"][0]["weights_sha256"] for folder in (alone, run)]
+    assert starts[0] == starts[1]
     assert furthest(alone, run) > 100 * ROUNDING
 
 
