@@ -127,10 +127,13 @@ def _docker(folder: Path, arguments: Mapping[str, str], tag: str, say: Say) -> N
 
 
 def _podman(folder: Path, arguments: Mapping[str, str], tag: str, say: Say) -> None:
-    """Podman's own command, since it alone sets the clock: equal input then gives the same image ID."""
+    """Podman's own command, since it alone sets the clock: equal input then gives the same image ID.
+
+    In the OCI format: Docker's own would name the container that an image was made in, another one each time.
+    """
     if shutil.which("podman") is None:
         raise UnfitEnvironmentError("podman is not installed: there is no such command; install it, or take another engine")
-    options = ["--format", "docker", "--timestamp", epoch(), "--network", "none", "--layers=false", "--tag", tag]
+    options = ["--timestamp", epoch(), "--network", "none", "--layers=false", "--tag", tag]
     given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
     _carry_out(["podman", "build", *options, *given, str(folder)], folder, say)
 

@@ -53,7 +53,7 @@ def built(lab: Path) -> Built:
         if ours.poll() is None:
             given = {"BASE": laboratory.BASE, "VARIANT": "cpu", "VERSION": "0.1.0", "REVISION": building.revision()}
             arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
-            options = ["--format=docker", f"--timestamp={building.epoch()}", "--network=none", f"--iidfile={second}"]
+            options = [f"--timestamp={building.epoch()}", "--network=none", f"--iidfile={second}"]
             folder = laboratory.CHECKOUT / "build" / "image-cpu"
             theirs = subprocess.Popen(
                 ["buildah", "bud", *options, *arguments, str(folder)], env={**os.environ, **stores[1]}, stdout=subprocess.DEVNULL

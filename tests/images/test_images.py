@@ -140,9 +140,8 @@ def test_it_says_what_is_in_it(podman: str, tmp_path: Path) -> None:
     assert versions["torch"] == "2.13.0+cpu"
     assert versions["spac-repro"] == "0.1.0"
     licences = spac_repro("image", "inspect", f"podman:{IMAGE}", "--licences", CONTAINER_HOST=podman).stdout
-    named = {line.split("|")[1].strip().lower() for line in licences.splitlines()[2:]} - {
-        ""
-    }  # a long licence goes on in a line without one
+    names = {line.split("|")[1].strip().lower() for line in licences.splitlines()[2:]}
+    named = names - {""}  # a licence of several lines goes on without a name
     assert {name.replace("_", "-") for name in named} == {name.replace("_", "-") for name in versions}
 
 
