@@ -24,6 +24,9 @@ ELSEWHERE = {
     "spac-repro doctor": "tests/slurm",
     "spac-repro prefetch": "tests/slurm",
     "spac-repro image": "tests/images",
+    "spac-repro train --in ": "tests/images",
+    "spac-repro train --set training.processes=2": "tests/distributed",
+    "torchrun --nproc-per-node=2 ": "tests/distributed",
     "make setup": ".ci/run",
     "make test": ".ci/run",
     "make lint": ".ci/run",
@@ -40,7 +43,8 @@ class Command(NamedTuple):
     @property
     def words(self) -> list[str]:
         """The command's words, a loop's body for the loop, its variable replaced."""
-        text = re.sub(r"^for (\w+) in (\S+).*?; do (.*?); done$", lambda m: m[3].replace(f"${m[1]}", m[2]), self.text)
+        text = re.sub(r"^torchrun (--\S+ +)+-m spac_repro", "spac-repro", self.text)
+        text = re.sub(r"^for (\w+) in (\S+).*?; do (.*?); done$", lambda m: m[3].replace(f"${m[1]}", m[2]), text)
         words = shlex.split(text)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words = words[1:]
@@ -84,7 +88,7 @@ def test_it_parses(command: Command) -> None:
     elif words[0].endswith("python"):
         assert words[1].startswith("-m") or (ROOT / words[1]).is_file()
     else:
-        assert words[0] in ("git", "cd", "source", "pip", "time", "/usr/bin/time"), f"what is {words[0]}?"
+        assert words[0] in ("git", "cd", "source", "pip", "time", "/usr/bin/time", "docker"), f"what is {words[0]}?"
 
 
 @each
