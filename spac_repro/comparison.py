@@ -277,16 +277,19 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(folders: tuple[Path, Path], manifests: tuple[dict[str, Any], dict[str, Any]]) -> Iterator[Difference]:
-    a, b = ({**manifest, "scores": _instruments(folder)} for folder, manifest in zip(folders, manifests, strict=True))
+    # Scores that only one run has were measured by nothing in the other: that is not another harness, nor another task.
+    used = [_instruments(folder) for folder in folders]
+    both = [{key: each[key] for key in used[0].keys() & used[1].keys()} for each in used]
+    a, b = ({**manifest, "scores": its} for manifest, its in zip(manifests, both, strict=True))
     yield from differences(a, b)
 
 
 def _instruments(folder: Path) -> dict[str, Any]:
     """What measured a run's scores: the harness, and the version of each task."""
     path = folder / "results.json"
-    harness = runs.read_json(path).get("harness") if path.exists() else None
-    versions = {score["task"]: score.get("version") for _, score in _scores(folder)}
-    return {"harness": harness, "version": {task: version for task, version in versions.items() if version}}
+    harness = {"harness": runs.read_json(path).get("harness")} if path.exists() else {}
+    versions = {f"version.{score['task']}": score["version"] for _, score in _scores(folder) if score.get("version")}
+    return {**harness, **versions}
 
 
 def _check_something_shared(
