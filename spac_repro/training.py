@@ -75,6 +75,8 @@ def train(
     if training.threads and not torch.cuda.is_available():
         torch.set_num_threads(training.threads)
     processes.join(training.processes, group=training.engine != "accelerate")
+    if processes.world() > 1:
+        progress.say(f"{processes.world()} processes have found each other; engine {training.engine}")
     with runs.disk_errors(folder), ExitStack() as held:
         processes.on_main(lambda: held.enter_context(runs.owned(folder)))
         return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment, until, start_from, inspect)
