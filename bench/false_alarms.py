@@ -1,0 +1,49 @@
+"""How often verification cries wolf: honest runs of seeds that no expected result is made of, each held against the rows alone.
+
+    spac-repro sweep submit fresh_seeds --cluster local --out runs/fresh-seeds
+    python bench/false_alarms.py runs/fresh-seeds
+
+At the file's level α, about a share α of the runs should fail.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from spac_repro.verification import Comparison, Verdict, verify_runs
+
+HEAD = (
+    *("method", "primary row", "expected", "tolerance", "smallest detectable", "effect"),
+    *("runs that disagree", "furthest, in tolerances"),
+)
+
+
+def main(sweep: Path) -> None:
+    verdicts: dict[str, list[Verdict]] = defaultdict(list)
+    for results in sorted(sweep.glob("*/seed-*/results.json")):
+        verdicts[results.parent.parent.name].append(verify_runs([results.parent]))
+    print("| " + " | ".join(HEAD) + " |", "| --- " * len(HEAD) + "|", sep="\n")
+    for method, its in verdicts.items():
+        for row in zip(*(primary(verdict, method) for verdict in its), strict=True):
+            print("| " + " | ".join(line(row)) + " |")
+        failed = sum(verdict.status != "verified" for verdict in its)
+        print(f"\n{method}: {failed} of {len(its)} runs fail; family-wise level {its[0].alpha:g}\n")
+
+
+def primary(verdict: Verdict, method: str) -> list[Comparison]:
+    """The rows that decide, of the method itself."""
+    return [comparison for comparison in verdict.comparisons if comparison.primary and comparison.key.method == method]
+
+
+def line(row: Sequence[Comparison]) -> list[str]:
+    """What the runs' comparisons with one row have in common, and how they ended."""
+    first = row[0]
+    furthest = max(abs(comparison.difference) / comparison.tolerance for comparison in row)
+    numbers = [f"{value:.4f}" for value in (first.expected, first.tolerance, first.detectable, first.effect) if value is not None]
+    disagree = sum(not comparison.agrees for comparison in row)
+    return [first.key.method, f"{first.key.task} {first.key.metric}", *numbers, f"{disagree} of {len(row)}", f"{furthest:.2f}"]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
