@@ -11,12 +11,12 @@ distance between SPAC and DPO in it.
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
+from paired import reward, values
+from paired import table as paired
 
 from spac_repro import environment
 from spac_repro.evidence import Evidence, read_run
@@ -38,21 +38,10 @@ def main() -> None:
     by_method = {method: [run for run in evidence if run.method == method] for method in methods}
     if arguments.write:
         arguments.write.write_text(expected(folders[0], by_method).as_yaml())
-    print(table(by_method), paired(by_method), sep="\n")
+    rivals = {method: runs for method, runs in by_method.items() if method != "spac"}
+    print(table(by_method), paired("spac", by_method["spac"], rivals), sep="\n")
     if arguments.figure:
         draw(by_method, arguments.figure)
-
-
-def values(runs: Sequence[Evidence], task: str, metric: str, iteration: int) -> list[float]:
-    """One score of each run, in the order of the seeds."""
-    return [
-        score.value for run in in_order(runs) for score in run.scores[iteration] if (score.task, score.metric) == (task, metric)
-    ]
-
-
-def in_order(runs: Sequence[Evidence]) -> list[Evidence]:
-    """By seed, so that the same place is the same start."""
-    return sorted(runs, key=lambda run: run.seed or 0)
 
 
 def expected(folder: Path, by_method: dict[str, list[Evidence]]) -> Expected:
@@ -118,37 +107,6 @@ def table(by_method: dict[str, list[Evidence]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def paired(by_method: dict[str, list[Evidence]]) -> str:
-    """Mean difference to SPAC over seeds with its 95 % interval, seed by seed: they share their starts."""
-    lines = ["| SPAC − | iterate | gold reward, difference and 95 % interval | seeds where SPAC is ahead |", "| --- " * 4 + "|"]
-    last = max(by_method["spac"][0].scores)
-    for method, runs in by_method.items():
-        if method == "spac":
-            continue
-        for name, choose in (("last", lambda run: last), ("best by held-out accuracy", best)):
-            differences = [
-                _reward(ours, choose(ours)) - _reward(theirs, choose(theirs))
-                for ours, theirs in zip(in_order(by_method["spac"]), in_order(runs), strict=True)
-            ]
-            n = len(differences)
-            half = float(student.ppf(0.975, n - 1)) * statistics.stdev(differences) / n**0.5
-            mean = statistics.fmean(differences)
-            interval = f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
-            lines.append(f"| {method} | {name} | {interval} | {sum(d > 0 for d in differences)} of {n} |")
-    return "\n".join(lines) + "\n"
-
-
-def best(run: Evidence) -> int:
-    """The iterate that a user without the gold reward would choose: of the highest accuracy on held-out preferences."""
-    accuracy = {t: score.value for t, score in run.each() if t > 0 and (score.task, score.metric) == ("heldout", "accuracy")}
-    return max(accuracy, key=lambda t: accuracy[t])
-
-
-def _reward(run: Evidence, iteration: int) -> float:
-    (value,) = values([run], "gold", "reward", iteration)
-    return value
-
-
 def draw(by_method: dict[str, list[Evidence]], path: Path) -> None:
     """Every seed a thin line, every method's mean a thick one."""
     import matplotlib
@@ -160,7 +118,7 @@ def draw(by_method: dict[str, list[Evidence]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(by_method), figsize=(11, 3), sharey=True)
     for axis, (method, runs) in zip(axes, by_method.items(), strict=True):
         iterations = list(runs[0].scores)
-        curves = [[_reward(run, t) for t in iterations] for run in runs]
+        curves = [[reward(run, t) for t in iterations] for run in runs]
         for curve in curves:
             axis.plot(iterations, curve, color="0.7", linewidth=0.8)
         axis.plot(iterations, [statistics.fmean(at) for at in zip(*curves, strict=True)], color="#0072B2", linewidth=2)

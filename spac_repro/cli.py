@@ -4,10 +4,10 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -57,8 +57,8 @@ def main() -> None:
     interruption.listen()
     try:
         code = app(standalone_mode=False)
-        if code == INTERRUPTED and processes.is_main():  # typer catches an interruption, and says nothing
-            print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        if code == INTERRUPTED:  # typer catches an interruption, and says nothing
+            _end_interrupted()
         sys.exit(code)
     except UserError as error:
         if processes.is_main():
@@ -69,6 +69,22 @@ def main() -> None:
         sys.exit(UserError.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        _end_interrupted()
+    except Exception:
+        if not interruption.came():
+            raise
+        _end_interrupted()  # a library that is interrupted while it is imported fails in words of its own
+
+
+def _end_interrupted() -> NoReturn:
+    """All is closed and written by now. Python's own way out would at times be a death by SIGINT instead of this exit code."""
+    if processes.is_main():
+        print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(INTERRUPTED)
 
 
 def _usage(error: Any) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 _asked = False
 _held = False
+_came = False
 
 
 def listen() -> None:
@@ -40,8 +41,14 @@ def asked() -> bool:
     return _asked
 
 
+def came() -> bool:
+    """Whether one of these signals ever came. What fails from then on may fail because of it."""
+    return _came
+
+
 def _ask(number: int, frame: object) -> None:
-    global _asked
+    global _asked, _came
+    _came = True
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     if not _held:

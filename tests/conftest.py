@@ -1,6 +1,7 @@
 """What the tests share: real public data where it is at hand, and models small enough to be computed by hand."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import pytest
 
 # Before anything starts torch: threads that wait by spinning slow each other down where cores are shared.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+# A shell's background jobs ignore Ctrl-C, and would hand that on to the commands that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 VOCABULARY = 37
 

