@@ -187,7 +187,7 @@ EXPERIMENTS = (
     setting("dtype", "policy.dtype", "bfloat16", "training"),
     setting("attention implementation", "policy.attention", "eager", "training"),
     setting("threads", "training.threads", "2", "", weights=False),
-    setting("evaluation batch", "evaluation.batch_size", "3", "scores", weights=False),
+    setting("evaluation batch", "evaluation.batch_size", "3", "", weights=False),
     setting("number of questions", "evaluation.limit", "3", "scores", weights=False),
     setting("how often state is kept", "training.checkpoint_every", "3", "", weights=False),
     Experiment("version of a library", "environment.libraries.accelerate", with_an_older_library, "", False),

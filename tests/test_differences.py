@@ -61,7 +61,8 @@ def test_the_row_the_letter_and_the_label_are_named(found: dict[str, Any]) -> No
     order, label, letter = (
         found[name]["parting"] for name in ("order of two rows", "one flipped label", "one character in a prompt")
     )
-    assert (order["place"], order["note"]) == ("row 1", "the same rows in another order: 2 of 48 are elsewhere")
+    assert order["place"] == "row 1"
+    assert order["note"].endswith("the same rows in another order: 2 of 48 are elsewhere")
     assert (label["place"], label["note"]) == ("row 7", "the label is flipped; 1 of 48 rows differ")
     assert (letter["place"], letter["what"]) == ("row 7", "prompt")
     assert letter["note"].endswith("1 of 48 rows differ")
