@@ -1,7 +1,6 @@
 """How a policy has moved from the start, on preferences of the built-in world that no training saw.
 
-ρ(y) = log π_t(y|x) − log π_0(y|x), with π_0 the start, for the chosen, the rejected and one response y′ ~ π_0 sampled once. What
-the losses do shows here: DPO drives ρ(y⁺) − ρ(y⁻) apart and leaves y′ to itself; SPAC also drives ρ(y′) below the two.
+ρ(y) = log π_t(y|x) − log π_0(y|x), with π_0 the start, for the chosen, the rejected and one response y′ ~ π_0 sampled once.
 """
 
 import math

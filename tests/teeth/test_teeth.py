@@ -16,9 +16,9 @@ import pytest
 
 pytestmark = pytest.mark.teeth
 
-SEED = "11"  # none of the expected results'
+SEEDS = (11, 12, 13, 14, 15)  # none of the expected results'
 FAULTS = ("nothing", "no_learning", "critic_flipped", "preferences_flipped", "labels_swapped")
-PRIMARY = ("gold reward", "heldout critic_gap")
+PRIMARY = ("gold reward", "heldout margin")
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -26,16 +26,16 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True)
 
 
-def verdict(folder: Path) -> dict[str, Any]:
-    """What `verify` says of a run."""
-    said = run("-m", "spac_repro", "verify", folder, "--json")
+def verdict(*folders: Path) -> dict[str, Any]:
+    """What `verify` says of some runs."""
+    said = run("-m", "spac_repro", "verify", *folders, "--json")
     assert said.returncode in (0, 1), said.stderr
     return {**json.loads(said.stdout), "exit_code": said.returncode}
 
 
-def found(folder: Path) -> set[str]:
+def found(*folders: Path) -> set[str]:
     """The primary rows that disagree."""
-    said = verdict(folder)
+    said = verdict(*folders)
     wrong = {f"{row['task']} {row['metric']}" for row in said["rows"] if row["primary"] and row["verdict"] == "disagrees"}
     assert (said["exit_code"] == 1) == bool(wrong)
     return wrong
@@ -43,56 +43,71 @@ def found(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run for every fault, and an honest DPO; all share one start."""
-    out = Path(os.environ.get("SPAC_REPRO_TEETH", tmp_path_factory.mktemp("teeth")))
-    faulty = Path(__file__).with_name("faulty.py")
-    start = run("-m", "spac_repro", "train", "--seed", SEED, "--until", "0", "--out", out / "start")
-    assert start.returncode == 0, start.stderr
+    """A folder with a run for every fault, and honest ones of DPO. SPAC_REPRO_TEETH names one to be kept, or gone on with."""
+    out = Path(os.environ.get("SPAC_REPRO_TEETH") or tmp_path_factory.mktemp("teeth"))
 
-    def train(name: str) -> subprocess.CompletedProcess[str]:
-        program = ["-m", "spac_repro"] if name == "dpo" else [str(faulty), name]
+    def start(seed: int) -> None:
+        done = run("-m", "spac_repro", "train", "--seed", str(seed), "--until", "0", "--out", out / f"start-{seed}")
+        assert done.returncode == 0, done.stderr
+
+    def train(name: str, seed: int) -> None:
+        program = ["-m", "spac_repro"] if name == "dpo" else [Path(__file__).with_name("faulty.py"), name]
         method = "dpo" if name == "dpo" else "spac"
-        arguments = ["train", "--method", method, "--seed", SEED, "--out", out / name, "--start-from", out / "start"]
-        return run(*program, *arguments)
+        folder = ["--seed", str(seed), "--out", out / f"{name}-{seed}", "--start-from", out / f"start-{seed}"]
+        done = run(*program, "train", "--method", method, *folder)
+        assert done.returncode in (0, 1), done.stderr  # 1: trained, and the numbers disagree, which is what is looked for
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for done in pool.map(train, (*FAULTS, "dpo")):
-            assert done.returncode in (0, 1), done.stderr  # 1: trained, and the numbers disagree, which is what is looked for
+        list(pool.map(start, SEEDS))
+        list(pool.map(lambda its: train(*its), [*((fault, SEEDS[0]) for fault in FAULTS), *(("dpo", seed) for seed in SEEDS)]))
     return out
 
 
+def honest(runs: Path) -> Path:
+    return runs / f"nothing-{SEEDS[0]}"
+
+
+def forged(results: dict[str, Any], honest: Path, folder: Path) -> Path:
+    """A run folder that claims these results for the honest run's settings."""
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(results))
+    shutil.copy(honest / "manifest.json", folder)
+    return folder
+
+
 def test_an_honest_run_passes(runs: Path) -> None:
-    assert found(runs / "nothing") == set()
+    assert found(honest(runs)) == set()
 
 
 @pytest.mark.parametrize("fault", ["no_learning", "critic_flipped", "preferences_flipped"])
 def test_a_wrong_training_is_found(runs: Path, fault: str) -> None:
-    assert found(runs / fault)
+    assert found(runs / f"{fault}-{SEEDS[0]}")
 
 
 def test_swapped_labels_are_found_or_too_small_to_be(runs: Path) -> None:
-    said = verdict(runs / "labels_swapped")
-    for row in said["rows"]:
+    for row in verdict(runs / f"labels_swapped-{SEEDS[0]}")["rows"]:
         if row["primary"] and row["verdict"] != "disagrees":
             assert abs(row["difference"]) < row["smallest_detectable"]
 
 
-def test_dpo_passed_off_as_spac_is_found(runs: Path, tmp_path: Path) -> None:
-    honest, forged = (json.loads((runs / name / "results.json").read_text()) for name in ("nothing", "dpo"))
-    (tmp_path / "results.json").write_text(json.dumps({**forged, **{key: honest[key] for key in ("method", "settings_digest")}}))
-    shutil.copy(runs / "nothing" / "manifest.json", tmp_path)
-    assert "heldout critic_gap" in found(tmp_path)
+def test_dpo_passed_off_as_spac_is_found_in_five_runs(runs: Path, tmp_path: Path) -> None:
+    """Not in one: the two differ by about two standard deviations over seeds, see docs/results.md."""
+    claims = {key: its for key, its in _results(honest(runs)).items() if key in ("method", "settings_digest")}
+    folders = [forged({**_results(runs / f"dpo-{seed}"), **claims}, honest(runs), tmp_path / str(seed)) for seed in SEEDS]
+    assert "heldout margin" in found(*folders)
 
 
 @pytest.mark.parametrize("row", PRIMARY)
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_score_edited_by_twice_the_tolerance_is_found(runs: Path, tmp_path: Path, row: str, sign: int) -> None:
-    honest = verdict(runs / "nothing")
-    (its,) = [line for line in honest["rows"] if line["primary"] and f"{line['task']} {line['metric']}" == row]
-    results = json.loads((runs / "nothing" / "results.json").read_text())
+    lines = [line for line in verdict(honest(runs))["rows"] if line["primary"]]
+    (its,) = [line for line in lines if f"{line['task']} {line['metric']}" == row]
+    results = _results(honest(runs))
     for score in results["iterations"][-1]["scores"]:
         if f"{score['task']} {score['metric']}" == row:
             score["value"] = its["expected"] + sign * 2 * its["tolerance"]
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    shutil.copy(runs / "nothing" / "manifest.json", tmp_path)
-    assert found(tmp_path) == {row}
+    assert found(forged(results, honest(runs), tmp_path / "edited")) == {row}
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "results.json").read_text()))
