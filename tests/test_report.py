@@ -166,7 +166,7 @@ def test_every_setting_is_there_with_its_provenance(page: Path) -> None:
     text = page.read_text()
     for key in recipes.leaves(recipes.load("tiny").recipe.model_dump(include={"training", "data", "selfplay"})):
         assert f"<code>{key}</code>" in text
-    assert re.search(r"<code>methods\.spac\.preference_weight</code></td><td class=\"long\">3\.0</td><td>assumed</td>", text)
+    assert re.search(r"<code>methods\.spac\.preference_weight</code></td><td class=\"long\">3\.0</td><td>tested</td>", text)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
