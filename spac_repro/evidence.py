@@ -31,6 +31,11 @@ class Evidence:
     settings_digest: str | None = None
     weights_sha256: str | None = None
 
+    @property
+    def name(self) -> str:
+        """What a verdict calls it: equal runs have equal verdicts, wherever they lie."""
+        return self.place if self.seed is None else f"{self.method} seed {self.seed}"
+
     def each(self) -> Iterator[tuple[int, Score]]:
         """Every score with its iteration."""
         return ((iteration, score) for iteration, scores in sorted(self.scores.items()) for score in scores)

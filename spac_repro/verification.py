@@ -298,7 +298,7 @@ def conclude(run_folder: Path) -> Verdict:
         verdict = verify_runs([run_folder])
     except IncomparableError as error:
         run = read_run(run_folder)
-        verdict = Verdict(run.recipe, "unverified", str(error), 0.0, (), (), (), ())
+        verdict = Verdict(run.recipe, "unverified", str(error).removeprefix(f"{run_folder}: "), 0.0, (), (), (), ())
     write_json(run_folder / "verdict.json", verdict.as_json())
     return verdict
 
@@ -347,7 +347,7 @@ def _other_settings(run: Evidence, expected: Expected) -> str | None:
     if digest is None or run.settings_digest is None or run.settings_digest == digest:
         return None
     changed = _listed(run.changed_settings()) or f"digest {run.settings_digest[:12]} (rows: {digest[:12]})"
-    return f"{run.place}: no row for the setting {changed}"
+    return f"{run.name}: no row for the setting {changed}"
 
 
 def _fresh(runs: Sequence[Evidence], expected: Expected) -> tuple[dict[Key, list[float]], list[str]]:
@@ -368,7 +368,7 @@ def _fresh(runs: Sequence[Evidence], expected: Expected) -> tuple[dict[Key, list
             if row is None or row.n is None or score.n in (0, row.n):  # 0: the file does not tell, and is believed
                 values.append(score.value)
             else:
-                left_out.append(f"{run.place}: {key} on {score.n} questions is not compared with the row on {row.n}")
+                left_out.append(f"{run.name}: {key} on {score.n} questions is not compared with the row on {row.n}")
     return fresh, left_out
 
 
@@ -390,7 +390,7 @@ def _doubts(runs: Sequence[Evidence], expected: Expected, fresh: Fresh) -> list[
     """What a reader of the verdict should know about the runs."""
     seeds = {seed for source in expected.sources.values() if isinstance(source, Measured) for seed in source.seeds}
     doubts = [
-        f"{run.place}: seed {run.seed} is among the rows' own seeds, so agreement says less than the level promises"
+        f"{run.name}: its seed is among the rows' own seeds, so agreement says less than the level promises"
         for run in runs
         if run.seed in seeds
     ]
@@ -401,7 +401,7 @@ def _doubts(runs: Sequence[Evidence], expected: Expected, fresh: Fresh) -> list[
     for index, run in enumerate(runs):
         for other in runs[:index]:
             if run.weights_sha256 and run.weights_sha256 == other.weights_sha256:
-                doubts.append(f"{run.place} and {other.place} have the same weights, so they are one run rather than two")
+                doubts.append(f"{run.name} and {other.name} have the same weights, so they are one run rather than two")
     return doubts
 
 

@@ -387,7 +387,7 @@ def test_doubtful_runs_are_noted(tmp_path, rows_file):
     (tmp_path / "third" / "results.json").write_text(json.dumps(third))
     own, part, same = verify_runs([*runs, tmp_path / "third"], rows_file).notes
     assert part == "spac iteration 3 gold reward: measured in 2 of 3 runs only"
-    assert "seed 3 is among the rows' own seeds" in own
+    assert "spac seed 3: its seed is among the rows' own" in own
     assert "have the same weights" in same
 
 
