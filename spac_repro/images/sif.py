@@ -90,8 +90,9 @@ def run(reference: Reference, command: Command, limits: Limits) -> int:
         for name, value in inner.variables(identity.digest, limits).items():
             options += ["--env", f"{name}={value}"]
         status = _attend([program(), "--silent", "exec", *options, reference.name, "spac-repro", *command.arguments])
-        if status == APPTAINERS_OWN:
-            raise UnfitEnvironmentError(_why(reference, options))
+        # 1 is also what it ends with where it may not make a user namespace, and what a run ends with whose numbers disagree.
+        if status in (APPTAINERS_OWN, 1) and (why := _why(reference, options, status)):
+            raise UnfitEnvironmentError(why)
     if status in (KILLED, -signal.SIGKILL):
         raise inner.killed("the run in the image", limits, out_of_memory=False)
     return status
@@ -117,8 +118,8 @@ def _attend(words: list[str]) -> int:
             os.killpg(process.pid, number)
 
 
-def _why(reference: Reference, options: list[str]) -> str:
-    """What apptainer says when it is asked for nothing but a start."""
+def _why(reference: Reference, options: list[str], status: int) -> str:
+    """What apptainer says when it is asked for nothing but a start; "" where it starts, and the status was the command's own."""
     done = subprocess.run([program(), "exec", *options, reference.name, "true"], capture_output=True, text=True)
     said = done.stderr if done.returncode else ""
     if "namespace" in said:
@@ -126,7 +127,9 @@ def _why(reference: Reference, options: list[str]) -> str:
             f"apptainer cannot run here: {_last_line(said)}; without user namespaces it has to be installed setuid root "
             "(package apptainer-suid), so ask the administrator for either"
         )
-    return f"apptainer could not carry the command out: {_last_line(said) or 'it ended with status 255'}"
+    if not said and status != APPTAINERS_OWN:
+        return ""
+    return f"apptainer could not carry the command out: {_last_line(said) or f'it ended with status {status}'}"
 
 
 def _last_line(text: str) -> str:

@@ -27,7 +27,9 @@ def lab() -> Iterator[Path]:
     folder.chmod(0o755)
     (folder / "tmp").mkdir(mode=0o1777)
     (folder / "tmp").chmod(0o1777)
-    yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder / "tmp"))  # Apptainer's own root has this folder, and no other /tmp
+        yield folder
     laboratory.remove(folder)
 
 

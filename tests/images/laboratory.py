@@ -70,13 +70,17 @@ def run(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def as_user(user: int) -> list[str]:
+    """What makes the command after it another user's."""
+    ordinary = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--inh-caps=+all,-sys_resource"]
+    return [*ordinary, "--ambient-caps=+all,-sys_resource"] if user else []
+
+
 def spac_repro(*words: object, user: int = 0, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     """Run spac-repro as a user without a name here, who may all the same read the interpreter, wherever that lies."""
-    ordinary = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--inh-caps=+all,-sys_resource"]
-    prefix = [*ordinary, "--ambient-caps=+all,-sys_resource"] if user else []
     given = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "HF_HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        [*prefix, sys.executable, "-m", "spac_repro", *map(str, words)],
+        [*as_user(user), sys.executable, "-m", "spac_repro", *map(str, words)],
         env={**os.environ, **given, **more},
         cwd=cwd,
         capture_output=True,

@@ -73,8 +73,9 @@ def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest,
     out = owned(lab / f"interrupted-{engine}") / "run"
     out.mkdir()
     os.chown(out, laboratory.CALLER, laboratory.CALLER)
-    words = [sys.executable, "-m", "spac_repro", "train", "--in", image, "--out", str(out), *CUT_DOWN]
-    environment = {**cut_down.environment(), "HF_HOME": "/nonexistent", **variables}
+    command = [sys.executable, "-m", "spac_repro", "train", "--in", image, "--out", str(out), *CUT_DOWN]
+    words = [*laboratory.as_user(laboratory.CALLER), *command]  # setpriv becomes the command: signals reach it
+    environment = {**cut_down.environment(), "HF_HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", **variables}
     process = subprocess.Popen(words, env=environment, cwd=laboratory.CHECKOUT, stderr=subprocess.PIPE, text=True)
     while not (out / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()[1]
