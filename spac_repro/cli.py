@@ -487,7 +487,7 @@ def _conclude(folder: Path, results: dict[str, Any], as_json: bool, like: Path |
         print(json.dumps({**results, "run": str(folder), "verdict": verdict.as_json(), **compared}))
     else:
         _print_results(folder, results)
-        _print(verification.render(verdict))
+        _print(verification.render(verdict, brief=True))
         if repeated:
             _print(comparison.render(repeated))
     raise typer.Exit(1 if verdict.status == "disagrees" or not stands else 0)

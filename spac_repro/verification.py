@@ -408,25 +408,33 @@ def _doubts(runs: Sequence[Evidence], expected: Expected, fresh: Fresh) -> list[
 # For the terminal
 
 
-def render(verdict: Verdict) -> "RenderableType":
-    """The verdict as a table of the compared rows, primary ones first, and lines about the rest."""
+def render(verdict: Verdict, brief: bool = False) -> "RenderableType":
+    """The verdict as a table of the compared rows, primary ones first, and lines about the rest.
+
+    `brief` leaves out the rows that neither decide nor disagree, and says how many they are.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     colour = {"verified": "green", "disagrees": "red", "unverified": "yellow"}[verdict.status]
     parts: list[Any] = []
-    if verdict.comparisons:
+    shown = [c for c in verdict.comparisons if c.primary or not c.agrees or not brief]
+    if shown:
         table = Table("row", "expected", "fresh", "runs", "difference", "tolerance", "detectable", "verdict")
         for column in table.columns[1:-1]:
             column.justify = "right"
-        for c in sorted(verdict.comparisons, key=lambda c: not c.primary):
+        for c in sorted(shown, key=lambda c: not c.primary):
             numbers = [f"{c.expected:.4f}", f"{c.fresh:.4f}", str(c.runs), f"{c.difference:+.4f}", f"±{c.tolerance:.4f}"]
             detectable = "unknown" if c.detectable is None else f"{c.detectable:.4f}"
             style = "" if c.agrees else "red" if c.primary else "yellow"
             name = f"{c.key}{' (primary)' if c.primary else ''}"
             table.add_row(*(Text(cell, style) for cell in (name, *numbers, detectable, c.word)))
         parts.append(table)
+    if left := len(verdict.comparisons) - len(shown):
+        parts.append(Text(f"{left} secondary rows agree; `spac-repro verify` shows every row"))
+    if brief:
+        return Group(*parts, *_ending(verdict, colour))
     reasons = dict.fromkeys(reason for _, reason in verdict.inapplicable)
     parts += [
         Text(f"not compared, {reason}: {_listed((key for key, why in verdict.inapplicable if why == reason), most=6)}")
@@ -434,9 +442,14 @@ def render(verdict: Verdict) -> "RenderableType":
     ]
     if verdict.without_row:
         parts.append(Text(f"without a row: {_listed(verdict.without_row, most=6)}"))
-    parts += [Text(f"note: {note}") for note in verdict.notes]
-    parts.append(Text(f"{verdict.status}: {verdict.reason}", f"bold {colour}"))
-    return Group(*parts)
+    return Group(*parts, *_ending(verdict, colour))
+
+
+def _ending(verdict: Verdict, colour: str) -> "list[RenderableType]":
+    from rich.text import Text
+
+    notes = [Text(f"note: {note}") for note in verdict.notes]
+    return [*notes, Text(f"{verdict.status}: {verdict.reason}", f"bold {colour}")]
 
 
 def _listed(names: Iterable[object], most: int = 3) -> str:

@@ -83,7 +83,7 @@ def slow_logprob() -> Callable[..., Any]:
     return logprob
 
 
-MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "compare", "browser")
+MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "compare", "browser", "teeth")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

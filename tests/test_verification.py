@@ -223,9 +223,9 @@ def test_rows_without_iterations():
     assert str(theory.key) == "spac-t sparse suboptimality"
 
 
-def shown(verdict):
+def shown(verdict, brief=False):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render(verdict))
+    console.print(render(verdict, brief=brief))
     return console.export_text()
 
 
@@ -236,6 +236,18 @@ def test_table():
         assert words in text
     assert text.rstrip().splitlines()[-1].startswith("disagrees: spac iteration 3 gold reward")
     assert "unverified" in shown(verify(expected(table), {}))
+
+
+def test_a_brief_table_keeps_what_decides_and_what_disagrees():
+    rows = [row(), row(metric="exact", primary=False), row(metric="length", primary=False)]
+    fresh = {GOLD: [0.8], rows[1].key: [0.8], rows[2].key: [0.9]}
+    text = shown(verify(expected(*rows), fresh, notes=["beware"]), brief=True)
+    assert "(primary)" in text
+    assert "gold length" in text
+    assert "gold exact" not in text
+    assert "1 secondary rows agree" in text
+    assert "beware" in text
+    assert "gold exact" in shown(verify(expected(*rows), fresh))
 
 
 def test_json():

@@ -1,10 +1,12 @@
 """The pinned image, built and worked in for real: the same bits everywhere, nothing in it that should not be, clear errors."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -77,7 +79,7 @@ def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest,
     words = [*laboratory.as_user(laboratory.CALLER), *command]  # setpriv becomes the command: signals reach it
     environment = {**cut_down.environment(), "HF_HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", **variables}
     process = subprocess.Popen(words, env=environment, cwd=laboratory.CHECKOUT, stderr=subprocess.PIPE, text=True)
-    while not (out / "metrics.jsonl").exists():
+    while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").stat().st_size == 0:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -85,7 +87,7 @@ def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest,
     assert process.returncode == 130, said
     assert "interrupted; the same command goes on" in said
     assert not (out / "results.json").exists()
-    assert (out / "iteration-0").exists(), "what was finished is kept"
+    assert list(out.glob("iteration-*/training/step-*")), "it stopped at a checkpoint"
 
 
 def test_a_container_is_confined(docker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -122,6 +124,33 @@ def test_nothing_secret_and_nothing_of_this_machine_is_in_it(archive: Path, lab:
     words = [word for word in (*sources, *proxies, *node, *places) if len(word) > 6]
     assert list(layers.search(archive, words)) == []
     assert next(layers.search(archive, ["Self-Play with Adversarial Critic"])), "the search finds what is there"
+
+
+SEEN = {
+    "token": b"ghp_" + b"a1" * 18,
+    "key": b"AKIA" + b"A1" * 8,
+    "private key": b"-----BEGIN PRIVATE KEY-----\n" + b"A" * 64,
+    "place": b"/home/somebody",
+}
+
+
+@pytest.mark.parametrize("secret", SEEN.values(), ids=SEEN)
+def test_the_search_finds_what_must_not_be_there(tmp_path: Path, secret: bytes) -> None:
+    base, ours = tarred({"etc/x": secret}), tarred({"opt/y": b"a " + secret + b" b", "opt/z": b"ghp_ AKIA"})
+    manifest = json.dumps([{"Config": "config.json", "Layers": ["base.tar", "ours.tar"]}]).encode()
+    image = tarred({"manifest.json": manifest, "config.json": b"{}", "base.tar": base, "ours.tar": ours})
+    (tmp_path / "image.tar").write_bytes(image)
+    assert list(layers.search(tmp_path / "image.tar", ["/home/somebody"])) == [("opt/y", secret)], "the base's files are its own"
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
 
 
 def test_neither_pip_nor_a_compiler_is_in_it(built: Built) -> None:

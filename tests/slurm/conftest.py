@@ -1,6 +1,7 @@
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,9 @@ def bring_up(cluster: Cluster) -> Iterator[Cluster]:
 def sweep(tmp_path: Path) -> lab.Sweep:
     """A sweep to be written, submitted and watched."""
     return lab.Sweep(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def direct(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, list[str]]]:
+    """The hashes of a seed's iterates by method, as `train` gives them directly; each is trained once a session."""
+    return functools.partial(lab.direct, tmp_path_factory.mktemp("direct"))

@@ -1,5 +1,6 @@
 """Sweeps of `tiny` cut down to seconds, and the command line that runs them."""
 
+import functools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from cluster import wait_for
 
 from spac_repro.launchers.ledger import attempts
 
+METHODS = ("spac", "dpo")
 SETTINGS: dict[str, Any] = {
     "start.demonstrations": 1024,  # 32 steps: enough to stop in the midst of them
     "start.epochs": 1,
@@ -39,6 +41,16 @@ def run(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedPro
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "spac_repro", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@functools.cache
+def direct(folder: Path, seed: int) -> dict[str, list[str]]:
+    """The hashes of the iterates that `train` gives of a seed, by method, where no cluster runs it and nothing disturbs it."""
+    processes = {method: train(folder / method / f"seed-{seed}", method, seed) for method in METHODS}
+    for process in processes.values():
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    return {method: weights(folder / method / f"seed-{seed}") for method in METHODS}
 
 
 def train(out: Path, method: str, seed: int) -> subprocess.Popen[str]:
@@ -92,6 +104,10 @@ class Sweep:
         """Wait until no cell waits or runs."""
         deadline = time.monotonic() + seconds
         while True:
+            # `status` takes half a second of a core that the cells need: Slurm's own queue is asked first.
+            wait_for(
+                lambda: not subprocess.run(["squeue", "-h"], capture_output=True, check=True).stdout, "an empty queue", seconds
+            )
             cells = self.cells()
             if not {"pending", "running", "requeued"} & {cell["stage"] for cell in cells.values()}:
                 return cells

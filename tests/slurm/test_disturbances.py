@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import lab
@@ -13,13 +14,9 @@ CELL = "spac/seed-1"
 
 
 @pytest.fixture(scope="module")
-def quiet(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def quiet(direct: Callable[[int], dict[str, list[str]]]) -> list[str]:
     """The hashes of the cell's iterates where nothing disturbs it."""
-    out = tmp_path_factory.mktemp("quiet") / "run"
-    process = lab.train(out, "spac", 1)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return lab.weights(out)
+    return direct(1)["spac"]
 
 
 def done(sweep: lab.Sweep) -> list[str]:
