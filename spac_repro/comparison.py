@@ -370,12 +370,12 @@ def _changes(scores: tuple[list[tuple[int, dict[str, Any]]], ...], spread: Sprea
 
 def _noise(spread: tuple[float, int] | None, items: int, scores: int) -> tuple[float | None, float | None]:
     """Standard deviation over seeds, at least one item's worth, and what two seeds differ by with probability ALPHA / scores."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     if spread is None:
         return None, None
     sd, freedom = max(spread[0], 1 / items if items else 0.0), spread[1]
-    return sd, float(t.ppf(1 - ALPHA / scores / 2, freedom)) * sd * math.sqrt(2)
+    return sd, float(stdtrit(freedom, 1 - ALPHA / scores / 2)) * sd * math.sqrt(2)
 
 
 # For the terminal
