@@ -204,6 +204,12 @@ class Cluster:
         if self.before is not None:
             os.environ["SLURM_CONF"] = self.before
 
+    def state(self) -> str:
+        """Its jobs, nodes and last decisions, for the report of a test that failed."""
+        asked = [["squeue", "--all", "--long"], ["sinfo", "--long", "--Node"], ["tail", "-60", f"{self.lab}/log/slurmctld.log"]]
+        said = [subprocess.run(command, capture_output=True, text=True, timeout=30, check=False) for command in asked]
+        return "\n".join(answer.stdout + answer.stderr for answer in said)
+
     def start_node(self, node: int, *before: str) -> None:
         """Start a node's slurmd; `before` are words in front of it."""
         self._run(*before, "slurmd", "-N", f"node{node}")

@@ -59,11 +59,12 @@ def test_time_is_up(cluster: Cluster, sweep: lab.Sweep, quiet: list[str]) -> Non
 
 
 def test_preempted_by_slurm_itself(cluster: Cluster, sweep: lab.Sweep, quiet: list[str]) -> None:
-    """A job of a higher partition takes all nodes: SIGTERM, some seconds of grace, and Slurm queues the cell again."""
+    """A job of a higher partition takes the cell's node: SIGTERM, some grace, and Slurm queues the cell again."""
     sweep.submitted()
     process = sweep.frozen(CELL, 1, 3)
-    urgent = subprocess.Popen(["srun", "-p", "urgent", "--nodes=4", "--exclusive", "sleep", "1"], stderr=subprocess.PIPE)
-    wait_for(lambda: "SIGTERM: asking the training to stop" in sweep.log(CELL), "Slurm's signal", 60)
+    node = sweep.attempts(CELL)[0]["node"]
+    urgent = subprocess.Popen(["srun", "-p", "urgent", "--nodelist", node, "--exclusive", "sleep", "1"])
+    wait_for(lambda: "SIGTERM: asking the training to stop" in sweep.log(CELL), "Slurm's signal", 120)
     os.kill(process, signal.SIGCONT)
     assert done(sweep) == quiet
     assert urgent.wait(timeout=60) == 0
