@@ -3,7 +3,8 @@
     python bench/generate.py [--repetitions 5] [--prompts 96] [--batch 32] [--threads 2] [--json]
 
 Prompts are of mixed lengths, in random order; responses end at a stop token that has about the given probability, or at the limit.
-Both sample from the same model. Tokens per second count response tokens up to the stop, so that a shorter draw gains nothing.
+Both sample from the same model, and hold as many rows at a time. Tokens per second count response tokens up to the stop, so that a
+shorter draw gains nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     model = prepared_model(arguments.stop)
     rng = random.Random(0)
     prompts = [[rng.randrange(4, workload.VOCABULARY) for _ in range(rng.randint(8, 256))] for _ in range(arguments.prompts)]
-    settings = SelfPlay(temperature=1.0, top_p=1.0, batch_size=arguments.batch, generator="transformers")
+    settings = SelfPlay(temperature=1.0, top_p=1.0, batch_size=arguments.prompts, at_once=arguments.batch, generator="transformers")
 
     def ours(seed: int) -> list[list[int]]:
         ends = {"pad": workload.PAD, "stop": workload.STOP}

@@ -69,6 +69,7 @@ EFFECTS = (
         PUBLIC["SPIN 36"],
     ),
     Effect("settings.selfplay.batch_size", Sort.DESIGN, "every batch has a seed of its own, so other responses are drawn"),
+    Effect("settings.selfplay.at_once", Sort.DESIGN, "the draws of a batch come in another order, so other responses are drawn"),
     Effect("settings.selfplay.*", Sort.DESIGN, "other responses are drawn", MEASURED),
     Effect("settings.objective.*", Sort.DESIGN, "another loss or step size", MEASURED),
     Effect(

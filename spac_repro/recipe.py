@@ -128,7 +128,8 @@ class SelfPlay(Settings):
 
     temperature: Above0
     top_p: Annotated[float, Field(gt=0, le=1)]
-    batch_size: Positive
+    batch_size: Positive  # prompts that share a seed, and are kept when all have their responses
+    at_once: Positive | None  # so many of them at the same time, the next where one has ended; None: all
     generator: Literal["transformers"]
 
 

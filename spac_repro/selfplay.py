@@ -3,10 +3,12 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
 from spac_repro import processes
@@ -29,9 +31,9 @@ def respond(
 ) -> list[list[int]]:
     """One sampled response to each prompt, in tokens, up to and including `stop` (absent where the limit came first).
 
-    Prompts are taken in batches of like length. Every batch has a seed of its own and, with `folder`, is kept there when done:
-    an interrupted call goes on after the last finished batch, and its result is that of an uninterrupted one. Processes divide the
-    batches among them; each keeps its own, and all get every response.
+    Prompts are taken in batches of like length, `settings.at_once` of them at the same time. Every batch has a seed of its own and,
+    with `folder`, is kept there when done: an interrupted call goes on after the last finished batch, and its result is that of an
+    uninterrupted one. Processes divide the batches among them; each keeps its own, and all get every response.
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     batches = [order[begin : begin + settings.batch_size] for begin in range(0, len(order), settings.batch_size)]
@@ -83,33 +85,110 @@ def _sample(
 def _decode(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: SelfPlay, longest_response: int, *, pad: int, stop: int
 ) -> list[list[int]]:
-    """Token by token, like transformers' generate; but a finished response leaves the batch, and costs nothing any more."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    """Token by token, like transformers' generate; but a finished response leaves the rows, and a waiting prompt takes its place.
+
+    Prompts come in together, once a quarter of the places is free: few forward passes over prompts, and few empty places.
+    """
     warp = _warpers(settings)
-    cache = DynamicCache(config=model.config)
     responses: list[list[int]] = [[] for _ in prompts]
-    going = list(range(len(prompts)))  # the response of each row of the batch
-    for _ in range(longest_response):
-        output = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        scores: Any = output.logits[:, -1].float()
-        probabilities = warp(cast("Any", ids), scores).softmax(-1)
-        tokens = torch.multinomial(probabilities, 1)
-        for response, token in zip(going, tokens[:, 0].tolist(), strict=True):
+    at_once = settings.at_once or len(prompts)
+    waiting = list(range(len(prompts)))
+    rows = _Rows([])
+
+    def step(rows: _Rows) -> None:
+        tokens = torch.multinomial(warp(cast("Any", rows.ids), rows.scores(model)).softmax(-1), 1)
+        for response, token in zip(rows.going, tokens[:, 0].tolist(), strict=True):
             responses[response].append(token)
-        ids, mask, positions = tokens, torch.cat([mask, torch.ones_like(tokens)], 1), positions[:, -1:] + 1
-        unfinished = (tokens[:, 0] != stop).nonzero()[:, 0]
-        if len(unfinished) < len(going):
-            going = [going[row] for row in unfinished.tolist()]
-            if not going:
-                break
-            cache.batch_select_indices(unfinished)
-            ids, mask, positions = ids[unfinished], mask[unfinished], positions[unfinished]
+        rows.extend(tokens)
+        going = [response[-1] != stop and len(response) < longest_response for response in (responses[i] for i in rows.going)]
+        rows.keep(torch.tensor(going, device=tokens.device).nonzero()[:, 0])
+
+    while waiting or rows.going:
+        free = at_once - len(rows.going)
+        if waiting and 4 * free >= at_once:
+            new = _Rows.of(prompts, waiting[:free], pad, model.device)
+            waiting = waiting[free:]
+            step(new)
+            rows.join(new)
+        else:
+            step(rows)
     return responses
+
+
+@dataclass
+class _Rows:
+    """The responses that are being written: n rows, padded on the left to w tokens, and their keys and values."""
+
+    going: list[int]  # which prompt a row belongs to
+    ids: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, tokens not in the cache yet)
+    mask: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, w)
+    positions: Tensor = field(default_factory=lambda: torch.empty(0))  # like ids
+    # Without the model's configuration: its cache would forget what a sliding window has passed, and could not be joined. The
+    # window itself is the mask's business.
+    cache: DynamicCache = field(default_factory=DynamicCache)
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], which: list[int], pad: int, device: torch.device) -> "_Rows":
+        chosen = [prompts[i] for i in which]
+        width = max(map(len, chosen))
+        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in chosen], device=device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in chosen], device=device)
+        return cls(which, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0))
+
+    def scores(self, model: PreTrainedModel) -> Tensor:
+        """The logits of each row's next token, (n, vocabulary), in fp32; the cache takes the tokens in."""
+        output = model(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits.float()
+
+    def extend(self, tokens: Tensor) -> None:
+        """Each row by one token, (n, 1)."""
+        self.ids, self.positions = tokens, self.positions[:, -1:] + 1
+        self.mask = torch.cat([self.mask, torch.ones_like(tokens)], 1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Only the rows with these numbers."""
+        if len(rows) == len(self.going):
+            return
+        self.going = [self.going[row] for row in rows.tolist()]
+        self.cache.batch_select_indices(rows)
+        self.ids, self.mask, self.positions = self.ids[rows], self.mask[rows], self.positions[rows]
+
+    def join(self, other: "_Rows") -> None:
+        """Take the rows of another in, behind these."""
+        if not (self.going and other.going):
+            vars(self).update(vars(other if other.going else self))
+            return
+        width = max(self.mask.shape[1], other.mask.shape[1])
+        for ours, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            ours.keys = torch.cat([_widened(ours.keys, width - 1, -2), _widened(theirs.keys, width - 1, -2)])
+            ours.values = torch.cat([_widened(ours.values, width - 1, -2), _widened(theirs.values, width - 1, -2)])
+        self.mask = torch.cat([_widened(self.mask, width, -1), _widened(other.mask, width, -1)])
+        self.ids, self.positions = torch.cat([self.ids, other.ids]), torch.cat([self.positions, other.positions])
+        self.going = self.going + other.going
+        self._trim()
+
+    def _trim(self) -> None:
+        """Without the columns on the left that are padding in every row: the longest may have left."""
+        empty = int(self.mask.any(0).nonzero()[0])
+        if empty:
+            self.mask = self.mask[:, empty:]
+            for layer in self.cache.layers:
+                layer.keys, layer.values = layer.keys[..., empty:, :], layer.values[..., empty:, :]
+
+
+def _widened(tensor: Tensor, width: int, dimension: int) -> Tensor:
+    """Zeros on the left of a dimension, up to a width."""
+    missing = list(tensor.shape)
+    missing[dimension] = width - tensor.shape[dimension]
+    return torch.cat([tensor.new_zeros(missing), tensor], dimension)
 
 
 def _warpers(settings: SelfPlay) -> LogitsProcessorList:

@@ -38,7 +38,7 @@ TREE: dict[str, Any] = {
         "world": group(seed=1, preference_scale=5.0, right=0.45, near_miss=0.30, cut_off=0.17, garbage=0.08),
     },
     "start": None,
-    "selfplay": group(temperature=1.0, top_p=1.0, batch_size=8, generator="transformers"),
+    "selfplay": group(temperature=1.0, top_p=1.0, batch_size=8, at_once=None, generator="transformers"),
     "methods": {
         "spac": {**REFERENCED, **group(preference_weight=3.0, critic="smoothed", baseline="both")},
         "dpo": REFERENCED,

@@ -13,8 +13,8 @@ PAD, STOP = 0, 2
 LONGEST = 6
 
 
-def settings(*, batch_size: int = 4, temperature: float = 1.0, top_p: float = 1.0) -> SelfPlay:
-    return SelfPlay(temperature=temperature, top_p=top_p, batch_size=batch_size, generator="transformers")
+def settings(*, batch_size: int = 4, at_once: int | None = None, temperature: float = 1.0, top_p: float = 1.0) -> SelfPlay:
+    return SelfPlay(temperature=temperature, top_p=top_p, batch_size=batch_size, at_once=at_once, generator="transformers")
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +82,13 @@ def greedy_by_hand(model, prompt: list[int]) -> list[int]:
     return response
 
 
+@pytest.mark.parametrize("how", [settings(temperature=1e-4), settings(temperature=1e-4, batch_size=len(PROMPTS), at_once=3)])
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
 @torch.no_grad()
-def test_near_temperature_0_a_response_is_the_greedy_one(tiny_models, name):
-    """Padding on the left, the cache and the sliding window change nothing, and each prompt gets its own response."""
+def test_near_temperature_0_a_response_is_the_greedy_one(tiny_models, name, how):
+    """Padding on the left, the cache, the sliding window and who shares the rows change nothing, and each prompt gets its own."""
     model = tiny_models[name]
-    responses = respond(model, how=settings(temperature=1e-4))
+    responses = respond(model, how=how)
     assert responses == [greedy_by_hand(model, prompt) for prompt in PROMPTS]
 
 
@@ -104,8 +105,9 @@ def test_a_tokens_share_is_its_probability(model):
         assert chi2 < 80  # 36 degrees of freedom: beyond 80 once in 30,000 seeds, and the seed is fixed
 
 
+@pytest.mark.parametrize("at_once", [None, 1000])
 @torch.no_grad()
-def test_after_rows_have_left_a_tokens_share_is_its_probability(model):
+def test_after_rows_have_left_a_tokens_share_is_its_probability(model, at_once):
     """χ² of second tokens after the likeliest first one, against a forward pass on that row alone."""
     n = 6000
     for prompt in (PROMPTS[3], PROMPTS[5]):
@@ -113,7 +115,7 @@ def test_after_rows_have_left_a_tokens_share_is_its_probability(model):
         first[STOP] = 0
         begin = [int(first.argmax())]
         second = model(input_ids=torch.tensor([[*prompt, *begin]])).logits[0, -1].softmax(-1)
-        responses = respond(model, [prompt, PROMPTS[6]] * n, settings(batch_size=2 * n), longest_response=2)
+        responses = respond(model, [prompt, PROMPTS[6]] * n, settings(batch_size=2 * n, at_once=at_once), longest_response=2)
         assert any(len(response) == 1 for response in responses)  # some left after the first token
         drawn = [response[1] for response in responses[::2] if response[:1] == begin]
         counts = torch.bincount(torch.tensor(drawn), minlength=VOCABULARY).double()
@@ -136,6 +138,26 @@ def test_a_finished_response_leaves_the_batch(model):
         handle.remove()
     lengths = [len(response) for response in responses]
     assert rows == [sum(length > place for length in lengths) for place in range(max(lengths))]
+
+
+@torch.no_grad()
+def test_a_finished_response_makes_room_for_the_next_prompt(model):
+    """No more rows than allowed, and few passes that have empty places: fewer than batches of that size would take."""
+    prompts, longest, at_once = PROMPTS * 12, 60, 24
+    passes = []
+    handle = model.register_forward_pre_hook(lambda module, given, named: passes.append(named["input_ids"].shape), with_kwargs=True)
+    try:
+        responses = respond(model, prompts, settings(batch_size=len(prompts), at_once=at_once), longest_response=longest)
+        joined = [rows for rows, width in passes if width == 1]
+        passes.clear()
+        respond(model, prompts, settings(batch_size=at_once), longest_response=longest)
+        apart = [rows for rows, width in passes if width == 1]
+    finally:
+        handle.remove()
+    assert max(joined) <= at_once
+    assert len(joined) < 0.75 * len(apart), (len(joined), len(apart))
+    assert len(responses) == len(prompts)
+    assert all(len(response) == longest or response.index(STOP) == len(response) - 1 for response in responses)
 
 
 @torch.no_grad()
