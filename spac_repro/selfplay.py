@@ -167,7 +167,7 @@ class _Rows:
             vars(self).update(vars(other if other.going else self))
             return
         width = max(self.mask.shape[1], other.mask.shape[1])
-        for ours, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+        for ours, theirs in zip(self._layers, other._layers, strict=True):
             ours.keys = torch.cat([_widened(ours.keys, width - 1, -2), _widened(theirs.keys, width - 1, -2)])
             ours.values = torch.cat([_widened(ours.values, width - 1, -2), _widened(theirs.values, width - 1, -2)])
         self.mask = torch.cat([_widened(self.mask, width, -1), _widened(other.mask, width, -1)])
@@ -175,12 +175,17 @@ class _Rows:
         self.going = self.going + other.going
         self._trim()
 
+    @property
+    def _layers(self) -> list[Any]:
+        """Keys and values of each layer, [n, heads, w − 1, d]: a cache made without a configuration has no other kinds."""
+        return list(self.cache.layers)
+
     def _trim(self) -> None:
         """Without the columns on the left that are padding in every row: the longest may have left."""
         empty = int(self.mask.any(0).nonzero()[0])
         if empty:
             self.mask = self.mask[:, empty:]
-            for layer in self.cache.layers:
+            for layer in self._layers:
                 layer.keys, layer.values = layer.keys[..., empty:, :], layer.values[..., empty:, :]
 
 
