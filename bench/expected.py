@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from paired import reward, values
+from paired import draw, values
 from paired import table as paired
 
 from spac_repro import environment
@@ -94,28 +94,6 @@ def table(by_method: dict[str, list[Evidence]]) -> str:
                 cells.append(f"{statistics.fmean(its):.3f} ± {statistics.stdev(its):.3f}" if its else "")
             lines.append(f"| {START if iteration == 0 else method} | {iteration} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def draw(by_method: dict[str, list[Evidence]], path: Path) -> None:
-    """Every seed a thin line, every method's mean a thick one."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "spac-repro"  # equal runs draw equal files
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(by_method), figsize=(11, 3), sharey=True)
-    for axis, (method, runs) in zip(axes, by_method.items(), strict=True):
-        iterations = list(runs[0].scores)
-        curves = [[reward(run, t) for t in iterations] for run in runs]
-        for curve in curves:
-            axis.plot(iterations, curve, color="0.7", linewidth=0.8)
-        axis.plot(iterations, [statistics.fmean(at) for at in zip(*curves, strict=True)], color="#0072B2", linewidth=2)
-        axis.set(title=method, xlabel="iterate", xticks=iterations)
-    axes[0].set_ylabel("gold reward, held-out prompts")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ same start, so what start and seed do to a score goes out of the difference.
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scipy.stats import t as student
@@ -14,6 +14,7 @@ from scipy.stats import t as student
 from spac_repro.evidence import Evidence, read_run
 
 REWARD = ("gold", "reward")
+PANELS = 6  # of a figure side by side
 
 
 def main(ours: Path, *others: Path) -> None:
@@ -61,23 +62,57 @@ def table(ours: str, base: Sequence[Evidence], others: dict[str, list[Evidence]]
     """Gold reward: each one's own, and how far `ours` is ahead, with its 95 % interval over seeds."""
     head = ["", "iterate", "gold reward", f"{ours} − it, 95 % interval", f"seeds where {ours} is ahead"]
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
-    by_seed = {run.seed: run for run in base}
     for other, its in others.items():
         for which, choose in (("last", last), ("best by held-out accuracy", best)):
-            pairs = [(reward(by_seed[run.seed], choose(by_seed[run.seed])), reward(run, choose(run))) for run in its]
-            differences = [a - b for a, b in pairs]
-            mean, half = interval(differences)
-            its_mean, its_sd = statistics.fmean(b for _, b in pairs), statistics.stdev(b for _, b in pairs)
-            ahead = f"{sum(d > 0 for d in differences)} of {len(differences)}"
-            cells = [other, which, f"{its_mean:.3f} ± {its_sd:.3f}", f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]", ahead]
+            rewards = [reward(run, choose(run)) for run in its]
+            differences = ahead(base, its, choose)
+            wins = f"{sum(d > 0 for d in differences)} of {len(differences)}"
+            spread = f"{statistics.fmean(rewards):.3f} ± {statistics.stdev(rewards):.3f}"
+            cells = [other, which, spread, interval(differences), wins]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval, by Student's t."""
+def ahead(base: Sequence[Evidence], its: Sequence[Evidence], choose: Callable[[Evidence], int]) -> list[float]:
+    """How far the base's gold reward is ahead, seed by seed, each at the iterate that `choose` takes."""
+    by_seed = {run.seed: run for run in base}
+    return [reward(by_seed[run.seed], choose(by_seed[run.seed])) - reward(run, choose(run)) for run in its]
+
+
+def interval(differences: Sequence[float]) -> str:
+    """Mean and its 95 % interval, by Student's t."""
     n = len(differences)
-    return statistics.fmean(differences), float(student.ppf(0.975, n - 1)) * statistics.stdev(differences) / n**0.5
+    mean = statistics.fmean(differences)
+    half = float(student.ppf(0.975, n - 1)) * statistics.stdev(differences) / n**0.5
+    return f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
+
+
+def draw(groups: dict[str, list[Evidence]], path: Path) -> None:
+    """Gold reward over iterates, a panel for each group: every seed a thin line, their mean a thick one."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "spac-repro", "svg.fonttype": "none"})  # equal runs draw equal files, text as text
+    from matplotlib import pyplot
+
+    rows = -(-len(groups) // PANELS)
+    columns = -(-len(groups) // rows)
+    figure, grid = pyplot.subplots(rows, columns, figsize=(2.2 * columns, 3 * rows), sharey=True, squeeze=False)
+    for axis in grid.flat[len(groups) :]:
+        axis.remove()
+    for axis, (group, its) in zip(grid.flat, groups.items(), strict=False):
+        iterations = list(its[0].scores)
+        curves = [[reward(run, t) for t in iterations] for run in its]
+        for curve in curves:
+            axis.plot(iterations, curve, color="0.7", linewidth=0.8)
+        axis.plot(iterations, [statistics.fmean(at) for at in zip(*curves, strict=True)], color="#0072B2", linewidth=2)
+        axis.set_title(group.replace(" ", "\n"), fontsize=10)
+        axis.set(xlabel="iterate", xticks=iterations)
+    for row in grid:
+        row[0].set_ylabel("gold reward, held-out prompts")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
