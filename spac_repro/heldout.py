@@ -32,7 +32,7 @@ def draw(
     examples = renderer.examples(world.preferences(pairs, "heldout"))
     responses = selfplay.respond(
         start.model,
-        [example.prompt for example in examples],
+        examples.prompt,
         settings.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
         longest_response=renderer.settings.longest_response,
         pad=renderer.tokenizer.pad_token_id,

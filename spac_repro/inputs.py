@@ -1,5 +1,6 @@
 """What a run reads: preferences, and the questions that its iterates are asked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from spac_repro.recipe import Run, WorldSettings
 class Inputs:
     """The preferences of a run, the world they are from (if built in), and a folder of questions (None: the hub's)."""
 
-    rows: list[Preference]
+    rows: Sequence[Preference]
     world: World | None
     questions: Path | None
 
@@ -62,5 +63,5 @@ def measure_overlap(run: Run, inputs: Inputs) -> overlap.Overlap:
     """Which preference prompts are also questions that the iterates will be asked."""
     settings = run.recipe.evaluation
     asked = suites.questions(settings.suite, tasks=settings.tasks, data=inputs.questions, limit=settings.limit)
-    prompts = ["\n".join(message["content"] for message in row.prompt) for row in inputs.rows]
+    prompts = ("\n".join(message["content"] for message in row.prompt) for row in inputs.rows)
     return overlap.measure(prompts, {task.name: task.words(leaves) for task, leaves in asked.items()})

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
-from spac_repro import processes
+from spac_repro import mapped, processes
 from spac_repro.recipe import SelfPlay
 from spac_repro.runs import write_json
 from spac_repro.seeds import derive
@@ -28,7 +29,7 @@ def respond(
     seed: int,
     folder: Path | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
-) -> list[list[int]]:
+) -> Sequence[list[int]]:
     """One sampled response to each prompt, in tokens, up to and including `stop` (absent where the limit came first).
 
     Prompts are taken in batches of like length, `settings.at_once` of them at the same time. Every batch has a seed of its own and,
@@ -37,7 +38,7 @@ def respond(
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     batches = [order[begin : begin + settings.batch_size] for begin in range(0, len(order), settings.batch_size)]
-    own: dict[int, list[list[int]]] = {}
+    own: dict[int, list[array[int]]] = {}
     for number, batch in processes.mine(list(enumerate(batches))):
         advance(number, len(batches))
         kept = folder / f"batch-{number:05d}.json" if folder else None
@@ -48,13 +49,13 @@ def respond(
             sampled = _sample(model, texts, settings, longest_response, pad=pad, stop=stop, seed=derive(seed, number))
             if kept:
                 write_json(kept, sampled)
-        own[number] = sampled
-    responses: list[list[int]] = [[] for _ in prompts]
+        own[number] = [array("i", response) for response in sampled]  # an eighth of a list's memory
+    responses: list[array[int]] = [array("i")] * len(prompts)
     for number, sampled in processes.gather(own).items():
         for i, response in zip(batches[number], sampled, strict=True):
             responses[i] = response
     advance(len(batches), len(batches))
-    return responses
+    return mapped.token_columns(([response] for response in responses), ["response"])["response"]
 
 
 def forget(folder: Path) -> None:

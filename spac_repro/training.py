@@ -201,7 +201,7 @@ class _Training:
             self._make_triples(t, scorer, triples_file)
         training = self.recipe.training
         with self._timed(t, "training"):
-            data = triples.read(triples_file)
+            data = self._read_triples(triples_file, self._reference(t))
             schedule = Schedule(
                 sizes=data.sizes(USED[self.run.method]),
                 batch_size=training.batch_size,
@@ -226,7 +226,7 @@ class _Training:
             with self._timed(t, "self-play") as timing:
                 responses = selfplay.respond(
                     model,
-                    [example.prompt for example in self.examples],
+                    self.examples.prompt,
                     self.recipe.selfplay,
                     longest_response=self.recipe.data.longest_response,
                     pad=self.pad,
@@ -242,8 +242,8 @@ class _Training:
             with self._timed(t, "reference log-probabilities"):
                 data = self._with_reference(t, scorer, data, settings)
         texts = {
-            "prompt": [self.renderer.tokenizer.decode(example.prompt) for example in self.examples],
-            **{name: [self.renderer.text(tokens) for tokens in its] for name, its in data.responses.items()},
+            "prompt": map(self.renderer.tokenizer.decode, data.prompts),
+            **{name: map(self.renderer.text, its) for name, its in data.responses.items()},
         }
 
         def keep() -> None:
@@ -254,13 +254,13 @@ class _Training:
 
     def _with_reference(self, t: int, scorer: policy.Policy, data: triples.Triples, settings: Referenced) -> triples.Triples:
         """log π_ref where π_ref is π_{t−1}, or the start: then chosen and rejected have theirs from the first iteration."""
-        names = USED[self.run.method]
+        names, weights = USED[self.run.method], self._reference(t)
         if settings.reference == "start" and t > 1:
             if "selfplay" in names:
                 scorer = policy.Policy(self._load(0))
             else:
-                first = triples.read(self.folder / "iteration-1" / "selfplay.parquet")
-                return triples.Triples(data.prompts, data.responses, first.reference)
+                first = self._read_triples(self.folder / "iteration-1" / "selfplay.parquet", weights)
+                return replace(data, reference=first.reference, reference_sha256=weights)
         accelerator = self._accelerator()
         scorer.to(accelerator.device).eval()
         with accelerator.autocast():
@@ -271,7 +271,23 @@ class _Training:
                 tokens=self.recipe.training.micro_batch_tokens,
                 advance=self.progress.advance,
             )
-        return triples.Triples(data.prompts, data.responses, reference)
+        return replace(data, reference=reference, reference_sha256=weights)
+
+    def _reference(self, t: int) -> str | None:
+        """The weights of iteration t's reference, by their hash; None where the method has none."""
+        settings = self.run.objective
+        if not isinstance(settings, Referenced):
+            return None
+        return self._weights_sha256(0 if settings.reference == "start" else t - 1)
+
+    def _read_triples(self, path: Path, reference: str | None) -> triples.Triples:
+        data = triples.read(path)
+        if data.reference_sha256 != reference:
+            raise UserError(
+                f"{path}: its reference log-probabilities are those of weights {data.reference_sha256}, and the reference is "
+                f"{reference}; remove the file and repeat the command"
+            )
+        return data
 
     def _engine(self, t: int, scorer: policy.Policy, optimizer: str, weight_decay: float, name: str) -> Engine:
         training = self.recipe.training
@@ -336,7 +352,7 @@ class _Training:
         """What iterate t says to the first prompts, for whoever reads the report; DPO's runs hold no other response of a policy."""
         responses = selfplay.respond(
             model,
-            [example.prompt for example in self.examples[:SHOWN]],
+            self.examples.prompt[:SHOWN],
             self.recipe.selfplay,
             longest_response=self.recipe.data.longest_response,
             pad=self.pad,
@@ -382,8 +398,10 @@ class _Training:
                     seed=derive(self.run.seed, "held-out"),
                     advance=self.progress.advance,
                 )
+                data = replace(data, reference_sha256=self._weights_sha256(0))
                 processes.on_main(lambda: triples.write(path, data, {}))
-            return heldout.scores(scorer, triples.read(path), tokens=tokens, advance=self.progress.advance)
+            data = self._read_triples(path, self._weights_sha256(0))
+            return heldout.scores(scorer, data, tokens=tokens, advance=self.progress.advance)
 
     def _leaderboard(self, model: PreTrainedModel) -> list[Score]:
         settings = self.recipe.evaluation

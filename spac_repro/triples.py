@@ -1,35 +1,42 @@
 """The data of one iteration: every preference with a self-play response, in tokens, and log π_ref of each response.
 
 The reference is frozen during an iteration, so its log-probabilities are computed once, stored with the self-play responses in
-selfplay.parquet, and read from there; no second model is in memory during training.
+selfplay.parquet, and read from there; no second model is in memory during training. The file says which weights the reference
+has, and holds a hash of its own content.
 """
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from spac_repro import processes
+from spac_repro import mapped, processes
 from spac_repro.errors import UserError
 from spac_repro.optimisation import within_budget
 from spac_repro.packing import Group, pack
 from spac_repro.policy import Policy
-from spac_repro.preferences.rendering import Example
-from spac_repro.runs import write_bytes
+from spac_repro.preferences.rendering import Examples
+from spac_repro.runs import new_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 RESPONSES = ("chosen", "rejected", "selfplay")
+CONTENT, REFERENCE = b"content_sha256", b"reference_sha256"  # what the file's metadata calls the two hashes
 
 
 @dataclass(frozen=True)
 class Triples:
     """n preferences; `reference[name]` is log π_ref of that response, [n] in fp32, for the responses that the method uses."""
 
-    prompts: list[list[int]]
-    responses: Mapping[str, list[list[int]]]
+    prompts: Sequence[list[int]]
+    responses: Mapping[str, Sequence[list[int]]]
     reference: Mapping[str, Tensor]
+    reference_sha256: str | None = None  # of the weights of π_ref; None where there is no reference
 
     def groups(self, names: Sequence[str], rows: Sequence[int]) -> list[Group]:
         """The prompt of each of some rows, with its named responses."""
@@ -37,15 +44,15 @@ class Triples:
 
     def sizes(self, names: Sequence[str]) -> list[int]:
         """Tokens of each row with its named responses, packed."""
-        return [group.size for group in self.groups(names, range(len(self.prompts)))]
+        return [sum(map(len, row)) for row in zip(self.prompts, *(self.responses[name] for name in names), strict=True)]
 
 
-def from_examples(examples: Sequence[Example], selfplay: list[list[int]] | None) -> Triples:
+def from_examples(examples: Examples, selfplay: Sequence[list[int]] | None) -> Triples:
     """Join the data with the self-play responses, where the method has those; nothing is known of the reference yet."""
-    responses = {"chosen": [e.chosen for e in examples], "rejected": [e.rejected for e in examples]}
+    responses = {"chosen": examples.chosen, "rejected": examples.rejected}
     if selfplay is not None:
         responses["selfplay"] = selfplay
-    return Triples([e.prompt for e in examples], responses, {})
+    return Triples(examples.prompt, responses, {})
 
 
 @torch.no_grad()
@@ -75,42 +82,83 @@ def reference_logprobs(
     return dict(zip(names, result.unbind(1), strict=True))
 
 
-def write(path: Path, triples: Triples, texts: Mapping[str, Sequence[str]]) -> None:
-    """Store the triples, with their texts for whoever reads the file, as Parquet."""
+def write(path: Path, triples: Triples, texts: Mapping[str, Iterable[str]]) -> None:
+    """Store the triples, with their texts for whoever reads the file, as Parquet: whole or not at all, some rows at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns: dict[str, pa.Array] = {name: pa.array(list(values)) for name, values in texts.items()}
-    columns["prompt_tokens"] = pa.array(triples.prompts, pa.list_(pa.int32()))
-    for name, responses in triples.responses.items():
-        columns[f"{name}_tokens"] = pa.array(responses, pa.list_(pa.int32()))
+    kinds: dict[str, pa.DataType] = dict.fromkeys(texts, pa.string())
+    columns: dict[str, Iterable[Any]] = dict(texts)
+    for name, rows in {"prompt": triples.prompts, **triples.responses}.items():
+        kinds[f"{name}_tokens"], columns[f"{name}_tokens"] = pa.list_(pa.int32()), rows
     for name, logprobs in triples.reference.items():
-        columns[f"{name}_reference_logprob"] = pa.array(logprobs.tolist(), pa.float32())
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    write_bytes(path, buffer.getvalue())
+        kinds[f"{name}_reference_logprob"], columns[f"{name}_reference_logprob"] = pa.float32(), logprobs.tolist()
+    schema = pa.schema(kinds)
+    content = _Content()
+    with new_file(path) as file, pq.ParquetWriter(file, schema) as writer:
+        for rows in mapped.batched(zip(*columns.values(), strict=True)):
+            arrays = [pa.array(values, kind) for values, kind in zip(zip(*rows, strict=True), schema.types, strict=True)]
+            batch = pa.record_batch(arrays, schema=schema)
+            content.add(batch)
+            writer.write_batch(batch)
+        writer.add_key_value_metadata({CONTENT: content.sha256(), REFERENCE: triples.reference_sha256 or ""})
 
 
 def read(path: Path) -> Triples:
-    """Read what `write` stored.
+    """Map what `write` stored.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or was changed.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    content = _Content()
+
+    def batches(file: pq.ParquetFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for batch in file.iter_batches(batch_size=mapped.BATCH, columns=list(names)):
+            content.add(batch)
+            yield batch
+
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            stored, schema = file.metadata.metadata or {}, file.schema_arrow
+            schema = pa.schema([field for field in schema if field.name.endswith(("_tokens", "_logprob"))])
+            table = mapped.table(batches(file, schema.names), schema)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and repeat the command") from None
-    columns = {name: table.column(name).to_pylist() for name in table.column_names if name.endswith(("_tokens", "_logprob"))}
+    if stored.get(CONTENT, b"").decode() != content.sha256():
+        raise UserError(f"{path} is damaged (its content is not what was written); remove it and repeat the command")
+    there = [name for name in RESPONSES if f"{name}_tokens" in table.column_names]
     return Triples(
-        columns["prompt_tokens"],
-        {name: columns[f"{name}_tokens"] for name in RESPONSES if f"{name}_tokens" in columns},
+        mapped.tokens(table["prompt_tokens"]),
+        {name: mapped.tokens(table[f"{name}_tokens"]) for name in there},
         {
-            name: torch.tensor(columns[f"{name}_reference_logprob"], dtype=torch.float32)
-            for name in RESPONSES
-            if f"{name}_reference_logprob" in columns
+            name: torch.from_numpy(table[f"{name}_reference_logprob"].to_numpy().copy())
+            for name in there
+            if f"{name}_reference_logprob" in table.column_names
         },
+        stored.get(REFERENCE, b"").decode() or None,
     )
+
+
+class _Content:
+    """A hash of tokens and log-probabilities by column, whatever the batches that they come in."""
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[str, str], Any] = {}
+
+    def add(self, batch: "pa.RecordBatch") -> None:
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if name.endswith("_tokens"):
+                self._update(name, "lengths", column.value_lengths())
+                self._update(name, "tokens", column.flatten())
+            elif name.endswith("_logprob"):
+                self._update(name, "values", column)
+
+    def _update(self, name: str, part: str, values: "pa.Array") -> None:
+        self._digests.setdefault((name, part), hashlib.sha256()).update(values.to_numpy(zero_copy_only=False).tobytes())
+
+    def sha256(self) -> str:
+        parts = (f"{name} {part} {digest.hexdigest()}\n" for (name, part), digest in sorted(self._digests.items()))
+        return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -7,7 +7,7 @@ import torch
 
 from spac_repro import iteration, recipe, triples
 from spac_repro.policy import Policy
-from spac_repro.preferences.rendering import Example
+from spac_repro.preferences.rendering import Examples
 
 VOCABULARY = 37  # of the tiny models
 ROWS = [4, 0, 3]
@@ -17,7 +17,11 @@ def draw(length: int, seed: int) -> list[int]:
     return torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-EXAMPLES = [Example(draw(2 + i, i), draw(1 + 2 * i % 5, 10 + i), draw(2 + i % 3, 20 + i)) for i in range(5)]
+EXAMPLES = Examples(
+    [draw(2 + i, i) for i in range(5)],
+    [draw(1 + 2 * i % 5, 10 + i) for i in range(5)],
+    [draw(2 + i % 3, 20 + i) for i in range(5)],
+)
 SELFPLAY = [draw(1 + i, 30 + i) for i in range(5)]
 
 
@@ -88,9 +92,9 @@ def test_the_other_methods_with_a_reference(tiny_models, data, rho, method, form
 
 def test_sft_imitates_the_chosen_in_units_of_their_mean_length(tiny_models, data, slow_logprob):
     losses, details = evaluate(tiny_models, data, run("sft"))
-    unit = sum(len(example.chosen) for example in EXAMPLES) / 5
+    unit = sum(map(len, EXAMPLES.chosen)) / 5
     with torch.no_grad():
-        expected = [-slow_logprob(tiny_models["llama"], EXAMPLES[i].prompt, EXAMPLES[i].chosen).item() / unit for i in ROWS]
+        expected = [-slow_logprob(tiny_models["llama"], EXAMPLES.prompt[i], EXAMPLES.chosen[i]).item() / unit for i in ROWS]
     assert losses == pytest.approx(expected, rel=1e-4)
     assert details == {}
 
@@ -103,7 +107,7 @@ def test_a_method_asks_for_no_response_that_it_does_not_use(tiny_models, data, r
         {name: data.reference[name] for name in ("chosen", "rejected")},
     )
     assert evaluate(tiny_models, without, run("dpo")) == evaluate(tiny_models, data, run("dpo"))
-    nothing = {**data.responses, "rejected": [[] for _ in EXAMPLES]}
+    nothing = {**data.responses, "rejected": [[]] * 5}
     assert evaluate(tiny_models, triples.Triples(data.prompts, nothing, data.reference), run("spin"))[0] == pytest.approx(
         evaluate(tiny_models, data, run("spin"))[0], rel=1e-5
     )

@@ -1,5 +1,7 @@
 """Text to tokens: templates, what is cut off and what is kept, and what the policy's log-probability is then of."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +13,7 @@ from spac_repro.errors import UserError
 from spac_repro.packing import Group, pack
 from spac_repro.policy import Policy
 from spac_repro.preferences.reading import Preference
-from spac_repro.preferences.rendering import Renderer
+from spac_repro.preferences.rendering import Examples, Renderer
 from spac_repro.recipe import Data
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz \n#:{}IR?"
@@ -60,8 +62,13 @@ def spelled(tokens: list[int]) -> str:
     return "".join(VOCABULARY[token] for token in tokens)
 
 
+def the_only(examples: Examples) -> SimpleNamespace:
+    (row,) = zip(examples.prompt, examples.chosen, examples.rejected, strict=True)
+    return SimpleNamespace(**dict(zip(("prompt", "chosen", "rejected"), row, strict=True)))
+
+
 def test_a_preference_in_tokens():
-    example = renderer().examples([preference("ask me", chosen="good", rejected="")])[0]
+    example = the_only(renderer().examples([preference("ask me", chosen="good", rejected="")]))
     assert spelled(example.prompt) == "ask me"
     assert spelled(example.chosen) == "good</s>"
     assert spelled(example.rejected) == "</s>"  # an empty response still ends
@@ -84,7 +91,7 @@ def test_a_chat_template_that_is_not_there_is_named_with_the_remedy():
 @given(st.text("abc", max_size=30), st.text("xyz", max_size=30), st.integers(1, 25), st.integers(1, 25))
 def test_the_prompts_end_and_the_responses_beginning_are_kept(prompt, response, longest_prompt, longest_response):
     limits = {"longest_prompt": longest_prompt, "longest_response": longest_response}
-    example = renderer(**limits).examples([preference(prompt, chosen=response, rejected=response + "a")])[0]
+    example = the_only(renderer(**limits).examples([preference(prompt, chosen=response, rejected=response + "a")]))
     assert spelled(example.prompt) == prompt[-longest_prompt:]
     if len(response) < longest_response:
         assert spelled(example.chosen) == response + "</s>"
@@ -95,7 +102,7 @@ def test_the_prompts_end_and_the_responses_beginning_are_kept(prompt, response, 
 
 def test_an_overlong_prompt_is_refused_where_the_recipe_says_so():
     rows = [preference("x" * 5), preference("x" * 9), preference("x" * 6), preference("x" * 7)]
-    assert len(renderer(longest_prompt=9, overlong_prompts="refuse").examples(rows)) == 4  # 9 is within 9
+    assert len(renderer(longest_prompt=9, overlong_prompts="refuse").examples(rows).prompt) == 4  # 9 is within 9
     with pytest.raises(UserError, match=r"row 2: the prompt has 9 tokens and the limit is 6 \(2 such rows\); raise") as refused:
         renderer(longest_prompt=6, overlong_prompts="refuse").examples(rows)
     assert "overlong_prompts=truncate" in str(refused.value)
@@ -107,7 +114,7 @@ def test_prompt_and_response_never_merge():
     tokens = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "</s>": 3}, [("a", "b")]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>")
     assert tokenizer("ab").input_ids == [2]
-    example = renderer(tokenizer).examples([preference("a", chosen="b", rejected="a")])[0]
+    example = the_only(renderer(tokenizer).examples([preference("a", chosen="b", rejected="a")]))
     assert (example.prompt, example.chosen) == ([0], [1, 3])
 
 
@@ -119,7 +126,7 @@ def test_text_comes_back(text):
 def test_the_score_of_a_prompt_beyond_the_limit_is_that_of_its_end(tiny_models, slow_logprob):
     assert len(VOCABULARY) == tiny_models["mistral"].config.vocab_size
     long = preference("a very long prompt that goes on and on", chosen="good answer", rejected="bad")
-    example = renderer(longest_prompt=9, longest_response=6).examples([long])[0]
+    example = the_only(renderer(longest_prompt=9, longest_response=6).examples([long]))
     assert (spelled(example.prompt), spelled(example.chosen)) == ("on and on", "good a")
     model = tiny_models["mistral"]
     found = Policy(model)(pack([Group(example.prompt, [example.chosen, example.rejected])]))

@@ -7,7 +7,7 @@ from spac_repro import triples
 from spac_repro.errors import UserError
 from spac_repro.packing import Group
 from spac_repro.policy import Policy
-from spac_repro.preferences.rendering import Example
+from spac_repro.preferences.rendering import Examples
 from spac_repro.triples import RESPONSES
 
 VOCABULARY = 37  # of the tiny models
@@ -17,7 +17,11 @@ def draw(length: int, seed: int) -> list[int]:
     return torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-EXAMPLES = [Example(draw(2 + i % 4, i), draw(1 + 5 * i % 7, 10 + i), draw(1 + 3 * i % 5, 20 + i)) for i in range(7)]
+EXAMPLES = Examples(
+    [draw(2 + i % 4, i) for i in range(7)],
+    [draw(1 + 5 * i % 7, 10 + i) for i in range(7)],
+    [draw(1 + 3 * i % 5, 20 + i) for i in range(7)],
+)
 SELFPLAY = [draw(1 + i % 3, 30 + i) for i in range(7)]
 TEXTS = {"prompt": [f"prompt {i}\n" for i in range(7)], "chosen": ["ρ"] * 7}
 
@@ -32,9 +36,9 @@ def reference(model, data, names=RESPONSES, tokens=30):
 
 
 def test_every_row_keeps_its_own_responses(data):
-    assert data.groups(["rejected"], [4, 0]) == [Group(EXAMPLES[i].prompt, [EXAMPLES[i].rejected]) for i in (4, 0)]
-    assert data.groups(["selfplay", "chosen"], [6]) == [Group(EXAMPLES[6].prompt, [SELFPLAY[6], EXAMPLES[6].chosen])]
-    assert data.sizes(["selfplay", "chosen"])[6] == sum(map(len, (EXAMPLES[6].prompt, SELFPLAY[6], EXAMPLES[6].chosen)))
+    assert data.groups(["rejected"], [4, 0]) == [Group(EXAMPLES.prompt[i], [EXAMPLES.rejected[i]]) for i in (4, 0)]
+    assert data.groups(["selfplay", "chosen"], [6]) == [Group(EXAMPLES.prompt[6], [SELFPLAY[6], EXAMPLES.chosen[6]])]
+    assert data.sizes(["selfplay", "chosen"])[6] == sum(map(len, (EXAMPLES.prompt[6], SELFPLAY[6], EXAMPLES.chosen[6])))
     assert "selfplay" not in triples.from_examples(EXAMPLES, None).responses
 
 
@@ -81,7 +85,7 @@ def test_the_texts_are_there_for_a_reader(tmp_path, data):
     table = parquet.read_table(tmp_path / "a.parquet")
     assert table.column("prompt").to_pylist() == TEXTS["prompt"]
     assert table.column("chosen").to_pylist() == TEXTS["chosen"]
-    assert table.column("chosen_tokens").to_pylist() == [example.chosen for example in EXAMPLES]
+    assert table.column("chosen_tokens").to_pylist() == EXAMPLES.chosen
 
 
 def test_equal_triples_give_equal_files(tmp_path, data):

@@ -8,7 +8,7 @@ a longer prompt contains it: runs so short are shared by chance.
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -59,7 +59,7 @@ def normalise(text: str) -> str:
     return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def measure(prompts: Sequence[str], items: Mapping[str, Sequence[str]]) -> Overlap:
+def measure(prompts: Iterable[str], items: Mapping[str, Sequence[str]]) -> Overlap:
     """Find, for every task, the items that overlap with a prompt and the prompts that overlap with an item.
 
     Time and memory are linear: the items' texts and runs are put in a table once, each prompt's are looked up in it, and each
@@ -73,7 +73,9 @@ def measure(prompts: Sequence[str], items: Mapping[str, Sequence[str]]) -> Overl
 
     found: set[str] = set()
     rows: list[list[int]] = [[] for _ in items]
+    number = 0
     for index, prompt in enumerate(prompts):
+        number = index + 1
         tasks = 0
         for key in _keys(prompt):
             if key in tasks_of:
@@ -84,7 +86,7 @@ def measure(prompts: Sequence[str], items: Mapping[str, Sequence[str]]) -> Overl
                 overlapping.append(index)
 
     return Overlap(
-        prompts=len(prompts),
+        prompts=number,
         tasks={task: _task_overlap(texts, found, rows[bit]) for bit, (task, texts) in enumerate(items.items())},
     )
 

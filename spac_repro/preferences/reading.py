@@ -5,13 +5,14 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
+from spac_repro import mapped
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 Message = dict[str, str]
@@ -39,8 +40,8 @@ class Preference:
     rejected: str
 
 
-def read_preferences(source: str, *, revision: str | None = None, limit: int | None = None) -> list[Preference]:
-    """Read the preference pairs of `source` in their order, the first `limit` of them if a limit is given.
+def read_preferences(source: str, *, revision: str | None = None, limit: int | None = None) -> Sequence[Preference]:
+    """Map the preference pairs of `source` in their order, the first `limit` of them if a limit is given.
 
     `source` is a `.json`, `.jsonl` (either may be gzipped) or `.parquet` file, a folder of such files (all of them, sorted by
     path), a folder written by `datasets.Dataset.save_to_disk`, or a hub data set `OWNER/NAME[:SPLIT]` (split `train` if none is
@@ -54,7 +55,7 @@ def read_preferences(source: str, *, revision: str | None = None, limit: int | N
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: at least one preference pair is needed")
-    preferences = [_preference(row, where) for where, row in islice(_records(source, revision), limit)]
+    preferences = _mapped(_preference(row, where) for where, row in islice(_records(source, revision), limit))
     if not preferences:
         raise UserError(f"{source}: is empty; at least one preference pair is needed")
     return preferences
@@ -64,9 +65,26 @@ def fingerprint(rows: Sequence[Preference]) -> str:
     """SHA-256 (hex) over the rows in order, each as one line of canonical JSON: the same for equal rows in any format."""
     digest = hashlib.sha256()
     for row in rows:
-        content = [[[message["role"], message["content"]] for message in row.prompt], row.chosen, row.rejected]
-        digest.update(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+        digest.update(_line(row).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _line(row: Preference) -> str:
+    content = [[[message["role"], message["content"]] for message in row.prompt], row.chosen, row.rejected]
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _from_line(line: str) -> Preference:
+    prompt, chosen, rejected = json.loads(line)
+    return Preference(tuple({"role": role, "content": content} for role, content in prompt), chosen, rejected)
+
+
+def _mapped(rows: Iterable[Preference]) -> Sequence[Preference]:
+    import pyarrow as pa
+
+    schema = pa.schema({"row": pa.large_string()})
+    batches = (pa.record_batch([pa.array(map(_line, batch), pa.large_string())], schema=schema) for batch in mapped.batched(rows))
+    return mapped.Column(mapped.table(batches, schema)["row"], lambda value: _from_line(value.as_py()))
 
 
 # Where the rows come from

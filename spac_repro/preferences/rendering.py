@@ -3,24 +3,25 @@
 Prompt and response are encoded apart, so that where one ends and the other begins never depends on how they would merge.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from spac_repro import mapped
 from spac_repro.errors import UserError
-from spac_repro.preferences.reading import Preference
+from spac_repro.preferences.reading import FIELDS, Preference
 from spac_repro.recipe import Data
 
 INSTRUCTION = "### Instruction: {prompt}\n\n### Response: "  # the frame of the published SPIN configuration [SPIN]
 
 
 @dataclass(frozen=True)
-class Example:
-    """One preference in tokens."""
+class Examples:
+    """Preferences in tokens: one row each in every column."""
 
-    prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
+    prompt: Sequence[list[int]]
+    chosen: Sequence[list[int]]
+    rejected: Sequence[list[int]]
 
 
 class Renderer:
@@ -35,24 +36,30 @@ class Renderer:
                 "choose --set data.template=instruction (or plain), or a policy with one"
             )
 
-    def examples(self, rows: Sequence[Preference]) -> list[Example]:
-        """Preferences in tokens, in order.
+    def examples(self, rows: Iterable[Preference]) -> Examples:
+        """Preferences in tokens, in order, mapped from a file.
 
         Raises:
             UserError: a prompt longer than the limit, where the recipe refuses those (counted, and the first row named).
         """
-        prompts = [self.prompt_tokens(row) for row in rows]
         limit = self.settings.longest_prompt
-        overlong = [row for row, prompt in enumerate(prompts, start=1) if len(prompt) > limit]
+        overlong: list[tuple[int, int]] = []  # which row, how many tokens
+
+        def rendered() -> Iterator[Sequence[list[int]]]:
+            for number, row in enumerate(rows, start=1):
+                prompt = self.prompt_tokens(row)
+                if len(prompt) > limit:
+                    overlong.append((number, len(prompt)))
+                yield prompt[-limit:], self.response(row.chosen), self.response(row.rejected)
+
+        examples = Examples(**mapped.token_columns(rendered(), FIELDS))
         if overlong and self.settings.overlong_prompts == "refuse":
+            row, tokens = overlong[0]
             raise UserError(
-                f"row {overlong[0]}: the prompt has {len(prompts[overlong[0] - 1])} tokens and the limit is {limit} "
+                f"row {row}: the prompt has {tokens} tokens and the limit is {limit} "
                 f"({len(overlong)} such rows); raise data.longest_prompt, or --set data.overlong_prompts=truncate"
             )
-        return [
-            Example(prompt[-limit:], self.response(row.chosen), self.response(row.rejected))
-            for prompt, row in zip(prompts, rows, strict=True)
-        ]
+        return examples
 
     def prompt(self, row: Preference) -> list[int]:
         """The prompt's tokens; of one that is too long the end, where the question is."""

@@ -38,10 +38,10 @@ def labels_swapped() -> None:
             if swapped:  # only the first, the training's; the held-out ones stay right
                 return examples
             swapped = True
-            return [
-                replace(example, chosen=example.rejected, rejected=example.chosen) if i % 10 == 0 else example
-                for i, example in enumerate(examples)
+            pairs = [
+                pair[::-1] if i % 10 == 0 else pair for i, pair in enumerate(zip(examples.chosen, examples.rejected, strict=True))
             ]
+            return replace(examples, chosen=[chosen for chosen, _ in pairs], rejected=[rejected for _, rejected in pairs])
 
     training.Renderer = Swapping
 
