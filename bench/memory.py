@@ -1,17 +1,23 @@
-"""What the size of the data costs: time a token and peak memory of training on 1,000 and on 64,000 examples, in turns.
+"""What the size of the data costs: time a token and peak memory, with 1,000 and with 64,000 preferences, in turns.
 
     python bench/memory.py [--repetitions 3] [--steps 16] [--examples 1000 64000] [--json]
 
-The DPO step of bench/step.py, each time in a process of its own, the reference's log-probabilities taken as given. The memory of a
-step beside TRL's is in bench/step.py; that of the logits is bounded by `logprobs.AT_ONCE`, whatever the length.
+prepare   a file of preferences is read, checked, fingerprinted, turned into tokens and stored, as a run does before it trains
+train     the DPO step of bench/step.py on what was stored
+
+Each in a process of its own. The reference's log-probabilities are taken as given: no step's cost or memory depends on them. The
+memory of a step beside TRL's is in bench/step.py; that of the logits is bounded by `logprobs.AT_ONCE`, whatever the length.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +27,75 @@ import workload
 STEP = str(Path(__file__).with_name("step.py"))
 
 
+def write_preferences(path: Path, number: int) -> None:
+    with path.open("w") as file:
+        for prompt, (chosen, rejected) in workload.preferences(number, "short", 2):
+            row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+            file.write(json.dumps({name: workload.text(tokens) for name, tokens in row.items()}) + "\n")
+
+
+def prepare(source: Path) -> dict[str, Any]:
+    from dataclasses import replace
+
+    import torch
+
+    from spac_repro import triples
+    from spac_repro.preferences import reading
+    from spac_repro.preferences.rendering import Renderer
+    from spac_repro.recipe import Data
+
+    begun = time.perf_counter()
+    rows = reading.read_preferences(str(source))
+    reading.fingerprint(rows)
+    plain = Data(
+        source="file", name=None, revision=None, pairs=None, template="plain", longest_prompt=512, longest_response=512,
+        overlong_prompts="refuse", world=None,
+    )  # fmt: skip
+    data = triples.from_examples(Renderer(workload.tokenizer(), plain).examples(rows), None)
+    reference = {name: torch.zeros(len(rows)) for name in data.responses}
+    triples.write(source.with_suffix(".parquet"), replace(data, reference=reference), {})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": time.perf_counter() - begun, "peak_bytes": peak}
+
+
 def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     described = workload.machine()
     few, many = arguments.examples
-    runs: dict[int, list[dict[str, Any]]] = {few: [], many: []}
-    for _ in range(arguments.repetitions):
-        for examples, its in runs.items():
-            given = [f"--pairs={examples}", f"--steps={arguments.steps}", f"--threads={arguments.threads}"]
-            its.append(workload.child(STEP, "--child=ours", "--reference-given", *given, threads=arguments.threads))
-    pairs = list(zip(runs[few], runs[many], strict=True))
-    time_a_token = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in pairs]
-    memory = [b["peak_bytes"] / a["peak_bytes"] for a, b in pairs]
-    for examples, its in runs.items():
-        rates, peaks = [run["tokens_per_s"] for run in its], [run["peak_bytes"] / 1e9 for run in its]
-        print(f"{examples:6} examples: {workload.spread(rates)} tokens/s, {workload.spread(peaks)} GB")
-    print(f"time a token, many over few {workload.spread(time_a_token)}; peak memory {workload.spread(memory)}")
+    prepared: dict[int, list[dict[str, Any]]] = {few: [], many: []}
+    trained: dict[int, list[dict[str, Any]]] = {few: [], many: []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(arguments.repetitions):
+            for examples in (few, many):
+                source = Path(folder) / f"{examples}.jsonl"
+                if not source.exists():
+                    write_preferences(source, examples)
+                threads = arguments.threads
+                prepared[examples].append(workload.child(__file__, f"--child={source}", threads=threads))
+                given = [f"--triples={source.with_suffix('.parquet')}", f"--steps={arguments.steps}", f"--threads={threads}"]
+                trained[examples].append(workload.child(STEP, "--child=ours", *given, threads=threads))
+
+    def ratios(runs: dict[int, list[dict[str, Any]]], name: str) -> list[float]:
+        return [b[name] / a[name] for a, b in zip(runs[few], runs[many], strict=True)]
+
+    found = {
+        "time_per_token_many_over_few": [1 / ratio for ratio in ratios(trained, "tokens_per_s")],
+        "peak_memory_many_over_few": ratios(trained, "peak_bytes"),
+        "prepare_peak_memory_many_over_few": ratios(prepared, "peak_bytes"),
+    }
+    for examples in (few, many):
+        rates = [run["tokens_per_s"] for run in trained[examples]]
+        peaks = [[run["peak_bytes"] / 1e9 for run in runs[examples]] for runs in (trained, prepared)]
+        seconds = [run["seconds"] for run in prepared[examples]]
+        print(
+            f"{examples:6} examples: {workload.spread(rates)} tokens/s, {workload.spread(peaks[0])} GB; prepared in "
+            f"{workload.spread(seconds)} s, {workload.spread(peaks[1])} GB"
+        )
+    for name, values in found.items():
+        print(f"{name:36} {workload.spread(values)}")
     return {
-        "time_per_token_many_over_few": statistics.median(time_a_token),
-        "peak_memory_many_over_few": statistics.median(memory),
-        "bytes_per_example": statistics.median((b["peak_bytes"] - a["peak_bytes"]) / (many - few) for a, b in pairs),
-        "settings": {name: value for name, value in vars(arguments).items() if name != "json"},
+        **{name: statistics.median(values) for name, values in found.items()},
+        "spread": {name: [min(values), max(values)] for name, values in found.items()},
+        "settings": {name: value for name, value in vars(arguments).items() if name not in ("json", "child")},
         "machine": described,
     }
 
@@ -52,7 +107,11 @@ def main() -> None:
     parser.add_argument("--examples", type=int, nargs=2, default=[1000, 64000])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(prepare(arguments.child)))
+        return
     found = compared(arguments)
     if arguments.json:
         print(json.dumps(found))

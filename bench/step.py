@@ -32,26 +32,28 @@ KINDS = ("ours", "trl", "spac", "trl-pre")
 def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
     import torch
 
-    from spac_repro import objectives
+    from spac_repro import objectives, precision
     from spac_repro.optimisation import Schedule, optimizer_for
     from spac_repro.packing import pack
     from spac_repro.policy import Policy, prepared
-    from spac_repro.triples import RESPONSES, Triples, reference_logprobs
+    from spac_repro.triples import RESPONSES, Triples, read, reference_logprobs
 
-    data = workload.preferences(arguments.pairs, arguments.prompts, responses)
     names = RESPONSES[:responses]
-    its = {name: [[*answers[i], workload.STOP] for _, answers in data] for i, name in enumerate(names)}
-    triples = Triples([prompt for prompt, _ in data], its, {})
+    if arguments.triples:
+        triples = read(Path(arguments.triples))
+    else:
+        data = list(workload.preferences(arguments.pairs, arguments.prompts, responses))
+        its = {name: [[*answers[i], workload.STOP] for _, answers in data] for i, name in enumerate(names)}
+        triples = Triples([prompt for prompt, _ in data], its, {})
     model = workload.model()
     policy = Policy(prepared(model, "sdpa"))
     optimizer = optimizer_for("adamw", policy, weight_decay=0.0)
     bf16 = arguments.dtype == "bfloat16"
     begun = time.perf_counter()
+    if bf16:
+        precision.widened().__enter__()  # as a run does, for as long as it lasts
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        if arguments.reference_given:
-            reference = {name: torch.zeros(len(data)) for name in names}
-        else:
-            reference = reference_logprobs(policy, triples, names, tokens=4096, advance=lambda done, total: None)
+        reference = triples.reference or reference_logprobs(policy, triples, names, tokens=4096, advance=lambda done, total: None)
     before = time.perf_counter() - begun
     schedule = Schedule(triples.sizes(names), BATCH, 4096, 1000, 5e-5, "linear", 0.0, (0, "bench", 0))
     seconds, shares, tokens = [], [], []
@@ -70,8 +72,11 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
         optimizer.zero_grad()
 
     def products(row: int, predicted: int) -> float:
-        """Seconds for the step's matrix products alone, on tensors of their shapes; those of attention are left out."""
-        kind = torch.bfloat16 if bf16 else torch.float32
+        """Seconds for the step's matrix products alone, on tensors of their shapes; those of attention are left out.
+
+        In bfloat16 where the machine has units for it: elsewhere fp32 is what its products could be taken in at best.
+        """
+        kind = torch.bfloat16 if bf16 and precision.has_units() else torch.float32
         shapes = [(row, layer.in_features, layer.out_features) for layer in layers]
         spent = 0.0
         for m, k, n in [*shapes, (predicted, model.config.hidden_size, workload.VOCABULARY)]:
@@ -83,7 +88,7 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
 
     for number in range(WARM + arguments.steps):
         rows = schedule.batch(number)
-        row, predicted = sum(schedule.sizes[i] for i in rows), sum(len(its[name][i]) for i in rows for name in names)
+        row, predicted = sum(schedule.sizes[i] for i in rows), sum(len(triples.responses[name][i]) for i in rows for name in names)
         started = time.perf_counter()
         step(number)
         took = time.perf_counter() - started
@@ -104,25 +109,13 @@ def trl(arguments: argparse.Namespace, precompute: bool) -> dict[str, Any]:
     import tempfile
 
     from datasets import Dataset
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from transformers import TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
-    specials = {"<pad>": workload.PAD, "<s>": workload.START, "</s>": workload.STOP, "<unk>": 3}
-    tokenizer = Tokenizer(models.WordLevel({**specials, **{f"w{i}": i for i in range(4, workload.VOCABULARY)}}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-    def text(tokens: list[int]) -> str:
-        return " ".join(f"w{token}" for token in tokens)
-
     rows = [
-        {"prompt": text(prompt), "chosen": " " + text(chosen), "rejected": " " + text(rejected)}
+        {"prompt": workload.text(prompt), "chosen": " " + workload.text(chosen), "rejected": " " + workload.text(rejected)}
         for prompt, (chosen, rejected) in workload.preferences(arguments.pairs, arguments.prompts, 2)
     ]
-
     ends: list[float] = []
 
     class Clock(TrainerCallback):
@@ -138,7 +131,7 @@ def trl(arguments: argparse.Namespace, precompute: bool) -> dict[str, Any]:
         begun = time.perf_counter()
         trainer = DPOTrainer(
             model=workload.model(), ref_model=workload.model(), args=settings, train_dataset=Dataset.from_list(rows),
-            processing_class=fast, callbacks=[Clock()],
+            processing_class=workload.tokenizer(), callbacks=[Clock()],
         )  # fmt: skip
         trainer.train()
     seconds = [after - before for before, after in zip(ends[WARM - 1 :], ends[WARM:], strict=False)]
@@ -208,7 +201,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--prompts", choices=list(workload.PROMPTS), default="short")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    parser.add_argument("--reference-given", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--triples", help=argparse.SUPPRESS)  # a file to train on, the reference's log-probabilities in it
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:

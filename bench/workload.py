@@ -7,7 +7,7 @@ import random
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,30 @@ def model() -> Any:
     return MistralForCausalLM(shape)
 
 
-def preferences(number: int, prompts: str, responses: int) -> list[tuple[list[int], list[list[int]]]]:
+def preferences(number: int, prompts: str, responses: int) -> Iterator[tuple[list[int], list[list[int]]]]:
     """Random tokens: a prompt each, and so many responses to it, without the token that ends them."""
     rng = random.Random(0)
 
-    def text(least: int, most: int) -> list[int]:
+    def draw(least: int, most: int) -> list[int]:
         return [rng.randrange(4, VOCABULARY) for _ in range(rng.randint(least, most))]
 
-    return [(text(*PROMPTS[prompts]), [text(*RESPONSES) for _ in range(responses)]) for _ in range(number)]
+    for _ in range(number):
+        yield draw(*PROMPTS[prompts]), [draw(*RESPONSES) for _ in range(responses)]
+
+
+def tokenizer() -> Any:
+    """Words w4, w5, … are the tokens of those numbers."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = {"<pad>": PAD, "<s>": START, "</s>": STOP, "<unk>": 3}
+    words = Tokenizer(models.WordLevel({**specials, **{f"w{i}": i for i in range(4, VOCABULARY)}}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def text(tokens: Sequence[int]) -> str:
+    return " ".join(f"w{token}" for token in tokens)
 
 
 def child(script: str, *arguments: str, threads: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import spac_repro
 
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "lm_eval", "datasets", "tokenizers", "safetensors", "numpy")
+EXTRAS = ("vllm", "liger-kernel")  # compute where they are installed, and nowhere else
 
 
 def describe() -> dict[str, Any]:
@@ -25,7 +26,7 @@ def describe() -> dict[str, Any]:
         "image": os.environ.get("SPAC_REPRO_IMAGE"),  # set by `--in`: a container cannot know what it is made from
         "lock": lock(),
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: version(name) for name in LIBRARIES} | {name: its for name in EXTRAS if (its := version(name))},
         "platform": f"{platform.system()}-{platform.machine()}",
         "cpu": cpu(),
         "gpus": gpus,

@@ -1,9 +1,11 @@
 """log π of response tokens, from the last hidden states of the places that predict them.
 
 The logits, tokens × vocabulary, are the largest tensor of a training step. They are made for response tokens only, at most so many
-at once, and turned in place into what their gradient needs.
+at once, and turned in place into what their gradient needs. On a GPU Liger's kernel does this where the extra `liger` is installed.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +27,9 @@ def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, at_onc
             is not.
         targets: [tokens], the tokens predicted.
     """
+    whole = isinstance(output, nn.Linear) and not hasattr(output.weight, "ds_id")  # ZeRO-3 has only its share outside of the layer
+    if hidden.is_cuda and whole and (losses := _liger()) is not None:
+        return -losses(output.weight, hidden, targets, output.bias).float()
     # A vocabulary may be sharded or padded: the layer's own number of outputs is known to the layer alone, its weight tells it.
     weight = getattr(output, "weight", None)
     size = max(1, at_once // max(1, weight.shape[0] if isinstance(weight, Tensor) else 1))
@@ -35,6 +40,17 @@ def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, at_onc
         return torch.cat([_chunk(part, output, its) for part, its in chunks])
     remade: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     return torch.cat([checkpoint(_chunk, part, output, its, **remade) for part, its in chunks])
+
+
+@cache
+def _liger() -> Callable[..., Tensor] | None:
+    """Liger's cross entropy of each token from hidden states, in chunks; never run here: no GPU was at hand."""
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError:
+        return None
+    fused: Callable[..., Tensor] = LigerFusedLinearCrossEntropyLoss(reduction="none", accum_dtype=torch.float32)
+    return fused
 
 
 def _chunk(hidden: Tensor, output: nn.Module, targets: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class SelfPlay(Settings):
     top_p: Annotated[float, Field(gt=0, le=1)]
     batch_size: Positive  # prompts that share a seed, and are kept when all have their responses
     at_once: Positive | None  # so many of them at the same time, the next where one has ended; None: all
-    generator: Literal["transformers"]
+    generator: Literal["transformers", "vllm"]  # vllm: the extra of that name, for self-play; other draws of the same distribution
 
 
 class Optimised(Settings):

@@ -5,6 +5,7 @@ import shutil
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,14 +29,18 @@ def respond(
     stop: int,
     seed: int,
     folder: Path | None = None,
+    sample: Callable[[Sequence[Sequence[int]], int], list[list[int]]] | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sequence[list[int]]:
     """One sampled response to each prompt, in tokens, up to and including `stop` (absent where the limit came first).
 
     Prompts are taken in batches of like length, `settings.at_once` of them at the same time. Every batch has a seed of its own and,
     with `folder`, is kept there when done: an interrupted call goes on after the last finished batch, and its result is that of an
-    uninterrupted one. Processes divide the batches among them; each keeps its own, and all get every response.
+    uninterrupted one. Processes divide the batches among them; each keeps its own, and all get every response. Another sampler may
+    be given: it is called with a batch's prompts and its seed.
     """
+    if sample is None:
+        sample = partial(_sample, model, settings, longest_response, pad, stop)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     batches = [order[begin : begin + settings.batch_size] for begin in range(0, len(order), settings.batch_size)]
     own: dict[int, list[array[int]]] = {}
@@ -45,8 +50,7 @@ def respond(
         if kept and kept.exists():
             sampled = json.loads(kept.read_text())
         else:
-            texts = [prompts[i] for i in batch]
-            sampled = _sample(model, texts, settings, longest_response, pad=pad, stop=stop, seed=derive(seed, number))
+            sampled = sample([prompts[i] for i in batch], derive(seed, number))
             if kept:
                 write_json(kept, sampled)
         own[number] = [array("i", response) for response in sampled]  # an eighth of a list's memory
@@ -66,12 +70,11 @@ def forget(folder: Path) -> None:
 @torch.no_grad()
 def _sample(
     model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
     settings: SelfPlay,
     longest_response: int,
-    *,
     pad: int,
     stop: int,
+    prompts: Sequence[Sequence[int]],
     seed: int,
 ) -> list[list[int]]:
     was_training = model.training

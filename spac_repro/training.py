@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from spac_repro import (
     heldout,
     iteration,
     policy,
+    precision,
     processes,
     runs,
     selfplay,
     start,
     supervised,
     triples,
+    vllm_sampling,
 )
 from spac_repro.engines import Engine, Plain, Zero
 from spac_repro.errors import UnfitEnvironmentError, UserError
@@ -77,7 +79,8 @@ def train(
     processes.join(training.processes, group=training.engine != "accelerate")
     if processes.world() > 1:
         progress.say(f"{processes.world()} processes have found each other; engine {training.engine}")
-    with runs.disk_errors(folder), ExitStack() as held:
+    half = "bfloat16" in (training.precision, run.recipe.policy.dtype)
+    with runs.disk_errors(folder), precision.widened() if half else nullcontext(), ExitStack() as held:
         processes.on_main(lambda: held.enter_context(runs.owned(folder)))
         return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment, until, start_from, inspect)
 
@@ -223,7 +226,7 @@ class _Training:
         responses = None
         batches = path.parent / "selfplay"
         if "selfplay" in USED[method]:
-            with self._timed(t, "self-play") as timing:
+            with self._timed(t, "self-play") as timing, self._sampler(t - 1) as sample:
                 responses = selfplay.respond(
                     model,
                     self.examples.prompt,
@@ -233,6 +236,7 @@ class _Training:
                     stop=self.renderer.tokenizer.eos_token_id,
                     seed=derive(self.run.seed, "self-play", t),
                     folder=batches,
+                    sample=sample,
                     advance=self.progress.advance,
                 )
                 timing["tokens"] = sum(map(len, responses))
@@ -251,6 +255,21 @@ class _Training:
             selfplay.forget(batches)
 
         processes.on_main(keep)
+
+    def _sampler(self, t: int) -> AbstractContextManager[vllm_sampling.Sampler | None]:
+        """What draws iterate t's responses; None: the package's own sampler."""
+        settings, data = self.recipe.selfplay, self.recipe.data
+        if settings.generator == "transformers":
+            return nullcontext()
+        return vllm_sampling.Sampler(
+            self._policy_folder(t),
+            dtype=self.recipe.policy.dtype,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            longest_prompt=data.longest_prompt,
+            longest=data.longest_response,
+            stop=self.renderer.tokenizer.eos_token_id,
+        )
 
     def _with_reference(self, t: int, scorer: policy.Policy, data: triples.Triples, settings: Referenced) -> triples.Triples:
         """log π_ref where π_ref is π_{t−1}, or the start: then chosen and rejected have theirs from the first iteration."""
@@ -311,10 +330,10 @@ class _Training:
         training = self.recipe.training
         accelerator = self._accelerator()
         # DeepSpeed has an autocast of its own, and switches off another around it.
-        precision = accelerator.autocast if isinstance(engine, Plain) else nullcontext
+        autocast = accelerator.autocast if isinstance(engine, Plain) else nullcontext
 
         def within_precision(rows: Any) -> Any:
-            with precision():
+            with autocast():
                 return objective(rows)
 
         optimise(
@@ -447,8 +466,8 @@ class _Training:
         return policy.pad_token(self.renderer.tokenizer)
 
     def _accelerator(self) -> Accelerator:
-        precision = self.recipe.training.precision
-        return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if precision == "bfloat16" else "no")
+        half = self.recipe.training.precision == "bfloat16"
+        return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if half else "no")
 
     def _policy_folder(self, t: int) -> Path:
         return self.folder / f"iteration-{t}" / "policy"

@@ -1,0 +1,89 @@
+"""bfloat16 without units for it: torch's own products, several times faster."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from spac_repro import precision
+from spac_repro.packing import Group, pack
+from spac_repro.policy import Policy
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ULP = 2.0**-7  # the distance of neighbouring bfloat16 numbers, in relation to them, at most
+
+
+@pytest.fixture
+def without_units(monkeypatch):
+    monkeypatch.setattr(precision, "has_units", lambda: False)
+
+
+def draw(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def with_gradients(function, *operands: torch.Tensor) -> list[torch.Tensor]:
+    operands = [operand.clone().requires_grad_() for operand in operands]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = function(*operands)
+    (torch.cos(torch.arange(result.numel()).view(result.shape)) * result.float()).sum().backward()
+    return [result, *(operand.grad for operand in operands)]
+
+
+@pytest.mark.parametrize(
+    ("function", "operands"),
+    [
+        (linear, [draw(9, 40, seed=1), draw(17, 40, seed=2)]),
+        (
+            lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True),
+            [draw(2, 3, 8, 16, seed=seed) for seed in (3, 4, 5)],
+        ),
+    ],
+)
+def test_products_and_gradients_are_autocasts(without_units, function, operands):
+    expected = with_gradients(function, *operands)
+    with precision.widened():
+        found = with_gradients(function, *operands)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        scale = float(theirs.detach().float().abs().max())
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=2 * ULP, atol=ULP * scale)
+    assert not torch.equal(found[0].float(), function(*operands))  # rounded, as autocast's is
+
+
+def test_sums_of_numbers_that_bfloat16_holds_are_exact(without_units):
+    """256 + 1 is no bfloat16 number: a sum kept in bfloat16 would lose every one of these ones."""
+    with precision.widened(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(torch.ones(1, 512), torch.ones(1, 512)).item() == 512
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_log_probabilities_of_a_policy(tiny_models, without_units, weights):
+    """Of weights in bfloat16, or of others under autocast."""
+    policy = Policy(copy.deepcopy(tiny_models["mistral"]).to(weights))
+    packed = pack([Group([1, 2, 3], [[4, 5, 6, 7], [8]]), Group([9], [[10, 11]])])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=weights == torch.float32):
+        expected = policy(packed)
+        with precision.widened():
+            found = policy(packed)
+    torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-2)
+
+
+def test_fp32_is_left_alone(tiny_models, without_units):
+    packed = pack([Group([1, 2, 3], [[4, 5, 6, 7], [8]])])
+    policy = Policy(tiny_models["llama"])
+    with torch.no_grad():
+        expected = policy(packed)
+        with precision.widened():
+            assert torch.equal(policy(packed), expected)
+
+
+def test_units_are_used_where_there_are_some(monkeypatch):
+    monkeypatch.setattr(precision, "has_units", lambda: True)
+    seen = []
+    monkeypatch.setattr(precision, "_rounded", lambda value: seen.append(value) or value)
+    with precision.widened(), torch.autocast("cpu", dtype=torch.bfloat16):
+        linear(torch.ones(1, 2), torch.ones(1, 2))
+    assert not seen

@@ -1,0 +1,107 @@
+"""Self-play by vLLM: what it is asked for, and what comes back. vLLM needs a GPU, so a stand-in with its interface answers here."""
+
+import json
+
+import pytest
+
+from spac_repro import selfplay, vllm_sampling
+from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.recipe import SelfPlay
+from spac_repro.seeds import derive
+
+STOP, LONGEST = 2, 6
+HOW = {"ignore_eos": True, "detokenize": False}
+PROMPTS = [[5] * (1 + i % 3) for i in range(5)]
+
+# It answers with the request's seed and prompt in tokens, so that a test sees who got what; the first prompt's answer never stops.
+STAND_IN = """
+import json, os, types
+class SamplingParams:
+    def __init__(self, **given): self.given = given
+class LLM:
+    def __init__(self, **given):
+        print("a banner on the standard output")
+        self.log = open(os.environ["STAND_IN_LOG"], "a")
+        self.note(engine=given, rank=os.environ.get("RANK"), cards=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    def note(self, **what):
+        self.log.write(json.dumps(what) + "\\n")
+        self.log.flush()
+    def generate(self, prompts, sampling, use_tqdm):
+        self.note(prompts=prompts, sampling=[its.given for its in sampling])
+        if os.environ.get("STAND_IN_DIES"):
+            os._exit(9)
+        answers = []
+        for prompt, its in zip(prompts, sampling):
+            ids = [its.given["seed"] % 1000, len(prompt["prompt_token_ids"])]
+            kind = {1: (ids * 3, "length"), 2: ([*ids, 2], "stop"), 3: (ids, "stop")}[len(prompt["prompt_token_ids"])]
+            output = types.SimpleNamespace(token_ids=tuple(kind[0]), finish_reason=kind[1])
+            answers.append(types.SimpleNamespace(outputs=[output]))
+        return answers
+"""
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    """What the stand-in noted, a line each; it is vLLM in this test and in the processes that it starts."""
+    (tmp_path / "modules" / "vllm").mkdir(parents=True)
+    (tmp_path / "modules" / "vllm" / "__init__.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
+    return lambda: [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+
+def sampler(folder):
+    return vllm_sampling.Sampler(
+        folder, dtype="bfloat16", temperature=0.9, top_p=0.8, longest_prompt=10, longest=LONGEST, stop=STOP
+    )
+
+
+def respond(folder, kept=None):
+    how = SelfPlay(temperature=0.9, top_p=0.8, batch_size=2, at_once=None, generator="vllm")
+    with sampler(folder) as sample:
+        return selfplay.respond(None, PROMPTS, how, longest_response=LONGEST, pad=0, stop=STOP, seed=7, folder=kept, sample=sample)
+
+
+def test_every_prompt_gets_its_own_answer_and_seed(tmp_path, log):
+    responses = respond(tmp_path)
+    engine, *batches = log()
+    asked = {}
+    for number, batch in enumerate(batches):
+        for place, (prompt, its) in enumerate(zip(batch["prompts"], batch["sampling"], strict=True)):
+            assert its.pop("seed") == derive(derive(7, number), place)
+            assert its == {"temperature": 0.9, "top_p": 0.8, "max_tokens": LONGEST, "stop_token_ids": [STOP], **HOW}
+            asked.setdefault(len(prompt["prompt_token_ids"]), []).append(derive(derive(7, number), place) % 1000)
+    assert engine["engine"]["model"] == str(tmp_path)
+    assert (engine["engine"]["dtype"], engine["engine"]["max_model_len"]) == ("bfloat16", 10 + LONGEST)
+    assert not engine["engine"]["trust_remote_code"]
+    for prompt, response in zip(PROMPTS, responses, strict=True):
+        length = len(prompt)
+        expected = {1: lambda seed: [seed, 1] * 3, 2: lambda seed: [seed, 2, STOP], 3: lambda seed: [seed, 3, STOP]}[length]
+        assert response in [expected(seed) for seed in asked[length]]
+
+
+def test_finished_batches_are_not_drawn_again(tmp_path, log):
+    first = respond(tmp_path, tmp_path / "kept")
+    noted = len(log())
+    assert respond(tmp_path, tmp_path / "kept") == first
+    assert len(log()) == noted  # not even started
+
+
+def test_each_process_has_a_card_of_its_own(tmp_path, log, monkeypatch):
+    for name, value in {"RANK": "5", "LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,7"}.items():
+        monkeypatch.setenv(name, value)
+    with sampler(tmp_path) as sample:
+        sample(PROMPTS[:1], 1)
+    assert (log()[0]["cards"], log()[0]["rank"]) == ("7", None)  # and torchrun's variables mean nothing to it
+
+
+def test_when_vllm_dies_that_is_said(tmp_path, log, monkeypatch):
+    monkeypatch.setenv("STAND_IN_DIES", "1")
+    with pytest.raises(UnfitEnvironmentError, match="vLLM ended with exit code 9"):
+        respond(tmp_path)
+
+
+def test_without_vllm_the_remedies_are_named(tmp_path):
+    with pytest.raises(UnfitEnvironmentError, match=r"not installed: pip install 'spac-repro\[vllm\]', or --set"):
+        sampler(tmp_path)
