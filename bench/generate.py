@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import statistics
 import sys
 import time
@@ -97,7 +96,7 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
         "over_generate": statistics.median(ratios),
         "spread": [min(ratios), max(ratios)],
         "tokens_per_s": {name: statistics.median(values) for name, values in speed.items()},
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": workload.memory()["peak_bytes"],
         "settings": {name: value for name, value in vars(arguments).items() if name != "json"},
         "machine": described,
     }

@@ -5,15 +5,15 @@
 prepare   a file of preferences is read, checked, fingerprinted, turned into tokens and stored, as a run does before it trains
 train     the DPO step of bench/step.py on what was stored
 
-Each in a process of its own. The reference's log-probabilities are taken as given: no step's cost or memory depends on them. The
-memory of a step beside TRL's is in bench/step.py; that of the logits is bounded by `logprobs.AT_ONCE`, whatever the length.
+Each in a process of its own. Peaks are of what was resident; that includes pages of mapped files, which the kernel takes back when
+it needs them. "Own" memory is without those, at the end. The reference's log-probabilities are taken as given: no step's cost or
+memory depends on them. The memory of a step beside TRL's is in bench/step.py; that of the logits is bounded by `logprobs.AT_ONCE`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -54,8 +54,7 @@ def prepare(source: Path) -> dict[str, Any]:
     data = triples.from_examples(Renderer(workload.tokenizer(), plain).examples(rows), None)
     reference = {name: torch.zeros(len(rows)) for name in data.responses}
     triples.write(source.with_suffix(".parquet"), replace(data, reference=reference), {})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": time.perf_counter() - begun, "peak_bytes": peak}
+    return {"seconds": time.perf_counter() - begun, **workload.memory()}
 
 
 def compared(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -80,7 +79,9 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     found = {
         "time_per_token_many_over_few": [1 / ratio for ratio in ratios(trained, "tokens_per_s")],
         "peak_memory_many_over_few": ratios(trained, "peak_bytes"),
+        "own_memory_many_over_few": ratios(trained, "own_bytes"),
         "prepare_peak_memory_many_over_few": ratios(prepared, "peak_bytes"),
+        "prepare_own_memory_many_over_few": ratios(prepared, "own_bytes"),
     }
     for examples in (few, many):
         rates = [run["tokens_per_s"] for run in trained[examples]]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
@@ -98,9 +97,8 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
             tokens.append(row)
             shares.append(alone / took)
     step_s = statistics.median(seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
-        "step_s": step_s, "before_s": before, "peak_bytes": peak, "tokens_per_s": sum(tokens) / sum(seconds),
+        "step_s": step_s, "before_s": before, **workload.memory(), "tokens_per_s": sum(tokens) / sum(seconds),
         "matmul_share": statistics.median(shares),
     }  # fmt: skip
 
@@ -136,8 +134,7 @@ def trl(arguments: argparse.Namespace, precompute: bool) -> dict[str, Any]:
         trainer.train()
     seconds = [after - before for before, after in zip(ends[WARM - 1 :], ends[WARM:], strict=False)]
     step_s = statistics.median(seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"step_s": step_s, "before_s": ends[0] - begun - step_s, "peak_bytes": peak}
+    return {"step_s": step_s, "before_s": ends[0] - begun - step_s, **workload.memory()}
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:

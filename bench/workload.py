@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -77,6 +78,16 @@ def child(script: str, *arguments: str, threads: int) -> dict[str, Any]:
         sys.exit(f"{script} {' '.join(arguments)} failed ({done.stderr.strip().splitlines()[-1:]}); is TRL there (make bench)?")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def memory() -> dict[str, int]:
+    """Of this process: the most that was resident, pages of mapped files included; and what is its own now."""
+    status = Path("/proc/self/status").read_text()
+    own = next(line for line in status.splitlines() if line.startswith("RssAnon"))
+    return {
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "own_bytes": int(own.split()[1]) * 1024,
+    }
 
 
 def spread(values: Sequence[float]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from spac_repro import objectives
+from spac_repro import mapped, objectives
 from spac_repro.optimisation import Objective
 from spac_repro.packing import pack
 from spac_repro.recipe import USED, Optimised, Referenced, Run, Spac
@@ -30,7 +30,7 @@ def objective(run: Run, iteration: int, policy: Any, triples: Triples) -> Object
     """The method's loss on some rows of the triples. `policy` is a `Policy`, as `accelerator.prepare` gave it."""
     names = USED[run.method]
     settings = run.objective
-    unit = sum(map(len, triples.responses["chosen"])) / len(triples.prompts)
+    unit = sum(mapped.lengths(triples.responses["chosen"])) / len(triples.prompts)
 
     def losses(rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
         packed = pack(triples.groups(names, rows), device=next(policy.parameters()).device)

@@ -40,6 +40,13 @@ class Column(Sequence[T], Generic[T]):
             return [self[i] for i in range(*row.indices(len(self)))]
         return self._value(self._column[row])
 
+    def lengths(self) -> list[int]:
+        """Of the values, without touching them."""
+        import pyarrow.compute as pc
+
+        lengths: list[int] = pc.list_value_length(self._column).to_pylist()
+        return lengths
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
 
@@ -93,6 +100,11 @@ def token_columns(rows: Iterable[Sequence[Sequence[int]]], names: Sequence[str])
 
     made = table(batches(), pa.schema([(name, kind) for name in names]))
     return {name: tokens(made.column(name)) for name in names}
+
+
+def lengths(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Of each row, whether it lies in memory or in a file."""
+    return rows.lengths() if isinstance(rows, Column) else [len(row) for row in rows]
 
 
 def batched(items: Iterable[Any]) -> Iterator[list[Any]]:

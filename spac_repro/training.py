@@ -26,6 +26,7 @@ from spac_repro import (
     gold,
     heldout,
     iteration,
+    mapped,
     policy,
     precision,
     processes,
@@ -226,6 +227,8 @@ class _Training:
         responses = None
         batches = path.parent / "selfplay"
         if "selfplay" in USED[method]:
+            resumed = batches.exists()  # responses that an earlier attempt drew cost nothing now
+            begun = time.perf_counter()
             with self._timed(t, "self-play") as timing, self._sampler(t - 1) as sample:
                 responses = selfplay.respond(
                     model,
@@ -239,7 +242,10 @@ class _Training:
                     sample=sample,
                     advance=self.progress.advance,
                 )
-                timing["tokens"] = sum(map(len, responses))
+                timing["tokens"] = sum(mapped.lengths(responses))
+            if not resumed:
+                rate = timing["tokens"] / (time.perf_counter() - begun)
+                self.progress.say(f"{len(responses)} responses of {timing['tokens']} tokens, {rate:.0f} tokens/s")
         data = triples.from_examples(self.examples, responses)
         settings = self.run.objective
         if isinstance(settings, Referenced):

@@ -44,7 +44,8 @@ class Triples:
 
     def sizes(self, names: Sequence[str]) -> list[int]:
         """Tokens of each row with its named responses, packed."""
-        return [sum(map(len, row)) for row in zip(self.prompts, *(self.responses[name] for name in names), strict=True)]
+        columns = (self.prompts, *(self.responses[name] for name in names))
+        return [sum(row) for row in zip(*map(mapped.lengths, columns), strict=True)]
 
 
 def from_examples(examples: Examples, selfplay: Sequence[list[int]] | None) -> Triples:
