@@ -103,3 +103,29 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path, data, cut):
         triples.read(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_changed_token_or_logprob_is_noticed(tiny_models, tmp_path, data):
+    """Whatever the file's own checksums say: they are made anew by whoever writes it anew."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path = tmp_path / "selfplay.parquet"
+    triples.write(path, triples.Triples(data.prompts, data.responses, reference(tiny_models["llama"], data), "a" * 64), TEXTS)
+    assert triples.read(path).reference_sha256 == "a" * 64
+    table, stored = parquet.read_table(path), parquet.read_metadata(path).metadata
+
+    def rewrite(table: pa.Table, rows: int) -> None:
+        with parquet.ParquetWriter(path, table.schema) as writer:
+            writer.write_table(table, row_group_size=rows)
+            writer.add_key_value_metadata({name: stored[name] for name in (triples.CONTENT, triples.REFERENCE)})
+
+    for name in ("rejected_tokens", "selfplay_reference_logprob"):
+        values = table.column(name).to_pylist()
+        values[3] = [*values[3][:-1], values[3][-1] ^ 1] if name == "rejected_tokens" else values[3] + 1e-3
+        place = table.column_names.index(name)
+        rewrite(table.set_column(place, table.field(place), pa.array(values, table.field(place).type)), 7)
+        with pytest.raises(UserError, match=r"is damaged \(its content is not what was written\); remove it"):
+            triples.read(path)
+    rewrite(table, 2)  # cut up otherwise, and the same
+    assert triples.read(path).prompts == data.prompts

@@ -1,6 +1,7 @@
 """The same recipe, seed and environment give the same bits; another seed gives others."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cut_down
@@ -41,8 +42,6 @@ def test_a_folder_of_another_run_is_refused(uninterrupted: Path) -> None:
 
 
 def test_a_changed_environment_is_refused_and_where_allowed_recorded(uninterrupted: Path, tmp_path: Path) -> None:
-    import shutil
-
     run = tmp_path / "moved"
     shutil.copytree(uninterrupted, run)
     (run / "results.json").unlink()
@@ -96,3 +95,31 @@ def test_a_start_of_another_seed_or_setting_or_none_is_refused(uninterrupted: Pa
         assert refused.returncode == 2
         assert why in refused.stderr.splitlines()[-1]
         assert len(refused.stderr.splitlines()[-1]) < 400
+
+
+def test_the_reference_is_the_iterate_that_it_should_be(uninterrupted: Path, tmp_path: Path) -> None:
+    """Triples are not used with another policy's log-probabilities, however they came there; without them the run goes on."""
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "results.json").unlink()
+    shutil.rmtree(run / "iteration-2" / "policy")
+    shutil.copy(run / "iteration-1" / "selfplay.parquet", run / "iteration-2" / "selfplay.parquet")
+    refused = cut_down.train(run)
+    assert refused.returncode == 2
+    assert "its reference log-probabilities are those of weights" in refused.stderr.splitlines()[-1]
+    (run / "iteration-2" / "selfplay.parquet").unlink()
+    assert cut_down.train(run).returncode == 0
+    assert cut_down.results(run) == cut_down.results(uninterrupted)
+
+
+def test_packed_rows_give_the_loss_curve_of_responses_computed_one_by_one(uninterrupted: Path, tmp_path: Path) -> None:
+    """From the supervised start on: to fp32 rounding that all steps before have passed on."""
+    done = cut_down.train(tmp_path, "--set", "policy.attention=eager", "--until", "1")
+    assert done.returncode == 0, done.stderr
+    assert "a prompt is computed again for each of its responses" in done.stderr
+    packed, apart = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (uninterrupted, tmp_path)
+    )
+    assert apart[-1]["iteration"] == 1
+    for one, other in zip(packed, apart, strict=False):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4), (one["iteration"], one["step"])

@@ -1,0 +1,68 @@
+"""Rows that lie in a file: the same as in memory, batch by batch, and no file is left."""
+
+import gc
+import os
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spac_repro import mapped
+from spac_repro.errors import UnfitEnvironmentError
+
+TEXTS = st.lists(st.tuples(st.lists(st.integers(0, 2**31 - 1)), st.lists(st.integers(0, 9))), max_size=12)
+
+
+@given(rows=TEXTS, batch=st.integers(1, 5))
+def test_rows_come_back_as_they_were(rows, batch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapped, "BATCH", batch)
+        columns = mapped.token_columns(rows, ["one", "other"])
+    for number, name in enumerate(("one", "other")):
+        expected = [row[number] for row in rows]
+        assert list(columns[name]) == expected
+        assert columns[name] == expected
+        assert columns[name][1:7:2] == expected[1:7:2]
+        assert mapped.lengths(columns[name]) == mapped.lengths(expected) == list(map(len, expected))
+    if rows:
+        assert columns["one"][-1] == rows[-1][0]
+        assert columns["one"] != [row[0] for row in rows[1:]]
+    with pytest.raises(IndexError):
+        columns["one"][len(rows)]
+
+
+def test_rows_are_asked_for_some_at_a_time(monkeypatch):
+    monkeypatch.setattr(mapped, "BATCH", 3)
+    asked, written = [], []
+    monkeypatch.setattr(
+        mapped, "table", lambda batches, schema: [written.append((len(asked), b.num_rows)) for b in batches] and pa.table({"x": []})
+    )
+    mapped.token_columns(((asked.append(i) or [i],) for i in range(8)), ["x"])
+    assert written == [(3, 3), (6, 3), (8, 2)]
+
+
+def test_no_file_is_left_and_rows_live_as_long_as_they_are_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    column = mapped.token_columns([([1, 2],), ([],)], ["x"])["x"]
+    assert list(tmp_path.iterdir()) == []
+    gc.collect()
+    assert list(column) == [[1, 2], []]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="/dev/full is no folder; a small tmpfs needs root")
+def test_a_full_disk_is_named_with_the_remedy(tmp_path, monkeypatch):
+    import subprocess
+
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with pytest.raises(UnfitEnvironmentError, match=r"cannot write temporary files in .*No space left.*TMPDIR") as refused:
+            mapped.token_columns((([7] * 1000,) for _ in range(2000)), ["x"])
+        assert str(tmp_path) in str(refused.value)
+        assert list(Path(tmp_path).iterdir()) == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
