@@ -12,7 +12,7 @@ from typing import Any
 import spac_repro
 
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "lm_eval", "datasets", "tokenizers", "safetensors", "numpy")
-EXTRAS = ("vllm", "liger-kernel")  # compute where they are installed, and nowhere else
+EXTRAS = ("vllm", "liger-kernel")  # named where they are installed only: they may be what computes
 
 
 def describe() -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """`evaluate`: the scores of any model folder, or of the last iterate of a run."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
-from spac_repro import inputs, policy, runs
+from spac_repro import inputs, policy, precision, runs
 from spac_repro.errors import UserError
 from spac_repro.leaderboard import suites
 from spac_repro.leaderboard.suites import harness
@@ -38,17 +39,18 @@ def evaluate(
     model.eval()
     if suite == "mini" and settings is None:
         raise UserError(f"{target}: the mini leaderboard asks about the built-in world; give a run of a recipe that has it")
-    return suites.evaluate(
-        model,
-        tokenizer,
-        suite,
-        tasks=tasks,
-        data=data,
-        world=inputs.world(settings) if settings else None,
-        limit=limit,
-        batch_size=batch_size,
-        progress=lambda task, done, total: progress.advance(done, total),
-    )
+    with precision.widened() if model.dtype == torch.bfloat16 else nullcontext():  # as in the run that made it
+        return suites.evaluate(
+            model,
+            tokenizer,
+            suite,
+            tasks=tasks,
+            data=data,
+            world=inputs.world(settings) if settings else None,
+            limit=limit,
+            batch_size=batch_size,
+            progress=lambda task, done, total: progress.advance(done, total),
+        )
 
 
 def _find(target: Path) -> tuple[Path, WorldSettings | None]:

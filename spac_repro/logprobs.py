@@ -28,7 +28,7 @@ def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, at_onc
         targets: [tokens], the tokens predicted.
     """
     whole = isinstance(output, nn.Linear) and not hasattr(output.weight, "ds_id")  # ZeRO-3 has only its share outside of the layer
-    if hidden.is_cuda and whole and (losses := _liger()) is not None:
+    if hidden.is_cuda and whole and len(targets) and (losses := _liger()) is not None:
         return -losses(output.weight, hidden, targets, output.bias).float()
     # A vocabulary may be sharded or padded: the layer's own number of outputs is known to the layer alone, its weight tells it.
     weight = getattr(output, "weight", None)

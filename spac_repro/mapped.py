@@ -5,11 +5,11 @@ The file has no name: it goes with its last reader, however that ends. It lies w
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from operator import eq
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from spac_repro.errors import UnfitEnvironmentError
 
@@ -61,7 +61,7 @@ def table(batches: Iterable["pa.RecordBatch"], schema: "pa.Schema") -> "pa.Table
     """
     import pyarrow as pa
 
-    with tempfile.TemporaryFile() as file:
+    with _temporary() as file:
         sink = pa.ipc.new_file(file, schema)
         for batch in batches:
             with _room():
@@ -69,7 +69,19 @@ def table(batches: Iterable["pa.RecordBatch"], schema: "pa.Schema") -> "pa.Table
         with _room():
             sink.close()
             file.flush()
-        return pa.ipc.open_file(pa.py_buffer(mmap(file.fileno(), 0, access=ACCESS_READ))).read_all()
+            buffer = pa.py_buffer(mmap(file.fileno(), 0, access=ACCESS_READ))
+        return pa.ipc.open_file(buffer).read_all()
+
+
+@contextmanager
+def _temporary() -> Iterator[IO[bytes]]:
+    with _room():
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # its own closing would fail once more where the disk is full
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 @contextmanager

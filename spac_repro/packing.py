@@ -68,9 +68,11 @@ class _Take(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.index_select(0, ctx.taken.first)
+        if ctx.taken.again:
+            total = total.float()  # sums of bfloat16 are rounded once, as index_select's own are
         for rows, places in ctx.taken.again:
             total.index_copy_(0, rows, total.index_select(0, rows) + gradient.index_select(0, places))
-        return total.index_fill_(0, ctx.taken.never, 0.0), None
+        return total.index_fill_(0, ctx.taken.never, 0.0).to(gradient.dtype), None
 
 
 def take(places: Sequence[int], rows: int, tensor: Callable[[Any], Tensor]) -> Taken:
@@ -97,9 +99,9 @@ class Layout:
     prompts: Tensor  # [n, P] places of the prompts' tokens
     responses: Tensor  # [m, R] places of the responses' tokens
     prompt_lengths: Tensor  # [m] of each response's prompt
-    queries: "Taken"  # [n·P + m·R] the tokens that ask: prompts, then responses
-    keys: "Taken"  # [m·(P + R) + n·P] whom they may ask: each response its prompt and itself; then the prompts among themselves
-    results: "Taken"  # [T] where a token's result lies among those of the queries
+    queries: Taken  # [n·P + m·R] the tokens that ask: prompts, then responses
+    keys: Taken  # [m·(P + R) + n·P] whom they may ask: each response its prompt and itself; then the prompts among themselves
+    results: Taken  # [T] where a token's result lies among those of the queries
     positions: Tensor  # [T] of a token in its own sequence
     groups: Tensor  # [T] which group a token belongs to …
     branches: Tensor  # [T] … and there to which response; −1 for its prompt

@@ -2,7 +2,7 @@
 
 torch multiplies bfloat16 matrices there one number after the other, many times slower than fp32 (bench/RESULTS.md). Here the
 rounded numbers are multiplied in fp32 and the results rounded, which is what such units do: products of them are exact in fp32, and
-are summed in it.
+are summed in it. Attention is taken as a whole: its softmax stays in fp32, where torch's own rounds it once more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +19,16 @@ PRODUCTS = (linear, scaled_dot_product_attention)
 
 def has_units() -> bool:
     """Whether bfloat16 products are worth asking torch for: on a GPU, or on a processor that oneDNN has kernels for."""
-    return torch.cuda.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.cuda.is_available() or (
+        torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
 
 
 def widened() -> AbstractContextManager[Any]:
-    """In this block the products of a bfloat16 model, or under autocast, are fast everywhere; backward passes belong inside too."""
+    """In this block linear layers and sdpa are fast in bfloat16, whether the model is or autocast makes it so.
+
+    Backward passes belong inside too: a checkpointed one computes forward again.
+    """
     return nullcontext() if has_units() else _Widened()
 
 
@@ -32,7 +37,7 @@ class _Widened(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, arguments: Sequence[Any] = (), keywords: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = keywords or {}
-        if function not in PRODUCTS or not _in_bfloat16(arguments[0]):
+        if function not in PRODUCTS or not (arguments and _in_bfloat16(arguments[0])):
             return function(*arguments, **keywords)
         with torch.autocast("cpu", enabled=False):
             product = function(*map(_rounded, arguments), **{name: _rounded(value) for name, value in keywords.items()})

@@ -104,6 +104,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
     """Say in one line that the disk is full or not writable, instead of where in the code that was noticed."""
     try:
         yield
+    except UserError:
+        raise  # it says already what is wrong
     except Exception as error:
         if not _is_disk_error(error):
             raise

@@ -41,7 +41,8 @@ def respond(
     """
     if sample is None:
         sample = partial(_sample, model, settings, longest_response, pad, stop)
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    lengths = mapped.lengths(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: (lengths[i], i))
     batches = [order[begin : begin + settings.batch_size] for begin in range(0, len(order), settings.batch_size)]
     own: dict[int, list[array[int]]] = {}
     for number, batch in processes.mine(list(enumerate(batches))):

@@ -114,6 +114,8 @@ class _Training:
         start_from: Path | None,
         inspect: Callable[[dict[str, Any]], None],
     ) -> dict[str, Any] | None:
+        if self.recipe.selfplay.generator == "vllm":
+            vllm_sampling.check()
         model, tokenizer = policy.create(self.recipe.policy, seed=derive(self.run.seed, "weights"))
         if not policy.packs(model):
             self.progress.say(
@@ -227,7 +229,7 @@ class _Training:
         responses = None
         batches = path.parent / "selfplay"
         if "selfplay" in USED[method]:
-            resumed = batches.exists()  # responses that an earlier attempt drew cost nothing now
+            resumed = self._there(batches)  # responses that an earlier attempt drew cost nothing now
             begun = time.perf_counter()
             with self._timed(t, "self-play") as timing, self._sampler(t - 1) as sample:
                 responses = selfplay.respond(
@@ -284,7 +286,8 @@ class _Training:
             if "selfplay" in names:
                 scorer = policy.Policy(self._load(0))
             else:
-                first = self._read_triples(self.folder / "iteration-1" / "selfplay.parquet", weights)
+                path = self.folder / "iteration-1" / "selfplay.parquet"
+                first = self._read_triples(path, weights, remedy=f"remove {path.parent} and all iterations after it, and repeat")
                 return replace(data, reference=first.reference, reference_sha256=weights)
         accelerator = self._accelerator()
         scorer.to(accelerator.device).eval()
@@ -305,12 +308,14 @@ class _Training:
             return None
         return self._weights_sha256(0 if settings.reference == "start" else t - 1)
 
-    def _read_triples(self, path: Path, reference: str | None) -> triples.Triples:
-        data = triples.read(path)
+    def _read_triples(
+        self, path: Path, reference: str | None, *, remedy: str = "remove it and repeat the command"
+    ) -> triples.Triples:
+        data = triples.read(path, remedy=remedy)
         if data.reference_sha256 != reference:
             raise UserError(
                 f"{path}: its reference log-probabilities are those of weights {data.reference_sha256}, and the reference is "
-                f"{reference}; remove the file and repeat the command"
+                f"{reference}; {remedy}"
             )
         return data
 
@@ -425,7 +430,8 @@ class _Training:
                 )
                 data = replace(data, reference_sha256=self._weights_sha256(0))
                 processes.on_main(lambda: triples.write(path, data, {}))
-            data = self._read_triples(path, self._weights_sha256(0))
+            remedy = f"remove it and {self._scores_file(0)}, and repeat the command"
+            data = self._read_triples(path, self._weights_sha256(0), remedy=remedy)
             return heldout.scores(scorer, data, tokens=tokens, advance=self.progress.advance)
 
     def _leaderboard(self, model: PreTrainedModel) -> list[Score]:
@@ -530,7 +536,7 @@ class _Training:
             },
             "environment": environment.describe(),
             "segments": [],
-            "equal_bits_claimed": True,
+            "equal_bits_claimed": self.recipe.selfplay.generator == "transformers",  # of vLLM it is not known
         }
 
     def _results(self) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def write(path: Path, triples: Triples, texts: Mapping[str, Iterable[str]]) -> N
         writer.add_key_value_metadata({CONTENT: content.sha256(), REFERENCE: triples.reference_sha256 or ""})
 
 
-def read(path: Path) -> Triples:
+def read(path: Path, *, remedy: str = "remove it and repeat the command") -> Triples:
     """Map what `write` stored.
 
     Raises:
@@ -127,9 +127,9 @@ def read(path: Path) -> Triples:
             schema = pa.schema([field for field in schema if field.name.endswith(("_tokens", "_logprob"))])
             table = mapped.table(batches(file, schema.names), schema)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it and repeat the command") from None
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from None
     if stored.get(CONTENT, b"").decode() != content.sha256():
-        raise UserError(f"{path} is damaged (its content is not what was written); remove it and repeat the command")
+        raise UserError(f"{path} is damaged (its content is not what was written); {remedy}")
     there = [name for name in RESPONSES if f"{name}_tokens" in table.column_names]
     return Triples(
         mapped.tokens(table["prompt_tokens"]),

@@ -10,10 +10,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import torch
 
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.seeds import derive
@@ -21,21 +24,30 @@ from spac_repro.seeds import derive
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")  # torchrun's
 
 
+def check() -> None:
+    """See that vLLM is there.
+
+    Raises:
+        UnfitEnvironmentError: it is not.
+    """
+    if find_spec("vllm") is None:
+        raise UnfitEnvironmentError(
+            "selfplay.generator is vllm, which is not installed: pip install 'spac-repro[vllm]', or --set "
+            "selfplay.generator=transformers (other responses are drawn then)"
+        )
+
+
 class Sampler:
     """What `selfplay.respond` calls for a batch; vLLM starts with the first."""
 
     def __init__(self, policy: Path, *, dtype: str, temperature: float, top_p: float, longest_prompt: int, longest: int, stop: int):
         """`policy`: a model folder; `longest`: response tokens at most; `stop`: the token that ends a response."""
-        if find_spec("vllm") is None:
-            raise UnfitEnvironmentError(
-                "selfplay.generator is vllm, which is not installed: pip install 'spac-repro[vllm]', or --set "
-                "selfplay.generator=transformers (other responses are drawn then)"
-            )
         self.settings = {
             "engine": {
                 "model": str(policy.resolve()), "dtype": dtype, "max_model_len": longest_prompt + longest, "seed": 0,
                 "skip_tokenizer_init": True, "trust_remote_code": False, "generation_config": "vllm",
                 "gpu_memory_utilization": 0.6,  # the policy is on the same card
+                "enable_prefix_caching": False,  # what is kept of earlier batches, a resumed run does not have
             },
             "sampling": {
                 "temperature": temperature, "top_p": top_p, "max_tokens": longest, "stop_token_ids": [stop], "ignore_eos": True,
@@ -57,7 +69,7 @@ class Sampler:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise UnfitEnvironmentError(f"vLLM ended with exit code {process.wait()}; what it said stands above")
+            raise UnfitEnvironmentError(f"vLLM ended with exit code {process.wait()}; what it said stands above") from None
         responses: list[list[int]] = json.loads(line)
         return responses
 
@@ -67,6 +79,9 @@ class Sampler:
         if rank is not None:  # each process of a run has a card, and its own vLLM
             cards = os.environ.get("CUDA_VISIBLE_DEVICES")
             environment["CUDA_VISIBLE_DEVICES"] = cards.split(",")[int(rank)] if cards else rank
+        # The engine within that process, and not in another one: nothing of it outlives a kill, and it takes requests in one order.
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        torch.cuda.empty_cache()  # vLLM starts only where its share of the card is free, and what torch keeps for later is not
         words = [sys.executable, "-m", "spac_repro.vllm_sampling", json.dumps(self.settings)]
         return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
 
@@ -75,11 +90,10 @@ class Sampler:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.process is not None:
-            assert self.process.stdin is not None
             if kind is not None:
                 self.process.kill()
-            self.process.stdin.close()
-            self.process.wait()
+            with suppress(BrokenPipeError):  # what it was not told before it died is of no use to it
+                self.process.communicate()
 
 
 def main(settings: dict[str, dict[str, Any]]) -> None:

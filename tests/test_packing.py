@@ -116,6 +116,21 @@ def test_flex_attention_on_the_whole_row_gives_the_same(tiny_models, name, its):
     assert_same(whole, apart)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(max_examples=60, deadline=None)
+@given(places=st.lists(st.integers(-1, 5), min_size=1, max_size=30), seed=st.integers(0, 99))
+def test_gathered_gradients_are_index_selects_to_the_bit(dtype, places, seed):
+    """Rows taken never, once and several times, and padding, whose gradient is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(6, 3, generator=generator).to(dtype).requires_grad_()
+    slope = torch.randn(len(places), 3, generator=generator).to(dtype)
+    slope[[i for i, place in enumerate(places) if place < 0]] = 0.0
+    expected = rows.index_select(0, torch.tensor(places).clamp(min=0))
+    found = packing.take(places, 6, torch.as_tensor).of(rows)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(values, rows, slope)[0] for values in (found, expected)))
+
+
 @torch.no_grad()
 def test_no_response_sees_another(tiny_models):
     """To the bit: what stands in one response, or in one group, changes nothing of the others."""

@@ -53,6 +53,24 @@ def test_products_and_gradients_are_autocasts(without_units, function, operands)
     assert not torch.equal(found[0].float(), function(*operands))  # rounded, as autocast's is
 
 
+def test_a_product_is_that_of_rounded_numbers_in_fp32_and_rounded(without_units):
+    x, weight = draw(9, 700, seed=1), draw(17, 700, seed=2)
+    exact = linear(*(tensor.bfloat16().float() for tensor in (x, weight)))
+    with precision.widened(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(linear(x, weight), exact.bfloat16())
+    with precision.widened():
+        assert torch.equal(linear(x.bfloat16(), weight.bfloat16()), exact.bfloat16())
+        assert torch.equal(linear(x, weight), linear(x, weight))  # and fp32 is fp32
+
+
+def test_it_is_not_torchs_own_that_is_called(monkeypatch, without_units):
+    seen = []
+    monkeypatch.setattr(precision, "_rounded", lambda value: seen.append(value) or value)
+    with precision.widened(), torch.autocast("cpu", dtype=torch.bfloat16):
+        linear(torch.ones(1, 2), torch.ones(1, 2))
+    assert len(seen) == 2
+
+
 def test_sums_of_numbers_that_bfloat16_holds_are_exact(without_units):
     """256 + 1 is no bfloat16 number: a sum kept in bfloat16 would lose every one of these ones."""
     with precision.widened(), torch.autocast("cpu", dtype=torch.bfloat16):

@@ -11,7 +11,7 @@ from spac_repro.seeds import derive
 
 STOP, LONGEST = 2, 6
 HOW = {"ignore_eos": True, "detokenize": False}
-PROMPTS = [[5] * (1 + i % 3) for i in range(5)]
+PROMPTS = [[5 + i] * (1 + i % 3) for i in range(5)]
 
 # It answers with the request's seed and prompt in tokens, so that a test sees who got what; the first prompt's answer never stops.
 STAND_IN = """
@@ -32,7 +32,7 @@ class LLM:
             os._exit(9)
         answers = []
         for prompt, its in zip(prompts, sampling):
-            ids = [its.given["seed"] % 1000, len(prompt["prompt_token_ids"])]
+            ids = [its.given["seed"] % 1000, prompt["prompt_token_ids"][0]]
             kind = {1: (ids * 3, "length"), 2: ([*ids, 2], "stop"), 3: (ids, "stop")}[len(prompt["prompt_token_ids"])]
             output = types.SimpleNamespace(token_ids=tuple(kind[0]), finish_reason=kind[1])
             answers.append(types.SimpleNamespace(outputs=[output]))
@@ -71,14 +71,12 @@ def test_every_prompt_gets_its_own_answer_and_seed(tmp_path, log):
         for place, (prompt, its) in enumerate(zip(batch["prompts"], batch["sampling"], strict=True)):
             assert its.pop("seed") == derive(derive(7, number), place)
             assert its == {"temperature": 0.9, "top_p": 0.8, "max_tokens": LONGEST, "stop_token_ids": [STOP], **HOW}
-            asked.setdefault(len(prompt["prompt_token_ids"]), []).append(derive(derive(7, number), place) % 1000)
+            asked[prompt["prompt_token_ids"][0]] = derive(derive(7, number), place) % 1000
     assert engine["engine"]["model"] == str(tmp_path)
     assert (engine["engine"]["dtype"], engine["engine"]["max_model_len"]) == ("bfloat16", 10 + LONGEST)
     assert not engine["engine"]["trust_remote_code"]
-    for prompt, response in zip(PROMPTS, responses, strict=True):
-        length = len(prompt)
-        expected = {1: lambda seed: [seed, 1] * 3, 2: lambda seed: [seed, 2, STOP], 3: lambda seed: [seed, 3, STOP]}[length]
-        assert response in [expected(seed) for seed in asked[length]]
+    for (first, *others), response in zip(PROMPTS, responses, strict=True):
+        assert response == ([asked[first], first, STOP] if others else [asked[first], first] * 3)
 
 
 def test_finished_batches_are_not_drawn_again(tmp_path, log):
@@ -102,6 +100,20 @@ def test_when_vllm_dies_that_is_said(tmp_path, log, monkeypatch):
         respond(tmp_path)
 
 
-def test_without_vllm_the_remedies_are_named(tmp_path):
+def test_when_vllm_is_killed_between_batches_that_is_said(tmp_path, log):
+    """What it was still to be told is not said again when its pipe is closed."""
+
+    def killed_after_one():
+        with sampler(tmp_path) as sample:
+            sample(PROMPTS[:1], 1)
+            sample.process.kill()
+            sample.process.wait()
+            sample(PROMPTS[:1], 2)
+
+    with pytest.raises(UnfitEnvironmentError, match="vLLM ended with exit code -9"):
+        killed_after_one()
+
+
+def test_without_vllm_the_remedies_are_named():
     with pytest.raises(UnfitEnvironmentError, match=r"not installed: pip install 'spac-repro\[vllm\]', or --set"):
-        sampler(tmp_path)
+        vllm_sampling.check()
