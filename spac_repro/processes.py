@@ -164,13 +164,15 @@ def start(processes: int, arguments: Sequence[str]) -> int:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed says so itself
     nodes = int(os.environ.get("PET_NNODES", 1))
-    here = processes // nodes
+    here, rest = divmod(processes, nodes)
+    if rest:
+        raise UserError(f"training.processes is {processes}, which {nodes} machines (PET_NNODES) cannot share evenly")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // here)))
     os.environ[_STARTER] = str(os.getpid())
     meeting: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
     if nodes > 1:  # every machine is told its rank and the first one's address; none has to guess
-        address, port, rank = (os.environ[f"PET_{name}"] for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"))
+        address, port, rank = _told("PET_MASTER_ADDR"), _told("PET_MASTER_PORT"), _told("PET_NODE_RANK")
         meeting = {"rdzv_backend": "static", "rdzv_endpoint": f"{address}:{port}", "rdzv_configs": {"rank": int(rank)}}
     config = LaunchConfig(
         min_nodes=nodes,
@@ -193,6 +195,12 @@ def start(processes: int, arguments: Sequence[str]) -> int:
     except SignalException:
         raise KeyboardInterrupt from None
     return 0
+
+
+def _told(name: str) -> str:
+    if name not in os.environ:
+        raise UserError(f"PET_NNODES is {os.environ['PET_NNODES']}, and {name} is not set; set both, or unset PET_NNODES")
+    return os.environ[name]
 
 
 def _pass_on(number: signal.Signals) -> set[int]:

@@ -6,6 +6,7 @@ a job to be queued again. The tests then look at what became of each.
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -27,7 +28,7 @@ Disturbed = Callable[[str], lab.Sweep]
 
 def time_is_up(cluster: Cluster, sweep: lab.Sweep, frozen: Callable[[], None]) -> None:
     """The training is frozen so that a minute passes without burning a core; Slurm's own signal comes, and it goes on."""
-    # Slurm sends it up to half a minute early: not so early that the cell has taken no step.
+    # Slurm may send it half a minute early: with 10 s, not so early that the cell has taken no step.
     sweep.submitted(profile={"minutes": 1, "requeue": {"signal_seconds": 10}, "exclude": "node[1-3]"})
     process = sweep.frozen(CELL, 1, 3)
     frozen()
@@ -49,6 +50,9 @@ def preempted_twice(cluster: Cluster, sweep: lab.Sweep) -> None:
     for attempt, steps in ((1, 3), (2, 8)):
         process = sweep.frozen(CELL, attempt, steps)
         (sweep.disk / "variables.json").write_text(json.dumps(psutil.Process(process).environ()))
+        cell = sweep.cells()[CELL]
+        assert (cell["stage"], cell["attempts"]) == ("running", attempt)
+        assert re.fullmatch(r"the start, step \d+", cell["detail"])
         subprocess.run(["scancel", "--signal=USR2", sweep.job(CELL)], check=True)
         os.kill(process, signal.SIGCONT)
         wait_for(lambda: sweep.said(CELL)[-1].get("end") == "again", "the end of the attempt", PATIENCE)

@@ -86,6 +86,19 @@ def test_one_table_in_four_formats(done: lab.Sweep) -> None:
     assert {Path(file).suffix for file in table["files"]} == {".parquet", ".csv", ".md", ".tex"}
 
 
+def test_the_table_of_a_sweep_shows_scores_and_ends_with_the_last_cell(done: lab.Sweep) -> None:
+    shown = lab.run("sweep", "status", done.folder, "--watch", "1", timeout=30)
+    assert shown.returncode == 0
+    assert "cells: 6 of 6 done" in shown.stdout
+    reward = next(
+        score["value"]
+        for score in json.loads((done.folder / "dpo/seed-2/results.json").read_text())["iterations"][-1]["scores"]
+        if score["metric"] == "reward"
+    )
+    (row,) = [line for line in shown.stdout.splitlines() if "dpo/seed-2" in line]
+    assert f"gold reward {reward:.3f}" in row
+
+
 def test_jobs_are_private(done: lab.Sweep) -> None:
     jobs = done.folder / "jobs"
     assert stat.S_IMODE(jobs.stat().st_mode) == 0o700
