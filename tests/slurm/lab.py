@@ -124,10 +124,8 @@ class Sweep:
             time.sleep(1)
 
     def log(self, cell: str) -> str:
-        try:
-            return (self.folder / "jobs" / f"{self.job(cell)}_0_log.err").read_text()
-        except FileNotFoundError:
-            return ""
+        """What the cell's job said, on all of its nodes."""
+        return "".join(file.read_text() for file in sorted((self.folder / "jobs").glob(f"{self.job(cell)}_*_log.err")))
 
     def said(self, cell: str) -> list[dict[str, Any]]:
         """What the cell's jobs said of themselves."""
