@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -46,7 +45,6 @@ class Job:
     folder: Path  # the run's
     attempts: Path  # where to say what happens
     job_folder: Path
-    processes: int  # in all
     nodes: int
     environment: dict[str, str]
     attempts_without_progress: int
@@ -134,8 +132,7 @@ class Job:
             if self._heard and time.monotonic() - asked > REPEAT_SECONDS:
                 names = ", ".join(signal.Signals(number).name for number in sorted(self._heard))
                 print(f"[{_node()}] {names}: asking the training to stop", file=sys.stderr, flush=True)
-                with suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGUSR2)
+                child.send_signal(signal.SIGUSR2)  # where it started several, it hands that on
                 asked = time.monotonic()
             time.sleep(0.1)
         return code, lines.last()
@@ -175,21 +172,13 @@ class Job:
         train = ["spac_repro", "train", "--out", str(self.folder), *self.arguments]
         if self.start is not None:
             train += ["--start-from", str(self.start)]
-        if self.processes == 1:
-            return [sys.executable, "-m", *train]
-        # Every node's torchrun is told its rank and the first node's address; none has to guess.
-        return [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            f"--nnodes={self.nodes}",
-            f"--nproc-per-node={self.processes // self.nodes}",
-            f"--node-rank={_rank()}",
-            f"--master-addr={os.environ.get('SLURM_LAUNCH_NODE_IPADDR', '127.0.0.1')}",
-            f"--master-port={_port()}",
-            *("-m", *train),
-        ]
+        return [sys.executable, "-m", *train]
 
     def _variables(self) -> dict[str, str]:
         variables = dict(self.environment)
+        if self.nodes > 1:  # the rendezvous of the processes that `train` starts on each, in torchrun's own words
+            variables |= {"PET_NNODES": str(self.nodes), "PET_NODE_RANK": str(_rank()), "PET_MASTER_PORT": str(_port())}
+            variables["PET_MASTER_ADDR"] = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
         if self.cache is not None:
             variables["HF_HOME"] = self.cache
         if self.scratch is not None:

@@ -53,6 +53,13 @@ class Ledger:
                     "give the changed sweep another name, or a folder of its own with --out"
                 )
 
+    def refresh(self) -> None:
+        """Take in what another command has written since this was read: its cells must not be submitted twice."""
+        if (self.folder / "sweep.json").exists():
+            there = read(self.folder)
+            self.jobs = there.jobs
+            self.add([*there.cells.values()])
+
     def save(self) -> None:
         runs.write_json(
             self.folder / "sweep.json",

@@ -1,10 +1,13 @@
 """Where a sweep runs: a cluster profile."""
 
 import shlex
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from spac_repro import runs
 from spac_repro.launchers.documents import Document
 from spac_repro.recipe import Settings
 
@@ -20,6 +23,15 @@ class Image(Settings):
     binds: list[str] = Field(default_factory=list)  # HOST:CONTAINER[:ro]
     options: list[str] = Field(default_factory=list)  # more options of the runner
     python: str = "python"
+
+    def identity(self) -> str:
+        """What a run's manifest calls it: the hash of its file; the name alone where it lies in a store on the nodes."""
+        file = Path(self.path)
+        return (
+            f"{file.suffix[1:]}:sha256:{_sha256(self.path)}"
+            if file.is_file()
+            else f"{self.runner}:{file.name if file.is_absolute() else self.path}"
+        )
 
 
 class Requeue(Settings):
@@ -107,6 +119,11 @@ class Cluster(Document):
             mounts = [f"--container-mounts={','.join(self.image.binds)}"] if self.image.binds else []
             options += [f"--container-image={self.image.path}", *mounts, *self.image.options]
         return options
+
+
+@cache
+def _sha256(file: str) -> str:
+    return runs.sha256_file(Path(file))
 
 
 def _each(option: str, values: list[str]) -> list[str]:

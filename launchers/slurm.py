@@ -73,6 +73,7 @@ def check_shared(cluster: Cluster, folder: Path) -> str | None:
     """
     token = folder / f".probe-{os.getpid()}"
     options = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos, "constraint": cluster.constraint}
+    options |= {"exclude": cluster.exclude}
     asked = [f"--{name}={value}" for name, value in options.items() if value]
     script = 'echo "probe on ${SLURMD_NODENAME:-a node}"; : > "$0" && echo written'
     command = ("srun", "--immediate=5", "--time=1", "--ntasks=1", "--chdir=/", "--job-name=spac-repro-probe", *asked)

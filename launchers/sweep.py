@@ -71,8 +71,8 @@ def submit(book: Ledger, *, again: Sequence[Stage] = (), ended: Callable[[str], 
     _check_processes(book)
     ledger.make_private(book.job_folder)
     with ledger.locked(book.folder):
+        book.refresh()
         todo = _plan(book, standings(book), ("missing", *again))
-        book.save()
         if not todo.tasks:
             return todo
         if book.cluster.scheduler == "local":
@@ -150,15 +150,15 @@ def _job(book: Ledger, task: Task) -> Job:
     cell, cluster = task.cell, book.cluster
     leader = book.leader(cell)
     arguments = cell.arguments() + (["--until", "0"] if task.kind == "start" else [])
+    image = {"SPAC_REPRO_IMAGE": cluster.image.identity()} if cluster.image else {}  # what is inside cannot know it
     return Job(
         cell=cell.name,
         arguments=arguments,
         folder=book.run_folder(cell),
         attempts=book.attempts_file(task.kind, cell),
         job_folder=book.job_folder,
-        processes=cluster.processes,
         nodes=cluster.nodes,
-        environment={**cluster.environment, **(_OFFLINE if cluster.offline else {})},
+        environment={**cluster.environment, **image, **(_OFFLINE if cluster.offline else {})},
         attempts_without_progress=cluster.requeue.attempts_without_progress,
         start=book.run_folder(leader) if leader.name != cell.name else None,
         scratch=cluster.scratch,

@@ -10,7 +10,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -152,7 +152,10 @@ def alone() -> Iterator[None]:
 
 
 def start(processes: int, arguments: Sequence[str]) -> int:
-    """Start the processes of a run on this machine, as torchrun does; returns the exit code of the first that failed, or 0."""
+    """Start the processes of a run, as torchrun does; returns the exit code of the first that failed, or 0.
+
+    On this machine alone, or on as many as torchrun's own variables (PET_NNODES and the like) say, each of which starts its share.
+    """
     import logging
 
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -160,29 +163,60 @@ def start(processes: int, arguments: Sequence[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed says so itself
+    nodes = int(os.environ.get("PET_NNODES", 1))
+    here, rest = divmod(processes, nodes)
+    if rest:
+        raise UserError(f"training.processes is {processes}, which {nodes} machines (PET_NNODES) cannot share evenly")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // here)))
     os.environ[_STARTER] = str(os.getpid())
+    meeting: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+    if nodes > 1:  # every machine is told its rank and the first one's address; none has to guess
+        address, port, rank = _told("PET_MASTER_ADDR"), _told("PET_MASTER_PORT"), _told("PET_NODE_RANK")
+        meeting = {"rdzv_backend": "static", "rdzv_endpoint": f"{address}:{port}", "rdzv_configs": {"rank": int(rank)}}
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=f"spac-repro-{os.getpid()}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=here,
+        run_id=f"spac-repro-{os.getpid() if nodes == 1 else port}",
         max_restarts=0,
         monitor_interval=0.2,
+        **meeting,
     )
+    asked = _pass_on(signal.SIGUSR2)
     try:
         elastic_launch(config, sys.executable)("-m", "spac_repro", *arguments)
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
+        if asked and -signal.SIGUSR2 in codes:  # asked while it was starting, and could not answer yet
+            return 130
         ours = [code for code in (3, 2, 130, 1) if code in codes]
         return ours[0] if ours else 1
     except SignalException:
         raise KeyboardInterrupt from None
     return 0
+
+
+def _told(name: str) -> str:
+    if name not in os.environ:
+        raise UserError(f"PET_NNODES is {os.environ['PET_NNODES']}, and {name} is not set; set both, or unset PET_NNODES")
+    return os.environ[name]
+
+
+def _pass_on(number: signal.Signals) -> set[int]:
+    """Hand a signal on to the processes that this one starts, each in a session of its own; when it came, it is in the set."""
+    import psutil
+
+    came: set[int] = set()
+
+    def hand_on(number: int, frame: object) -> None:
+        came.add(number)
+        for process in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    signal.signal(number, hand_on)
+    return came
 
 
 def _die_with_starter() -> None:

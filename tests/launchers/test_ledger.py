@@ -36,6 +36,16 @@ def test_more_cells_may_come_and_other_settings_may_not(tmp_path):
         there.add(book(tmp_path, settings={"training.epochs": 1}).cells.values())
 
 
+def test_what_another_command_submitted_meanwhile_is_not_submitted_again(tmp_path):
+    ledger.make_private(tmp_path / "jobs")
+    ours, theirs = book(tmp_path), book(tmp_path, seeds=[1, 2, 3])
+    theirs.jobs = {"run": {cell: f"17_{i}" for i, cell in enumerate(theirs.cells)}}
+    theirs.save()
+    ours.refresh()
+    assert ours.jobs == theirs.jobs
+    assert set(ours.cells) == set(theirs.cells)
+
+
 def test_the_first_cell_with_a_start_makes_it(tmp_path):
     there = book(tmp_path)
     assert {there.leader(cell).name for cell in there.cells.values()} == {"spac/seed-1", "spac/seed-2"}

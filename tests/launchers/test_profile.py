@@ -1,5 +1,6 @@
 """Cluster profiles: what sbatch and srun are told, and the words that start Python in the job."""
 
+import hashlib
 import shlex
 import subprocess
 
@@ -96,6 +97,15 @@ def test_the_interpreter_is_ours_or_the_images():
     pyxis = profile(image={"runner": "pyxis", "path": "/x.sqsh", "binds": ["/a:/b", "/c:/d"], "python": "python3"})
     assert pyxis.interpreter(HERE) == "python3"
     assert pyxis.srun() == ["--container-image=/x.sqsh", "--container-mounts=/a:/b,/c:/d"]
+
+
+def test_an_image_is_known_by_its_file_or_its_name(tmp_path):
+    file = tmp_path / "spac.sif"
+    file.write_bytes(b"image")
+    of_file = profile(image={"runner": "apptainer", "path": str(file)}).image.identity()
+    assert of_file == "sif:sha256:" + hashlib.sha256(b"image").hexdigest()
+    assert profile(image={"runner": "podman", "path": "localhost/spac:1"}).image.identity() == "podman:localhost/spac:1"
+    assert profile(image={"runner": "pyxis", "path": str(tmp_path / "only on the nodes.sqsh")}).image.identity().count("/") == 0
 
 
 @pytest.mark.parametrize(

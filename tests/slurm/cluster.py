@@ -110,7 +110,7 @@ def wait_for(what: Callable[[], object], name: str, seconds: float = 60.0) -> No
     while not what():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{name}: not after {seconds:.0f} s")
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def install() -> None:
@@ -121,17 +121,25 @@ def install() -> None:
     """
     if all(shutil.which(program) for program in PROGRAMS):
         return
-    if os.geteuid() != 0:
-        raise NotHereError("Slurm is not installed, and only root may install it")
-    if shutil.which("apt-get") is None:
-        raise NotHereError("Slurm is not installed, and there is no apt-get to install it with")
+    install_packages(*PACKAGES)
+
+
+def install_packages(*sets: Sequence[str]) -> None:
+    """Sets of packages, from the distribution, without starting any service of theirs.
+
+    Raises:
+        NotHereError: not root, no apt-get, or it fails.
+    """
+    names = " ".join(word for words in sets for word in words if not word.startswith("-"))
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise NotHereError(f"not installed, and only root may install them, with apt-get: {names}")
     with _no_services():
-        for arguments in (["update", "-qq"], *(["install", "-y", "-qq", *packages] for packages in PACKAGES)):
+        for arguments in (["update", "-qq"], *(["install", "-y", "-qq", *words] for words in sets)):
             done = subprocess.run(
                 ["apt-get", *arguments], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, text=True
             )
             if done.returncode:
-                raise NotHereError(f"Slurm cannot be installed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+                raise NotHereError(f"not to be installed ({names}): {(done.stderr or done.stdout).strip().splitlines()[-1]}")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 import functools
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def programs() -> None:
         pytest.skip(str(reason))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(programs: None) -> Iterator[Cluster]:
     """A cluster of four nodes with accounting."""
     yield from bring_up(Cluster(port=20000 + os.getpid() % 10000))
@@ -68,6 +68,6 @@ def sweep(tmp_path: Path) -> lab.Sweep:
 
 
 @pytest.fixture(scope="session")
-def direct(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, list[str]]]:
-    """The hashes of a seed's iterates by method, as `train` gives them directly; each is trained once a session."""
+def direct(tmp_path_factory: pytest.TempPathFactory) -> lab.Direct:
+    """A seed's run folders by method, as `train` makes them directly; each is trained once a session."""
     return functools.partial(lab.direct, tmp_path_factory.mktemp("direct"))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ from cluster import wait_for
 
 from spac_repro.launchers.ledger import attempts
 
+Direct = Callable[[int], dict[str, Path]]
+
 METHODS = ("spac", "dpo")
 SETTINGS: dict[str, Any] = {
-    "start.demonstrations": 1024,  # 32 steps: enough to stop in the midst of them
+    "start.demonstrations": 768,  # 24 steps: enough to stop in the midst of them
     "start.epochs": 1,
     "data.pairs": 24,
     "selfplay.batch_size": 8,
     "training.iterations": 1,
     "training.epochs": 1,
-    "training.batch_size": 8,
+    "training.batch_size": 4,  # six steps an iteration
     "evaluation.suite": "none",
     "evaluation.gold_prompts": 8,
+    "evaluation.heldout_pairs": 8,
 }
 PROFILE: dict[str, Any] = {
     "summary": "the test's cluster",
@@ -44,13 +48,13 @@ def run(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedPro
 
 
 @functools.cache
-def direct(folder: Path, seed: int) -> dict[str, list[str]]:
-    """The hashes of the iterates that `train` gives of a seed, by method, where no cluster runs it and nothing disturbs it."""
-    processes = {method: train(folder / method / f"seed-{seed}", method, seed) for method in METHODS}
-    for process in processes.values():
+def direct(folder: Path, seed: int) -> dict[str, Path]:
+    """What `train` gives of a seed, by method, where no cluster runs it and nothing disturbs it: the run folders."""
+    runs = {method: folder / method / f"seed-{seed}" for method in METHODS}
+    for process in [train(run, method, seed) for method, run in runs.items()]:
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
-    return {method: weights(folder / method / f"seed-{seed}") for method in METHODS}
+    return runs
 
 
 def train(out: Path, method: str, seed: int) -> subprocess.Popen[str]:
@@ -72,6 +76,7 @@ class Sweep:
         self.file = folder / "cells.yaml"
         self.profile = folder / "lab.yaml"
         self.folder = folder / "sweep"
+        self.disk = folder / "disk"  # where a node has a folder of its own name
 
     def write(self, *, profile: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **more: Any) -> None:
         sweep = {"name": "cells", "summary": "cells of a test", "recipe": "tiny", "seeds": [1], "methods": ["spac"]}
@@ -100,14 +105,18 @@ class Sweep:
     def job(self, cell: str, task: str = "run") -> str:
         return str(json.loads((self.folder / "sweep.json").read_text())["jobs"][task][cell])
 
+    def queued(self, *more: str) -> bool:
+        """Whether Slurm has any of its jobs in the queue. `status` knows more, and takes a second of a core that the cells need."""
+        jobs = json.loads((self.folder / "sweep.json").read_text())["jobs"]
+        ours = {job.partition("_")[0] for by_cell in jobs.values() for job in by_cell.values()}
+        queue = subprocess.run(["squeue", "-h", "-o", "%F", *more], capture_output=True, text=True, check=True).stdout
+        return bool(ours & set(queue.split()))
+
     def ended(self, seconds: float = 240) -> dict[str, dict[str, Any]]:
         """Wait until no cell waits or runs."""
         deadline = time.monotonic() + seconds
         while True:
-            # `status` takes half a second of a core that the cells need: Slurm's own queue is asked first.
-            wait_for(
-                lambda: not subprocess.run(["squeue", "-h"], capture_output=True, check=True).stdout, "an empty queue", seconds
-            )
+            wait_for(lambda: not self.queued(), "the end of its jobs", seconds)
             cells = self.cells()
             if not {"pending", "running", "requeued"} & {cell["stage"] for cell in cells.values()}:
                 return cells
@@ -115,10 +124,8 @@ class Sweep:
             time.sleep(1)
 
     def log(self, cell: str) -> str:
-        try:
-            return (self.folder / "jobs" / f"{self.job(cell)}_0_log.err").read_text()
-        except FileNotFoundError:
-            return ""
+        """What the cell's job said, on all of its nodes."""
+        return "".join(file.read_text() for file in sorted((self.folder / "jobs").glob(f"{self.job(cell)}_*_log.err")))
 
     def said(self, cell: str) -> list[dict[str, Any]]:
         """What the cell's jobs said of themselves."""

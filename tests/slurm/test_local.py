@@ -5,23 +5,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import lab
 from cluster import wait_for
 
-Direct = Callable[[int], dict[str, list[str]]]
 LOCAL = {"scheduler": "local", "parallelism": 2}
 
 
-def test_cells_that_share_a_start_have_the_bits_of_a_direct_run(sweep: lab.Sweep, direct: Direct) -> None:
+def test_cells_that_share_a_start_have_the_bits_of_a_direct_run(sweep: lab.Sweep, direct: lab.Direct) -> None:
     sweep.write(profile=LOCAL, methods=list(lab.METHODS))
     done = sweep.submit()
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "start of spac/seed-1: done"
     assert sweep.stages() == {"done"}
-    assert {method: lab.weights(sweep.folder / method / "seed-1") for method in lab.METHODS} == direct(1)
+    for method, alone in direct(1).items():
+        assert lab.weights(sweep.folder / method / "seed-1") == lab.weights(alone)
 
 
 def test_a_failing_cell_says_why_and_the_others_go_on(sweep: lab.Sweep) -> None:

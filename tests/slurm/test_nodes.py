@@ -1,45 +1,79 @@
-"""One cell on two nodes with two processes each: all four train, and compute what one process does."""
+"""Cells on two nodes with two processes each: all four train, stop and go on together, and compute what one process does."""
 
-from pathlib import Path
+import os
+import signal
 
 import lab
+import psutil
 import pytest
-from cluster import Cluster
+from cluster import Cluster, wait_for
 
 from spac_repro import metrics
 
+CELL = "spac/seed-1"
+START = lab.SETTINGS["start.demonstrations"] // 32  # steps that one process takes alone, before all four train
 ENGINES = ("accelerate", "deepspeed-zero2")
 # Relative; rows are packed with other neighbours, and sums are taken in another order. As in tests/distributed.
 ROUNDING = 2e-5
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same cell in one process, without a cluster."""
-    out = tmp_path_factory.mktemp("alone") / "run"
-    process = lab.train(out, "spac", 1)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return out
+def together(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, lab.Sweep]:
+    """A cell of each engine, submitted at once; one is preempted in the midst of its steps."""
+    sweeps = {engine: lab.Sweep(tmp_path_factory.mktemp(engine)) for engine in ENGINES}
+    for engine, sweep in sweeps.items():
+        settings = {"training.processes": 4, "training.engine": engine}
+        sweep.submitted(profile={"nodes": 2, "processes_per_node": 2}, settings=settings)
+    preempted = sweeps["accelerate"]
+    first = preempted.frozen(CELL, 1, START + 1)  # the others wait for it in their next sum
+    for watcher in watchers(first):
+        os.kill(watcher, signal.SIGUSR2)
+    wait_for(lambda: len(asked(preempted)) == 2, "the signal on both nodes", 60)
+    os.kill(first, signal.SIGCONT)
+    wait_for(lambda: preempted.said(CELL)[-1].get("end") == "again", "the end of the attempt", 60)
+    assert list((preempted.folder / CELL / "iteration-1" / "training").glob("step-*")), "no checkpoint of the step they stopped at"
+    return sweeps
+
+
+def watchers(training: int) -> list[int]:
+    """The processes that Slurm itself started for a cell. Where it keeps cgroups, only these get its signals (but for SIGKILL)."""
+    job = psutil.Process(training).environ()["SLURM_JOB_ID"]
+    every = [process.info for process in psutil.process_iter(["pid", "name", "cmdline", "environ"])]
+    ours = [info for info in every if (info["environ"] or {}).get("SLURM_JOB_ID") == job and info["name"].startswith("python")]
+    return [info["pid"] for info in ours if "submitit.core._submit" in info["cmdline"]]
+
+
+def asked(sweep: lab.Sweep) -> set[str]:
+    """The nodes on which the training was asked to stop."""
+    lines = [line for line in sweep.log(CELL).splitlines() if "USR2: asking the training to stop" in line]
+    return {line.partition("]")[0].removeprefix("[") for line in lines}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_two_nodes_with_two_processes_train_together(engine: str, cluster: Cluster, sweep: lab.Sweep, alone: Path) -> None:
-    sweep.submitted(
-        profile={"nodes": 2, "processes_per_node": 2},
-        settings={"training.processes": 4, "training.engine": engine},
-    )
+def test_two_nodes_with_two_processes_train_together(
+    engine: str, cluster: Cluster, together: dict[str, lab.Sweep], direct: lab.Direct
+) -> None:
+    sweep, alone = together[engine], direct(1)["spac"]
     cells = sweep.ended()
-    assert cells["spac/seed-1"]["stage"] == "done", (cells, sweep.log("spac/seed-1"))
-    assert f"4 processes have found each other; engine {engine}" in sweep.log("spac/seed-1")
-    row = cluster.ask("sacct", "-X", "-n", "-P", "-j", sweep.job("spac/seed-1"), "-o", "NNodes").strip()
+    assert cells[CELL]["stage"] == "done", (cells, sweep.log(CELL))
+    assert f"4 processes have found each other; engine {engine}" in sweep.log(CELL)
+    row = cluster.ask("sacct", "-X", "-n", "-P", "-j", sweep.job(CELL), "-o", "NNodes").strip()
     assert row == "2"
 
-    ours, theirs = metrics.read(sweep.folder / "spac/seed-1"), metrics.read(alone)
+    ours, theirs = metrics.read(sweep.folder / CELL), metrics.read(alone)
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     assert ours  # steps were taken
     for key in ("loss", "grad_norm"):
         assert [line[key] for line in ours] == pytest.approx([line[key] for line in theirs], rel=ROUNDING)
-    first, last = ((lab.weights(sweep.folder / "spac/seed-1")[i], lab.weights(alone)[i]) for i in (0, 1))
+    first, last = ((lab.weights(sweep.folder / CELL)[i], lab.weights(alone)[i]) for i in (0, 1))
     assert first[0] == first[1]
     assert last[0] != last[1]  # the rounding that is allowed for is there: it was not one process after all
+
+
+def test_a_signal_stops_all_four_at_one_step(together: dict[str, lab.Sweep]) -> None:
+    sweep = together["accelerate"]
+    assert sweep.ended()[CELL]["stage"] == "done"
+    begun = sweep.attempts(CELL)
+    assert len(begun) == len({attempt["position"] for attempt in begun}) == 2
+    assert len(asked(sweep)) == 2
+    assert sweep.log(CELL).count("4 processes have found each other") == 2

@@ -2,7 +2,6 @@
 
 import json
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import lab
@@ -23,9 +22,10 @@ def done(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> lab.Swee
     return sweep
 
 
-def test_every_cell_has_the_bits_of_a_direct_run(done: lab.Sweep, direct: Callable[[int], dict[str, list[str]]]) -> None:
+def test_every_cell_has_the_bits_of_a_direct_run(done: lab.Sweep, direct: lab.Direct) -> None:
     for seed in SEEDS:
-        assert {method: lab.weights(done.folder / method / f"seed-{seed}") for method in METHODS} == direct(seed)
+        for method, alone in direct(seed).items():
+            assert lab.weights(done.folder / method / f"seed-{seed}") == lab.weights(alone)
     hashes = {lab.weights(path.parent)[-1] for path in done.folder.rglob("results.json")}
     assert len(hashes) == len(METHODS) * len(SEEDS)
 
@@ -84,6 +84,19 @@ def test_one_table_in_four_formats(done: lab.Sweep) -> None:
     ]
     assert reward[0]["mean"] == pytest.approx(sum(values) / 3)
     assert {Path(file).suffix for file in table["files"]} == {".parquet", ".csv", ".md", ".tex"}
+
+
+def test_the_table_of_a_sweep_shows_scores_and_ends_with_the_last_cell(done: lab.Sweep) -> None:
+    shown = lab.run("sweep", "status", done.folder, "--watch", "1", timeout=30)
+    assert shown.returncode == 0
+    assert "cells: 6 of 6 done" in shown.stdout
+    reward = next(
+        score["value"]
+        for score in json.loads((done.folder / "dpo/seed-2/results.json").read_text())["iterations"][-1]["scores"]
+        if score["metric"] == "reward"
+    )
+    (row,) = [line for line in shown.stdout.splitlines() if "dpo/seed-2" in line]
+    assert f"gold reward {reward:.3f}" in row
 
 
 def test_jobs_are_private(done: lab.Sweep) -> None:

@@ -1,0 +1,108 @@
+"""A cell whose Python runs in a container of a real engine: Slurm's signals reach it, and it has the bits of a run outside.
+
+The image holds nothing but links into /usr. This machine's Python, its libraries and this checkout come into it by the profile's
+binds, so that no image has to be built.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lab
+import pytest
+from cluster import Cluster, NotHereError, install_packages, wait_for
+
+CELL = "spac/seed-1"
+CHECKOUT = Path(__file__).resolve().parents[2]
+# crun fails where cgroups are of both kinds; runc wants limits that it need not raise.
+CONTAINERS = """\
+[containers]
+default_ulimits=["nofile=4096:4096","nproc=4096:4096"]
+[engine]
+runtime="runc"
+cgroup_manager="cgroupfs"
+events_logger="file"
+"""
+STORAGE = """\
+[storage]
+driver="overlay"
+graphroot="{store}/root"
+runroot="{store}/run"
+"""
+
+
+@pytest.fixture
+def links(tmp_path: Path) -> Path:
+    """The image, as a folder."""
+    folder = tmp_path / "links"
+    (folder / "tmp").mkdir(parents=True)
+    (folder / "tmp").chmod(0o1777)
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (folder / name).symlink_to(f"usr/{name}")
+    return folder
+
+
+@pytest.fixture
+def podman(links: Path, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """What a profile says to have Podman run the image, in a store of its own."""
+    try:
+        if not all(shutil.which(program) for program in ("podman", "runc")):
+            install_packages(["--no-install-recommends", "podman", "runc"])
+    except NotHereError as reason:
+        pytest.skip(str(reason))
+    (tmp_path / "containers.conf").write_text(CONTAINERS)
+    (tmp_path / "storage.conf").write_text(STORAGE.format(store=tmp_path / "store"))
+    files = {"CONTAINERS_CONF": "containers.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
+    variables = {name: str(tmp_path / file) for name, file in files.items()}
+    with tarfile.open(tmp_path / "links.tar", "w") as tar:
+        tar.add(links, ".")
+
+    def run(*words: str) -> str:
+        done = subprocess.run(["podman", *words], env={**os.environ, **variables}, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("import", "--quiet", str(tmp_path / "links.tar"), "localhost/links")
+    yield {"image": {"runner": "podman", "path": "localhost/links"}, "environment": variables}
+    left = run("ps", "--all", "--quiet")
+    run("rm", "--all", "--force", "--time", "0")
+    run("rmi", "--all", "--force")
+    assert left == "", "a container outlived its job"
+
+
+@pytest.fixture
+def apptainer(links: Path) -> dict[str, Any]:
+    """What a profile says to have Apptainer run the image. Debian 12 has no such package: bring one on the PATH."""
+    if shutil.which("apptainer") is None:
+        pytest.skip("no apptainer on the PATH")
+    return {"image": {"runner": "apptainer", "path": str(links)}}
+
+
+def binds(folder: Path) -> list[str]:
+    """What a cell needs of this machine: all to be read, and one folder to be written."""
+    wanted = ["/usr", "/etc", sys.base_prefix, sys.prefix, str(CHECKOUT), *(path for path in sys.path if Path(path).is_dir())]
+    outermost = [path for path in dict.fromkeys(wanted) if not any(Path(other) in Path(path).parents for other in wanted)]
+    return [*(f"{path}:{path}:ro" for path in outermost), f"{folder}:{folder}"]
+
+
+@pytest.mark.parametrize(("engine", "name"), [("podman", "podman:localhost/links"), ("apptainer", "apptainer:links")])
+def test_preempted_in_a_container(
+    engine: str, name: str, cluster: Cluster, sweep: lab.Sweep, direct: lab.Direct, request: pytest.FixtureRequest
+) -> None:
+    profile = request.getfixturevalue(engine)
+    profile["image"] |= {"binds": binds(sweep.folder.parent), "python": sys.executable}
+    sweep.submitted(profile=profile)
+    wait_for(lambda: sweep.steps(CELL) >= 3, "step 3", 120)
+    subprocess.run(["scancel", "--signal=USR2", sweep.job(CELL)], check=True)
+    cells = sweep.ended()
+    assert cells[CELL]["stage"] == "done", (cells, sweep.log(CELL))
+    assert lab.weights(sweep.folder / CELL) == lab.weights(direct(1)["spac"])
+    assert json.loads((sweep.folder / CELL / "manifest.json").read_text())["environment"]["image"] == name
+    positions = [attempt["position"] for attempt in sweep.attempts(CELL)]
+    assert len(positions) == len({*positions}) == 2
