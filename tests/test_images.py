@@ -97,6 +97,47 @@ def test_a_sif_is_held_against_the_hash_beside_it(tmp_path: Path) -> None:
         sif.inspect(parse(f"apptainer:{file}"))
 
 
+def test_a_hash_file_with_nothing_in_it_vouches_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.sif").write_bytes(b"once")
+    (tmp_path / "a.sif.sha256").write_text("\n")
+    with pytest.raises(UserError, match=r"was changed or damaged: its hash is \w+, and .*a.sif.sha256 says nothing"):
+        sif.inspect(parse(f"apptainer:{tmp_path / 'a.sif'}"))
+
+
+@pytest.mark.parametrize("size", ["lots", "", "0", "-1g", "8gb", "1.5g"])
+def test_a_memory_that_is_no_size(size: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no size; write a whole number and b, k, m or g"):
+        spac_repro_train("--in", "docker:x", "--memory", size, "--out", str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("words", [["--memory", "1g"], ["--network"], ["--other-version"]])
+def test_what_is_about_an_image_needs_one(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="are about an image; name one with --in"):
+        spac_repro_train(*words, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def spac_repro_train(*words: str) -> None:
+    get_command(cli.app).main(["train", *words], standalone_mode=False)
+
+
+def test_gpus_are_passed_on_where_there_are_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in (engine, sif):
+        monkeypatch.setattr(module, "NVIDIA", tmp_path / "nvidiactl")
+    cuda, cpu = (Identity("oci:sha256:0", {VARIANT: variant}, 1) for variant in ("cuda", "cpu"))
+    assert engine._gpus("docker", cuda) == {}
+    assert sif._gpus(cuda) == []
+    (tmp_path / "nvidiactl").touch()
+    assert engine._gpus("docker", cuda) == {"device_requests": [{**ALL_GPUS, "Capabilities": [["gpu"]]}]}
+    assert engine._gpus("podman", cuda) == {"devices": ["nvidia.com/gpu=all"]}
+    assert sif._gpus(cuda) == ["--nv"]
+    assert engine._gpus("docker", cpu) == {}
+    assert sif._gpus(cpu) == []
+
+
+ALL_GPUS = {"Driver": "", "Count": -1, "DeviceIDs": [], "Options": {}}
+
+
 def test_versions() -> None:
     reference = parse("docker:x")
     ours = {LABEL + "version": spac_repro.__version__, VARIANT: "cpu"}

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,27 +86,26 @@ def _renew(source: Path, target: Path) -> None:
 
 
 def _fetch(folder: Path, variant: str, say: Say) -> None:
-    """The packages of the locks, every hash checked; those that are there already are not fetched again."""
+    """The packages of the locks, every hash checked. Where all are there already nobody is asked: a build then needs no network."""
     # The tools of the build and what ships are two environments: they may hold one package in two versions.
     for locks in (("image",), ("base", variant)):
+        if _download(folder, locks, "--no-index").returncode == 0:
+            continue
         say(f"fetching the packages of {' and '.join(f'requirements/{name}.lock' for name in locks)}")
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--require-hashes",
-        ]
-        files = [f"--requirement={CHECKOUT / 'requirements' / name}.lock" for name in locks]
-        done = subprocess.run([*command, f"--dest={folder}", *files], capture_output=True, text=True)
+        done = _download(folder, locks)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
             why = said[-1] if said else done.stderr.strip()
             hint = "; PyTorch's CPU build needs a source that has it in your pip configuration" if "torch==" in why else ""
             raise UnfitEnvironmentError(f"pip cannot fetch what the image is made of: {why}{hint}")
+
+
+def _download(folder: Path, locks: Sequence[str], *options: str) -> subprocess.CompletedProcess[str]:
+    # A few packages have no wheel: pip asks them for their metadata, with the build tools of this environment, not fetched ones.
+    always = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--require-hashes")
+    files = [f"--requirement={CHECKOUT / 'requirements' / name}.lock" for name in locks]
+    command = [sys.executable, "-m", "pip", "download", *always, f"--find-links={folder}", f"--dest={folder}", *options, *files]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def _docker(folder: Path, arguments: Mapping[str, str], tag: str, say: Say) -> None:
@@ -161,9 +160,13 @@ def _carry_out(command: list[str], folder: Path, say: Say) -> None:
     last: deque[str] = deque(maxlen=3)
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
-        for line in _lines(process.stdout):
-            last.append(line)
-            say(line)
+        try:
+            for line in _lines(process.stdout):
+                last.append(line)
+                say(line)
+        except BaseException:
+            process.terminate()  # it would build on, and this would wait for it
+            raise
     if process.returncode:
         raise UnfitEnvironmentError(f"the build failed: {' / '.join(last)}")
 

@@ -1,6 +1,7 @@
 """`spac-repro image …`, and what `spac-repro train --in …` does: parses, calls one function, prints."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ def inside(
     from spac_repro.images.reference import parse
 
     reference = parse(image)
+    if memory is not None and not re.fullmatch(r"[1-9][0-9]*[bkmg]?", memory):
+        raise UserError(f"--memory {memory} is no size; write a whole number and b, k, m or g, e.g. 8g")
     limits = command.Limits(memory, network, other_version)
     given = command.command(name, context.command.params, context.params, out=out, leave=OUTSIDE)
     return sif.run(reference, given, limits) if reference.engine == "apptainer" else engine.run(reference, given, limits)
