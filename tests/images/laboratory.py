@@ -20,6 +20,7 @@ BASE = "localhost/base:ci"
 IMAGE = "localhost/spac-repro:0.1.0-cpu"
 ENGINES = ("podman", "buildah", "runc", "uidmap", "mmdebstrap", "docker.io")
 CALLER = 20001  # an ordinary user, by number
+OFFLINE = ("unshare", "--net")  # what makes the command after it one without a network
 
 # crun fails where cgroups are of both kinds; runc wants limits that it need not raise.
 CONTAINERS = """\
@@ -161,8 +162,9 @@ def apptainer(folder: Path) -> Path:
 
 @contextmanager
 def podman(folder: Path, variables: Mapping[str, str]) -> Iterator[str]:
-    """Podman's service over a store; where it listens."""
-    where = f"unix://{folder}/podman.sock"
+    """Podman's service over a store; where it listens, which is where it does by default if XDG_RUNTIME_DIR is the folder."""
+    (folder / "podman").mkdir(exist_ok=True)
+    where = f"unix://{folder}/podman/podman.sock"
     with started(["podman", "system", "service", "--time", "0", where], folder / "podman.log", variables, where):
         yield where
 

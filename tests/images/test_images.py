@@ -17,6 +17,10 @@ import pytest
 from laboratory import IMAGE, Built, owned, spac_repro
 
 from spac_repro import runs
+from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.images import building, engine
+from spac_repro.images.command import Command, Limits
+from spac_repro.images.reference import parse
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 
@@ -48,13 +52,15 @@ def test_same_bits_in_docker(lab: Path, docker: str, built: Built, on_the_host: 
     assert {path.stat().st_uid for path in (out, *out.rglob("*"))} == {laboratory.CALLER}
 
 
-def test_same_bits_by_hand_as_its_own_user_with_one_writable_volume(lab: Path, built: Built, on_the_host: Path) -> None:
+def test_same_bits_by_hand_as_its_own_user_with_one_writable_volume(lab: Path, docker: str, on_the_host: Path) -> None:
     volume = lab / "volume"
     volume.mkdir()
     os.chown(volume, 10001, 10001)
-    options = ["--rm", "--read-only", "--read-only-tmpfs=false", "--network=none", "--cap-drop=all", f"--volume={volume}:/work"]
-    laboratory.run("podman", "run", *options, "--env=OMP_NUM_THREADS=1", IMAGE, "train", "--out", "run", *CUT_DOWN, **built.store)
-    assert (volume / "run" / "results.json").read_text() == (on_the_host / "results.json").read_text()
+    options = ["--rm", "--read-only", "--network=none", "--cap-drop=ALL", f"--volume={volume}:/work", "--env=OMP_NUM_THREADS=1"]
+    laboratory.run("docker", f"--host={docker}", "run", *options, IMAGE, "train", "--out", "run", *CUT_DOWN)
+    for name in ("results.json", "metrics.jsonl"):
+        assert (volume / "run" / name).read_text() == (on_the_host / name).read_text()
+    assert {path.stat().st_uid for path in volume.rglob("*")} == {10001}
 
 
 def test_same_bits_in_apptainer(lab: Path, sif: Path, apptainer: str, on_the_host: Path) -> None:
@@ -66,13 +72,14 @@ def test_same_bits_in_apptainer(lab: Path, sif: Path, apptainer: str, on_the_hos
     assert {path.stat().st_uid for path in (out, *out.rglob("*"))} == {laboratory.CALLER}
 
 
-@pytest.mark.parametrize("engine", ["docker", "apptainer"])
-def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest, engine: str, on_the_host: Path) -> None:
+@pytest.mark.parametrize("kind", ["docker", "podman", "apptainer"])
+def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest, kind: str, on_the_host: Path) -> None:
     image, variables = {
         "docker": lambda: (f"docker:{IMAGE}", {"DOCKER_HOST": request.getfixturevalue("docker")}),
+        "podman": lambda: (f"podman:{IMAGE}", {"CONTAINER_HOST": request.getfixturevalue("podman")}),
         "apptainer": lambda: (f"apptainer:{request.getfixturevalue('sif')}", {"PATH": request.getfixturevalue("apptainer")}),
-    }[engine]()
-    out = owned(lab / f"interrupted-{engine}") / "run"
+    }[kind]()
+    out = owned(lab / f"interrupted-{kind}") / "run"
     out.mkdir()
     os.chown(out, laboratory.CALLER, laboratory.CALLER)
     command = [sys.executable, "-m", "spac_repro", "train", "--in", image, "--out", str(out), *CUT_DOWN]
@@ -91,10 +98,6 @@ def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest,
 
 
 def test_a_container_is_confined(docker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from spac_repro.images import engine
-    from spac_repro.images.command import Command, Limits
-    from spac_repro.images.reference import parse
-
     monkeypatch.setenv("DOCKER_HOST", docker)
     reference = parse(f"docker:{IMAGE}")
     with engine.connected("docker") as client:
@@ -183,7 +186,43 @@ def test_any_command_can_be_carried_out_in_it(podman: str, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [], "a folder made for nothing is removed"
 
 
+def test_the_status_inside_comes_out(podman: str, sif: Path, apptainer: str, tmp_path: Path) -> None:
+    for image in (f"podman:{IMAGE}", f"apptainer:{sif}"):
+        done = spac_repro("image", "run", image, "verify", tmp_path, cwd=tmp_path, CONTAINER_HOST=podman, PATH=apptainer)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_docker_builds_with_the_arguments_and_without_a_network(
+    docker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Docker's own builder, on a recipe of two lines: the whole one is built by Podman and Buildah."""
+    monkeypatch.setenv("DOCKER_HOST", docker)
+    monkeypatch.setattr(building, "context", lambda *_: tmp_path)
+    recipe = "ARG BASE\nFROM ${BASE}\nARG VERSION\nARG REVISION\nLABEL mine=${VERSION}+${REVISION}\n"
+    devices = "import os; assert os.listdir('/sys/class/net') == ['lo']; print('alone')"
+    (tmp_path / "Dockerfile").write_text(f'{recipe}RUN python -c "{devices}"\n')
+    said: list[str] = []
+    name = building.build("docker", "cpu", tag="mine:1", base=IMAGE, out=None, say=said.append)
+    assert name == "docker:mine:1"
+    assert engine.inspect(parse(name)).labels["mine"] == f"0.1.0+{building.revision()}"
+    assert "alone" in said
+    (tmp_path / "Dockerfile").write_text(f"{recipe}RUN exit 7\n")
+    with pytest.raises(UnfitEnvironmentError, match=r"the build failed: .* returned a non-zero code: 7; see the lines above"):
+        building.build("docker", "cpu", tag="mine:2", base=IMAGE, out=None, say=said.append)
+    with pytest.raises(UnfitEnvironmentError, match=r"docker cannot build|the build failed"):
+        building.build("docker", "cpu", tag="mine:3", base="localhost/none:1", out=None, say=said.append)
+
+
 # Bad input: one line each
+
+
+def test_a_base_that_is_not_there(built: Built, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(building, "context", lambda *_: tmp_path)
+    (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\n")
+    for name, value in built.store.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UnfitEnvironmentError, match=r"the build failed: .*localhost/none:1"):
+        building.build("podman", "cpu", tag="mine:1", base="localhost/none:1", out=None, say=print)
 
 
 def test_an_image_that_is_not_there(podman: str, tmp_path: Path) -> None:
