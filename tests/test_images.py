@@ -78,6 +78,28 @@ def test_no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         sif.program()
 
 
+@pytest.mark.parametrize("kind", ["docker", "podman", "apptainer"])
+def test_no_engine_is_said_before_anything_is_fetched(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    monkeypatch.setattr(building, "context", lambda *_: pytest.fail("it fetches"))
+    with pytest.raises(UnfitEnvironmentError, match=f"{kind} is not installed"):
+        building.build(kind, "cpu", tag=None, base=None, out=None, say=print)
+
+
+def test_the_path_of_a_base_stays_out_of_a_sif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "build" / "sif").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"there is no file image.tar to build from; see to --base"):
+        building._origin("docker-archive:image.tar", tmp_path / "build" / "sif")
+    (tmp_path / "image.tar").write_bytes(b"image")
+    for _ in range(2):
+        origin = building._origin("docker-archive:image.tar", tmp_path / "build" / "sif")
+        assert origin == {"BOOTSTRAP": "docker-archive", "FROM": "../base.tar"}
+    assert (tmp_path / "build" / "base.tar").read_bytes() == b"image"
+    assert building._origin("docker://python:3.11", tmp_path) == {"BOOTSTRAP": "docker", "FROM": "python:3.11"}
+
+
 def test_an_engine_that_does_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "left.sock"))

@@ -70,6 +70,7 @@ def build(
     out: Annotated[
         Path | None, typer.Option(help="With apptainer: the file.", show_default="spac-repro-VERSION-VARIANT.sif")
     ] = None,
+    source: Annotated[str | None, typer.Option(metavar="URL", help="Where the source is published, for the image's label.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build the image from this checkout: packages are fetched first, by hash; the build itself has no network.
@@ -83,7 +84,7 @@ def build(
         raise UserError(f"--engine {engine} is not known; take {', '.join(ENGINES)}")
     if variant not in building.VARIANTS:
         raise UserError(f"--variant {variant} is not known; take {', '.join(building.VARIANTS)}")
-    name = building.build(engine, variant, tag=tag, base=base, out=out, say=lambda line: print(line, file=sys.stderr, flush=True))
+    name = building.build(engine, variant, tag=tag, base=base, out=out, source=source, say=_say)
     _show(name, as_json)
 
 
@@ -133,6 +134,10 @@ def run(
     context = chosen.make_context(" ".join(name), rest)
     out = context.params.get("out") or Path("runs")
     raise typer.Exit(inside(name, context, image, out=out, memory=memory, network=network, other_version=other_version))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _read(image: str, name: str) -> bytes:

@@ -54,7 +54,8 @@ def connected(engine: str) -> Iterator["DockerClient"]:
 
 
 def _unreachable(engine: str, where: str, error: Exception) -> str:
-    start = {"docker": "systemctl start docker", "podman": "systemctl --user start podman.socket"}[engine]
+    whose = "" if os.geteuid() == 0 else "--user "
+    start = {"docker": "systemctl start docker", "podman": f"systemctl {whose}start podman.socket"}[engine]
     path = Path(where.removeprefix("unix://"))
     if not where.startswith("unix://"):
         return f"no {engine} engine answers at {where} ({error}); see to the variable that names it"

@@ -77,7 +77,7 @@ def built(lab: Path, fetched: dict[str, Future[Path]]) -> Built:
             if "STEP 1" in line:
                 break
         assert ours.poll() is None, "".join(said)[-2000:]
-        given = {"BASE": laboratory.BASE, "VARIANT": "cpu", "VERSION": "0.1.0", "REVISION": building.revision()}
+        given = {"BASE": laboratory.BASE, "VERSION": "0.1.0", "REVISION": building.revision(), "SOURCE": laboratory.SOURCE}
         arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
         second = lab / "second.id"
         options = [f"--timestamp={building.epoch()}", "--network=none", f"--iidfile={second}"]

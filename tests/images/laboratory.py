@@ -19,6 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 BASE = "localhost/base:ci"
 IMAGE = "localhost/spac-repro:0.1.0-cpu"
 ENGINES = ("podman", "buildah", "runc", "uidmap", "mmdebstrap", "docker.io")
+SOURCE = "https://example.org/spac-repro"
 CALLER = 20001  # an ordinary user, by number
 OFFLINE = ("unshare", "--net")  # what makes the command after it one without a network
 

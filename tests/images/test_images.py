@@ -14,13 +14,13 @@ import cut_down
 import laboratory
 import layers
 import pytest
-from laboratory import IMAGE, Built, owned, spac_repro
+from laboratory import IMAGE, SOURCE, Built, owned, spac_repro
 
 from spac_repro import runs
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.images import building, engine
 from spac_repro.images.command import Command, Limits
-from spac_repro.images.reference import parse
+from spac_repro.images.reference import LABEL, parse
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 
@@ -116,7 +116,8 @@ def test_a_container_is_confined(docker: str, monkeypatch: pytest.MonkeyPatch, t
             container.remove(force=True)
 
 
-def test_nothing_secret_and_nothing_of_this_machine_is_in_it(archive: Path, lab: Path) -> None:
+def of_this_machine(lab: Path) -> list[str]:
+    """Words that stand for this machine: where its packages come from, its name, its places."""
     configured = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
     sources = [
         word for line in configured.splitlines() if "index" in line or "links" in line for word in line.split("'")[1].split()
@@ -124,9 +125,27 @@ def test_nothing_secret_and_nothing_of_this_machine_is_in_it(archive: Path, lab:
     proxies = [os.environ[name] for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY") if os.environ.get(name)]
     node = [os.uname().nodename] if len(os.uname().nodename) > 8 else []  # a short name is a word
     places = [str(laboratory.CHECKOUT), str(lab), sys.base_prefix, str(Path.home() / ".")]
-    words = [word for word in (*sources, *proxies, *node, *places) if len(word) > 6]
-    assert list(layers.search(archive, words)) == []
+    return [word for word in (*sources, *proxies, *node, *places) if len(word) > 6]
+
+
+def test_nothing_secret_and_nothing_of_this_machine_is_in_it(archive: Path, lab: Path) -> None:
+    assert list(layers.search(archive, of_this_machine(lab))) == []
     assert next(layers.search(archive, ["Self-Play with Adversarial Critic"])), "the search finds what is there"
+
+
+def test_a_sif_says_what_its_image_says_and_nothing_of_this_machine(sif: Path, apptainer: str, built: Built, lab: Path) -> None:
+    done = laboratory.run("apptainer", "inspect", "--json", "--all", sif, PATH=apptainer)
+    labels = json.loads(done.stdout)["data"]["attributes"]["labels"]
+    config = laboratory.run("podman", "image", "inspect", "--format={{json .Labels}}", IMAGE, **built.store)
+    stated = {
+        name: value for name, value in json.loads(config.stdout).items() if name.startswith(("org.opencontainers", "org.spac"))
+    }
+    assert stated.keys() >= {f"{LABEL}{name}" for name in ("title", "description", "version", "revision", "source", "licenses")}
+    assert (stated[LABEL + "version"], stated[LABEL + "revision"]) == ("0.1.0", building.revision())
+    assert stated[LABEL + "source"] == SOURCE
+    assert {name: labels.get(name) for name in stated} == stated
+    assert "spac-repro train --in apptainer:" in done.stdout, "its help"
+    assert [word for word in of_this_machine(lab) if word in done.stdout] == []
 
 
 SEEN = {
@@ -216,7 +235,8 @@ def test_docker_builds_with_the_arguments_and_without_a_network(
 # Bad input: one line each
 
 
-def test_a_base_that_is_not_there(built: Built, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_base_that_is_not_there(built: Built, podman: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(Path(podman.removeprefix("unix://")).parents[1]))
     monkeypatch.setattr(building, "context", lambda *_: tmp_path)
     (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\n")
     for name, value in built.store.items():
