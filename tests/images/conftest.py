@@ -35,18 +35,24 @@ def lab() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def fetched(lab: Path) -> Iterator[dict[str, Future[Path]]]:
-    """What comes over the network, all begun at once: the base, the packages of the image, and Apptainer."""
-    with ThreadPoolExecutor() as pool:
-        yield {
-            "base": pool.submit(laboratory.base, lab / "base"),
-            "packages": pool.submit(building.context, "cpu", None, print),
-            "apptainer": pool.submit(laboratory.apptainer, lab / "apptainer"),
-        }
+def pool(lab: Path) -> Iterator[ThreadPoolExecutor]:
+    """For what can be done meanwhile."""
+    with ThreadPoolExecutor() as threads:
+        yield threads
 
 
 @pytest.fixture(scope="session")
-def built(lab: Path, fetched: dict[str, Future[Path]]) -> Built:
+def fetched(pool: ThreadPoolExecutor, lab: Path) -> dict[str, Future[Path]]:
+    """What comes over the network, all begun at once: the base, the packages of the image, and Apptainer."""
+    return {
+        "base": pool.submit(laboratory.base, lab / "base"),
+        "packages": pool.submit(building.context, "cpu", None, print),
+        "apptainer": pool.submit(laboratory.apptainer, lab / "apptainer"),
+    }
+
+
+@pytest.fixture(scope="session")
+def built(pool: ThreadPoolExecutor, lab: Path, fetched: dict[str, Future[Path]]) -> Built:
     """The image, built twice at once in two empty stores: by `spac-repro image build` where there is no network, and by Buildah."""
     base = fetched["base"].result()
     stores = [laboratory.store(lab / name) for name in ("store", "second")]
@@ -87,7 +93,7 @@ def built(lab: Path, fetched: dict[str, Future[Path]]) -> Built:
         out, err = ours.communicate()
         assert theirs.wait(900) == 0
         assert ours.returncode == 0, "".join(said)[-2000:] + err[-2000:]
-    laboratory.remove(lab / "second")
+    pool.submit(laboratory.remove, lab / "second")
     first = next(line.split()[1] for line in out.splitlines() if line.startswith("identity"))
     return Built(first, f"oci:{second.read_text().strip()}", stores[0])
 
@@ -109,8 +115,8 @@ def archive(lab: Path, built: Built) -> Path:
 
 
 @pytest.fixture(scope="session")
-def docker(lab: Path, archive: Path) -> Iterator[str]:
-    """A Docker engine that has the image; where it listens."""
+def docker(lab: Path, archive: Path, sif_begun: Future[Path]) -> Iterator[str]:
+    """A Docker engine that has the image; where it listens. Its tests are a while in which a SIF can be made."""
     with laboratory.docker(lab / "docker") as where:
         laboratory.run("docker", "--host", where, "load", "--input", archive)
         yield where
@@ -119,21 +125,35 @@ def docker(lab: Path, archive: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def apptainer(fetched: dict[str, Future[Path]]) -> str:
     """A PATH with a real Apptainer on it."""
-    return f"{fetched['apptainer'].result()}:{os.environ['PATH']}"
+    return on_the_path(fetched["apptainer"])
+
+
+def on_the_path(programs: Future[Path]) -> str:
+    return f"{programs.result()}:{os.environ['PATH']}"
 
 
 @pytest.fixture(scope="session")
-def sif(lab: Path, archive: Path, apptainer: str) -> Path:
+def sif_begun(pool: ThreadPoolExecutor, lab: Path, archive: Path, fetched: dict[str, Future[Path]]) -> Future[Path]:
     """The image as a SIF, made by an ordinary user from the Docker image; its own %test has trained a few steps."""
-    folder = owned(lab / "sif")
-    file = folder / "spac-repro.sif"
-    done = laboratory.spac_repro(
-        *("image", "build", "--engine", "apptainer", "--base", f"docker-archive:{archive}", "--out", file),
-        user=laboratory.CALLER,
-        PATH=apptainer,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return file
+    file = owned(lab / "sif") / "spac-repro.sif"
+
+    def make() -> Path:
+        done = laboratory.spac_repro(
+            *("image", "build", "--engine", "apptainer", "--base", f"docker-archive:{archive}", "--out", file),
+            user=laboratory.CALLER,
+            PATH=on_the_path(fetched["apptainer"]),
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "iteration 1: training" in done.stderr, "%test trains"
+        return file
+
+    return pool.submit(make)
+
+
+@pytest.fixture(scope="session")
+def sif(sif_begun: Future[Path]) -> Path:
+    """The SIF."""
+    return sif_begun.result()
 
 
 @pytest.fixture(scope="session")

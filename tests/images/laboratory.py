@@ -39,7 +39,7 @@ graphroot="{folder}/root"
 runroot="{folder}/run"
 """
 # Apptainer needs a newer libc than bookworm's: it runs in a root of its own, with the folders of the tests at their own places.
-# Whoever calls, it runs as an ordinary user, since that is who runs it on a cluster.
+# Whoever calls, it runs as an ordinary user, since that is who runs it on a cluster. Its SIF is packed quickly rather than well.
 APPTAINER = """\
 #!/bin/sh
 export R={root} LAB={lab} CHECKOUT={checkout} W="$PWD"
@@ -52,7 +52,8 @@ cd "$R"; pivot_root . old; umount -l /old; cd "$W"
 set -- setpriv --reuid {caller} --regid {caller} --clear-groups --inh-caps=-all --ambient-caps=-all apptainer "$@"
 [ -z "${{NO_NAMESPACES-}}" ] || set -- unshare --user --map-users=0,0,65536 --map-groups=0,0,65536 \\
   sh -c "echo 0 >/proc/sys/user/max_user_namespaces; exec \\"\\$@\\"" sh "$@"
-exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/home/ci TMPDIR="$LAB/tmp" LANG=C.UTF-8 "$@"' sh "$@"
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/home/ci TMPDIR="$LAB/tmp" LANG=C.UTF-8 \\
+  APPTAINER_MKSQUASHFS_ARGS="-comp zstd -Xcompression-level 1" "$@"' sh "$@"
 """
 
 

@@ -82,7 +82,8 @@ def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest,
     out = owned(lab / f"interrupted-{kind}") / "run"
     out.mkdir()
     os.chown(out, laboratory.CALLER, laboratory.CALLER)
-    command = [sys.executable, "-m", "spac_repro", "train", "--in", image, "--out", str(out), *CUT_DOWN]
+    settings = [word.replace("training.epochs=1", "training.epochs=50") for word in CUT_DOWN]  # it trains until it is interrupted
+    command = [sys.executable, "-m", "spac_repro", "train", "--in", image, "--out", str(out), *settings]
     words = [*laboratory.as_user(laboratory.CALLER), *command]  # setpriv becomes the command: signals reach it
     environment = {**cut_down.environment(), "HF_HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", **variables}
     process = subprocess.Popen(words, env=environment, cwd=laboratory.CHECKOUT, stderr=subprocess.PIPE, text=True)
