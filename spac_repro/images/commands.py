@@ -99,7 +99,11 @@ def inspect(
     from spac_repro import runs
 
     if sbom is not None:
-        runs.write_bytes(sbom, _read(image, "sbom.cdx.json"))
+        bill = _read(image, "sbom.cdx.json")
+        try:
+            runs.write_bytes(sbom, bill)
+        except OSError as error:
+            raise UserError(f"cannot write {sbom}: {error.strerror}; choose another file with --sbom") from None
     if licences:
         print(_read(image, "licences.md").decode(), end="")
     else:

@@ -131,6 +131,8 @@ def _why(reference: Reference, options: list[str], status: int) -> str:
             f"apptainer cannot run here: {_last_line(said)}; without user namespaces it has to be installed setuid root "
             "(package apptainer-suid), so ask the administrator for either"
         )
+    if "cgroups" in said:
+        return f"apptainer cannot limit memory here: {_last_line(said)}; leave --memory out, or have the scheduler limit it"
     if not said and status != APPTAINERS_OWN:
         return ""
     return f"apptainer could not carry the command out: {_last_line(said) or f'it ended with status {status}'}"

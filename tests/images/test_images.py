@@ -192,6 +192,9 @@ def test_it_says_what_is_in_it(podman: str, tmp_path: Path) -> None:
     assert bill["bomFormat"] == "CycloneDX"
     assert versions["torch"] == "2.13.0+cpu"
     assert versions["spac-repro"] == "0.1.0"
+    nowhere = spac_repro("image", "inspect", f"podman:{IMAGE}", "--sbom", "/proc/none/sbom.json", CONTAINER_HOST=podman)
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
+    assert "cannot write /proc/none/sbom.json" in nowhere.stderr
     licences = spac_repro("image", "inspect", f"podman:{IMAGE}", "--licences", CONTAINER_HOST=podman).stdout
     names = {line.split("|")[1].strip().lower() for line in licences.splitlines()[2:]}
     named = names - {""}  # a licence of several lines goes on without a name
@@ -276,6 +279,15 @@ def test_out_of_memory_is_said_in_words(docker: str, tmp_path: Path) -> None:
     done = spac_repro(*words, DOCKER_HOST=docker)
     assert done.returncode == 3, done.stderr
     assert "ran out of memory, beyond the 150m that --memory gives it (exit status 137)" in done.stderr.splitlines()[-1]
+
+
+def test_a_limit_that_apptainer_cannot_keep(lab: Path, sif: Path, apptainer: str) -> None:
+    out = owned(lab / "limited") / "run"
+    words = ["train", "--in", f"apptainer:{sif}", "--memory", "1g", "--out", out]
+    done = spac_repro(*words, user=laboratory.CALLER, PATH=apptainer)
+    assert done.returncode == 3, done.stderr
+    assert "cannot limit memory here" in done.stderr.splitlines()[-1]
+    assert not out.exists()
 
 
 def test_a_sif_that_was_tampered_with(sif: Path, apptainer: str, tmp_path: Path) -> None:
