@@ -96,7 +96,7 @@ def install() -> None:
     """The engines, from Debian; skip where that may not be."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip("engines are installed by apt-get as root")
-    if all(shutil.which(name) for name in ("podman", "buildah", "runc", "newuidmap", "mmdebstrap", "dockerd")):
+    if all(shutil.which(name) for name in ("podman", "buildah", "runc", "newuidmap", "mmdebstrap", "dockerd", "docker")):
         return
     for words in (["update"], ["install", "-y", "--no-install-recommends", *ENGINES]):
         done = subprocess.run(["apt-get", *words], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)
