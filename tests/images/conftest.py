@@ -59,18 +59,8 @@ def built(pool: ThreadPoolExecutor, lab: Path, fetched: dict[str, Future[Path]])
     for store in stores:
         laboratory.run("buildah", "bud", "--timestamp", "1700000000", "--tag", laboratory.BASE, base, **store)
     context = fetched["packages"].result()
-    words = [
-        *laboratory.OFFLINE,
-        sys.executable,
-        "-m",
-        "spac_repro",
-        "image",
-        "build",
-        "--engine",
-        "podman",
-        "--base",
-        laboratory.BASE,
-    ]
+    build = ["image", "build", "--engine", "podman", "--base", laboratory.BASE, "--source", laboratory.SOURCE]
+    words = [*laboratory.OFFLINE, sys.executable, "-m", "spac_repro", *build]
     with laboratory.podman(lab / "store", stores[0]):
         # Not CONTAINER_HOST: with it, Podman sends half a gigabyte to its service instead of building by itself.
         environment = {**os.environ, **stores[0], "PYTHONPATH": str(laboratory.CHECKOUT), "XDG_RUNTIME_DIR": str(lab / "store")}
