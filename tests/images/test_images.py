@@ -14,9 +14,13 @@ import cut_down
 import laboratory
 import layers
 import pytest
-from laboratory import IMAGE, Built, owned, spac_repro
+from laboratory import IMAGE, SOURCE, Built, owned, spac_repro
 
 from spac_repro import runs
+from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.images import building, engine
+from spac_repro.images.command import Command, Limits
+from spac_repro.images.reference import LABEL, parse
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 
@@ -48,13 +52,15 @@ def test_same_bits_in_docker(lab: Path, docker: str, built: Built, on_the_host: 
     assert {path.stat().st_uid for path in (out, *out.rglob("*"))} == {laboratory.CALLER}
 
 
-def test_same_bits_by_hand_as_its_own_user_with_one_writable_volume(lab: Path, built: Built, on_the_host: Path) -> None:
+def test_same_bits_by_hand_as_its_own_user_with_one_writable_volume(lab: Path, docker: str, on_the_host: Path) -> None:
     volume = lab / "volume"
     volume.mkdir()
     os.chown(volume, 10001, 10001)
-    options = ["--rm", "--read-only", "--read-only-tmpfs=false", "--network=none", "--cap-drop=all", f"--volume={volume}:/work"]
-    laboratory.run("podman", "run", *options, "--env=OMP_NUM_THREADS=1", IMAGE, "train", "--out", "run", *CUT_DOWN, **built.store)
-    assert (volume / "run" / "results.json").read_text() == (on_the_host / "results.json").read_text()
+    options = ["--rm", "--read-only", "--network=none", "--cap-drop=ALL", f"--volume={volume}:/work", "--env=OMP_NUM_THREADS=1"]
+    laboratory.run("docker", f"--host={docker}", "run", *options, IMAGE, "train", "--out", "run", *CUT_DOWN)
+    for name in ("results.json", "metrics.jsonl"):
+        assert (volume / "run" / name).read_text() == (on_the_host / name).read_text()
+    assert {path.stat().st_uid for path in volume.rglob("*")} == {10001}
 
 
 def test_same_bits_in_apptainer(lab: Path, sif: Path, apptainer: str, on_the_host: Path) -> None:
@@ -66,20 +72,22 @@ def test_same_bits_in_apptainer(lab: Path, sif: Path, apptainer: str, on_the_hos
     assert {path.stat().st_uid for path in (out, *out.rglob("*"))} == {laboratory.CALLER}
 
 
-@pytest.mark.parametrize("engine", ["docker", "apptainer"])
-def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest, engine: str, on_the_host: Path) -> None:
+@pytest.mark.parametrize("kind", ["docker", "podman", "apptainer"])
+def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest, kind: str, on_the_host: Path) -> None:
     image, variables = {
         "docker": lambda: (f"docker:{IMAGE}", {"DOCKER_HOST": request.getfixturevalue("docker")}),
+        "podman": lambda: (f"podman:{IMAGE}", {"CONTAINER_HOST": request.getfixturevalue("podman")}),
         "apptainer": lambda: (f"apptainer:{request.getfixturevalue('sif')}", {"PATH": request.getfixturevalue("apptainer")}),
-    }[engine]()
-    out = owned(lab / f"interrupted-{engine}") / "run"
+    }[kind]()
+    out = owned(lab / f"interrupted-{kind}") / "run"
     out.mkdir()
     os.chown(out, laboratory.CALLER, laboratory.CALLER)
-    command = [sys.executable, "-m", "spac_repro", "train", "--in", image, "--out", str(out), *CUT_DOWN]
+    settings = [word.replace("start.epochs=1", "start.epochs=50") for word in CUT_DOWN]  # it trains until it is interrupted
+    command = [sys.executable, "-m", "spac_repro", "train", "--in", image, "--out", str(out), *settings]
     words = [*laboratory.as_user(laboratory.CALLER), *command]  # setpriv becomes the command: signals reach it
     environment = {**cut_down.environment(), "HF_HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", **variables}
     process = subprocess.Popen(words, env=environment, cwd=laboratory.CHECKOUT, stderr=subprocess.PIPE, text=True)
-    while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").stat().st_size == 0:
+    while not list(out.glob("iteration-0/training/step-*")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -87,14 +95,10 @@ def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest,
     assert process.returncode == 130, said
     assert "interrupted; the same command goes on" in said
     assert not (out / "results.json").exists()
-    assert list(out.glob("iteration-*/training/step-*")), "it stopped at a checkpoint"
+    assert list(out.glob("iteration-0/training/step-*")), "the same command can go on"
 
 
 def test_a_container_is_confined(docker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from spac_repro.images import engine
-    from spac_repro.images.command import Command, Limits
-    from spac_repro.images.reference import parse
-
     monkeypatch.setenv("DOCKER_HOST", docker)
     reference = parse(f"docker:{IMAGE}")
     with engine.connected("docker") as client:
@@ -113,7 +117,8 @@ def test_a_container_is_confined(docker: str, monkeypatch: pytest.MonkeyPatch, t
             container.remove(force=True)
 
 
-def test_nothing_secret_and_nothing_of_this_machine_is_in_it(archive: Path, lab: Path) -> None:
+def of_this_machine(lab: Path) -> list[str]:
+    """Words that stand for this machine: where its packages come from, its name, its places."""
     configured = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
     sources = [
         word for line in configured.splitlines() if "index" in line or "links" in line for word in line.split("'")[1].split()
@@ -121,9 +126,27 @@ def test_nothing_secret_and_nothing_of_this_machine_is_in_it(archive: Path, lab:
     proxies = [os.environ[name] for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY") if os.environ.get(name)]
     node = [os.uname().nodename] if len(os.uname().nodename) > 8 else []  # a short name is a word
     places = [str(laboratory.CHECKOUT), str(lab), sys.base_prefix, str(Path.home() / ".")]
-    words = [word for word in (*sources, *proxies, *node, *places) if len(word) > 6]
-    assert list(layers.search(archive, words)) == []
+    return [word for word in (*sources, *proxies, *node, *places) if len(word) > 6]
+
+
+def test_nothing_secret_and_nothing_of_this_machine_is_in_it(archive: Path, lab: Path) -> None:
+    assert list(layers.search(archive, of_this_machine(lab))) == []
     assert next(layers.search(archive, ["Self-Play with Adversarial Critic"])), "the search finds what is there"
+
+
+def test_a_sif_says_what_its_image_says_and_nothing_of_this_machine(sif: Path, apptainer: str, built: Built, lab: Path) -> None:
+    done = laboratory.run("apptainer", "inspect", "--json", "--all", sif, PATH=apptainer)
+    labels = json.loads(done.stdout)["data"]["attributes"]["labels"]
+    config = laboratory.run("podman", "image", "inspect", "--format={{json .Labels}}", IMAGE, **built.store)
+    stated = {
+        name: value for name, value in json.loads(config.stdout).items() if name.startswith(("org.opencontainers", "org.spac"))
+    }
+    assert stated.keys() >= {f"{LABEL}{name}" for name in ("title", "description", "version", "revision", "source", "licenses")}
+    assert (stated[LABEL + "version"], stated[LABEL + "revision"]) == ("0.1.0", building.revision())
+    assert stated[LABEL + "source"] == SOURCE
+    assert {name: labels.get(name) for name in stated} == stated
+    assert "spac-repro train --in apptainer:" in done.stdout, "its help"
+    assert [word for word in of_this_machine(lab) if word in done.stdout] == []
 
 
 SEEN = {
@@ -169,6 +192,9 @@ def test_it_says_what_is_in_it(podman: str, tmp_path: Path) -> None:
     assert bill["bomFormat"] == "CycloneDX"
     assert versions["torch"] == "2.13.0+cpu"
     assert versions["spac-repro"] == "0.1.0"
+    nowhere = spac_repro("image", "inspect", f"podman:{IMAGE}", "--sbom", "/proc/none/sbom.json", CONTAINER_HOST=podman)
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
+    assert "cannot write /proc/none/sbom.json" in nowhere.stderr
     licences = spac_repro("image", "inspect", f"podman:{IMAGE}", "--licences", CONTAINER_HOST=podman).stdout
     names = {line.split("|")[1].strip().lower() for line in licences.splitlines()[2:]}
     named = names - {""}  # a licence of several lines goes on without a name
@@ -183,7 +209,44 @@ def test_any_command_can_be_carried_out_in_it(podman: str, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [], "a folder made for nothing is removed"
 
 
+def test_the_status_inside_comes_out(podman: str, sif: Path, apptainer: str, tmp_path: Path) -> None:
+    for image in (f"podman:{IMAGE}", f"apptainer:{sif}"):
+        done = spac_repro("image", "run", image, "verify", tmp_path, cwd=tmp_path, CONTAINER_HOST=podman, PATH=apptainer)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_docker_builds_with_the_arguments_and_without_a_network(
+    docker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Docker's own builder, on a recipe of two lines: the whole one is built by Podman and Buildah."""
+    monkeypatch.setenv("DOCKER_HOST", docker)
+    monkeypatch.setattr(building, "context", lambda *_: tmp_path)
+    recipe = "ARG BASE\nFROM ${BASE}\nARG VERSION\nARG REVISION\nLABEL mine=${VERSION}+${REVISION}\n"
+    devices = "import os; assert os.listdir('/sys/class/net') == ['lo']; print('alone')"
+    (tmp_path / "Dockerfile").write_text(f'{recipe}RUN python -c "{devices}"\n')
+    said: list[str] = []
+    name = building.build("docker", "cpu", tag="mine:1", base=IMAGE, out=None, say=said.append)
+    assert name == "docker:mine:1"
+    assert engine.inspect(parse(name)).labels["mine"] == f"0.1.0+{building.revision()}"
+    assert "alone" in said
+    (tmp_path / "Dockerfile").write_text(f"{recipe}RUN exit 7\n")
+    with pytest.raises(UnfitEnvironmentError, match=r"the build failed: .* returned a non-zero code: 7; see the lines above"):
+        building.build("docker", "cpu", tag="mine:2", base=IMAGE, out=None, say=said.append)
+    with pytest.raises(UnfitEnvironmentError, match=r"docker cannot build|the build failed"):
+        building.build("docker", "cpu", tag="mine:3", base="localhost/none:1", out=None, say=said.append)
+
+
 # Bad input: one line each
+
+
+def test_a_base_that_is_not_there(built: Built, podman: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(Path(podman.removeprefix("unix://")).parents[1]))
+    monkeypatch.setattr(building, "context", lambda *_: tmp_path)
+    (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\n")
+    for name, value in built.store.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UnfitEnvironmentError, match=r"the build failed: .*localhost/none:1"):
+        building.build("podman", "cpu", tag="mine:1", base="localhost/none:1", out=None, say=print)
 
 
 def test_an_image_that_is_not_there(podman: str, tmp_path: Path) -> None:
@@ -216,6 +279,15 @@ def test_out_of_memory_is_said_in_words(docker: str, tmp_path: Path) -> None:
     done = spac_repro(*words, DOCKER_HOST=docker)
     assert done.returncode == 3, done.stderr
     assert "ran out of memory, beyond the 150m that --memory gives it (exit status 137)" in done.stderr.splitlines()[-1]
+
+
+def test_a_limit_that_apptainer_cannot_keep(lab: Path, sif: Path, apptainer: str) -> None:
+    out = owned(lab / "limited") / "run"
+    words = ["train", "--in", f"apptainer:{sif}", "--memory", "1g", "--out", out]
+    done = spac_repro(*words, user=laboratory.CALLER, PATH=apptainer)
+    assert done.returncode == 3, done.stderr
+    assert "cannot limit memory here" in done.stderr.splitlines()[-1]
+    assert not out.exists()
 
 
 def test_a_sif_that_was_tampered_with(sif: Path, apptainer: str, tmp_path: Path) -> None:
