@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from spac_repro import precision
+
 AT_ONCE = 2**26  # logits held at once: 256 MB in fp32, whatever the vocabulary and the length
 
 
@@ -38,7 +40,7 @@ def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, at_onc
     chunks = zip(hidden.split(size), targets.split(size), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([_chunk(part, output, its) for part, its in chunks])
-    remade: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    remade: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": precision.contexts}
     return torch.cat([checkpoint(_chunk, part, output, its, **remade) for part, its in chunks])
 
 

@@ -25,14 +25,30 @@ def has_units() -> bool:
 
 
 def widened() -> AbstractContextManager[Any]:
-    """In this block linear layers and sdpa are fast in bfloat16, whether the model is or autocast makes it so.
-
-    Backward passes belong inside too: a checkpointed one computes forward again.
-    """
+    """In this block linear layers and sdpa are fast in bfloat16, whether the model is or autocast makes it so."""
     return nullcontext() if has_units() else _Widened()
 
 
+def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """For torch's checkpoints (`context_fn`): what surrounds a forward pass, and its repetition when the gradient is taken.
+
+    PyTorch switches modes off there, so the repetition would compute otherwise than what it repeats.
+    """
+    return nullcontext(), _Widened() if _Widened.entered else nullcontext()
+
+
 class _Widened(TorchFunctionMode):
+    entered = 0  # blocks that this process is in
+
+    def __enter__(self) -> "_Widened":
+        _Widened.entered += 1
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _Widened.entered -= 1
+        super().__exit__(*error)
+
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, arguments: Sequence[Any] = (), keywords: Mapping[str, Any] | None = None
     ) -> Any:

@@ -323,7 +323,8 @@ class _Training:
         training = self.recipe.training
         scorer.to(self._accelerator().device)
         if training.gradient_checkpointing and t > 0:
-            scorer.model.gradient_checkpointing_enable()
+            how = {"use_reentrant": False, "context_fn": precision.contexts}
+            scorer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
         scorer.train()
         stepper = optimizer_for(optimizer, scorer, weight_decay=weight_decay)
         if name == "accelerate":

@@ -1,12 +1,14 @@
 """bfloat16 without units for it: torch's own products, several times faster."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from spac_repro import precision
+from spac_repro.logprobs import token_logprobs
 from spac_repro.packing import Group, pack
 from spac_repro.policy import Policy
 
@@ -87,6 +89,32 @@ def test_log_probabilities_of_a_policy(tiny_models, without_units, weights):
         with precision.widened():
             found = policy(packed)
     torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-2)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_what_is_computed_again_for_the_gradient_is_what_was_computed(tiny_models, without_units, weights):
+    """Layers by the model's own checkpoints, logits by ours; torch's checkpoints themselves refuse what has other types than before."""
+    packed = pack([Group([1, 2, 3], [[4, 5, 6, 7], [8]]), Group([9], [[10, 11]])])
+    found = []
+    for checkpointed in (False, True):
+        model = copy.deepcopy(tiny_models["mistral"]).to(weights).train()
+        if checkpointed:
+            how = {"use_reentrant": False, "context_fn": precision.contexts}
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        policy = Policy(model)
+        at_once = 2 * model.config.vocab_size if checkpointed else 2**20
+        with precision.widened(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("spac_repro.policy.token_logprobs", partial(token_logprobs, at_once=at_once))
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=weights == torch.float32):
+                values = policy(packed)
+            values.sum().backward()
+        layers = {name: parameter.grad for name, parameter in model.named_parameters() if "lm_head" not in name}
+        found.append((values.detach(), layers))
+    assert torch.equal(found[0][0], found[1][0])
+    for name, gradient in found[0][1].items():
+        scale = float(gradient.abs().max())
+        assert scale > 0
+        torch.testing.assert_close(found[1][1][name], gradient, rtol=2 * ULP, atol=ULP * scale)
 
 
 def test_fp32_is_left_alone(tiny_models, without_units):
