@@ -93,7 +93,7 @@ def test_log_probabilities_of_a_policy(tiny_models, without_units, weights):
 
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 def test_what_is_computed_again_for_the_gradient_is_what_was_computed(tiny_models, without_units, weights):
-    """Layers by the model's own checkpoints, logits by ours; torch's checkpoints themselves refuse what has other types than before."""
+    """Layers by the model's own checkpoints, logits by ours; torch itself refuses a repetition with other types."""
     packed = pack([Group([1, 2, 3], [[4, 5, 6, 7], [8]]), Group([9], [[10, 11]])])
     found = []
     for checkpointed in (False, True):
