@@ -6,7 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# No test asserts how long something takes, and hypothesis would: machines are shared.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Before anything starts torch: threads that wait by spinning slow each other down where cores are shared.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
