@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spac_repro import runs
 from spac_repro.launchers.ledger import Ledger
 from spac_repro.launchers.matrix import Cell
+from spac_repro.runs import files as runs
 
 NUMBERS = ("mean", "sd", "low", "high")
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spac_repro import runs
 from spac_repro.errors import UserError
 from spac_repro.launchers.matrix import Cell
 from spac_repro.launchers.profile import Cluster
+from spac_repro.runs import files
 
 SCHEMA = 1
 JOBS = "jobs"
@@ -61,7 +61,7 @@ class Ledger:
             self.add([*there.cells.values()])
 
     def save(self) -> None:
-        runs.write_json(
+        files.write_json(
             self.folder / "sweep.json",
             {
                 "schema": SCHEMA,
@@ -114,7 +114,7 @@ def read(folder: Path) -> Ledger:
     Raises:
         UserError: it is of another version, or its jobs are another user's.
     """
-    tree = runs.read_json(folder / "sweep.json")
+    tree = files.read_json(folder / "sweep.json")
     if tree.get("schema") != SCHEMA:
         raise UserError(
             f"{folder / 'sweep.json'}: schema {tree.get('schema')!r} is not {SCHEMA}; another version of spac-repro made it"

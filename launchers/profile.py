@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from spac_repro import runs
 from spac_repro.launchers.documents import Document
 from spac_repro.recipe import Settings
+from spac_repro.runs import files
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -123,7 +123,7 @@ class Cluster(Document):
 
 @cache
 def _sha256(file: str) -> str:
-    return runs.sha256_file(Path(file))
+    return files.sha256_file(Path(file))
 
 
 def _each(option: str, values: list[str]) -> list[str]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from spac_repro import runs
 from spac_repro.errors import UserError
 from spac_repro.launchers import ledger, local, slurm
 from spac_repro.launchers.job import Job
 from spac_repro.launchers.ledger import Ledger
 from spac_repro.launchers.matrix import Cell
+from spac_repro.runs import files
 
 Stage = Literal["missing", "pending", "running", "requeued", "failed", "cancelled", "done"]
 ENDED: tuple[Stage, ...] = ("failed", "cancelled")
@@ -297,7 +297,7 @@ def _position(folder: Path) -> str:
 
 def _scores(folder: Path) -> dict[str, float]:
     """The last iterate's scores by task and metric."""
-    last = runs.read_json(folder / "results.json")["iterations"][-1]
+    last = files.read_json(folder / "results.json")["iterations"][-1]
     return {f"{score['task']} {score['metric']}": score["value"] for score in last["scores"]}
 
 

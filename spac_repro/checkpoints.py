@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spac_repro import processes
 from spac_repro.errors import UserError
-from spac_repro.runs import new_folder, read_json, sha256_file, write_json
+from spac_repro.runs.files import new_folder, read_json, sha256_file, write_json
 
 STATE = "state.safetensors"
 

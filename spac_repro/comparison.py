@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spac_repro import divergence, runs
+from spac_repro import divergence
 from spac_repro import recipe as recipes
 from spac_repro.divergence import Walk
 from spac_repro.effects import Effect, Sort, effect_of
 from spac_repro.errors import UserError
 from spac_repro.expectations import START, Expected, Measured, Row, load_expected
+from spac_repro.runs import files as runs
 from spac_repro.verification import tolerance
 
 if TYPE_CHECKING:

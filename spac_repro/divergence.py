@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spac_repro import metrics, runs
+from spac_repro import metrics
 from spac_repro.errors import UserError
+from spac_repro.runs import files as runs
 
 CHUNK = 4 * 2**20  # bytes of a weight file in memory at once
 RESPONSES = ("selfplay", "chosen", "rejected")

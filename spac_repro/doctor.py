@@ -36,7 +36,7 @@ def examine(cluster: Cluster | None, folder: Path, *, cells: int = 0, bytes_a_ce
 
 
 def _python() -> Iterator[Check]:
-    from spac_repro import environment
+    from spac_repro.runs import environment
 
     version = platform.python_version()
     right = version.startswith("3.11.")

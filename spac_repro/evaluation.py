@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from spac_repro import inputs, policy, precision, runs
+from spac_repro import inputs, policy, precision
 from spac_repro.errors import UserError
 from spac_repro.leaderboard import suites
 from spac_repro.leaderboard.suites import harness
 from spac_repro.progress import Progress
 from spac_repro.recipe import WorldSettings
-from spac_repro.runs import Score
+from spac_repro.runs import files
+from spac_repro.runs.files import Score
 
 
 def evaluate(
@@ -68,7 +69,7 @@ def _find(target: Path) -> tuple[Path, WorldSettings | None]:
 def _world(run: Path) -> WorldSettings | None:
     if not (run / "manifest.json").exists():
         return None
-    settings = runs.read_json(run / "manifest.json")["settings"]["data"]["world"]
+    settings = files.read_json(run / "manifest.json")["settings"]["data"]["world"]
     return WorldSettings.model_validate(settings) if settings else None
 
 

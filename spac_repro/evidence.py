@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 from spac_repro import recipe as recipes
 from spac_repro.errors import UserError
 from spac_repro.expectations import one_line
-from spac_repro.runs import Score
+from spac_repro.runs.files import Score
 
 
 class IncomparableError(UserError):

@@ -13,7 +13,7 @@ from spac_repro.preferences.reading import Preference
 from spac_repro.preferences.rendering import Renderer
 from spac_repro.preferences.world import World
 from spac_repro.recipe import Data, SelfPlay
-from spac_repro.runs import Score
+from spac_repro.runs.files import Score
 
 
 @dataclass(frozen=True)

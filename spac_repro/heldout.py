@@ -13,7 +13,7 @@ from spac_repro.policy import Policy
 from spac_repro.preferences.rendering import Renderer
 from spac_repro.preferences.world import World
 from spac_repro.recipe import SelfPlay
-from spac_repro.runs import Score
+from spac_repro.runs.files import Score
 from spac_repro.triples import RESPONSES, Triples
 
 

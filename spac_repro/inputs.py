@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spac_repro import runs
 from spac_repro.errors import UserError
 from spac_repro.leaderboard import suites
 from spac_repro.preferences import overlap, reading
 from spac_repro.preferences.reading import Preference
 from spac_repro.preferences.world import Behaviour, World
 from spac_repro.recipe import Run, WorldSettings
+from spac_repro.runs import files as runs
 
 
 @dataclass(frozen=True)

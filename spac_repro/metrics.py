@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from spac_repro.runs import write_bytes
+from spac_repro.runs.files import write_bytes
 
 
 class Metrics:

@@ -29,7 +29,7 @@ from spac_repro.logprobs import token_logprobs
 from spac_repro.packing import Packed
 from spac_repro.preferences import world
 from spac_repro.recipe import Policy as PolicySettings
-from spac_repro.runs import read_json
+from spac_repro.runs.files import read_json
 
 # Architectures whose attention takes what transformers hands through to its backend, and whose log-probabilities are those of the
 # output layer on the last hidden state, with nothing in between: seen in tests for each.

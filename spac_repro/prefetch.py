@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spac_repro import runs
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.progress import Progress
 from spac_repro.recipe import Run
+from spac_repro.runs import files as runs
 
 SCHEMA = 1
 MANIFEST = "prefetch.json"

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from spac_repro import runs
 from spac_repro.comparison import manifest
 from spac_repro.model_card import LICENCES, card
 from spac_repro.repetition import run_of
+from spac_repro.runs import files
 
 PROFILES = ("https://w3id.org/ro/wfrun/process/0.5",)
 JSON, JSON_LINES = "application/json", "application/jsonl"
@@ -30,14 +30,14 @@ def publish(folder: Path) -> None:
     Raises:
         UserError: the run is not complete.
     """
-    results = runs.read_json(folder / "results.json")
-    verdict = runs.read_json(folder / "verdict.json")
+    results = files.read_json(folder / "results.json")
+    verdict = files.read_json(folder / "verdict.json")
     last = results["iterations"][-1]["iteration"]
     run = run_of(folder)
     policy = folder / f"iteration-{last}" / "policy"
     if policy.is_dir():
-        runs.write_bytes(policy / "README.md", card(run, last, results, verdict).encode())
-    runs.write_json(folder / "ro-crate-metadata.json", metadata(folder, last))
+        files.write_bytes(policy / "README.md", card(run, last, results, verdict).encode())
+    files.write_json(folder / "ro-crate-metadata.json", metadata(folder, last))
 
 
 def metadata(folder: Path, last: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, Tem
 
 from spac_repro import mapped, processes
 from spac_repro.recipe import SelfPlay
-from spac_repro.runs import write_json
+from spac_repro.runs.files import write_json
 from spac_repro.seeds import derive
 
 

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from spac_repro import metrics, runs
+from spac_repro import metrics
 from spac_repro.errors import UserError
 from spac_repro.recipe import Run, start_settings
+from spac_repro.runs import files
 
 
 def check(other: Path, run: Run, manifest: dict[str, Any]) -> None:
@@ -18,12 +19,12 @@ def check(other: Path, run: Run, manifest: dict[str, Any]) -> None:
     """
     if not all((other / file).exists() for file in ("manifest.json", "iteration-0/scores.json", "iteration-0/policy")):
         raise UserError(f"{other} has no finished start; make one there with this command, --until 0 and --out {other}")
-    there = runs.read_json(other / "manifest.json")
+    there = files.read_json(other / "manifest.json")
     if there["segments"]:
         raise UserError(f"{other} was carried out in more than one environment; its start cannot be shared")
     ours = {"seed": run.seed, "settings": run.start_settings(), **{part: manifest[part] for part in ("inputs", "environment")}}
     theirs = {**{part: there[part] for part in ("seed", "inputs", "environment")}, "settings": start_settings(there["settings"])}
-    for key, old, new in runs.differences(theirs, ours):
+    for key, old, new in files.differences(theirs, ours):
         raise UserError(f"the start of {other} is not this run's: {key} is {old!r} there and {new!r} here; leave --start-from out")
 
 
@@ -35,12 +36,12 @@ def share(other: Path, folder: Path, card: str) -> None:
         if (source / name).exists() and not (target / name).exists():
             _link(source / name, target / name)
     lines = [line for line in metrics.read(other) if line["iteration"] == 0]
-    runs.write_bytes(folder / "metrics.jsonl", b"".join(map(metrics.encode, lines)))
-    with runs.new_folder(target / "policy") as policy:
+    files.write_bytes(folder / "metrics.jsonl", b"".join(map(metrics.encode, lines)))
+    with files.new_folder(target / "policy") as policy:
         for file in (source / "policy").iterdir():
             if file.name != "README.md":
                 _link(file, policy / file.name)
-        runs.write_bytes(policy / "README.md", card.encode())
+        files.write_bytes(policy / "README.md", card.encode())
 
 
 def _link(source: Path, target: Path) -> None:

@@ -22,7 +22,6 @@ from transformers import PreTrainedModel
 
 from spac_repro import (
     checkpoints,
-    environment,
     gold,
     heldout,
     iteration,
@@ -30,7 +29,6 @@ from spac_repro import (
     policy,
     precision,
     processes,
-    runs,
     selfplay,
     start,
     supervised,
@@ -47,7 +45,8 @@ from spac_repro.optimisation import Keeping, Objective, Schedule, optimise, opti
 from spac_repro.preferences.rendering import Renderer
 from spac_repro.progress import Progress
 from spac_repro.recipe import USED, Referenced, Run
-from spac_repro.runs import Score
+from spac_repro.runs import environment, files
+from spac_repro.runs.files import Score
 from spac_repro.seeds import derive
 
 SHOWN = 12  # prompts that every iterate answers for the report
@@ -81,8 +80,8 @@ def train(
     if processes.world() > 1:
         progress.say(f"{processes.world()} processes have found each other; engine {training.engine}")
     half = "bfloat16" in (training.precision, run.recipe.policy.dtype)
-    with runs.disk_errors(folder), precision.widened() if half else nullcontext(), ExitStack() as held:
-        processes.on_main(lambda: held.enter_context(runs.owned(folder)))
+    with files.disk_errors(folder), precision.widened() if half else nullcontext(), ExitStack() as held:
+        processes.on_main(lambda: held.enter_context(files.owned(folder)))
         return _Training(run, folder, inputs, progress).carry_out(allow_changed_environment, until, start_from, inspect)
 
 
@@ -130,13 +129,13 @@ class _Training:
             inspect(manifest)
             if start_from is not None and not self._policy_folder(0).exists():
                 start.check(start_from, self.run, manifest)  # before anything is written
-            runs.claim(self.folder, manifest, allow_changed_environment=allow_changed_environment)
+            files.claim(self.folder, manifest, allow_changed_environment=allow_changed_environment)
 
         processes.on_main(claim)
         results = self.folder / "results.json"
         if self._there(results):
             self.progress.say(f"{self.folder} is complete; nothing to do")
-            return dict(runs.read_json(results))
+            return dict(files.read_json(results))
         processes.on_main(self._measure_overlap)
         with Metrics(self.folder) as self.metrics:
             if start_from is not None:
@@ -149,8 +148,8 @@ class _Training:
                 self._evaluate(t)
         if until is not None and until < last:
             return None
-        processes.on_main(lambda: runs.write_json(results, self._results()))
-        return dict(runs.read_json(results))
+        processes.on_main(lambda: files.write_json(results, self._results()))
+        return dict(files.read_json(results))
 
     # The stages
 
@@ -374,8 +373,8 @@ class _Training:
         samples = self._samples(t, model)
 
         def keep() -> None:
-            runs.write_json(path.with_name("samples.json"), samples)
-            runs.write_json(path, [score.as_dict() for score in scores])
+            files.write_json(path.with_name("samples.json"), samples)
+            files.write_json(path, [score.as_dict() for score in scores])
 
         processes.on_main(keep)
 
@@ -409,8 +408,8 @@ class _Training:
             )
         path = self.folder / "iteration-0" / "gold.json"
         if t == 0:
-            processes.on_main(lambda: runs.write_json(path, rewards.__dict__))
-        return gold.scores(rewards, gold.Rewards(**runs.read_json(path)))
+            processes.on_main(lambda: files.write_json(path, rewards.__dict__))
+        return gold.scores(rewards, gold.Rewards(**files.read_json(path)))
 
     def _heldout(self, t: int, model: PreTrainedModel) -> list[Score]:
         assert self.inputs.world is not None  # the recipe's own check
@@ -459,13 +458,13 @@ class _Training:
         found = measure_overlap(self.run, self.inputs)
         for name, task in found.tasks.items():
             self.progress.say(f"{name}: {task.note or 'no overlap with the preferences'}")
-        runs.write_json(self._overlap_file, found.as_json())
+        files.write_json(self._overlap_file, found.as_json())
 
     def _overlap_notes(self) -> dict[str, str]:
         """The mark of each task whose questions are partly in the preferences."""
         if not self._overlap_file.exists():
             return {}
-        tasks = runs.read_json(self._overlap_file)["tasks"]
+        tasks = files.read_json(self._overlap_file)["tasks"]
         return {name: f"overlap: {len(t['item_indexes'])} of {t['items']} items" for name, t in tasks.items() if t["item_indexes"]}
 
     # What the stages share
@@ -506,10 +505,10 @@ class _Training:
         processes.on_main(lambda: shutil.rmtree(self._training_folder(t), ignore_errors=True))
 
     def _save(self, t: int, model: PreTrainedModel) -> None:
-        with runs.new_folder(self._policy_folder(t)) as folder:
+        with files.new_folder(self._policy_folder(t)) as folder:
             policy.save(model, self.renderer.tokenizer, folder)
-            runs.write_json(folder / "fingerprint.json", {"weights_sha256": policy.weights_sha256(model)})
-            runs.write_bytes(folder / "README.md", card(self.run, t).encode())
+            files.write_json(folder / "fingerprint.json", {"weights_sha256": policy.weights_sha256(model)})
+            files.write_bytes(folder / "README.md", card(self.run, t).encode())
 
     def _load(self, t: int) -> PreTrainedModel:
         folder = self._policy_folder(t)
@@ -519,11 +518,11 @@ class _Training:
         return model
 
     def _weights_sha256(self, t: int) -> str:
-        return str(runs.read_json(self._policy_folder(t) / "fingerprint.json")["weights_sha256"])
+        return str(files.read_json(self._policy_folder(t) / "fingerprint.json")["weights_sha256"])
 
     def _manifest(self, model: PreTrainedModel) -> dict[str, Any]:
         return {
-            "schema": runs.SCHEMA,
+            "schema": files.SCHEMA,
             "recipe": self.recipe.name,
             "method": self.run.method,
             "seed": self.run.seed,
@@ -542,11 +541,11 @@ class _Training:
 
     def _results(self) -> dict[str, Any]:
         iterates = [
-            {"iteration": t, "weights_sha256": self._weights_sha256(t), "scores": runs.read_json(self._scores_file(t))}
+            {"iteration": t, "weights_sha256": self._weights_sha256(t), "scores": files.read_json(self._scores_file(t))}
             for t in range(self.recipe.training.iterations + 1)
         ]
         return {
-            "schema": runs.SCHEMA,
+            "schema": files.SCHEMA,
             "recipe": self.recipe.name,
             "method": self.run.method,
             "seed": self.run.seed,
@@ -554,7 +553,7 @@ class _Training:
             "settings_digest": self.run.digest(),
             "weights_sha256": iterates[-1]["weights_sha256"],
             "harness": suites.harness(),
-            "overlap": runs.read_json(self._overlap_file) if self._overlap_file.exists() else None,
+            "overlap": files.read_json(self._overlap_file) if self._overlap_file.exists() else None,
             "iterations": iterates,
         }
 
@@ -596,5 +595,5 @@ class _Timing:
         entry |= {"seconds": round(time.perf_counter() - begun, 3), "peak_memory_bytes": peak}
         if torch.cuda.is_available():
             entry["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-        there = runs.read_json(self.path) if self.path.exists() else []
-        runs.write_json(self.path, [*there, entry])
+        there = files.read_json(self.path) if self.path.exists() else []
+        files.write_json(self.path, [*there, entry])

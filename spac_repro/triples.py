@@ -20,7 +20,7 @@ from spac_repro.optimisation import within_budget
 from spac_repro.packing import Group, pack
 from spac_repro.policy import Policy
 from spac_repro.preferences.rendering import Examples
-from spac_repro.runs import new_file
+from spac_repro.runs.files import new_file
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from spac_repro import checkpoints, runs
+from spac_repro import checkpoints
 from spac_repro.errors import UserError
 from spac_repro.optimisation import optimizer_for
+from spac_repro.runs import files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 INPUTS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -221,7 +222,7 @@ def test_a_smaller_weight_is_not_stretched_over_a_larger(three):
     tensors = load_file(path / "state.safetensors")
     tensors["model.2.bias"] = tensors["model.2.bias"][:1].clone()
     save_file(tensors, path / "state.safetensors")
-    runs.write_json(path / "checkpoint.json", {"step": 3, "sha256": runs.sha256_file(path / "state.safetensors")})
+    files.write_json(path / "checkpoint.json", {"step": 3, "sha256": files.sha256_file(path / "state.safetensors")})
     model, stepper = make("separate", "adamw", seed=2)
     with pytest.raises(UserError, match=r"2\.bias is 1 there and 4 here"):
         checkpoints.restore(folder, model, stepper, warn=never)
@@ -230,4 +231,4 @@ def test_a_smaller_weight_is_not_stretched_over_a_larger(three):
 def test_the_hash_beside_the_state_is_of_its_bytes(three):
     folder, _ = three
     beside = json.loads((folder / "step-0000003" / "checkpoint.json").read_text())
-    assert beside == {"step": 3, "sha256": runs.sha256_file(folder / "step-0000003" / "state.safetensors")}
+    assert beside == {"step": 3, "sha256": files.sha256_file(folder / "step-0000003" / "state.safetensors")}

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from spac_repro import cli, interruption, recipe, runs
+from spac_repro import cli, interruption, recipe
+from spac_repro.runs import files
 
 HEAVY = ("torch", "transformers", "lm_eval", "datasets", "matplotlib", "scipy", "numpy", "pyarrow", "accelerate", "tensorboard")
 
@@ -298,7 +299,7 @@ def manifest_of(file: Path, **changes: Any) -> dict[str, Any]:
 def test_a_folder_of_another_run(refused, own_recipe, pairs, tmp_path):
     """It keeps every byte."""
     file = own_recipe()
-    runs.write_json(tmp_path / "run" / "manifest.json", {**manifest_of(file), "seed": 5})
+    files.write_json(tmp_path / "run" / "manifest.json", {**manifest_of(file), "seed": 5})
     (tmp_path / "run" / ".lock").touch()
     (tmp_path / "run" / "results.json").write_text("{}")
     message = refused("train", "--recipe", file, "--preferences", pairs(PAIR), "--out", "run")
@@ -307,7 +308,7 @@ def test_a_folder_of_another_run(refused, own_recipe, pairs, tmp_path):
 
 
 def test_a_folder_in_use(invoke, own_recipe, pairs, tmp_path):
-    with runs.owned(tmp_path / "run"):
+    with files.owned(tmp_path / "run"):
         before = tree(tmp_path / "run")
         done = invoke("train", "--recipe", own_recipe(), "--preferences", pairs(PAIR), "--out", "run")
         assert tree(tmp_path / "run") == before

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spac_repro import comparison, divergence, runs
+from spac_repro import comparison, divergence
 from spac_repro.comparison import compare
 from spac_repro.effects import EFFECTS, Sort, effect_of
 from spac_repro.errors import UserError
+from spac_repro.runs import files
 
 SETTINGS: dict[str, Any] = {
     "method": "spac",
@@ -32,7 +33,7 @@ def make(folder: Path, *, seed: int = 0, scores: dict[int, float] | None = None,
     inputs: dict[str, Any] = {"preferences": 2, "preferences_sha256": "a" * 64, "tokenizer_sha256": "b" * 64}
     environment: dict[str, Any] = {"threads": 1, "cpu": "x", "libraries": {"torch": "2.13.0", "deepspeed": "0.19.8"}}
     manifest: dict[str, Any] = {
-        "schema": runs.SCHEMA,
+        "schema": files.SCHEMA,
         "recipe": "tiny",
         "method": "spac",
         "seed": seed,
@@ -48,12 +49,12 @@ def make(folder: Path, *, seed: int = 0, scores: dict[int, float] | None = None,
         for group in groups:
             node = node[group]
         node[leaf] = value
-    runs.write_json(folder / "manifest.json", manifest)
+    files.write_json(folder / "manifest.json", manifest)
     for t, value in (scores or {}).items():
         score = {"task": "gold", "metric": "reward", "value": value, "stderr": 0.01, "n": n, "version": "1"}
-        runs.write_json(folder / f"iteration-{t}" / "scores.json", [score])
+        files.write_json(folder / f"iteration-{t}" / "scores.json", [score])
     if scores:
-        runs.write_json(folder / "results.json", {"complete": True, "harness": "lm_eval 0.4.13", "weights_sha256": "w"})
+        files.write_json(folder / "results.json", {"complete": True, "harness": "lm_eval 0.4.13", "weights_sha256": "w"})
     return folder
 
 
@@ -78,7 +79,7 @@ def test_a_key_that_an_older_version_did_not_record_is_said_to_be_that(tmp_path:
     its = json.loads((b / "manifest.json").read_text())
     del its["inputs"]["tokenizer_sha256"]
     its["settings"]["training"]["world_size"] = 2
-    runs.write_json(b / "manifest.json", its)
+    files.write_json(b / "manifest.json", its)
     for difference in compare(a, b).differences:
         assert "different versions" in difference.effect.size
 
@@ -109,7 +110,7 @@ def comparison_matches(key: str, pattern: str) -> bool:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     a = make(tmp_path / "a")
     (tmp_path / "empty").mkdir()
-    newer = make(tmp_path / "newer", schema=runs.SCHEMA + 1)
+    newer = make(tmp_path / "newer", schema=files.SCHEMA + 1)
     half = make(tmp_path / "half")
     (half / "manifest.json").write_text('{"schema": 1, "recipe": "tiny"')
     lacking = make(tmp_path / "lacking")
@@ -193,7 +194,7 @@ def test_sharding_is_no_difference_and_equal_hashes_are_not_read(tmp_path: Path)
     one, other = make(tmp_path / "one"), make(tmp_path / "other")
     for folder in (one, other):
         weights(folder / "iteration-0" / "policy", tensors())
-        runs.write_json(folder / "iteration-0" / "policy" / "fingerprint.json", {"weights_sha256": "h"})
+        files.write_json(folder / "iteration-0" / "policy" / "fingerprint.json", {"weights_sha256": "h"})
     assert compare(one, other).walk.read == 0
 
 

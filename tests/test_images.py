@@ -9,10 +9,11 @@ import pytest
 from typer.main import get_command
 
 import spac_repro
-from spac_repro import cli, environment, runs
+from spac_repro import cli
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.images import building, command, commands, engine, sif
 from spac_repro.images.reference import LABEL, VARIANT, Identity, Reference, check_version, parse
+from spac_repro.runs import environment, files
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -113,7 +114,7 @@ def test_a_sif_is_held_against_the_hash_beside_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file"):
         sif.inspect(parse(f"apptainer:{file}"))
     file.write_bytes(b"once")
-    (tmp_path / "a.sif.sha256").write_text(f"{runs.sha256_file(file)}  a.sif\n")
+    (tmp_path / "a.sif.sha256").write_text(f"{files.sha256_file(file)}  a.sif\n")
     file.write_bytes(b"now")
     with pytest.raises(UserError, match=r"was changed or damaged: its hash is \w+, and .*a.sif.sha256 says"):
         sif.inspect(parse(f"apptainer:{file}"))
@@ -190,7 +191,7 @@ def test_both_recipes_start_from_the_same_base() -> None:
 
 
 def test_in_an_image_the_commit_is_the_one_it_was_built_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "spac_repro" / "environment.py"))
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "spac_repro" / "runs" / "environment.py"))
     assert environment.source() is None
     monkeypatch.setenv("SPAC_REPRO_REVISION", "abc+changed")
     assert environment.source() == {"commit": "abc", "changed": True}

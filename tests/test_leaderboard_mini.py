@@ -14,7 +14,7 @@ from spac_repro.leaderboard.mini import mini_items
 from spac_repro.leaderboard.suites import evaluate, questions
 from spac_repro.policy import world_tokenizer
 from spac_repro.preferences.world import Behaviour, World, split_of
-from spac_repro.runs import Score
+from spac_repro.runs.files import Score
 
 
 def build_world(seed: int = 1) -> World:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spac_repro import mapped, runs
+from spac_repro import mapped
 from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.runs import files
 
 TEXTS = st.lists(st.tuples(st.lists(st.integers(0, 2**31 - 1)), st.lists(st.integers(0, 9))), max_size=12)
 
@@ -56,7 +57,7 @@ def test_no_file_is_left_and_rows_live_as_long_as_they_are_held(tmp_path, monkey
 def test_a_disk_that_is_full_already_is_named_too(tmp_path, monkeypatch):
     """The first bytes are only written when the file is flushed; what they meet then is said once, and by nobody else."""
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "wb"))  # noqa: SIM115
-    with pytest.raises(UnfitEnvironmentError, match=r"cannot write temporary files in .*TMPDIR"), runs.disk_errors(tmp_path):
+    with pytest.raises(UnfitEnvironmentError, match=r"cannot write temporary files in .*TMPDIR"), files.disk_errors(tmp_path):
         mapped.token_columns([([1, 2],)], ["x"])
 
 

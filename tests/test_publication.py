@@ -9,9 +9,10 @@ import pytest
 import requests
 from huggingface_hub import ModelCard
 
-from spac_repro import publication, repetition, runs
+from spac_repro import publication, repetition
 from spac_repro import recipe as recipes
 from spac_repro.errors import UserError
+from spac_repro.runs import files
 
 SCORES = [
     {
@@ -48,7 +49,7 @@ def run(tmp_path: Path) -> Path:
         "source": {"commit": "c0ffee", "changed": False},
     }
     manifest = {
-        "schema": runs.SCHEMA,
+        "schema": files.SCHEMA,
         "recipe": "tiny",
         "method": "spac",
         "seed": 0,
@@ -68,7 +69,7 @@ def run(tmp_path: Path) -> Path:
         ("verdict.json", verdict),
         ("timing.json", []),
     ):
-        runs.write_json(folder / name, content)
+        files.write_json(folder / name, content)
     (folder / "metrics.jsonl").write_text("")
     for t in (0, 1):
         (folder / f"iteration-{t}" / "policy").mkdir(parents=True)
@@ -135,7 +136,7 @@ def test_the_metadata_hold_to_the_process_run_profile(run: Path, offline: None) 
     metadata["@graph"] = [entity for entity in metadata["@graph"] if entity["@id"] != "#spac-repro"]
     (action,) = (entity for entity in metadata["@graph"] if entity["@id"] == "#run")
     del action["instrument"]
-    runs.write_json(run / "ro-crate-metadata.json", metadata)
+    files.write_json(run / "ro-crate-metadata.json", metadata)
     assert problems(run), "a crate whose action names no software must be refused"
 
 
@@ -162,11 +163,11 @@ def test_a_manifest_changed_by_hand_or_of_another_version_is_refused(run: Path) 
     path = run / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["settings"]["objective"]["beta"] = 2.0
-    runs.write_json(path, manifest)
+    files.write_json(path, manifest)
     with pytest.raises(UserError, match="changed by hand"):
         repetition.run_of(run)
     manifest["settings"]["training"]["momentum"] = 0.9
-    runs.write_json(path, manifest)
+    files.write_json(path, manifest)
     with pytest.raises(UserError, match=r"settings\.training\.momentum: .*another version"):
         repetition.run_of(run)
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from spac_repro import recipe as recipes
-from spac_repro import report, runs, triples
+from spac_repro import report, triples
 from spac_repro.errors import UserError
+from spac_repro.runs import files
 from spac_repro.triples import Triples
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\"'&$\\frac{$"
@@ -27,7 +28,7 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
 
     run = recipes.load("tiny", method=method, seed=seed, overrides=["training.epochs=1"])
     manifest = {
-        "schema": runs.SCHEMA,
+        "schema": files.SCHEMA,
         "recipe": "tiny",
         "method": method,
         "seed": seed,
@@ -38,7 +39,7 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
         "environment": {"cpu": text, "libraries": {"torch": "2.13.0"}, "source": {"commit": "c0ffee", "changed": True}, "gpus": []},
         "segments": [],
     }
-    runs.write_json(folder / "manifest.json", manifest)
+    files.write_json(folder / "manifest.json", manifest)
     lines = [
         {
             "iteration": t,
@@ -68,18 +69,20 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
             }
             for task, metric in names
         ]
-        runs.write_json(folder / f"iteration-{t}" / "scores.json", scores)
-        runs.write_json(folder / f"iteration-{t}" / "samples.json", [f"said {t} {i} {text}" for i in range(12)])
+        files.write_json(folder / f"iteration-{t}" / "scores.json", scores)
+        files.write_json(folder / f"iteration-{t}" / "samples.json", [f"said {t} {i} {text}" for i in range(12)])
         iterates.append({"iteration": t, "weights_sha256": "w" * 64, "scores": scores})
         if t:
             tokens = [[1, 2]] * 20
             texts = {name: [f"{name} {i} {text}" for i in range(20)] for name in ("prompt", "chosen", "rejected", "selfplay")}
             data = Triples(tokens, dict.fromkeys(triples.RESPONSES, tokens), {"chosen": torch.zeros(20)})
             triples.write(folder / f"iteration-{t}" / "selfplay.parquet", data, texts)
-    runs.write_json(folder / "timing.json", [{"iteration": 0, "stage": "start", "seconds": 1.0, "peak_memory_bytes": 10**9}])
+    files.write_json(folder / "timing.json", [{"iteration": 0, "stage": "start", "seconds": 1.0, "peak_memory_bytes": 10**9}])
     if complete:
         identity = {"schema": 1, "recipe": "tiny", "method": method, "seed": seed, "settings_digest": run.digest(), "harness": ""}
-        runs.write_json(folder / "results.json", {**identity, "complete": True, "weights_sha256": "w" * 64, "iterations": iterates})
+        files.write_json(
+            folder / "results.json", {**identity, "complete": True, "weights_sha256": "w" * 64, "iterations": iterates}
+        )
     return folder
 
 
@@ -152,7 +155,7 @@ def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> No
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["settings"]["objective"]["preference_weight"] = 10.0
     manifest["settings_sha256"] = "other"
-    runs.write_json(other / "manifest.json", manifest)
+    files.write_json(other / "manifest.json", manifest)
     groups = report._grouped([report._view(run), report._view(other)])
     assert [group.label for group in groups] == ["spac (preference_weight 3.0)", "spac (preference_weight 10.0)"]
 

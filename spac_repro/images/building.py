@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import spac_repro
-from spac_repro import environment, runs
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.images import engine as engines
 from spac_repro.images import sif
+from spac_repro.runs import environment
+from spac_repro.runs import files as runs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CONTENT = ("container", "expected_results", "launchers", "requirements", "spac_repro", "LICENSE", "README.md", "pyproject.toml")

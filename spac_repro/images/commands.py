@@ -96,12 +96,12 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what an image is: its identity, version and commit; on request its bill of materials and licences."""
-    from spac_repro import runs
+    from spac_repro.runs import files
 
     if sbom is not None:
         bill = _read(image, "sbom.cdx.json")
         try:
-            runs.write_bytes(sbom, bill)
+            files.write_bytes(sbom, bill)
         except OSError as error:
             raise UserError(f"cannot write {sbom}: {error.strerror}; choose another file with --sbom") from None
     if licences:

@@ -10,11 +10,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from spac_repro import runs
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.images import command as inner
 from spac_repro.images.command import Command, Limits
 from spac_repro.images.reference import NVIDIA, SHARE, Identity, Reference, check_version
+from spac_repro.runs import files
 
 KILLED = 137
 APPTAINERS_OWN = 255  # how it ends where it cannot start; spac-repro never ends so
@@ -43,7 +43,7 @@ def inspect(reference: Reference) -> Identity:
     file = Path(reference.name)
     if not file.is_file():
         raise UserError(f"there is no file {file}; build it with `spac-repro image build --engine apptainer`, or copy it here")
-    found = runs.sha256_file(file)
+    found = files.sha256_file(file)
     beside = file.with_name(f"{file.name}.sha256")
     expected = reference.sha256 or (" ".join(beside.read_text().split()[:1]) if beside.is_file() else found)
     if found != expected:

@@ -31,7 +31,7 @@ from spac_repro.leaderboard.task import Leaves, Task
 from spac_repro.optimisation import within_budget
 from spac_repro.packing import Group, pack
 from spac_repro.policy import Policy, packs
-from spac_repro.runs import Score
+from spac_repro.runs.files import Score
 
 TOKENS_AT_ONCE = 4096
 MOSTLY = 0.8  # of a prompt must be shared, or its requests are computed apart

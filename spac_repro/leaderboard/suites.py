@@ -10,7 +10,7 @@ from spac_repro.errors import UserError
 from spac_repro.leaderboard import mini, openllm
 from spac_repro.leaderboard.table import average
 from spac_repro.leaderboard.task import Leaves, Task
-from spac_repro.runs import Score
+from spac_repro.runs.files import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

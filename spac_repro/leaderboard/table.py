@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from spac_repro.leaderboard.task import Task
-from spac_repro.runs import Score
+from spac_repro.runs.files import Score
 
 AVERAGE = "average"
 

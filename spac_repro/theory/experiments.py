@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spac_repro.errors import UserError
-from spac_repro.runs import write_bytes, write_json
+from spac_repro.runs.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     from spac_repro.expectations import Fresh

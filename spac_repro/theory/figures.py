@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spac_repro.runs import write_bytes
+from spac_repro.runs.files import write_bytes
 
 # Okabe and Ito's colours can be told apart with any common colour vision; markers and dashes say it once more.
 STYLES = [

@@ -16,11 +16,11 @@ import layers
 import pytest
 from laboratory import IMAGE, SOURCE, Built, owned, spac_repro
 
-from spac_repro import runs
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.images import building, engine
 from spac_repro.images.command import Command, Limits
 from spac_repro.images.reference import LABEL, parse
+from spac_repro.runs import files as runs
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 

@@ -59,7 +59,7 @@ def lock() -> dict[str, Any]:
 
 def source() -> dict[str, Any] | None:
     """The git commit that the package is of, and whether its files differ from it; None where neither checkout nor image says."""
-    folder = Path(__file__).resolve().parents[1]
+    folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         built = os.environ.get("SPAC_REPRO_REVISION", "unknown")  # set in the image, when it is built
         return None if built == "unknown" else {"commit": built.removesuffix("+changed"), "changed": built.endswith("+changed")}

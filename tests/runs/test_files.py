@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spac_repro import runs
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.runs import Score
+from spac_repro.runs import files
+from spac_repro.runs.files import Score
 
 OLD = b"old content\n"
 
@@ -28,14 +28,14 @@ def entries(folder: Path) -> set[str]:
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path):
     path = tmp_path / "a" / "b" / "results.json"
-    runs.write_json(path, {"b": 1, "a": "ρ"})
+    files.write_json(path, {"b": 1, "a": "ρ"})
     assert json.loads(path.read_text()) == {"a": "ρ", "b": 1}
     assert entries(tmp_path) == {"a", "a/b", "a/b/results.json"}
 
 
 def test_equal_content_gives_equal_bytes(tmp_path):
-    runs.write_json(tmp_path / "one", {"a": 1, "b": {"c": 2, "d": 3}})
-    runs.write_json(tmp_path / "other", {"b": {"d": 3, "c": 2}, "a": 1})
+    files.write_json(tmp_path / "one", {"a": 1, "b": {"c": 2, "d": 3}})
+    files.write_json(tmp_path / "other", {"b": {"d": 3, "c": 2}, "a": 1})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
@@ -54,7 +54,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 
     monkeypatch.setattr(*{"fsync": (os, "fsync", fail), "replace": (Path, "replace", fail)}[moment])
     with pytest.raises(type(error)):
-        runs.write_bytes(path, b"new")
+        files.write_bytes(path, b"new")
     assert path.read_bytes() == OLD
     assert entries(tmp_path) == {"scores.json"}
 
@@ -66,7 +66,7 @@ def test_a_truly_full_device_leaves_the_old_file_and_no_other(tmp_path):
     path.write_bytes(OLD)
     (tmp_path / ".scores.json.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as full:
-        runs.write_bytes(path, b"new")
+        files.write_bytes(path, b"new")
     assert full.value.errno == errno.ENOSPC
     assert path.read_bytes() == OLD
     assert entries(tmp_path) == {"scores.json"}
@@ -77,19 +77,19 @@ def test_the_new_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monke
     order = []
     monkeypatch.setattr(os, "fsync", lambda descriptor, real=os.fsync: (order.append("fsync"), real(descriptor))[1])
     monkeypatch.setattr(Path, "replace", lambda path, to, real=Path.replace: (order.append("rename"), real(path, to))[1])
-    runs.write_bytes(tmp_path / "file", b"content")
+    files.write_bytes(tmp_path / "file", b"content")
     assert order[:2] == ["fsync", "rename"]
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "policy"
-    with runs.new_folder(target) as folder:
+    with files.new_folder(target) as folder:
         (folder / "weights").write_bytes(b"1")
         assert not target.exists()
     assert (target / "weights").read_bytes() == b"1"
 
     def replace_it_and_fail():
-        with runs.new_folder(target) as folder:
+        with files.new_folder(target) as folder:
             (folder / "weights").write_bytes(b"2")
             raise KeyboardInterrupt
 
@@ -103,7 +103,7 @@ def test_what_a_kill_left_of_a_folder_is_not_in_the_next_one(tmp_path):
     left = tmp_path / ".policy.partial"
     left.mkdir()
     (left / "old-weights").touch()
-    with runs.new_folder(tmp_path / "policy") as folder:
+    with files.new_folder(tmp_path / "policy") as folder:
         (folder / "weights").touch()
     assert entries(tmp_path) == {"policy", "policy/weights"}
 
@@ -116,7 +116,7 @@ def test_json_that_is_missing_or_damaged_is_named(tmp_path, content, words):
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=words) as refused:
-        runs.read_json(path)
+        files.read_json(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -130,7 +130,7 @@ def test_json_that_is_missing_or_damaged_is_named(tmp_path, content, words):
     ],
 )
 def test_a_full_disk_is_said_in_one_line(tmp_path, error):
-    with pytest.raises(UnfitEnvironmentError, match="make room and repeat the command") as said, runs.disk_errors(tmp_path):
+    with pytest.raises(UnfitEnvironmentError, match="make room and repeat the command") as said, files.disk_errors(tmp_path):
         raise error
     assert str(tmp_path) in str(said.value)
     assert "\n" not in str(said.value)
@@ -139,7 +139,7 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, error):
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("No space in the name"), UserError("bad")])
 def test_other_errors_are_not_the_disks(tmp_path, error):
-    with pytest.raises(type(error)) as said, runs.disk_errors(tmp_path):
+    with pytest.raises(type(error)) as said, files.disk_errors(tmp_path):
         raise error
     assert said.value is error
 
@@ -173,7 +173,7 @@ def other_owner(tmp_path):
 
 
 def own(folder: Path) -> None:
-    with runs.owned(folder):
+    with files.owned(folder):
         pass
 
 
@@ -197,7 +197,7 @@ def test_a_killed_owners_lock_dies_with_it(tmp_path, other_owner):
 
 
 def test_one_process_cannot_own_a_folder_twice(tmp_path):
-    with runs.owned(tmp_path):
+    with files.owned(tmp_path):
         with pytest.raises(UserError, match="in use"):
             own(tmp_path)
         with pytest.raises(UserError, match="in use"):
@@ -209,7 +209,7 @@ def test_a_folder_that_became_no_run_folder_is_left_as_it_was(tmp_path):
     """Bad input is often found only after the folder was taken."""
 
     def fail_in(folder: Path) -> None:
-        with runs.owned(folder):
+        with files.owned(folder):
             raise UserError("bad input")
 
     with pytest.raises(UserError, match="bad input"):
@@ -224,8 +224,8 @@ def test_a_folder_that_became_no_run_folder_is_left_as_it_was(tmp_path):
 
 def test_a_run_folder_stays_when_its_owner_fails(tmp_path):
     def fail() -> None:
-        with runs.owned(tmp_path / "run"):
-            runs.claim(tmp_path / "run", manifest(), allow_changed_environment=False)
+        with files.owned(tmp_path / "run"):
+            files.claim(tmp_path / "run", manifest(), allow_changed_environment=False)
             raise UserError("later")
 
     with pytest.raises(UserError, match="later"):
@@ -249,7 +249,7 @@ def test_a_file_in_the_way_is_named(tmp_path, folder):
 
 def manifest(*, seed: int = 0, epochs: int = 2, preferences: str = "aa", torch: str = "2.13.0") -> dict:
     return {
-        "schema": runs.SCHEMA,
+        "schema": files.SCHEMA,
         "seed": seed,
         "settings": {"name": "tiny", "training": {"epochs": epochs, "batch_size": 64}},
         "inputs": {"preferences": 100, "preferences_sha256": preferences},
@@ -260,7 +260,7 @@ def manifest(*, seed: int = 0, epochs: int = 2, preferences: str = "aa", torch: 
 
 
 def claim(folder: Path, wanted: dict, *, allow: bool = False) -> None:
-    runs.claim(folder, wanted, allow_changed_environment=allow)
+    files.claim(folder, wanted, allow_changed_environment=allow)
 
 
 def test_a_new_run_writes_its_manifest_and_may_come_again(tmp_path):
@@ -339,7 +339,7 @@ def test_a_kill_before_the_manifest_was_whole_does_not_spoil_the_folder(tmp_path
 
 
 def test_a_folder_of_another_version_is_refused(tmp_path):
-    runs.write_json(tmp_path / "manifest.json", {**manifest(), "schema": 99})
+    files.write_json(tmp_path / "manifest.json", {**manifest(), "schema": 99})
     with pytest.raises(UserError, match="schema 99 is not 1"):
         claim(tmp_path, manifest())
 
@@ -359,7 +359,7 @@ def flat(tree, prefix: str = "") -> dict:
 
 @given(trees, trees)
 def test_trees_differ_exactly_where_one_of_their_leaves_does(old, new):
-    found = list(runs.differences(old, new))
+    found = list(files.differences(old, new))
     assert (found == []) == (old == new)
     for key, was, is_now in found:
         if not isinstance(was, dict) and not isinstance(is_now, dict):
@@ -371,4 +371,4 @@ def test_trees_differ_exactly_where_one_of_their_leaves_does(old, new):
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
-    assert runs.sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
