@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 
 import cut_down  # noqa: E402
 
-from spac_repro.preferences.reading import Preference  # noqa: E402
+from spac_repro.data.preferences import Preference  # noqa: E402
 
 REFERENCE = "reference/seed-0"
 CHAT = "chat/seed-0"
@@ -47,7 +47,8 @@ def train(
     template: str | None = None,
 ) -> None:
     """A cut-down run in this process, with some settings, rows or the chat template changed."""
-    from spac_repro import inputs, policy, recipe, training
+    from spac_repro import policy, recipe, training
+    from spac_repro.data import inputs
     from spac_repro.progress import Silent
 
     run = recipe.load("tiny", method=method, seed=seed, overrides=[*cut_down.SETTINGS, *settings])

@@ -39,14 +39,13 @@ def prepare(source: Path) -> dict[str, Any]:
 
     import torch
 
-    from spac_repro import triples
-    from spac_repro.preferences import reading
-    from spac_repro.preferences.rendering import Renderer
+    from spac_repro.data import preferences, triples
+    from spac_repro.data.rendering import Renderer
     from spac_repro.recipe import Data
 
     begun = time.perf_counter()
-    rows = reading.read_preferences(str(source))
-    reading.fingerprint(rows)
+    rows = preferences.read_preferences(str(source))
+    preferences.fingerprint(rows)
     plain = Data(
         source="file", name=None, revision=None, pairs=None, template="plain", longest_prompt=512, longest_response=512,
         overlong_prompts="refuse", world=None,

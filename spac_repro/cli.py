@@ -164,7 +164,8 @@ def train(
     if not processes.started() and (run.recipe.training.processes > 1 or run.recipe.training.engine != "accelerate"):
         raise typer.Exit(processes.start(run.recipe.training.processes, sys.argv[1:]))
 
-    from spac_repro import inputs, training
+    from spac_repro import training
+    from spac_repro.data import inputs
 
     with _progress(as_json) as progress:
         read = inputs.read(run, preferences=preferences, questions=data or _beside(preferences))
@@ -456,7 +457,7 @@ def _known_size(run: "Run", preferences: str | None) -> int | None:
     """How many preferences there are, where that is cheap to say."""
     data = run.recipe.data
     if preferences and _is_local(preferences):
-        from spac_repro.preferences.reading import read_preferences
+        from spac_repro.data.preferences import read_preferences
 
         return len(read_preferences(preferences, limit=data.pairs))
     return data.pairs

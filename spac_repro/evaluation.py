@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from spac_repro import inputs, policy, precision
+from spac_repro import policy, precision
+from spac_repro.data import inputs
 from spac_repro.errors import UserError
 from spac_repro.leaderboard import suites
 from spac_repro.leaderboard.suites import harness

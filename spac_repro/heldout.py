@@ -8,13 +8,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from spac_repro import selfplay, triples
+from spac_repro import selfplay
+from spac_repro.data import triples
+from spac_repro.data.rendering import Renderer
+from spac_repro.data.triples import RESPONSES, Triples
+from spac_repro.data.world import World
 from spac_repro.policy import Policy
-from spac_repro.preferences.rendering import Renderer
-from spac_repro.preferences.world import World
 from spac_repro.recipe import SelfPlay
 from spac_repro.runs.files import Score
-from spac_repro.triples import RESPONSES, Triples
 
 
 def draw(

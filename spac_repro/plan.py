@@ -127,7 +127,7 @@ def _size(size: float) -> str:
 
 def _count(shape: Architecture | None) -> int:
     """The parameters of a Mistral with untied output layer over the built-in world's vocabulary."""
-    from spac_repro.preferences.world import CHARACTERS, TASKS
+    from spac_repro.data.world import CHARACTERS, TASKS
 
     assert shape is not None  # the recipe's own check
     vocabulary = 3 + len(TASKS) + len(CHARACTERS)

@@ -24,10 +24,10 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from spac_repro import packing
+from spac_repro.data import world
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.logprobs import token_logprobs
 from spac_repro.packing import Packed
-from spac_repro.preferences import world
 from spac_repro.recipe import Policy as PolicySettings
 from spac_repro.runs.files import read_json
 
@@ -121,7 +121,7 @@ def create(settings: PolicySettings, *, seed: int) -> tuple[PreTrainedModel, Pre
         return _random(settings, seed)
     if settings.source == "package":
         return _packaged(settings)
-    from spac_repro import hub
+    from spac_repro.data import hub
 
     return load(hub.snapshot(settings.name, settings.revision), settings)
 

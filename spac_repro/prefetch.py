@@ -64,16 +64,16 @@ def verify(cache: Path) -> int:
 def _fetch(run: Run, progress: Progress) -> list[dict[str, Any]]:
     recipe, fetched = run.recipe, []
     if recipe.policy.source == "hub":
-        from spac_repro import hub
+        from spac_repro.data import hub
 
         progress.stage(f"model {recipe.policy.name}")
         hub.snapshot(recipe.policy.name, recipe.policy.revision)
         fetched.append({"model": recipe.policy.name, "revision": recipe.policy.revision})
     if recipe.data.source == "hub" and recipe.data.name is not None:
-        from spac_repro.preferences import reading
+        from spac_repro.data import preferences
 
         progress.stage(f"preferences {recipe.data.name}")
-        reading.read_preferences(recipe.data.name, revision=recipe.data.revision, limit=1)
+        preferences.read_preferences(recipe.data.name, revision=recipe.data.revision, limit=1)
         fetched.append({"preferences": recipe.data.name, "revision": recipe.data.revision})
     if recipe.evaluation.suite == "openllm":
         from spac_repro.leaderboard import suites

@@ -25,24 +25,23 @@ from spac_repro import (
     gold,
     heldout,
     iteration,
-    mapped,
     policy,
     precision,
     processes,
     selfplay,
     start,
     supervised,
-    triples,
     vllm_sampling,
 )
+from spac_repro.data import mapped, triples
+from spac_repro.data.inputs import Inputs, measure_overlap
+from spac_repro.data.rendering import Renderer
 from spac_repro.engines import Engine, Plain, Zero
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.inputs import Inputs, measure_overlap
 from spac_repro.leaderboard import suites
 from spac_repro.metrics import Metrics
 from spac_repro.model_card import card
 from spac_repro.optimisation import Keeping, Objective, Schedule, optimise, optimizer_for
-from spac_repro.preferences.rendering import Renderer
 from spac_repro.progress import Progress
 from spac_repro.recipe import USED, Referenced, Run
 from spac_repro.runs import environment, files

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from spac_repro import iteration, recipe, triples
+from spac_repro import iteration, recipe
+from spac_repro.data import triples
+from spac_repro.data.rendering import Examples
 from spac_repro.policy import Policy
-from spac_repro.preferences.rendering import Examples
 
 VOCABULARY = 37  # of the tiny models
 ROWS = [4, 0, 3]

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from spac_repro.data.world import Behaviour, World, split_of
 from spac_repro.errors import UserError
 from spac_repro.leaderboard import mini, openllm
 from spac_repro.leaderboard.mini import mini_items
 from spac_repro.leaderboard.suites import evaluate, questions
 from spac_repro.policy import world_tokenizer
-from spac_repro.preferences.world import Behaviour, World, split_of
 from spac_repro.runs.files import Score
 
 

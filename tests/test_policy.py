@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spac_repro import policy
+from spac_repro.data import world
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.packing import Group, pack
 from spac_repro.policy import Policy
-from spac_repro.preferences import world
 from spac_repro.recipe import Architecture
 from spac_repro.recipe import Policy as PolicySettings
 

@@ -135,7 +135,7 @@ def test_a_model_that_cannot_be_had_is_one_line_with_the_way_to_it(monkeypatch, 
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    from spac_repro import hub
+    from spac_repro.data import hub
     from spac_repro.errors import UnfitEnvironmentError
 
     def nothing(name: str, **_: object) -> str:

@@ -15,8 +15,8 @@ from spac_repro.runs.files import Score
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from spac_repro.data.world import World
     from spac_repro.leaderboard.harness import Progress
-    from spac_repro.preferences.world import World
 
 SUITES: dict[str, tuple[Task, ...]] = {"mini": mini.TASKS, "openllm": openllm.TASKS}
 FEWSHOT_SEED = 1234  # the harness's default

@@ -10,7 +10,8 @@ from typing import Any
 import cut_down
 import pytest
 
-from spac_repro import metrics, triples
+from spac_repro import metrics
+from spac_repro.data import triples
 
 pytestmark = pytest.mark.distributed
 

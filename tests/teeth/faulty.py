@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from spac_repro import cli, iteration, objectives, training
-from spac_repro.preferences.rendering import Renderer
+from spac_repro.data.rendering import Renderer
 
 
 def no_learning() -> None:

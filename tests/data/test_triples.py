@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from spac_repro import triples
+from spac_repro.data import triples
+from spac_repro.data.rendering import Examples
+from spac_repro.data.triples import RESPONSES
 from spac_repro.errors import UserError
 from spac_repro.packing import Group
 from spac_repro.policy import Policy
-from spac_repro.preferences.rendering import Examples
-from spac_repro.triples import RESPONSES
 
 VOCABULARY = 37  # of the tiny models
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spac_repro.preferences import world
-from spac_repro.preferences.world import Behaviour, World, split_of, task_of
+from spac_repro.data import world
+from spac_repro.data.world import Behaviour, World, split_of, task_of
 
 MU = Behaviour(right=0.45, near_miss=0.30, cut_off=0.17, garbage=0.08)
 SPLITS = ("train", "heldout", "leaderboard")

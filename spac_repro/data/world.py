@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from spac_repro.preferences.reading import Preference
+from spac_repro.data.preferences import Preference
 
 Split = Literal["train", "heldout", "leaderboard"]
 TASKS = ("copy", "reverse", "sort", "add", "choose")

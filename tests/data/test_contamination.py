@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spac_repro.preferences.overlap import measure, normalise
-from spac_repro.preferences.reading import read_preferences
+from spac_repro.data.contamination import measure, normalise
+from spac_repro.data.preferences import read_preferences
 
 TEXT = " ".join(f"word{i}" for i in range(20))
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spac_repro import mapped
+from spac_repro.data import mapped
+from spac_repro.data.preferences import FIELDS, Preference
 from spac_repro.errors import UserError
-from spac_repro.preferences.reading import FIELDS, Preference
 from spac_repro.recipe import Data
 
 INSTRUCTION = "### Instruction: {prompt}\n\n### Response: "  # the frame of the published SPIN configuration [SPIN]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spac_repro import mapped
+from spac_repro.data import mapped
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.runs import files
 

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from spac_repro import mapped
+from spac_repro.data import mapped
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 Message = dict[str, str]

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from spac_repro.data.preferences import Preference
+from spac_repro.data.rendering import Examples, Renderer
 from spac_repro.errors import UserError
 from spac_repro.packing import Group, pack
 from spac_repro.policy import Policy
-from spac_repro.preferences.reading import Preference
-from spac_repro.preferences.rendering import Examples, Renderer
 from spac_repro.recipe import Data
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz \n#:{}IR?"

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from spac_repro.data import preferences as reading
+from spac_repro.data.preferences import Preference, fingerprint, read_preferences
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.preferences import reading
-from spac_repro.preferences.reading import Preference, fingerprint, read_preferences
 
 PAIRS = [
     Preference(({"role": "user", "content": "Copy: cat"},), "cat", "dog"),

@@ -1,0 +1,1 @@
+"""Preferences: where they come from, and how they become tokens."""

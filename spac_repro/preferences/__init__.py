@@ -1,1 +1,0 @@
-"""Preference data: reading, checking and fingerprints; and a built-in synthetic world."""
