@@ -31,11 +31,12 @@ KINDS = ("ours", "trl", "spac", "trl-pre")
 def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
     import torch
 
-    from spac_repro import objectives, precision
+    from spac_repro import objectives
     from spac_repro.data.triples import RESPONSES, Triples, read, reference_logprobs
+    from spac_repro.model import precision
+    from spac_repro.model.packing import pack
+    from spac_repro.model.policy import Policy, prepared
     from spac_repro.optimisation import Schedule, optimizer_for
-    from spac_repro.packing import pack
-    from spac_repro.policy import Policy, prepared
 
     names = RESPONSES[:responses]
     if arguments.triples:

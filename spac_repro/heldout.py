@@ -13,7 +13,7 @@ from spac_repro.data import triples
 from spac_repro.data.rendering import Renderer
 from spac_repro.data.triples import RESPONSES, Triples
 from spac_repro.data.world import World
-from spac_repro.policy import Policy
+from spac_repro.model.policy import Policy
 from spac_repro.recipe import SelfPlay
 from spac_repro.runs.files import Score
 

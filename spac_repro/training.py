@@ -20,19 +20,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from spac_repro import (
-    checkpoints,
-    gold,
-    heldout,
-    iteration,
-    policy,
-    precision,
-    processes,
-    selfplay,
-    start,
-    supervised,
-    vllm_sampling,
-)
+from spac_repro import checkpoints, gold, heldout, iteration, processes, selfplay, start, supervised, vllm_sampling
 from spac_repro.data import mapped, triples
 from spac_repro.data.inputs import Inputs, measure_overlap
 from spac_repro.data.rendering import Renderer
@@ -40,6 +28,7 @@ from spac_repro.engines import Engine, Plain, Zero
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.leaderboard import suites
 from spac_repro.metrics import Metrics
+from spac_repro.model import policy, precision
 from spac_repro.model_card import card
 from spac_repro.optimisation import Keeping, Objective, Schedule, optimise, optimizer_for
 from spac_repro.progress import Progress

@@ -48,7 +48,7 @@ def tiny_models(one_thread: None) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    from spac_repro.policy import prepared
+    from spac_repro.model.policy import prepared
 
     def shape(**more: Any) -> dict[str, Any]:
         return {

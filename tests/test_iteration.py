@@ -8,7 +8,7 @@ import torch
 from spac_repro import iteration, recipe
 from spac_repro.data import triples
 from spac_repro.data.rendering import Examples
-from spac_repro.policy import Policy
+from spac_repro.model.policy import Policy
 
 VOCABULARY = 37  # of the tiny models
 ROWS = [4, 0, 3]

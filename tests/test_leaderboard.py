@@ -23,7 +23,7 @@ from spac_repro.leaderboard import openllm
 from spac_repro.leaderboard.questions import SUFFIXES, spread
 from spac_repro.leaderboard.suites import evaluate, harness, questions
 from spac_repro.leaderboard.table import average, rows
-from spac_repro.policy import prepared
+from spac_repro.model.policy import prepared
 from spac_repro.runs.files import Score
 
 TASKS = {task.name: task for task in openllm.TASKS}

@@ -13,7 +13,7 @@ from spac_repro.errors import UserError
 from spac_repro.leaderboard import mini, openllm
 from spac_repro.leaderboard.mini import mini_items
 from spac_repro.leaderboard.suites import evaluate, questions
-from spac_repro.policy import world_tokenizer
+from spac_repro.model.policy import world_tokenizer
 from spac_repro.runs.files import Score
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from spac_repro import policy, supervised
-from spac_repro.policy import Policy
+from spac_repro import supervised
+from spac_repro.model import policy
+from spac_repro.model.policy import Policy
 from spac_repro.recipe import Architecture
 from spac_repro.recipe import Policy as PolicySettings
 

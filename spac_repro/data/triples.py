@@ -18,9 +18,9 @@ from spac_repro import processes
 from spac_repro.data import mapped
 from spac_repro.data.rendering import Examples
 from spac_repro.errors import UserError
+from spac_repro.model.packing import Group, pack
+from spac_repro.model.policy import Policy
 from spac_repro.optimisation import within_budget
-from spac_repro.packing import Group, pack
-from spac_repro.policy import Policy
 from spac_repro.runs.files import new_file
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from spac_repro import processes
 from spac_repro.errors import UserError
 from spac_repro.leaderboard.task import Leaves, Task
+from spac_repro.model.packing import Group, pack
+from spac_repro.model.policy import Policy, packs
 from spac_repro.optimisation import within_budget
-from spac_repro.packing import Group, pack
-from spac_repro.policy import Policy, packs
 from spac_repro.runs.files import Score
 
 TOKENS_AT_ONCE = 4096

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Examples, Renderer
 from spac_repro.errors import UserError
-from spac_repro.packing import Group, pack
-from spac_repro.policy import Policy
+from spac_repro.model.packing import Group, pack
+from spac_repro.model.policy import Policy
 from spac_repro.recipe import Data
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz \n#:{}IR?"

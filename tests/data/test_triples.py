@@ -7,8 +7,8 @@ from spac_repro.data import triples
 from spac_repro.data.rendering import Examples
 from spac_repro.data.triples import RESPONSES
 from spac_repro.errors import UserError
-from spac_repro.packing import Group
-from spac_repro.policy import Policy
+from spac_repro.model.packing import Group
+from spac_repro.model.policy import Policy
 
 VOCABULARY = 37  # of the tiny models
 

@@ -41,7 +41,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
-    from spac_repro import policy
+    from spac_repro.model import policy
 
     try:
         _, tokenizer = policy.create(recipe.load("smollm2-135m").recipe.policy, seed=0)

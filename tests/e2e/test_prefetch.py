@@ -41,7 +41,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with a tokenizer, some preferences, and some questions, as the hub keeps them."""
     from transformers import MistralConfig, MistralForCausalLM
 
-    from spac_repro.policy import world_tokenizer
+    from spac_repro.model.policy import world_tokenizer
 
     root = tmp_path_factory.mktemp("hub")
     tokenizer = world_tokenizer()

@@ -23,11 +23,11 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from spac_repro import packing
 from spac_repro.data import world
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.logprobs import token_logprobs
-from spac_repro.packing import Packed
+from spac_repro.model import packing
+from spac_repro.model.logprobs import token_logprobs
+from spac_repro.model.packing import Packed
 from spac_repro.recipe import Policy as PolicySettings
 from spac_repro.runs.files import read_json
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from spac_repro.logprobs import token_logprobs
+from spac_repro.model.logprobs import token_logprobs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import flex_attention
 
-from spac_repro import packing
+from spac_repro.model import packing
+from spac_repro.model.packing import Group, pack
+from spac_repro.model.policy import Policy
 from spac_repro.optimisation import within_budget
-from spac_repro.packing import Group, pack
-from spac_repro.policy import Policy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spac_repro import policy
 from spac_repro.data import world
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.packing import Group, pack
-from spac_repro.policy import Policy
+from spac_repro.model import policy
+from spac_repro.model.packing import Group, pack
+from spac_repro.model.policy import Policy
 from spac_repro.recipe import Architecture
 from spac_repro.recipe import Policy as PolicySettings
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from spac_repro import precision
-from spac_repro.logprobs import token_logprobs
-from spac_repro.packing import Group, pack
-from spac_repro.policy import Policy
+from spac_repro.model import precision
+from spac_repro.model.logprobs import token_logprobs
+from spac_repro.model.packing import Group, pack
+from spac_repro.model.policy import Policy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,7 +104,7 @@ def test_what_is_computed_again_for_the_gradient_is_what_was_computed(tiny_model
         policy = Policy(model)
         at_once = 2 * model.config.vocab_size if checkpointed else 2**20
         with precision.widened(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr("spac_repro.policy.token_logprobs", partial(token_logprobs, at_once=at_once))
+            patch.setattr("spac_repro.model.policy.token_logprobs", partial(token_logprobs, at_once=at_once))
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=weights == torch.float32):
                 values = policy(packed)
             values.sum().backward()

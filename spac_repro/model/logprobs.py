@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from spac_repro import precision
+from spac_repro.model import precision
 
 AT_ONCE = 2**26  # logits held at once: 256 MB in fp32, whatever the vocabulary and the length
 

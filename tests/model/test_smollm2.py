@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spac_repro import policy, recipe
+from spac_repro import recipe
 from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer
 from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.model import policy
 
 RECIPE = recipe.load("smollm2-135m").recipe
 QUESTION = "Natalia has 12 clips and buys 30 more. How many has she?"

@@ -1,0 +1,1 @@
+"""The policy: made, loaded, saved, and its log-probabilities of packed responses."""
