@@ -63,8 +63,8 @@ def plain(model: Any, prompts: list[list[int]], batch: int) -> list[list[int]]:
 def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from spac_repro import selfplay
     from spac_repro.recipe import SelfPlay
+    from spac_repro.sampling import selfplay
 
     described = workload.machine()
     torch.set_num_threads(arguments.threads)

@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from spac_repro import selfplay
 from spac_repro.data import triples
 from spac_repro.data.rendering import Renderer
 from spac_repro.data.triples import RESPONSES, Triples
@@ -16,6 +15,7 @@ from spac_repro.data.world import World
 from spac_repro.model.policy import Policy
 from spac_repro.recipe import SelfPlay
 from spac_repro.runs.files import Score
+from spac_repro.sampling import selfplay
 
 
 def draw(

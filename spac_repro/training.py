@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from spac_repro import checkpoints, gold, heldout, iteration, processes, selfplay, start, supervised, vllm_sampling
+from spac_repro import checkpoints, gold, heldout, iteration, processes, start, supervised
 from spac_repro.data import mapped, triples
 from spac_repro.data.inputs import Inputs, measure_overlap
 from spac_repro.data.rendering import Renderer
@@ -35,6 +35,7 @@ from spac_repro.progress import Progress
 from spac_repro.recipe import USED, Referenced, Run
 from spac_repro.runs import environment, files
 from spac_repro.runs.files import Score
+from spac_repro.sampling import selfplay, vllm
 from spac_repro.seeds import derive
 
 SHOWN = 12  # prompts that every iterate answers for the report
@@ -102,7 +103,7 @@ class _Training:
         inspect: Callable[[dict[str, Any]], None],
     ) -> dict[str, Any] | None:
         if self.recipe.selfplay.generator == "vllm":
-            vllm_sampling.check()
+            vllm.check()
         model, tokenizer = policy.create(self.recipe.policy, seed=derive(self.run.seed, "weights"))
         if not policy.packs(model):
             self.progress.say(
@@ -251,12 +252,12 @@ class _Training:
 
         processes.on_main(keep)
 
-    def _sampler(self, t: int) -> AbstractContextManager[vllm_sampling.Sampler | None]:
+    def _sampler(self, t: int) -> AbstractContextManager[vllm.Sampler | None]:
         """What draws iterate t's responses; None: the package's own sampler."""
         settings, data = self.recipe.selfplay, self.recipe.data
         if settings.generator == "transformers":
             return nullcontext()
-        return vllm_sampling.Sampler(
+        return vllm.Sampler(
             self._policy_folder(t),
             dtype=self.recipe.policy.dtype,
             temperature=settings.temperature,

@@ -82,7 +82,7 @@ class Sampler:
         # The engine within that process, and not in another one: nothing of it outlives a kill, and it takes requests in one order.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         torch.cuda.empty_cache()  # vLLM starts only where its share of the card is free, and what torch keeps for later is not
-        words = [sys.executable, "-m", "spac_repro.vllm_sampling", json.dumps(self.settings)]
+        words = [sys.executable, "-m", "spac_repro.sampling.vllm", json.dumps(self.settings)]
         return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
 
     def __enter__(self) -> "Sampler":

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from spac_repro import selfplay
 from spac_repro.recipe import SelfPlay
+from spac_repro.sampling import selfplay
 
 VOCABULARY = 37  # of the tiny models
 PAD, STOP = 0, 2

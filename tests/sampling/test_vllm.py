@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from spac_repro import selfplay, vllm_sampling
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.recipe import SelfPlay
+from spac_repro.sampling import selfplay, vllm
 from spac_repro.seeds import derive
 
 STOP, LONGEST = 2, 6
@@ -52,9 +52,7 @@ def log(tmp_path, monkeypatch):
 
 
 def sampler(folder):
-    return vllm_sampling.Sampler(
-        folder, dtype="bfloat16", temperature=0.9, top_p=0.8, longest_prompt=10, longest=LONGEST, stop=STOP
-    )
+    return vllm.Sampler(folder, dtype="bfloat16", temperature=0.9, top_p=0.8, longest_prompt=10, longest=LONGEST, stop=STOP)
 
 
 def respond(folder, kept=None):
@@ -116,4 +114,4 @@ def test_when_vllm_is_killed_between_batches_that_is_said(tmp_path, log):
 
 def test_without_vllm_the_remedies_are_named():
     with pytest.raises(UnfitEnvironmentError, match=r"not installed: pip install 'spac-repro\[vllm\]', or --set"):
-        vllm_sampling.check()
+        vllm.check()

@@ -1,0 +1,1 @@
+"""Self-play responses, sampled from the current policy."""
