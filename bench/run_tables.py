@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spac_repro import metrics
 from spac_repro.data import triples
+from spac_repro.optim import metrics
 
 CURVE = ("loss", "accuracy", "margin", "critic_gap", "rho_chosen", "rho_rejected", "rho_selfplay", "grad_norm")
 

@@ -36,7 +36,7 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
     from spac_repro.model import precision
     from spac_repro.model.packing import pack
     from spac_repro.model.policy import Policy, prepared
-    from spac_repro.optimisation import Schedule, optimizer_for
+    from spac_repro.optim.loop import Schedule, optimizer_for
 
     names = RESPONSES[:responses]
     if arguments.triples:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from spac_repro import interruption, processes
 from spac_repro.errors import UserError
 from spac_repro.images import commands as images
 from spac_repro.launchers.commands import sweep
+from spac_repro.optim import processes, signals
 
 if TYPE_CHECKING:
     from spac_repro.progress import Progress
@@ -54,7 +54,7 @@ def main() -> None:
     # A short spin: threads that spin for long slow each other down many times over where cores are shared, and threads that
     # sleep at once are slow to wake (docs/decisions/03-threads.md). Must be set before torch starts.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    interruption.listen()
+    signals.listen()
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # typer catches an interruption, and says nothing
@@ -72,7 +72,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _end_interrupted()
     except Exception:
-        if not interruption.came():
+        if not signals.came():
             raise
         _end_interrupted()  # a library that is interrupted while it is imported fails in words of its own
 

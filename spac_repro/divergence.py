@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spac_repro import metrics
 from spac_repro.errors import UserError
+from spac_repro.optim import metrics
 from spac_repro.runs import files as runs
 
 CHUNK = 4 * 2**20  # bytes of a weight file in memory at once

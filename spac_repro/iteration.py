@@ -12,7 +12,7 @@ from spac_repro import objectives
 from spac_repro.data import mapped
 from spac_repro.data.triples import Triples
 from spac_repro.model.packing import pack
-from spac_repro.optimisation import Objective
+from spac_repro.optim.loop import Objective
 from spac_repro.recipe import USED, Optimised, Referenced, Run, Spac
 
 

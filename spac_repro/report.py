@@ -12,11 +12,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spac_repro import divergence, metrics, plots
+from spac_repro import divergence, plots
 from spac_repro import recipe as recipes
 from spac_repro.comparison import manifest
 from spac_repro.errors import UserError
 from spac_repro.expectations import START, Expected, expected_path, load_expected
+from spac_repro.optim import metrics
 from spac_repro.plots import Plot, Series
 from spac_repro.runs import files as runs
 from spac_repro.verification import Verdict, tolerance, verify_runs

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from spac_repro import metrics
 from spac_repro.errors import UserError
+from spac_repro.optim import metrics
 from spac_repro.recipe import Run, start_settings
 from spac_repro.runs import files
 

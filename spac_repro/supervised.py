@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spac_repro.model.packing import Group, pack
 from spac_repro.model.policy import Policy
-from spac_repro.optimisation import Objective
+from spac_repro.optim.loop import Objective
 
 FEW_SHOT = 6  # demonstrations in a few-shot row: the five shots and the question of the mini leaderboard
 

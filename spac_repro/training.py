@@ -20,17 +20,18 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from spac_repro import checkpoints, gold, heldout, iteration, processes, start, supervised
+from spac_repro import gold, heldout, iteration, start, supervised
 from spac_repro.data import mapped, triples
 from spac_repro.data.inputs import Inputs, measure_overlap
 from spac_repro.data.rendering import Renderer
-from spac_repro.engines import Engine, Plain, Zero
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.leaderboard import suites
-from spac_repro.metrics import Metrics
 from spac_repro.model import policy, precision
 from spac_repro.model_card import card
-from spac_repro.optimisation import Keeping, Objective, Schedule, optimise, optimizer_for
+from spac_repro.optim import checkpoints, processes
+from spac_repro.optim.engines import Engine, Plain, Zero
+from spac_repro.optim.loop import Keeping, Objective, Schedule, optimise, optimizer_for
+from spac_repro.optim.metrics import Metrics
 from spac_repro.progress import Progress
 from spac_repro.recipe import USED, Referenced, Run
 from spac_repro.runs import environment, files

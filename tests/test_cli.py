@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from spac_repro import cli, interruption, recipe
+from spac_repro import cli, recipe
+from spac_repro.optim import signals
 from spac_repro.runs import files
 
 HEAVY = ("torch", "transformers", "lm_eval", "datasets", "matplotlib", "scipy", "numpy", "pyarrow", "accelerate", "tensorboard")
@@ -175,7 +176,7 @@ def test_what_fails_after_a_signal_is_an_interruption(invoke, monkeypatch):
     monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(RecursionError):
         invoke("train")
-    monkeypatch.setattr(interruption, "_came", True)
+    monkeypatch.setattr(signals, "_came", True)
     assert invoke("train").code == 130
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from spac_repro import processes
 from spac_repro.data import mapped
 from spac_repro.data.rendering import Examples
 from spac_repro.errors import UserError
 from spac_repro.model.packing import Group, pack
 from spac_repro.model.policy import Policy
-from spac_repro.optimisation import within_budget
+from spac_repro.optim import processes
+from spac_repro.optim.loop import within_budget
 from spac_repro.runs.files import new_file
 
 if TYPE_CHECKING:

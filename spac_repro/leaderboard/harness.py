@@ -25,12 +25,12 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from spac_repro import processes
 from spac_repro.errors import UserError
 from spac_repro.leaderboard.task import Leaves, Task
 from spac_repro.model.packing import Group, pack
 from spac_repro.model.policy import Policy, packs
-from spac_repro.optimisation import within_budget
+from spac_repro.optim import processes
+from spac_repro.optim.loop import within_budget
 from spac_repro.runs.files import Score
 
 TOKENS_AT_ONCE = 4096

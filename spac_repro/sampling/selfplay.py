@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
-from spac_repro import processes
 from spac_repro.data import mapped
+from spac_repro.optim import processes
 from spac_repro.recipe import SelfPlay
 from spac_repro.runs.files import write_json
 from spac_repro.seeds import derive

@@ -10,8 +10,8 @@ from typing import Any
 import cut_down
 import pytest
 
-from spac_repro import metrics
 from spac_repro.data import triples
+from spac_repro.optim import metrics
 
 pytestmark = pytest.mark.distributed
 

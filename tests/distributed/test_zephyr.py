@@ -12,8 +12,9 @@ import cut_down
 import hub
 import pytest
 
-from spac_repro import metrics, recipe
+from spac_repro import recipe
 from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.optim import metrics
 
 pytestmark = [pytest.mark.distributed, pytest.mark.real]
 

@@ -2,9 +2,10 @@
 
 from types import SimpleNamespace
 
-from spac_repro import cli, optimisation, processes
+from spac_repro import cli
+from spac_repro.optim import loop, processes
 
-right = optimisation._gradient
+right = loop._gradient
 
 
 def gradient(engine, objective, schedule, step):  # type: ignore[no-untyped-def]
@@ -14,7 +15,7 @@ def gradient(engine, objective, schedule, step):  # type: ignore[no-untyped-def]
     return right(wrong, objective, schedule, step)
 
 
-optimisation._gradient = gradient
+loop._gradient = gradient
 
 if __name__ == "__main__":
     cli.main()

@@ -11,7 +11,7 @@ from torch.nn.attention import flex_attention
 from spac_repro.model import packing
 from spac_repro.model.packing import Group, pack
 from spac_repro.model.policy import Policy
-from spac_repro.optimisation import within_budget
+from spac_repro.optim.loop import within_budget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from cluster import Cluster, wait_for
 
-from spac_repro import metrics
+from spac_repro.optim import metrics
 
 CELL = "spac/seed-1"
 START = lab.SETTINGS["start.demonstrations"] // 32  # steps that one process takes alone, before all four train

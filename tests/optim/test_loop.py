@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from spac_repro import checkpoints, metrics, optimisation
-from spac_repro.engines import Plain
-from spac_repro.metrics import Metrics
-from spac_repro.optimisation import Keeping, NonFiniteError, Schedule, optimise, optimizer_for
+from spac_repro.optim import checkpoints, loop, metrics
+from spac_repro.optim.engines import Plain
+from spac_repro.optim.loop import Keeping, NonFiniteError, Schedule, optimise, optimizer_for
+from spac_repro.optim.metrics import Metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -320,5 +320,5 @@ def test_what_is_not_finite_from_the_start_has_no_checkpoint_before_it(tmp_path)
 
 
 def test_of_many_examples_the_first_are_named():
-    message = optimisation._not_finite(1, 0, math.inf, 1.0, range(100), Path("nowhere"))
+    message = loop._not_finite(1, 0, math.inf, 1.0, range(100), Path("nowhere"))
     assert "loss inf; examples 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, …;" in message

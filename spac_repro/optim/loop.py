@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from spac_repro import checkpoints, interruption, processes
-from spac_repro.engines import Engine
 from spac_repro.errors import UserError
-from spac_repro.metrics import Metrics
+from spac_repro.optim import checkpoints, processes, signals
+from spac_repro.optim.engines import Engine
+from spac_repro.optim.metrics import Metrics
 from spac_repro.seeds import permutation
 
 # From the numbers of some examples to their losses [examples], and to what is worth logging about them, each [examples].
@@ -91,7 +91,7 @@ def optimizer_for(name: str, model: nn.Module, *, weight_decay: float) -> torch.
     return torch.optim.RMSprop(parameters, lr=0.0, weight_decay=weight_decay)
 
 
-@interruption.held()
+@signals.held()
 def optimise(
     engine: Engine,
     objective: Objective,
@@ -125,7 +125,7 @@ def optimise(
         done = step + 1
         if processes.is_main():
             metrics.write(iteration, done, {**values, "grad_norm": norm, "learning_rate": schedule.rate(step)})
-        stop = processes.any_of(interruption.asked())
+        stop = processes.any_of(signals.asked())
         if stop or (done % keeping.every == 0 and done < schedule.steps):
             checkpoints.write(keeping.folder, done, *engine.state(), keep=keeping.keep)
         if stop:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from spac_repro import checkpoints, processes
+from spac_repro.optim import checkpoints, processes
 
 State = tuple[dict[str, Tensor], dict[str, Tensor]]  # what is whole, on the main process; this process's own share
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from spac_repro import processes
 from spac_repro.errors import UserError
+from spac_repro.optim import processes
 from spac_repro.runs.files import new_folder, read_json, sha256_file, write_json
 
 STATE = "state.safetensors"

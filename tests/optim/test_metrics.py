@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spac_repro import metrics
-from spac_repro.metrics import Metrics
+from spac_repro.optim import metrics
+from spac_repro.optim.metrics import Metrics
 
 LINES = [{"iteration": t, "step": step, "loss": 1 / (10 * t + step)} for t in range(3) for step in range(1, 5)]
 

@@ -1,0 +1,1 @@
+"""Optimiser steps: engines, schedule, checkpoints, processes, signals, metrics."""
