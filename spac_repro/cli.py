@@ -204,11 +204,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a leaderboard, through lm-evaluation-harness."""
-    from spac_repro import evaluation
+    from spac_repro.evaluation import model_folder
 
     with _progress(as_json) as progress:
         progress.stage(f"{suite} leaderboard")
-        scores = evaluation.evaluate(
+        scores = model_folder.evaluate(
             target,
             suite,
             data=data,
@@ -218,9 +218,9 @@ def evaluate(
             progress=progress,
         )
     if as_json:
-        print(json.dumps({"model": str(target), "suite": suite, "harness": evaluation.harness(), "scores": _dicts(scores)}))
+        print(json.dumps({"model": str(target), "suite": suite, "harness": model_folder.harness(), "scores": _dicts(scores)}))
         return
-    table = _table(f"{target} on {suite} ({evaluation.harness()})", "task", "metric", "value", "stderr", "n", "version")
+    table = _table(f"{target} on {suite} ({model_folder.harness()})", "task", "metric", "value", "stderr", "n", "version")
     for score in scores:
         stderr = "" if score.stderr is None else f"{score.stderr:.4f}"
         table.add_row(score.task, score.metric, f"{score.value:.4f}", stderr, str(score.n), score.version)

@@ -108,8 +108,8 @@ def read_scores(path: Path | str, *, recipe: str, method: str, iteration: int) -
 
 
 def _scores(content: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iterator[Score]:
-    from spac_repro.leaderboard.suites import SUITES
-    from spac_repro.leaderboard.table import average
+    from spac_repro.evaluation.leaderboard.suites import SUITES
+    from spac_repro.evaluation.leaderboard.table import average
 
     known = {task.name: task for suite in SUITES.values() for task in suite}
     scores = []

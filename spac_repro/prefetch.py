@@ -76,7 +76,7 @@ def _fetch(run: Run, progress: Progress) -> list[dict[str, Any]]:
         preferences.read_preferences(recipe.data.name, revision=recipe.data.revision, limit=1)
         fetched.append({"preferences": recipe.data.name, "revision": recipe.data.revision})
     if recipe.evaluation.suite == "openllm":
-        from spac_repro.leaderboard import suites
+        from spac_repro.evaluation.leaderboard import suites
 
         for task in suites.chosen_tasks("openllm", recipe.evaluation.tasks):
             progress.stage(f"questions {task.name}")

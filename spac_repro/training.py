@@ -20,12 +20,13 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from spac_repro import gold, heldout, iteration, start, supervised
+from spac_repro import iteration, start, supervised
 from spac_repro.data import mapped, triples
 from spac_repro.data.inputs import Inputs, measure_overlap
 from spac_repro.data.rendering import Renderer
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.leaderboard import suites
+from spac_repro.evaluation import gold, heldout
+from spac_repro.evaluation.leaderboard import suites
 from spac_repro.model import policy, precision
 from spac_repro.model_card import card
 from spac_repro.optim import checkpoints, processes

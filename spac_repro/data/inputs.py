@@ -10,7 +10,7 @@ from spac_repro.data import preferences as reading
 from spac_repro.data.preferences import Preference
 from spac_repro.data.world import Behaviour, World
 from spac_repro.errors import UserError
-from spac_repro.leaderboard import suites
+from spac_repro.evaluation.leaderboard import suites
 from spac_repro.recipe import Run, WorldSettings
 from spac_repro.runs import files as runs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.leaderboard.questions import Row, Rows, Splits, explain, read_split, spread
+from spac_repro.evaluation.leaderboard.questions import Row, Rows, Splits, explain, read_split, spread
 
 Leaves = dict[str, Splits]  # the harness's task name -> its questions; several where a task is asked by subject
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spac_repro.errors import UserError
-from spac_repro.leaderboard import mini, openllm
-from spac_repro.leaderboard.table import average
-from spac_repro.leaderboard.task import Leaves, Task
+from spac_repro.evaluation.leaderboard import mini, openllm
+from spac_repro.evaluation.leaderboard.table import average
+from spac_repro.evaluation.leaderboard.task import Leaves, Task
 from spac_repro.runs.files import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from spac_repro.data.world import World
-    from spac_repro.leaderboard.harness import Progress
+    from spac_repro.evaluation.leaderboard.harness import Progress
 
 SUITES: dict[str, tuple[Task, ...]] = {"mini": mini.TASKS, "openllm": openllm.TASKS}
 FEWSHOT_SEED = 1234  # the harness's default
@@ -91,7 +91,7 @@ def evaluate(
     """
     asked = questions(suite, tasks=tasks, data=data, world=world, limit=limit)
 
-    from spac_repro.leaderboard.harness import measure
+    from spac_repro.evaluation.leaderboard.harness import measure
 
     scores = measure(model, tokenizer, asked, batch_size=batch_size, seed=seed, progress=progress)
     return [*scores, *average(scores, SUITES[suite])]

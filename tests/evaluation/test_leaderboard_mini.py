@@ -10,9 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spac_repro.data.world import Behaviour, World, split_of
 from spac_repro.errors import UserError
-from spac_repro.leaderboard import mini, openllm
-from spac_repro.leaderboard.mini import mini_items
-from spac_repro.leaderboard.suites import evaluate, questions
+from spac_repro.evaluation.leaderboard import mini, openllm
+from spac_repro.evaluation.leaderboard.mini import mini_items
+from spac_repro.evaluation.leaderboard.suites import evaluate, questions
 from spac_repro.model.policy import world_tokenizer
 from spac_repro.runs.files import Score
 
@@ -119,7 +119,7 @@ def test_prompts_as_the_model_reads_them(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Examples line by line after an opening line break, as in the supervised start; then the question."""
-    from spac_repro.leaderboard.harness import LanguageModel
+    from spac_repro.evaluation.leaderboard.harness import LanguageModel
 
     calls: list[list[tuple[Any, ...]]] = []  # one a task
 
@@ -176,7 +176,7 @@ def test_a_model_that_knows_all_is_at_the_top(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers from the world's own solver: the items, columns and metrics belong together."""
-    from spac_repro.leaderboard.harness import LanguageModel
+    from spac_repro.evaluation.leaderboard.harness import LanguageModel
 
     def likelihood(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         texts = ["".join(request.args).split("\n")[-1].partition("=") for request in requests]

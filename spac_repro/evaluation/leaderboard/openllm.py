@@ -18,15 +18,8 @@ flexible-extract takes the last number of the text and scores higher where a mod
 from importlib.util import find_spec
 from pathlib import Path
 
-from spac_repro.leaderboard.questions import (
-    ArcRow,
-    Gsm8kRow,
-    HellaSwagRow,
-    MmluRow,
-    TruthfulQaRow,
-    WinoGrandeRow,
-)
-from spac_repro.leaderboard.task import Task
+from spac_repro.evaluation.leaderboard.questions import ArcRow, Gsm8kRow, HellaSwagRow, MmluRow, TruthfulQaRow, WinoGrandeRow
+from spac_repro.evaluation.leaderboard.task import Task
 
 
 def _stock() -> Path:

@@ -26,7 +26,7 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spac_repro.errors import UserError
-from spac_repro.leaderboard.task import Leaves, Task
+from spac_repro.evaluation.leaderboard.task import Leaves, Task
 from spac_repro.model.packing import Group, pack
 from spac_repro.model.policy import Policy, packs
 from spac_repro.optim import processes

@@ -8,8 +8,8 @@ import torch
 
 from spac_repro.data import inputs
 from spac_repro.errors import UserError
-from spac_repro.leaderboard import suites
-from spac_repro.leaderboard.suites import harness
+from spac_repro.evaluation.leaderboard import suites
+from spac_repro.evaluation.leaderboard.suites import harness
 from spac_repro.model import policy, precision
 from spac_repro.progress import Progress
 from spac_repro.recipe import WorldSettings

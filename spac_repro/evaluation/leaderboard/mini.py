@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from spac_repro.data.world import CHOICES, LETTERS, Split, World, near_miss, task_of
-from spac_repro.leaderboard.questions import Row, Splits
-from spac_repro.leaderboard.task import Task
+from spac_repro.evaluation.leaderboard.questions import Row, Splits
+from spac_repro.evaluation.leaderboard.task import Task
 
 ASKED = 100  # questions a task
 EXAMPLES = 20  # to draw few-shot examples from; at least as many as shots for each subject

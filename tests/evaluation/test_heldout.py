@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from spac_repro import heldout
 from spac_repro.data.triples import RESPONSES, Triples, reference_logprobs
 from spac_repro.data.world import Behaviour, World, split_of
+from spac_repro.evaluation import heldout
 from spac_repro.model.policy import Policy
 
 PROMPTS = [[1, 2], [3], [4, 5, 6]]

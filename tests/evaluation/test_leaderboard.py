@@ -19,10 +19,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.leaderboard import openllm
-from spac_repro.leaderboard.questions import SUFFIXES, spread
-from spac_repro.leaderboard.suites import evaluate, harness, questions
-from spac_repro.leaderboard.table import average, rows
+from spac_repro.evaluation.leaderboard import openllm
+from spac_repro.evaluation.leaderboard.questions import SUFFIXES, spread
+from spac_repro.evaluation.leaderboard.suites import evaluate, harness, questions
+from spac_repro.evaluation.leaderboard.table import average, rows
 from spac_repro.model.policy import prepared
 from spac_repro.runs.files import Score
 
@@ -211,7 +211,7 @@ def test_log_probabilities_are_the_harness_own_whatever_is_shared(model, tokeniz
     """Choices after one prompt, prompts that differ late, prompts that share nothing, one beyond the context."""
     from lm_eval.models.huggingface import HFLM
 
-    from spac_repro.leaderboard.harness import LanguageModel
+    from spac_repro.evaluation.leaderboard.harness import LanguageModel
 
     model = build(context=64)
     generator = random.Random(0)

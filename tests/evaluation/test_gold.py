@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from spac_repro import gold
-from spac_repro.gold import Rewards
+from spac_repro.evaluation import gold
+from spac_repro.evaluation.gold import Rewards
 
 START = Rewards([0.0, 0.5, 1.0, 0.2, 0.3, 0.3], [4, 4, 5, 1, 2, 2], samples=2)
 LATER = Rewards([0.5, 0.5, 1.0, 1.0, 0.1, 0.7], [4, 5, 5, 5, 3, 2], samples=2)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from spac_repro.leaderboard.task import Task
+from spac_repro.evaluation.leaderboard.task import Task
 from spac_repro.runs.files import Score
 
 AVERAGE = "average"
