@@ -11,7 +11,7 @@ from pathlib import Path
 
 from paired import ahead, draw, interval, last, name, reward, runs, values
 
-from spac_repro.evidence import Evidence
+from spac_repro.trust.evidence import Evidence
 
 
 def main() -> None:

@@ -210,7 +210,7 @@ def references(work: Path) -> None:
 
 def carry_out(work: Path, experiment: Experiment) -> dict[str, Any]:
     """Make the run unless it is there, compare it with its reference, and say what was found."""
-    from spac_repro.comparison import compare
+    from spac_repro.trust.comparison import compare
 
     out = work / experiment.folder
     if not (out / "results.json").exists():

@@ -18,9 +18,9 @@ from typing import Any
 from paired import draw, values
 from paired import table as paired
 
-from spac_repro.evidence import Evidence, read_run
-from spac_repro.expectations import START, Expected, Key, measured_rows
 from spac_repro.runs import environment
+from spac_repro.trust.evidence import Evidence, read_run
+from spac_repro.trust.expected import START, Expected, Key, measured_rows
 
 PRIMARY = (("gold", "reward"), ("heldout", "margin"))
 

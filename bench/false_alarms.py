@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from spac_repro.verification import Comparison, Verdict, verify_runs
+from spac_repro.trust.verification import Comparison, Verdict, verify_runs
 
 HEAD = (
     *("method", "primary row", "expected", "tolerance", "smallest detectable", "effect"),

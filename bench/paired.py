@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
-from spac_repro.evidence import Evidence, read_run
+from spac_repro.trust.evidence import Evidence, read_run
 
 REWARD = ("gold", "reward")
 PANELS = 6  # of a figure side by side

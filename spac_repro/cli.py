@@ -141,11 +141,11 @@ def train(
     from spac_repro import recipe as recipes
 
     if like:
-        from spac_repro import repetition
+        from spac_repro.trust import replay
 
         if given := [name for name in ("recipe", "method", "seed", "overrides", "limit") if _was_given(context, name)]:
             raise UserError(f"--like takes settings and seed from the run; leave --{given[0].replace('overrides', 'set')} out")
-        run = repetition.run_of(like)
+        run = replay.run_of(like)
         folder = out or like.resolve().with_name(f"{like.resolve().name}-again")
     else:
         run = recipes.load(recipe, method=method, seed=seed, overrides=_with_shorthands(overrides, preferences, limit))
@@ -177,7 +177,7 @@ def train(
             until=until,
             start_from=start_from,
             progress=progress,
-            **({"inspect": repetition.check(like, allowed=allow_changed_environment, say=progress.say)} if like else {}),
+            **({"inspect": replay.check(like, allowed=allow_changed_environment, say=progress.say)} if like else {}),
         )
     if not processes.is_main():
         return
@@ -238,7 +238,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Hold fresh scores against expected results, with tolerances from the spread over seeds. Deviations either way fail."""
-    from spac_repro import verification
+    from spac_repro.trust import verification
 
     if scores is None:
         verdict = verification.verify_runs(folders or [], expected)
@@ -274,7 +274,7 @@ def compare(
 
     Exit code 1 where a score differs by more than two seeds of the same recipe would.
     """
-    from spac_repro import comparison
+    from spac_repro.trust import comparison
 
     found = comparison.compare_expected(a, b) if b.suffix in (".yaml", ".yml") else comparison.compare(a, b, seeds or ())
     if as_json:
@@ -312,8 +312,8 @@ def theory(
 
     The experiments: prototype, samples, rounds, coverage, uncovered, loose, tuning, features, baseline (see docs/theory.md).
     """
-    from spac_repro import verification
     from spac_repro.theory.experiments import run
+    from spac_repro.trust import verification
 
     with _progress(as_json) as progress:
         report = run(experiments, quick=quick, seeds=seeds, first_seed=first_seed, out=out, progress=progress)
@@ -480,11 +480,12 @@ def _progress(as_json: bool) -> Iterator["Progress"]:
 
 def _conclude(folder: Path, results: dict[str, Any], as_json: bool, like: Path | None) -> None:
     """Verify a finished run, compare it with the one it repeats, print both, and exit with what they mean."""
-    from spac_repro import comparison, publication, repetition, verification
+    from spac_repro import publication
+    from spac_repro.trust import comparison, replay, verification
 
     verdict = verification.conclude(folder)
     publication.publish(folder)
-    repeated, stands = repetition.conclude(like, folder) if like else (None, True)
+    repeated, stands = replay.conclude(like, folder) if like else (None, True)
     if as_json:
         compared = {"comparison": repeated.as_json()} if repeated else {}
         print(json.dumps({**results, "run": str(folder), "verdict": verdict.as_json(), **compared}))

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from spac_repro.comparison import manifest
 from spac_repro.model_card import LICENCES, card
-from spac_repro.repetition import run_of
 from spac_repro.runs import files
+from spac_repro.trust.comparison import manifest
+from spac_repro.trust.replay import run_of
 
 PROFILES = ("https://w3id.org/ro/wfrun/process/0.5",)
 JSON, JSON_LINES = "application/json", "application/jsonl"

@@ -12,15 +12,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spac_repro import divergence, plots
+from spac_repro import plots
 from spac_repro import recipe as recipes
-from spac_repro.comparison import manifest
 from spac_repro.errors import UserError
-from spac_repro.expectations import START, Expected, expected_path, load_expected
 from spac_repro.optim import metrics
 from spac_repro.plots import Plot, Series
 from spac_repro.runs import files as runs
-from spac_repro.verification import Verdict, tolerance, verify_runs
+from spac_repro.trust import first_difference
+from spac_repro.trust.comparison import manifest
+from spac_repro.trust.expected import START, Expected, expected_path, load_expected
+from spac_repro.trust.verification import Verdict, tolerance, verify_runs
 
 PROMPTS = 12
 # The scores that sum up the others, each with what it is where its name does not say so.
@@ -101,7 +102,7 @@ def _view(folder: Path) -> RunView:
         folder=folder,
         manifest=manifest(folder),
         complete=bool(results.get("complete")),
-        scores={t: divergence.scores_of(file) for t, file in sorted(files.items())},
+        scores={t: first_difference.scores_of(file) for t, file in sorted(files.items())},
         lines=[line for line in metrics.read(folder) if line["iteration"] > 0],
         weights_sha256=results.get("weights_sha256"),
     )
@@ -370,7 +371,7 @@ def _lengths(groups: Sequence[Group]) -> Plot | None:
 
 def _triples(folder: Path) -> Iterator[tuple[int, dict[str, list[Any]]]]:
     for file in sorted(folder.glob("iteration-*/selfplay.parquet")):
-        yield int(file.parent.name.removeprefix("iteration-")), divergence.read_columns(file)
+        yield int(file.parent.name.removeprefix("iteration-")), first_difference.read_columns(file)
 
 
 # Responses

@@ -9,10 +9,11 @@ import pytest
 import requests
 from huggingface_hub import ModelCard
 
-from spac_repro import publication, repetition
+from spac_repro import publication
 from spac_repro import recipe as recipes
 from spac_repro.errors import UserError
 from spac_repro.runs import files
+from spac_repro.trust import replay
 
 SCORES = [
     {
@@ -154,7 +155,7 @@ def test_every_file_named_is_there_and_no_place_is(run: Path) -> None:
 
 def test_the_run_of_a_manifest_is_the_run_that_made_it(run: Path) -> None:
     its = recipes.load("tiny", overrides=["training.iterations=1"])
-    again = repetition.run_of(run)
+    again = replay.run_of(run)
     assert (again.settings(), again.digest(), again.method, again.seed) == (its.settings(), its.digest(), "spac", 0)
     assert again.objective == its.objective
 
@@ -165,25 +166,25 @@ def test_a_manifest_changed_by_hand_or_of_another_version_is_refused(run: Path) 
     manifest["settings"]["objective"]["beta"] = 2.0
     files.write_json(path, manifest)
     with pytest.raises(UserError, match="changed by hand"):
-        repetition.run_of(run)
+        replay.run_of(run)
     manifest["settings"]["training"]["momentum"] = 0.9
     files.write_json(path, manifest)
     with pytest.raises(UserError, match=r"settings\.training\.momentum: .*another version"):
-        repetition.run_of(run)
+        replay.run_of(run)
 
 
 def test_other_inputs_are_refused_and_another_environment_as_told(run: Path) -> None:
     here = json.loads((run / "manifest.json").read_text())
     said: list[str] = []
-    repetition.check(run, allowed=False, say=said.append)(here)
+    replay.check(run, allowed=False, say=said.append)(here)
     assert said == []
     here["environment"]["source"]["commit"] = "beef"
     with pytest.raises(UserError, match=r"environment\.source\.commit is 'c0ffee' there and 'beef' here") as refused:
-        repetition.check(run, allowed=False, say=said.append)(here)
+        replay.check(run, allowed=False, say=said.append)(here)
     assert refused.value.exit_code == 3
     assert len(said) == 1
-    repetition.check(run, allowed=True, say=said.append)(here)
+    replay.check(run, allowed=True, say=said.append)(here)
     here["inputs"]["preferences_sha256"] = "b" * 64
     with pytest.raises(UserError, match="give the same preferences") as refused:
-        repetition.check(run, allowed=True, say=said.append)(here)
+        replay.check(run, allowed=True, say=said.append)(here)
     assert refused.value.exit_code == 2

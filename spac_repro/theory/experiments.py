@@ -14,9 +14,9 @@ from spac_repro.errors import UserError
 from spac_repro.runs.files import write_bytes, write_json
 
 if TYPE_CHECKING:
-    from spac_repro.expectations import Fresh
     from spac_repro.progress import Progress
-    from spac_repro.verification import Verdict
+    from spac_repro.trust.expected import Fresh
+    from spac_repro.trust.verification import Verdict
 
 EXPERIMENTS = {
     "prototype": "one prompt, 50 responses, n = 100 … 10,000: the table the method was first tried on",
@@ -135,7 +135,7 @@ def _identity(name: str, seeds: list[int], quick: bool, pessimism: float) -> str
 
 def fresh_values(studies: dict[str, dict[str, Any]]) -> Fresh:
     """The values for verification, one a seed, by row."""
-    from spac_repro.expectations import Key
+    from spac_repro.trust.expected import Key
 
     return {
         Key(row["method"], row["task"], row["metric"]): row["values"] for study in studies.values() for row in study["measured"]
@@ -144,8 +144,8 @@ def fresh_values(studies: dict[str, dict[str, Any]]) -> Fresh:
 
 def judge(fresh: Fresh, seeds: Sequence[int], expected: Path | None = None, *, partial: bool = False) -> Verdict:
     """Fresh values against expected_results/theory.yaml, or the file given; `partial`: not everything was run."""
-    from spac_repro.expectations import expected_path, load_expected
-    from spac_repro.verification import Verdict, verify
+    from spac_repro.trust.expected import expected_path, load_expected
+    from spac_repro.trust.verification import Verdict, verify
 
     path = expected or expected_path("theory")
     if expected is None and not path.exists():
@@ -159,7 +159,7 @@ def judge(fresh: Fresh, seeds: Sequence[int], expected: Path | None = None, *, p
 
 def expected_rows(studies: dict[str, dict[str, Any]], *, commit: str, lock_sha256: str, hardware: str, date: str) -> str:
     """The text of an expected_results file made from a full run's studies; a row with an effect is primary."""
-    from spac_repro.expectations import Expected, Key, measured_rows
+    from spac_repro.trust.expected import Expected, Key, measured_rows
 
     rows: list[Any] = []
     measured = [row for study in studies.values() for row in study["measured"]]

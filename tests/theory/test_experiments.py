@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from spac_repro.errors import UserError
-from spac_repro.expectations import Key, expected_path, load_expected
 from spac_repro.theory import experiments, studies
 from spac_repro.theory.figures import band, table_of
+from spac_repro.trust.expected import Key, expected_path, load_expected
 
 
 def test_the_slope_of_a_power_law_is_its_exponent():

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spac_repro.errors import UserError
-from spac_repro.evidence import Evidence, IncomparableError, read_run, read_scores
-from spac_repro.expectations import START, Expected, Fresh, Key, Measured, Row, expected_path, load_expected
 from spac_repro.runs.files import Score, write_json
+from spac_repro.trust.evidence import Evidence, IncomparableError, read_run, read_scores
+from spac_repro.trust.expected import START, Expected, Fresh, Key, Measured, Row, expected_path, load_expected
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

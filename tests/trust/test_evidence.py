@@ -3,9 +3,9 @@ import json
 import pytest
 
 from spac_repro.errors import UserError
-from spac_repro.evidence import IncomparableError, read_scores
-from spac_repro.expectations import Argued, Expected, Measured, Published, Row
-from spac_repro.verification import verify_scores
+from spac_repro.trust.evidence import IncomparableError, read_scores
+from spac_repro.trust.expected import Argued, Expected, Measured, Published, Row
+from spac_repro.trust.verification import verify_scores
 
 # As lm-eval's command line writes it, shortened.
 RESULTS = {

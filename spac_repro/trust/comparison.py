@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spac_repro import divergence
 from spac_repro import recipe as recipes
-from spac_repro.divergence import Walk
-from spac_repro.effects import Effect, Sort, effect_of
 from spac_repro.errors import UserError
-from spac_repro.expectations import START, Expected, Measured, Row, load_expected
 from spac_repro.runs import files as runs
-from spac_repro.verification import tolerance
+from spac_repro.trust import first_difference
+from spac_repro.trust.effects import Effect, Sort, effect_of
+from spac_repro.trust.expected import START, Expected, Measured, Row, load_expected
+from spac_repro.trust.first_difference import Walk
+from spac_repro.trust.verification import tolerance
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -178,7 +178,7 @@ def compare(a: Path, b: Path, seeds: Sequence[Path] = ()) -> Comparison:
     _check_something_shared((a, b), manifests, scores)
     spread, runs_used = _spread([a, b, *seeds])
     found = tuple(_differences((a, b), manifests))
-    return Comparison(str(a), str(b), found, divergence.walk(a, b), tuple(_changes(scores, spread)), runs_used)
+    return Comparison(str(a), str(b), found, first_difference.walk(a, b), tuple(_changes(scores, spread)), runs_used)
 
 
 def compare_expected(run: Path, file: Path) -> Comparison:
@@ -319,7 +319,9 @@ Spread = dict[tuple[int, str, str], tuple[float, int]]  # of an iterate's score:
 def _scores(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     """Every score of a run with its iteration, as far as the run went."""
     files = sorted(folder.glob("iteration-*/scores.json"), key=lambda file: int(file.parent.name.removeprefix("iteration-")))
-    return [(int(file.parent.name.removeprefix("iteration-")), score) for file in files for score in divergence.scores_of(file)]
+    return [
+        (int(file.parent.name.removeprefix("iteration-")), score) for file in files for score in first_difference.scores_of(file)
+    ]
 
 
 def _spread(folders: Sequence[Path]) -> tuple[Spread, int]:

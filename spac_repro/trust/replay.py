@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from spac_repro.comparison import Comparison, Difference, compare, differences, manifest
-from spac_repro.effects import Sort
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.recipe import METHODS, Methods, Provenance, Recipe, Run
+from spac_repro.trust.comparison import Comparison, Difference, compare, differences, manifest
+from spac_repro.trust.effects import Sort
 
 
 def run_of(folder: Path) -> Run:

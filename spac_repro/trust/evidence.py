@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from spac_repro import recipe as recipes
 from spac_repro.errors import UserError
-from spac_repro.expectations import one_line
 from spac_repro.runs.files import Score
+from spac_repro.trust.expected import one_line
 
 
 class IncomparableError(UserError):

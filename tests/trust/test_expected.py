@@ -4,8 +4,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spac_repro.errors import UserError
-from spac_repro.expectations import START, Key, expected_path, load_expected, measured_rows
-from spac_repro.verification import verify
+from spac_repro.trust.expected import START, Key, expected_path, load_expected, measured_rows
+from spac_repro.trust.verification import verify
 
 MEASURED = """\
 recipe: tiny

@@ -7,9 +7,9 @@ from rich.console import Console
 from scipy import stats
 
 from spac_repro.errors import UserError
-from spac_repro.evidence import IncomparableError
-from spac_repro.expectations import START, Argued, Borrowed, Expected, Key, Measured, NotTranscribed, Published, Row
-from spac_repro.verification import render, smallest_detectable, tolerance, verify, verify_runs
+from spac_repro.trust.evidence import IncomparableError
+from spac_repro.trust.expected import START, Argued, Borrowed, Expected, Key, Measured, NotTranscribed, Published, Row
+from spac_repro.trust.verification import render, smallest_detectable, tolerance, verify, verify_runs
 
 SEEDS = tuple(range(1, 11))
 SOURCES = {

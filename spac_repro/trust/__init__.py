@@ -1,0 +1,1 @@
+"""Whether a number holds: expected results, verification, comparison, replay."""
