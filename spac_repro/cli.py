@@ -291,7 +291,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page: verdict, scores, curves, responses, where every setting comes from, how to repeat it."""
-    from spac_repro import report as reports
+    from spac_repro.publish import report as reports
 
     size = reports.write(folders, out)
     print(json.dumps({"report": str(out), "bytes": size}) if as_json else f"{out}: {size / 1000:.0f} kB")
@@ -480,11 +480,11 @@ def _progress(as_json: bool) -> Iterator["Progress"]:
 
 def _conclude(folder: Path, results: dict[str, Any], as_json: bool, like: Path | None) -> None:
     """Verify a finished run, compare it with the one it repeats, print both, and exit with what they mean."""
-    from spac_repro import publication
+    from spac_repro.publish import research_object
     from spac_repro.trust import comparison, replay, verification
 
     verdict = verification.conclude(folder)
-    publication.publish(folder)
+    research_object.publish(folder)
     repeated, stands = replay.conclude(like, folder) if like else (None, True)
     if as_json:
         compared = {"comparison": repeated.as_json()} if repeated else {}

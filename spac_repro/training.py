@@ -28,12 +28,12 @@ from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.evaluation import gold, heldout
 from spac_repro.evaluation.leaderboard import suites
 from spac_repro.model import policy, precision
-from spac_repro.model_card import card
 from spac_repro.optim import checkpoints, processes
 from spac_repro.optim.engines import Engine, Plain, Zero
 from spac_repro.optim.loop import Keeping, Objective, Schedule, optimise, optimizer_for
 from spac_repro.optim.metrics import Metrics
 from spac_repro.progress import Progress
+from spac_repro.publish.model_card import card
 from spac_repro.recipe import USED, Referenced, Run
 from spac_repro.runs import environment, files
 from spac_repro.runs.files import Score

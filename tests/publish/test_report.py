@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from spac_repro import recipe as recipes
-from spac_repro import report
 from spac_repro.data import triples
 from spac_repro.data.triples import Triples
 from spac_repro.errors import UserError
+from spac_repro.publish import report
 from spac_repro.runs import files
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\"'&$\\frac{$"

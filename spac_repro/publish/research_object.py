@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from spac_repro.model_card import LICENCES, card
+from spac_repro.publish.model_card import LICENCES, card
 from spac_repro.runs import files
 from spac_repro.trust.comparison import manifest
 from spac_repro.trust.replay import run_of

@@ -9,9 +9,9 @@ import pytest
 import requests
 from huggingface_hub import ModelCard
 
-from spac_repro import publication
 from spac_repro import recipe as recipes
 from spac_repro.errors import UserError
+from spac_repro.publish import research_object
 from spac_repro.runs import files
 from spac_repro.trust import replay
 
@@ -78,7 +78,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_card_holds_the_reproduction_table_licence_and_limits(run: Path) -> None:
-    publication.publish(run)
+    research_object.publish(run)
     card = ModelCard.load(run / "iteration-1" / "policy" / "README.md")
     assert card.data.license == "apache-2.0"
     assert [(result.dataset_name, result.metric_type, result.metric_value) for result in card.data.eval_results] == [
@@ -94,7 +94,7 @@ def test_the_card_holds_the_reproduction_table_licence_and_limits(run: Path) -> 
 
 
 def test_weights_of_others_keep_their_licence() -> None:
-    from spac_repro.model_card import card
+    from spac_repro.publish.model_card import card
 
     text = card(recipes.load("zephyr-7b"), 1)
     assert "license: other" in text
@@ -131,7 +131,7 @@ def problems(folder: Path) -> list[str]:
 
 
 def test_the_metadata_hold_to_the_process_run_profile(run: Path, offline: None) -> None:
-    publication.publish(run)
+    research_object.publish(run)
     assert problems(run) == []
     metadata = json.loads((run / "ro-crate-metadata.json").read_text())
     metadata["@graph"] = [entity for entity in metadata["@graph"] if entity["@id"] != "#spac-repro"]
@@ -142,7 +142,7 @@ def test_the_metadata_hold_to_the_process_run_profile(run: Path, offline: None) 
 
 
 def test_every_file_named_is_there_and_no_place_is(run: Path) -> None:
-    publication.publish(run)
+    research_object.publish(run)
     text = (run / "ro-crate-metadata.json").read_text()
     assert str(run) not in text
     for entity in json.loads(text)["@graph"]:

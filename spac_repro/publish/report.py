@@ -12,11 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spac_repro import plots
 from spac_repro import recipe as recipes
 from spac_repro.errors import UserError
 from spac_repro.optim import metrics
-from spac_repro.plots import Plot, Series
+from spac_repro.publish import plots
+from spac_repro.publish.plots import Plot, Series
 from spac_repro.runs import files as runs
 from spac_repro.trust import first_difference
 from spac_repro.trust.comparison import manifest
@@ -468,7 +468,7 @@ def _page(views: Sequence[RunView], groups: Sequence[Group]) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    source = (resources.files("spac_repro") / "report.html.jinja").read_text()
+    source = (resources.files("spac_repro") / "publish" / "report.html.jinja").read_text()
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
     # An <svg> is matplotlib's own output, which escapes the labels; everything else is escaped by the template.
     figures = [replace(plot, svg=Markup(plots.svg(plot, number))) for number, plot in enumerate(_figures(groups))]
