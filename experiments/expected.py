@@ -1,7 +1,7 @@
 """Make expected_results/<recipe>.yaml from finished runs, and the tables and the figure of docs/results.md.
 
     spac-repro sweep submit ten_seeds --cluster local --out runs/ten-seeds
-    python bench/expected.py runs/ten-seeds --write expected_results/tiny.yaml --figure docs/figures/ten-seeds.svg
+    python experiments/expected.py runs/ten-seeds --write expected_results/tiny.yaml --figure docs/figures/ten-seeds.svg
 
 The primary rows are the last iterate's gold reward and its margin on held-out preferences, ρ(y⁺) − ρ(y⁻), the signature of the
 method: of all scores it tells SPAC's last iterate furthest from DPO's. Every other score of every iterate is secondary. The

@@ -1,6 +1,6 @@
 """Choose every method's settings on one tuning seed, over at most nine points each.
 
-    python bench/tuning.py [--out runs/tuning] [--processes 2]
+    python experiments/tuning.py [--out runs/tuning] [--processes 2]
 
 The seed is none of those that are reported. The start is trained once and shared. A point is one run of `spac-repro train`;
 finished runs are kept, and repeating the command goes on with what is missing. The measure is the gold reward of the last iterate;

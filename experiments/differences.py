@@ -1,7 +1,7 @@
 """Change exactly one thing against a reference run: does `spac-repro compare` name it first?
 
-    python bench/differences.py --out runs/differences              the table of docs/reproducibility.md
-    python bench/differences.py --out runs/differences --only seed  one row of it
+    python experiments/differences.py --out runs/differences              the table of docs/reproducibility.md
+    python experiments/differences.py --out runs/differences --only seed  one row of it
 
 The runs are `tiny` cut down to seconds (tests/e2e/cut_down.py). Noise is the spread of five seeds of the reference.
 """

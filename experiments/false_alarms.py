@@ -1,7 +1,7 @@
 """How often verification cries wolf: honest runs of seeds that no expected result is made of, each held against the rows alone.
 
     spac-repro sweep submit fresh_seeds --cluster local --out runs/fresh-seeds
-    python bench/false_alarms.py runs/fresh-seeds
+    python experiments/false_alarms.py runs/fresh-seeds
 
 At the file's level α, about a share α of the runs should fail.
 """

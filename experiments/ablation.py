@@ -1,4 +1,4 @@
-"""What a setting does: `python bench/ablation.py runs/ten-seeds/spac runs/ten-seeds/beta=*/spac --figure FILE`
+"""What a setting does: `python experiments/ablation.py runs/ten-seeds/spac runs/ten-seeds/beta=*/spac --figure FILE`
 
 A row per folder of seeds, in the order given; the first folder is the one that the others are compared with, over the seeds
 that both have.

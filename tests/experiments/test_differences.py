@@ -1,4 +1,4 @@
-"""One thing changed at a time against a reference run, and `compare` names it first. bench/differences.py makes the runs."""
+"""One thing changed at a time against a reference run, and `compare` names it first. experiments/differences.py makes the runs."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bench"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "experiments"))
 
 import differences  # noqa: E402
 
@@ -26,7 +26,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(work: Path) -> dict[str, Any]:
     """What `compare` said about every experiment."""
-    command = [sys.executable, str(ROOT / "bench" / "differences.py"), "--out", str(work), "--json"]
+    command = [sys.executable, str(ROOT / "experiments" / "differences.py"), "--out", str(work), "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850)
     assert done.stdout, done.stderr

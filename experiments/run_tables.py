@@ -1,4 +1,4 @@
-"""The tables of docs/results-*.md, from a run folder: `python bench/run_tables.py RUN`."""
+"""The tables of docs/results-*.md, from a run folder: `python experiments/run_tables.py RUN`."""
 
 import json
 import statistics
