@@ -1,4 +1,4 @@
-"""Differences seed by seed: `python experiments/paired.py runs/ten-seeds/spac runs/ten-seeds/dpo runs/other/reference=previous/dpo …`
+"""Differences seed by seed: `python experiments/paired.py runs/ten-seeds/spac runs/ten-seeds/dpo runs/other/…/dpo`
 
 The first folder of seeds is compared with each of the others, over the seeds that both have. Runs of the same seed set out from the
 same start, so what start and seed do to a score goes out of the difference.

@@ -18,7 +18,7 @@ from spac_repro import cli
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
-# Commands that other tests run, with the folder or file that does. `make`, `bench/` and `experiments/` are what `make test` and hands run.
+# Commands that other tests run, with the folder or file that does. `make test` and hands run `make`, `bench/`, `experiments/`.
 ELSEWHERE = {
     "spac-repro sweep": "tests/slurm",
     "spac-repro doctor": "tests/slurm",

@@ -154,8 +154,8 @@ def test_a_score_keeps_all_it_knows():
 HOLD = """
 import sys, time
 from pathlib import Path
-from spac_repro import runs
-with runs.owned(Path(sys.argv[1])):
+from spac_repro.runs import files
+with files.owned(Path(sys.argv[1])):
     print("owned", flush=True)
     time.sleep(60)
 """
