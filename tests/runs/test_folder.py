@@ -148,3 +148,17 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     assert files.sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_run_folder_stays_when_its_owner_fails(tmp_path):
+    def fail() -> None:
+        with lock.owned(tmp_path / "run"):
+            claim(tmp_path / "run", manifest())
+            raise UserError("later")
+
+    with pytest.raises(UserError, match="later"):
+        fail()
+    assert (tmp_path / "run" / "manifest.json").exists()
+    assert not (tmp_path / "run" / ".owner.json").exists()
+    own(tmp_path / "run")
+    assert (tmp_path / "run" / "manifest.json").exists()

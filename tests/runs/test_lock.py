@@ -90,20 +90,6 @@ def test_a_folder_that_became_no_run_folder_is_left_as_it_was(tmp_path):
     assert entries(tmp_path) == {"letters", "letters/one.txt"}
 
 
-def test_a_run_folder_stays_when_its_owner_fails(tmp_path):
-    def fail() -> None:
-        with lock.owned(tmp_path / "run"):
-            claim(tmp_path / "run", manifest())
-            raise UserError("later")
-
-    with pytest.raises(UserError, match="later"):
-        fail()
-    assert (tmp_path / "run" / "manifest.json").exists()
-    assert not (tmp_path / "run" / ".owner.json").exists()
-    own(tmp_path / "run")
-    assert (tmp_path / "run" / "manifest.json").exists()
-
-
 @pytest.mark.parametrize("folder", ["file", "file/run"])
 def test_a_file_in_the_way_is_named(tmp_path, folder):
     (tmp_path / "file").write_bytes(OLD)
