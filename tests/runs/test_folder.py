@@ -12,8 +12,6 @@ from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA, Manifest, leaf_differences
 
-OLD = b"old content\n"
-
 
 def entries(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
@@ -152,7 +150,7 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
 
 def test_a_run_folder_stays_when_its_owner_fails(tmp_path):
     def fail() -> None:
-        with lock.owned(tmp_path / "run"):
+        with RunFolder(tmp_path / "run").owned():
             claim(tmp_path / "run", manifest())
             raise UserError("later")
 
@@ -160,5 +158,6 @@ def test_a_run_folder_stays_when_its_owner_fails(tmp_path):
         fail()
     assert (tmp_path / "run" / "manifest.json").exists()
     assert not (tmp_path / "run" / ".owner.json").exists()
-    own(tmp_path / "run")
+    with RunFolder(tmp_path / "run").owned():
+        pass
     assert (tmp_path / "run" / "manifest.json").exists()
