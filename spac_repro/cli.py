@@ -138,7 +138,7 @@ def train(
     started here, unless torchrun or `accelerate launch` did. By default nothing is downloaded: recipe tiny has a world built in.
     """
     from spac_repro import plan as planning
-    from spac_repro import recipe as recipes
+    from spac_repro import recipes
 
     if like:
         from spac_repro.trust import replay
@@ -337,7 +337,7 @@ def prefetch(
     Then name the folder as `cache` in a cluster profile: jobs verify it and run with the hub switched off.
     """
     from spac_repro import prefetch as prefetching
-    from spac_repro import recipe as recipes
+    from spac_repro import recipes
 
     run = recipes.load(recipe, overrides=overrides or ())
     with _progress(as_json) as progress:
@@ -360,7 +360,7 @@ def doctor(
     """Look whether this machine, and a cluster, can do the work; a remedy for what they cannot. Exit code 3 when unfit."""
     from spac_repro import doctor as examination
     from spac_repro import plan as planning
-    from spac_repro import recipe as recipes
+    from spac_repro import recipes
     from spac_repro.launchers import matrix
     from spac_repro.launchers.profile import Cluster
 
@@ -383,9 +383,9 @@ def doctor(
 @recipes.command("list")
 def list_recipes(as_json: AsJson = False) -> None:
     """The recipes that come with the package."""
-    from spac_repro import recipe
+    from spac_repro import recipes
 
-    summaries = {name: recipe.load(name).recipe.summary for name in recipe.names()}
+    summaries = {name: recipes.load(name).recipe.summary for name in recipes.names()}
     if as_json:
         print(json.dumps(summaries))
         return
@@ -400,15 +400,15 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Every setting of a recipe: value, where it comes from, and why."""
-    from spac_repro import recipe
+    from spac_repro import recipes
 
-    run = recipe.load(name, overrides=overrides or ())
+    run = recipes.load(name, overrides=overrides or ())
     values = run.recipe.model_dump(mode="json")
     if as_json:
         print(json.dumps({"settings": values, "provenance": {k: asdict(v) for k, v in run.provenance.items()}}))
         return
     table = _table(run.recipe.summary, "setting", "value", "from", "why")
-    for key in recipe.leaves(values):
+    for key in recipes.leaves(values):
         source = run.provenance.get(key)
         value = values
         for part in key.split("."):
@@ -420,9 +420,9 @@ def show(
 @recipes.command()
 def check(file: Annotated[Path, typer.Argument(help="A recipe in YAML.")]) -> None:
     """Say whether a recipe of your own is complete and valid, and if not, where."""
-    from spac_repro import recipe
+    from spac_repro import recipes
 
-    run = recipe.load(str(file))
+    run = recipes.load(str(file))
     print(f"{file}: recipe {run.recipe.name} is valid")
 
 
@@ -511,7 +511,7 @@ def _print_results(folder: Path, results: dict[str, Any]) -> None:
 
 def _print_plan(run: "Run", folder: Path, rows: Sequence[tuple[str, str]], plan: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"run": str(folder), "settings_sha256": run.digest(), **plan}))
+        print(json.dumps({"run": str(folder), "settings_sha256": run.settings_sha256, **plan}))
         return
     table = _table(f"{run.recipe.name} · {run.method} · seed {run.seed} → {folder}", "what", "how much")
     for what, amount in rows:

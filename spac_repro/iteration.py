@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from spac_repro import objectives
+from spac_repro import methods
 from spac_repro.data import mapped
 from spac_repro.data.triples import Triples
+from spac_repro.methods import Method, Referenced
 from spac_repro.model.packing import pack
 from spac_repro.optim.loop import Objective
-from spac_repro.recipe import USED, Optimised, Referenced, Run, Spac
+from spac_repro.recipe import Run
 
 
 def learning_rate(run: Run, iteration: int) -> float:
@@ -28,39 +29,37 @@ def beta(settings: Referenced, iteration: int, iterations: int) -> float:
 
 
 def objective(run: Run, iteration: int, policy: Any, triples: Triples) -> Objective:
-    """The method's loss on some rows of the triples. `policy` is a `Policy`, as `accelerator.prepare` gave it."""
-    names = USED[run.method]
-    settings = run.objective
-    unit = sum(mapped.lengths(triples.responses["chosen"])) / len(triples.prompts)
+    """The method's loss on some rows of the triples. `policy` is a `Policy`, or what an engine made of it."""
+    method = methods.get(run.method)
+    names, loss = method.responses, method.load_loss()
+    known = _keywords(run, method, iteration) | _statistics(method, triples)
 
     def losses(rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
         packed = pack(triples.groups(names, rows), device=next(policy.parameters()).device)
         logprobs = dict(zip(names, policy(packed).view(len(rows), len(names)).unbind(1), strict=True))
-        if not isinstance(settings, Referenced):
-            return -logprobs["chosen"] / unit, {}
+        if not method.has_reference:
+            return loss(*logprobs.values(), **known), {}
         rows = list(rows)
         rho = {name: value - triples.reference[name][rows].to(value.device) for name, value in logprobs.items()}
-        strength = beta(settings, iteration, run.recipe.training.iterations)
-        return _loss(run.method, settings, strength, rho), _details(rho, strength)
+        return loss(*rho.values(), **known), _details(rho, known["beta"])
 
     return losses
 
 
-def _loss(method: str, settings: Optimised, strength: float, rho: dict[str, Tensor]) -> Tensor:
-    if isinstance(settings, Spac):
-        return objectives.spac(
-            rho["chosen"],
-            rho["rejected"],
-            rho["selfplay"],
-            beta=strength,
-            preference_weight=settings.preference_weight,
-            critic=settings.critic,
-            baseline=settings.baseline,
-        )
-    if method == "spin":
-        return objectives.spin(rho["chosen"], rho["selfplay"], beta=strength)
-    loss = {"dpo": objectives.dpo, "ipo": objectives.ipo}[method]
-    return loss(rho["chosen"], rho["rejected"], beta=strength)
+def _keywords(run: Run, method: Method, iteration: int) -> dict[str, Any]:
+    """What the loss takes from the recipe; β is that of the iteration."""
+    settings = run.objective
+    found = {name: getattr(settings, name) for name in method.hyperparameters}
+    if isinstance(settings, Referenced):
+        found["beta"] = beta(settings, iteration, run.recipe.training.iterations)
+    return found
+
+
+def _statistics(method: Method, triples: Triples) -> dict[str, float]:
+    """What the loss takes from the data."""
+    if "mean_length" not in method.statistics:
+        return {}
+    return {"mean_length": sum(mapped.lengths(triples.responses["chosen"])) / len(triples.prompts)}
 
 
 def _details(rho: dict[str, Tensor], strength: float) -> dict[str, Tensor]:

@@ -7,7 +7,9 @@ generation waits for memory and reaches a far smaller share of what the GPU can 
 import math
 from dataclasses import dataclass
 
-from spac_repro.recipe import USED, Architecture, Referenced, Run, Training
+from spac_repro import methods
+from spac_repro.methods import Referenced
+from spac_repro.recipe import Architecture, Run, Training
 
 GPU = "an A100 80 GB at 40 % of its 312 TFLOP/s in bfloat16, and at 1.4 % where it generates"
 TRAINING_RATE = 0.4 * 312e12  # operations a second [assumed]
@@ -50,7 +52,7 @@ def plan(run: Run, preferences: int | None) -> Plan:
 
     steps = tokens = generated = trained = None
     if preferences is not None:
-        used = USED[run.method]
+        used = methods.get(run.method).responses
         steps = math.ceil(preferences / training.batch_size) * training.epochs * training.iterations
         sequence = data.longest_prompt + data.longest_response
         scored = preferences * training.iterations * len(used) * sequence

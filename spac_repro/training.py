@@ -20,13 +20,14 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from spac_repro import iteration, start, supervised
+from spac_repro import iteration, methods, start, supervised
 from spac_repro.data import mapped, triples
 from spac_repro.data.inputs import Inputs, measure_overlap
 from spac_repro.data.rendering import Renderer
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.evaluation import gold, heldout
 from spac_repro.evaluation.leaderboard import suites
+from spac_repro.methods import Referenced
 from spac_repro.model import policy, precision
 from spac_repro.optim import checkpoints, processes
 from spac_repro.optim.engines import Engine, Plain, Zero
@@ -34,7 +35,7 @@ from spac_repro.optim.loop import Keeping, Objective, Schedule, optimise, optimi
 from spac_repro.optim.metrics import Metrics
 from spac_repro.progress import Progress
 from spac_repro.publish.model_card import card
-from spac_repro.recipe import USED, Referenced, Run
+from spac_repro.recipe import Run
 from spac_repro.runs import environment, files
 from spac_repro.runs.files import Score
 from spac_repro.sampling import selfplay, vllm
@@ -199,7 +200,7 @@ class _Training:
         with self._timed(t, "training"):
             data = self._read_triples(triples_file, self._reference(t))
             schedule = Schedule(
-                sizes=data.sizes(USED[self.run.method]),
+                sizes=data.sizes(methods.get(self.run.method).responses),
                 batch_size=training.batch_size,
                 micro_batch_tokens=training.micro_batch_tokens,
                 epochs=training.epochs,
@@ -218,7 +219,7 @@ class _Training:
         method, model = self.run.method, scorer.model
         responses = None
         batches = path.parent / "selfplay"
-        if "selfplay" in USED[method]:
+        if methods.get(method).self_play:
             resumed = self._there(batches)  # responses that an earlier attempt drew cost nothing now
             begun = time.perf_counter()
             with self._timed(t, "self-play") as timing, self._sampler(t - 1) as sample:
@@ -271,7 +272,7 @@ class _Training:
 
     def _with_reference(self, t: int, scorer: policy.Policy, data: triples.Triples, settings: Referenced) -> triples.Triples:
         """log π_ref where π_ref is π_{t−1}, or the start: then chosen and rejected have theirs from the first iteration."""
-        names, weights = USED[self.run.method], self._reference(t)
+        names, weights = methods.get(self.run.method).responses, self._reference(t)
         if settings.reference == "start" and t > 1:
             if "selfplay" in names:
                 scorer = policy.Policy(self._load(0))
@@ -518,7 +519,7 @@ class _Training:
             "method": self.run.method,
             "seed": self.run.seed,
             "settings": self.run.settings(),
-            "settings_sha256": self.run.digest(),
+            "settings_sha256": self.run.settings_sha256,
             "provenance": {key: source.__dict__ for key, source in sorted(self.run.provenance.items())},
             "inputs": {
                 **self.inputs.identity(),
@@ -541,7 +542,7 @@ class _Training:
             "method": self.run.method,
             "seed": self.run.seed,
             "complete": True,
-            "settings_digest": self.run.digest(),
+            "settings_digest": self.run.settings_sha256,
             "weights_sha256": iterates[-1]["weights_sha256"],
             "harness": suites.harness(),
             "overlap": files.read_json(self._overlap_file) if self._overlap_file.exists() else None,

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spac_repro import recipe as recipes
+from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.optim import metrics
 from spac_repro.publish import plots

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from spac_repro import recipe as recipes
+from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.runs.files import Score
 from spac_repro.trust.expected import one_line

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from spac_repro import methods
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.recipe import METHODS, Methods, Provenance, Recipe, Run
+from spac_repro.recipe import Methods, Provenance, Recipe, Run
 from spac_repro.trust.comparison import Comparison, Difference, compare, differences, manifest
 from spac_repro.trust.effects import Sort
 
@@ -22,20 +23,19 @@ def run_of(folder: Path) -> Run:
     settings = dict(its["settings"])
     method, objective = settings.pop("method", None), settings.pop("objective", None)
     path = folder / "manifest.json"
-    if method not in METHODS:
+    if method not in methods.names():
         raise UserError(f"{path}: unknown method {method!r}; it was made by another version of spac-repro")
-    kind: Any = Methods.model_fields[method].annotation
     try:
         # The other methods' settings are not in the manifest, and no part of the run.
-        methods = Methods.model_construct(**{method: kind.model_validate(objective)})
-        recipe = Recipe.model_validate({**settings, "summary": f"repeats {its['recipe']}", "methods": methods})
+        supported = Methods.model_validate({method: objective})
+        recipe = Recipe.model_validate({**settings, "summary": f"repeats {its['recipe']}", "methods": supported})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: settings.{key}: {first['msg']}; it was made by another version of spac-repro") from None
     marks = {key: Provenance(source["mark"], source["why"]) for key, source in (its.get("provenance") or {}).items()}
     run = Run(recipe, method, int(its["seed"]), marks)
-    if run.digest() != its.get("settings_sha256"):
+    if run.settings_sha256 != its.get("settings_sha256"):
         raise UserError(f"{path}: the settings are not those whose digest stands beside them; the file was changed by hand")
     return run
 

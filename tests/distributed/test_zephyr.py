@@ -12,13 +12,13 @@ import cut_down
 import hub
 import pytest
 
-from spac_repro import recipe
+from spac_repro import recipes
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.optim import metrics
 
 pytestmark = [pytest.mark.distributed, pytest.mark.real]
 
-RECIPE = recipe.load("zephyr-7b").recipe
+RECIPE = recipes.load("zephyr-7b").recipe
 # Where the weights come from, and how much of everything; no method, engine, precision, schedule or frame.
 SIZE = (
     "policy.name=lab/small",
@@ -45,7 +45,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from spac_repro.model import policy
 
     try:
-        _, tokenizer = policy.create(recipe.load("smollm2-135m").recipe.policy, seed=0)
+        _, tokenizer = policy.create(recipes.load("smollm2-135m").recipe.policy, seed=0)
     except UnfitEnvironmentError as reason:
         pytest.skip(f"no real tokenizer: {reason}")
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}

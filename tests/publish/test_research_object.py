@@ -9,7 +9,7 @@ import pytest
 import requests
 from huggingface_hub import ModelCard
 
-from spac_repro import recipe as recipes
+from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.publish import research_object
 from spac_repro.runs import files
@@ -55,7 +55,7 @@ def run(tmp_path: Path) -> Path:
         "method": "spac",
         "seed": 0,
         "settings": its.settings(),
-        "settings_sha256": its.digest(),
+        "settings_sha256": its.settings_sha256,
         "provenance": {key: source.__dict__ for key, source in its.provenance.items()},
         "inputs": {"preferences": 2000, "preferences_sha256": "a" * 64, "policy_sha256": None},
         "environment": environment,
@@ -156,7 +156,7 @@ def test_every_file_named_is_there_and_no_place_is(run: Path) -> None:
 def test_the_run_of_a_manifest_is_the_run_that_made_it(run: Path) -> None:
     its = recipes.load("tiny", overrides=["training.iterations=1"])
     again = replay.run_of(run)
-    assert (again.settings(), again.digest(), again.method, again.seed) == (its.settings(), its.digest(), "spac", 0)
+    assert (again.settings(), again.settings_sha256, again.method, again.seed) == (its.settings(), its.settings_sha256, "spac", 0)
     assert again.objective == its.objective
 
 

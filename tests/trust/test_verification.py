@@ -404,13 +404,13 @@ def test_doubtful_runs_are_noted(tmp_path, rows_file):
 
 
 def test_changed_settings_are_named(tmp_path, rows_file, monkeypatch):
-    from spac_repro import recipe
+    from spac_repro import recipes
 
     class Usual:
         def settings(self):
             return {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.1}}
 
-    monkeypatch.setattr(recipe, "load", lambda *args, **options: Usual())
+    monkeypatch.setattr(recipes, "load", lambda *args, **options: Usual())
     run = write_run(tmp_path / "run", settings_digest="e" * 64)
     (run / "manifest.json").write_text(json.dumps({"settings": {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.0}}}))
     assert "no row for the setting training.learning_rate 0.0 (recipe: 0.1)" in verify_runs([run], rows_file).reason
