@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from spac_repro import recipes
+from spac_repro.documents.message import one_line
 from spac_repro.errors import UserError
 from spac_repro.runs.files import Score
-from spac_repro.trust.expected import one_line
 
 
 class IncomparableError(UserError):
