@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro import recipes
+from spac_repro.documents.message import one_line
 from spac_repro.errors import UserError
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.results import Score
-from spac_repro.trust.expected import one_line
 
 
 class IncomparableError(UserError):
