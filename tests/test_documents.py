@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from spac_repro import cli
+from spac_repro.cli.root import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -104,7 +105,7 @@ def test_it_is_run_or_says_why_not(command: Command) -> None:
 
 def parse(words: list[str]) -> None:
     """As the command line would, without carrying it out."""
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(app)
     context = None
     while hasattr(command, "resolve_command"):
         context = command.make_context("spac-repro", list(words), parent=context)

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from spac_repro.optim.replicated import Replicated
 from torch import nn
 
 from spac_repro.errors import UserError
 from spac_repro.optim import checkpoints
 from spac_repro.optim.loop import optimizer_for
+from spac_repro.optim.replicated import Replicated
 from spac_repro.runs import files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
