@@ -5,6 +5,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from spac_repro.documents import strict_json
+from spac_repro.errors import UserError
 from spac_repro.runs.files import write_bytes
 
 
@@ -63,7 +65,7 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     if path.exists():
         for text in path.read_text(errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                lines.append(strict_json.parse(text, str(path), dict))
+            except UserError:
                 break
     return lines

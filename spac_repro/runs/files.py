@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from spac_repro.documents import strict_json
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 SCHEMA = 1
@@ -72,12 +73,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON; a file that is missing or is not JSON is the user's to know about."""
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; is {path.parent} a run folder?") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); the file was changed by hand or by another program") from None
+    absent, remedy = f"is {path.parent} a run folder?", "the file was changed by hand or by another program"
+    return strict_json.read(path, absent=absent, remedy=remedy)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from spac_repro.errors import UserError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def check(model: type[Model], value: Any, place: Place, *, pattern: str = "", remedy: str = "") -> Model:
+def validate(model: type[Model], value: Any, place: Place, *, pattern: str = "", remedy: str = "") -> Model:
     """The model made of a value. `pattern` is the remedy where a key is missing, `remedy` the one for anything else.
 
     A number that stands where text is wanted is the text as it was written: commits and versions may look like numbers.
