@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from spac_repro import engines
 from spac_repro.errors import UserError
 from spac_repro.images import commands as images
 from spac_repro.launchers.commands import sweep
@@ -19,6 +20,7 @@ from spac_repro.optim import processes, signals
 if TYPE_CHECKING:
     from spac_repro.progress import Progress
     from spac_repro.recipe import Run
+    from spac_repro.runs.results import Results
 
 INTERRUPTED = 130
 USAGE_ERROR: Any = typer.BadParameter.__base__  # what typer raises for a wrong command line; it has no public name for it
@@ -161,15 +163,16 @@ def train(
     if memory or network or other_version:
         raise UserError("--memory, --network and --other-version are about an image; name one with --in, or leave them out")
 
-    if not processes.started() and (run.recipe.training.processes > 1 or run.recipe.training.engine != "accelerate"):
+    several = run.recipe.training.processes > 1 or engines.get(run.recipe.training.engine).needs_process_group
+    if several and not processes.started():
         raise typer.Exit(processes.start(run.recipe.training.processes, sys.argv[1:]))
 
-    from spac_repro import training
+    from spac_repro import pipeline
     from spac_repro.data import inputs
 
     with _progress(as_json) as progress:
         read = inputs.read(run, preferences=preferences, questions=data or _beside(preferences))
-        results = training.train(
+        results = pipeline.train(
             run,
             folder,
             read,
@@ -478,7 +481,7 @@ def _progress(as_json: bool) -> Iterator["Progress"]:
         yield Lines()
 
 
-def _conclude(folder: Path, results: dict[str, Any], as_json: bool, like: Path | None) -> None:
+def _conclude(folder: Path, results: "Results", as_json: bool, like: Path | None) -> None:
     """Verify a finished run, compare it with the one it repeats, print both, and exit with what they mean."""
     from spac_repro.publish import research_object
     from spac_repro.trust import comparison, replay, verification
@@ -488,7 +491,7 @@ def _conclude(folder: Path, results: dict[str, Any], as_json: bool, like: Path |
     repeated, stands = replay.conclude(like, folder) if like else (None, True)
     if as_json:
         compared = {"comparison": repeated.as_json()} if repeated else {}
-        print(json.dumps({**results, "run": str(folder), "verdict": verdict.as_json(), **compared}))
+        print(json.dumps({**results.as_json(), "run": str(folder), "verdict": verdict.as_json(), **compared}))
     else:
         _print_results(folder, results)
         _print(verification.render(verdict, brief=True))
@@ -497,16 +500,16 @@ def _conclude(folder: Path, results: dict[str, Any], as_json: bool, like: Path |
     raise typer.Exit(1 if verdict.status == "disagrees" or not stands else 0)
 
 
-def _print_results(folder: Path, results: dict[str, Any]) -> None:
-    iterates = results["iterations"]
+def _print_results(folder: Path, results: "Results") -> None:
+    iterates = results.iterations
     heads = ["start", *(f"iteration {t}" for t in range(1, len(iterates)))]
-    table = _table(f"{results['recipe']} · {results['method']} · seed {results['seed']}", "task", "metric", *heads, "note")
-    for rows in zip(*(iterate["scores"] for iterate in iterates), strict=True):
+    table = _table(f"{results.recipe} · {results.method} · seed {results.seed}", "task", "metric", *heads, "note")
+    for rows in zip(*(iterate.scores for iterate in iterates), strict=True):
         first = rows[0]
-        cells = [f"{row['value']:.3f}" + ("" if row["stderr"] is None else f" ± {row['stderr']:.3f}") for row in rows]
-        table.add_row(first["task"], first["metric"], *cells, first["note"])
+        cells = [f"{row.value:.3f}" + ("" if row.stderr is None else f" ± {row.stderr:.3f}") for row in rows]
+        table.add_row(first.task, first.metric, *cells, first.note)
     _print(table)
-    print(f"weights {results['weights_sha256']}\nrun     {folder}")
+    print(f"weights {results.weights_sha256}\nrun     {folder}")
 
 
 def _print_plan(run: "Run", folder: Path, rows: Sequence[tuple[str, str]], plan: dict[str, Any], as_json: bool) -> None:

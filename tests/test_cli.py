@@ -14,7 +14,7 @@ import yaml
 
 from spac_repro import cli, recipes
 from spac_repro.optim import signals
-from spac_repro.runs import files
+from spac_repro.runs import files, lock
 
 HEAVY = ("torch", "transformers", "lm_eval", "datasets", "matplotlib", "scipy", "numpy", "pyarrow", "accelerate", "tensorboard")
 
@@ -298,7 +298,8 @@ def test_a_tokenizer_without_the_chat_template_that_is_wanted(refused):
 
 def manifest_of(file: Path, **changes: Any) -> dict[str, Any]:
     run = recipes.load(str(file))
-    return {"schema": 1, "seed": 0, "settings": run.settings(), "inputs": {}, "environment": {}, "segments": [], **changes}
+    identity = {"schema": 1, "recipe": run.recipe.name, "method": run.method, "seed": 0, "settings": run.settings()}
+    return {**identity, "inputs": {}, "environment": {}, "segments": [], **changes}
 
 
 def test_a_folder_of_another_run(refused, own_recipe, pairs, tmp_path):
@@ -313,7 +314,7 @@ def test_a_folder_of_another_run(refused, own_recipe, pairs, tmp_path):
 
 
 def test_a_folder_in_use(invoke, own_recipe, pairs, tmp_path):
-    with files.owned(tmp_path / "run"):
+    with lock.owned(tmp_path / "run"):
         before = tree(tmp_path / "run")
         done = invoke("train", "--recipe", own_recipe(), "--preferences", pairs(PAIR), "--out", "run")
         assert tree(tmp_path / "run") == before
@@ -395,12 +396,12 @@ def test_what_cannot_be_verified(refused, arguments, words):
 
 def test_another_number_of_processes_than_the_recipes_is_refused(tmp_path):
     """Training in one process what a recipe means for eight would be another experiment under the same name."""
-    from spac_repro import training
+    from spac_repro import pipeline
     from spac_repro.errors import UserError
 
     run = recipes.load("tiny", overrides=["training.processes=2"])
     with pytest.raises(UserError, match=r"training\.processes is 2, and 1 were started"):
-        training.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
+        pipeline.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
     assert not (tmp_path / "run").exists()
 
 
