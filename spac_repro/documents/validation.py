@@ -43,7 +43,9 @@ def refusal(model: type[BaseModel], error: ValidationError, place: Place, *, pat
     path, holder = _follow(model, first["loc"])
     if first["type"] == "extra_forbidden":
         near = did_you_mean(str(path[-1]), _keys(holder))
-        return place.refusal(path, f"unknown key{near}", remedy if near else f"the keys here are {', '.join(_keys(holder))}")
+        return place.refusal(
+            path, f"unknown key{near}", remedy or ("" if near else f"the keys here are {', '.join(_keys(holder))}")
+        )
     if first["type"] == "missing":
         return place.refusal(path, "missing", pattern or remedy)
     given = first["input"]

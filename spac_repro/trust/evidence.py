@@ -8,6 +8,7 @@ from typing import Any
 from spac_repro import recipes
 from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
+from spac_repro.recipe import complete
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.results import Score
 
@@ -42,8 +43,8 @@ class Evidence:
         """The settings of this run that are not its recipe's, as "key value (recipe: value)", as far as its manifest tells."""
         try:
             manifest = strict_json.read(Path(self.place) / "manifest.json")
-            ours = dict(_leaves(manifest["settings"]))
-            usual = dict(_leaves(recipes.load(self.recipe, method=self.method, seed=self.seed or 0).settings()))
+            ours = dict(_leaves(complete(manifest["settings"])))
+            usual = dict(_leaves(complete(recipes.load(self.recipe, method=self.method, seed=self.seed or 0).settings())))
         except (LookupError, TypeError, AttributeError, UserError):
             return []
         keys = [key for key in {**usual, **ours} if ours.get(key) != usual.get(key)]
