@@ -17,11 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
-from spac_repro import methods
+from spac_repro import engines, methods
 from spac_repro.documents.model import Above0, AtLeast0, Positive, Settings, Share
 from spac_repro.methods import Optimised
 
 MARKS = ("abstract", "reading", "derived", "tested", "SPIN", "assumed")  # and "set", which no file may use
+
+
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal[engines.names()]
 
 
 class Architecture(Settings):
@@ -140,7 +146,7 @@ class Training(Settings):
     max_grad_norm: Above0
     precision: Literal["float32", "bfloat16"]  # bfloat16: autocast
     gradient_checkpointing: bool
-    engine: Literal["accelerate", "deepspeed-zero2", "deepspeed-zero3"]
+    engine: EngineName
     processes: Positive
     threads: Positive | None  # of a process, on CPU; None: as many as there are cores
     checkpoint_every: Positive  # optimiser steps

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spac_repro import methods
+from spac_repro import engines, methods
 from spac_repro.cli import in_image, output
 from spac_repro.cli.choices import Method, one_of
 from spac_repro.cli.options import AsJson, Inside, Memory, Network, OtherVersion, Overrides, Questions, RecipeName
@@ -19,6 +19,8 @@ from spac_repro.optim import processes
 if TYPE_CHECKING:
     from spac_repro.progress import Progress
     from spac_repro.recipe import Run
+    from spac_repro.runs.manifest import Manifest
+    from spac_repro.runs.results import Results
 
 MethodName = Annotated[
     Method, typer.Option("--method", parser=one_of(methods.names()), help="SPAC, or a method to hold it against.")
@@ -128,7 +130,7 @@ def _default_folder(run: "Run", like: Path | None) -> Path:
 
 def _has_process_group(run: "Run") -> bool:
     """Whether the run's processes are started by a launcher, even if there is only one."""
-    return run.recipe.training.processes > 1 or run.recipe.training.engine != "accelerate"
+    return run.recipe.training.processes > 1 or engines.get(run.recipe.training.engine).needs_process_group
 
 
 # Preferences
@@ -183,12 +185,12 @@ def _print_plan(request: Request) -> None:
 
 def _carry_out(request: Request) -> None:
     """Train in this process, and conclude where the run is complete."""
-    from spac_repro import training
+    from spac_repro import pipeline
     from spac_repro.data import inputs
 
     with output.progress(request.as_json) as progress:
         read = inputs.read(request.run, preferences=request.preferences, questions=request.questions)
-        results = training.train(
+        results = pipeline.train(
             request.run,
             request.folder,
             read,
@@ -208,7 +210,7 @@ def _carry_out(request: Request) -> None:
         print(f"{request.folder}: stopped after iteration {request.until}, as asked; the same command without --until goes on")
 
 
-def _inspection(request: Request, progress: "Progress") -> Callable[[dict[str, Any]], None]:
+def _inspection(request: Request, progress: "Progress") -> Callable[["Manifest"], None]:
     """What looks at the manifest before anything is written."""
     if request.like is None:
         return lambda manifest: None
@@ -217,7 +219,7 @@ def _inspection(request: Request, progress: "Progress") -> Callable[[dict[str, A
     return replay.check(request.like, allowed=request.allow_changed_environment, say=progress.say)
 
 
-def _conclude(request: Request, results: dict[str, Any]) -> None:
+def _conclude(request: Request, results: "Results") -> None:
     """Verify a finished run, compare it with the one it repeats, print both, and exit with what they mean."""
     from spac_repro.publish import research_object
     from spac_repro.trust import comparison, replay, verification
@@ -228,7 +230,7 @@ def _conclude(request: Request, results: dict[str, Any]) -> None:
     repeated, stands = replay.conclude(request.like, folder) if request.like else (None, True)
     if request.as_json:
         compared = {"comparison": repeated.as_json()} if repeated else {}
-        print(json.dumps({**results, "run": str(folder), "verdict": verdict.as_json(), **compared}))
+        print(json.dumps({**results.as_json(), "run": str(folder), "verdict": verdict.as_json(), **compared}))
     else:
         _print_results(folder, results)
         output.show(verification.render(verdict, brief=True))
@@ -237,13 +239,13 @@ def _conclude(request: Request, results: dict[str, Any]) -> None:
     raise typer.Exit(1 if verdict.status == "disagrees" or not stands else 0)
 
 
-def _print_results(folder: Path, results: dict[str, Any]) -> None:
-    iterates = results["iterations"]
+def _print_results(folder: Path, results: "Results") -> None:
+    iterates = results.iterations
     heads = ["start", *(f"iteration {t}" for t in range(1, len(iterates)))]
-    table = output.table(f"{results['recipe']} · {results['method']} · seed {results['seed']}", "task", "metric", *heads, "note")
-    for rows in zip(*(iterate["scores"] for iterate in iterates), strict=True):
+    table = output.table(f"{results.recipe} · {results.method} · seed {results.seed}", "task", "metric", *heads, "note")
+    for rows in zip(*(iterate.scores for iterate in iterates), strict=True):
         first = rows[0]
-        cells = [f"{row['value']:.3f}" + ("" if row["stderr"] is None else f" ± {row['stderr']:.3f}") for row in rows]
-        table.add_row(first["task"], first["metric"], *cells, first["note"])
+        cells = [f"{row.value:.3f}" + ("" if row.stderr is None else f" ± {row.stderr:.3f}") for row in rows]
+        table.add_row(first.task, first.metric, *cells, first.note)
     output.show(table)
-    print(f"weights {results['weights_sha256']}\nrun     {folder}")
+    print(f"weights {results.weights_sha256}\nrun     {folder}")

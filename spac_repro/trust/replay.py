@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from spac_repro import methods
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.recipe import Methods, Provenance, Recipe, Run
+from spac_repro.runs.manifest import Manifest
 from spac_repro.trust.comparison import Comparison, Difference, compare, differences, manifest
 from spac_repro.trust.effects import Sort
 
@@ -40,15 +40,15 @@ def run_of(folder: Path) -> Run:
     return run
 
 
-def check(folder: Path, *, allowed: bool, say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+def check(folder: Path, *, allowed: bool, say: Callable[[str], None]) -> Callable[[Manifest], None]:
     """What to do with the manifest of the repetition before anything is written.
 
     It says what cannot be matched here, and raises UserError for other inputs and, unless `allowed`, UnfitEnvironmentError for an
     environment that may change bits.
     """
 
-    def inspect(here: dict[str, Any]) -> None:
-        found = [each for each in differences(manifest(folder), here) if each.key != "segments"]
+    def inspect(here: Manifest) -> None:
+        found = [each for each in differences(manifest(folder), here.as_json()) if each.key != "segments"]
         for each in found:
             if each.key.startswith("inputs.") and each.effect.sort is Sort.DESIGN:
                 raise UserError(f"not the inputs of {folder}: {_line(each)}; give the same preferences and questions")

@@ -20,4 +20,4 @@ def test_recipes_are_listed_shown_and_checked(invoke, own_recipe):
 def test_a_bad_recipe_is_refused_by_every_command(refused, own_recipe):
     file = own_recipe(training__epochs=0)
     for command in (["recipes", "check", file], ["recipes", "show", file], ["train", "--recipe", file]):
-        assert refused(*command) == f"{file}: training.epochs: Input should be greater than 0 (given 0)"
+        assert refused(*command) == f"{file}, line 167: training.epochs: Input should be greater than 0 (given 0)"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spac_repro import recipes
-from spac_repro.runs import files
+from spac_repro.runs import files, lock
 
 PAIR = {"prompt": "ab", "chosen": "ba", "rejected": "b"}
 
@@ -95,7 +95,8 @@ def test_a_tokenizer_without_the_chat_template_that_is_wanted(refused):
 
 def manifest_of(file: Path, **changes: Any) -> dict[str, Any]:
     run = recipes.load(str(file))
-    return {"schema": 1, "seed": 0, "settings": run.settings(), "inputs": {}, "environment": {}, "segments": [], **changes}
+    identity = {"schema": 1, "recipe": run.recipe.name, "method": run.method, "seed": 0, "settings": run.settings()}
+    return {**identity, "inputs": {}, "environment": {}, "segments": [], **changes}
 
 
 def test_a_folder_of_another_run(refused, own_recipe, pairs, tmp_path):
@@ -110,7 +111,7 @@ def test_a_folder_of_another_run(refused, own_recipe, pairs, tmp_path):
 
 
 def test_a_folder_in_use(invoke, tree, own_recipe, pairs, tmp_path):
-    with files.owned(tmp_path / "run"):
+    with lock.owned(tmp_path / "run"):
         before = tree(tmp_path / "run")
         done = invoke("train", "--recipe", own_recipe(), "--preferences", pairs(PAIR), "--out", "run")
         assert tree(tmp_path / "run") == before
@@ -152,12 +153,12 @@ def test_a_model_on_the_hub_without_a_hub(refused, own_recipe, pairs, tmp_path, 
 
 def test_another_number_of_processes_than_the_recipes_is_refused(tmp_path):
     """Training in one process what a recipe means for eight would be another experiment under the same name."""
-    from spac_repro import training
+    from spac_repro import pipeline
     from spac_repro.errors import UserError
 
     run = recipes.load("tiny", overrides=["training.processes=2"])
     with pytest.raises(UserError, match=r"training\.processes is 2, and 1 were started"):
-        training.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
+        pipeline.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
     assert not (tmp_path / "run").exists()
 
 

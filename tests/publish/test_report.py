@@ -18,6 +18,7 @@ from spac_repro.data.triples import Triples
 from spac_repro.errors import UserError
 from spac_repro.publish import report
 from spac_repro.runs import files
+from spac_repro.runs.manifest import SCHEMA
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\"'&$\\frac{$"
 STEPS = 30
@@ -29,7 +30,7 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
 
     run = recipes.load("tiny", method=method, seed=seed, overrides=["training.epochs=1"])
     manifest = {
-        "schema": files.SCHEMA,
+        "schema": SCHEMA,
         "recipe": "tiny",
         "method": method,
         "seed": seed,
@@ -85,7 +86,7 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
             "recipe": "tiny",
             "method": method,
             "seed": seed,
-            "settings_digest": run.settings_sha256,
+            "settings_sha256": run.settings_sha256,
             "harness": "",
         }
         files.write_json(
