@@ -17,6 +17,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,15 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
     import torch
 
     from spac_repro import objectives
-    from spac_repro.data.triples import RESPONSES, Triples, read, reference_logprobs
+    from spac_repro.data.triples import RESPONSES
     from spac_repro.model import precision
     from spac_repro.model.packing import pack
     from spac_repro.model.policy import Policy, prepared
+    from spac_repro.model.reference import reference_logprobs
     from spac_repro.optim.loop import Schedule, optimizer_for
 
     names = RESPONSES[:responses]
-    if arguments.triples:
-        triples = read(Path(arguments.triples))
-    else:
-        data = list(workload.preferences(arguments.pairs, arguments.prompts, responses))
-        its = {name: [[*answers[i], workload.STOP] for _, answers in data] for i, name in enumerate(names)}
-        triples = Triples([prompt for prompt, _ in data], its, {})
+    triples = what_to_train_on(arguments, names)
     model = workload.model()
     policy = Policy(prepared(model, "sdpa"))
     optimizer = optimizer_for("adamw", policy, weight_decay=0.0)
@@ -57,7 +54,6 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
     before = time.perf_counter() - begun
     schedule = Schedule(triples.sizes(names), BATCH, 4096, 1000, 5e-5, "linear", 0.0, (0, "bench", 0))
     seconds, shares, tokens = [], [], []
-    layers = [layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and name != "lm_head"]
 
     def step(number: int) -> None:
         for rows in schedule.micro_batches(number):
@@ -71,28 +67,13 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
 
-    def products(row: int, predicted: int) -> float:
-        """Seconds for the step's matrix products alone, on tensors of their shapes; those of attention are left out.
-
-        In bfloat16 where the machine has units for it: elsewhere fp32 is what its products could be taken in at best.
-        """
-        kind = torch.bfloat16 if bf16 and precision.has_units() else torch.float32
-        shapes = [(row, layer.in_features, layer.out_features) for layer in layers]
-        spent = 0.0
-        for m, k, n in [*shapes, (predicted, model.config.hidden_size, workload.VOCABULARY)]:
-            x, weight, slope = (torch.randn(*shape).to(kind) for shape in ((m, k), (n, k), (m, n)))
-            started = time.perf_counter()
-            x @ weight.t(), slope @ weight, slope.t() @ x
-            spent += time.perf_counter() - started
-        return spent
-
     for number in range(WARM + arguments.steps):
         rows = schedule.batch(number)
         row, predicted = sum(schedule.sizes[i] for i in rows), sum(len(triples.responses[name][i]) for i in rows for name in names)
         started = time.perf_counter()
         step(number)
         took = time.perf_counter() - started
-        alone = products(row, predicted)
+        alone = products(model, row, predicted, bf16)
         if number >= WARM:
             seconds.append(took)
             tokens.append(row)
@@ -102,6 +83,39 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
         "step_s": step_s, "before_s": before, **workload.memory(), "tokens_per_s": sum(tokens) / sum(seconds),
         "matmul_share": statistics.median(shares),
     }  # fmt: skip
+
+
+def what_to_train_on(arguments: argparse.Namespace, names: Sequence[str]) -> Any:
+    """The triples of the file given, or random ones with these responses."""
+    from spac_repro.data.triples import Triples, read
+
+    if arguments.triples:
+        return read(Path(arguments.triples))
+    data = list(workload.preferences(arguments.pairs, arguments.prompts, len(names)))
+    its = {name: [[*answers[i], workload.STOP] for _, answers in data] for i, name in enumerate(names)}
+    return Triples([prompt for prompt, _ in data], its, {})
+
+
+def products(model: Any, row: int, predicted: int, bf16: bool) -> float:
+    """Seconds for a step's matrix products alone, on tensors of their shapes; those of attention are left out.
+
+    `row` tokens go through the model and `predicted` of them through `lm_head`. In bfloat16 where that is asked for and the
+    machine has units for it: elsewhere fp32 is what its products could be taken in at best.
+    """
+    import torch
+
+    from spac_repro.model import precision
+
+    kind = torch.bfloat16 if bf16 and precision.has_units() else torch.float32
+    layers = [layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and name != "lm_head"]
+    shapes = [(row, layer.in_features, layer.out_features) for layer in layers]
+    spent = 0.0
+    for m, k, n in [*shapes, (predicted, model.config.hidden_size, workload.VOCABULARY)]:
+        x, weight, slope = (torch.randn(*shape).to(kind) for shape in ((m, k), (n, k), (m, n)))
+        started = time.perf_counter()
+        x @ weight.t(), slope @ weight, slope.t() @ x
+        spent += time.perf_counter() - started
+    return spent
 
 
 def trl(arguments: argparse.Namespace, precompute: bool) -> dict[str, Any]:

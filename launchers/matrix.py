@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, model_validator
 
-from spac_repro import recipe
+from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.launchers.documents import Document
 from spac_repro.recipe import Run
@@ -103,7 +103,7 @@ def _cells(sweep: Sweep, overrides: Sequence[str]) -> Iterator[Cell]:
         for method in sweep.methods:
             settings = (*fixed, *(_setting(key, value) for key, value in varied.items()))
             run = _load(sweep, method, settings)
-            digest, start = run.digest(), run.start_settings()
+            digest, start = run.settings_sha256, run.start_settings()
             for seed in sweep.seeds:
                 yield Cell(
                     name=f"{folder}{method}/seed-{seed}",
@@ -122,7 +122,7 @@ def _cells(sweep: Sweep, overrides: Sequence[str]) -> Iterator[Cell]:
 
 def _load(sweep: Sweep, method: str, settings: Sequence[str]) -> Run:
     try:
-        return replace(recipe.load(sweep.recipe, method=method, overrides=settings), seed=sweep.seeds[0])
+        return replace(recipes.load(sweep.recipe, method=method, overrides=settings), seed=sweep.seeds[0])
     except UserError as error:
         raise UserError(f"sweep {sweep.name}, method {method}: {error}") from None
 

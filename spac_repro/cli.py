@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from spac_repro import engines
 from spac_repro.errors import UserError
 from spac_repro.images import commands as images
 from spac_repro.launchers.commands import sweep
@@ -19,6 +20,7 @@ from spac_repro.optim import processes, signals
 if TYPE_CHECKING:
     from spac_repro.progress import Progress
     from spac_repro.recipe import Run
+    from spac_repro.runs.results import Results
 
 INTERRUPTED = 130
 USAGE_ERROR: Any = typer.BadParameter.__base__  # what typer raises for a wrong command line; it has no public name for it
@@ -138,7 +140,7 @@ def train(
     started here, unless torchrun or `accelerate launch` did. By default nothing is downloaded: recipe tiny has a world built in.
     """
     from spac_repro import plan as planning
-    from spac_repro import recipe as recipes
+    from spac_repro import recipes
 
     if like:
         from spac_repro.trust import replay
@@ -161,15 +163,16 @@ def train(
     if memory or network or other_version:
         raise UserError("--memory, --network and --other-version are about an image; name one with --in, or leave them out")
 
-    if not processes.started() and (run.recipe.training.processes > 1 or run.recipe.training.engine != "accelerate"):
+    several = run.recipe.training.processes > 1 or engines.get(run.recipe.training.engine).needs_process_group
+    if several and not processes.started():
         raise typer.Exit(processes.start(run.recipe.training.processes, sys.argv[1:]))
 
-    from spac_repro import training
+    from spac_repro import pipeline
     from spac_repro.data import inputs
 
     with _progress(as_json) as progress:
         read = inputs.read(run, preferences=preferences, questions=data or _beside(preferences))
-        results = training.train(
+        results = pipeline.train(
             run,
             folder,
             read,
@@ -337,7 +340,7 @@ def prefetch(
     Then name the folder as `cache` in a cluster profile: jobs verify it and run with the hub switched off.
     """
     from spac_repro import prefetch as prefetching
-    from spac_repro import recipe as recipes
+    from spac_repro import recipes
 
     run = recipes.load(recipe, overrides=overrides or ())
     with _progress(as_json) as progress:
@@ -360,7 +363,7 @@ def doctor(
     """Look whether this machine, and a cluster, can do the work; a remedy for what they cannot. Exit code 3 when unfit."""
     from spac_repro import doctor as examination
     from spac_repro import plan as planning
-    from spac_repro import recipe as recipes
+    from spac_repro import recipes
     from spac_repro.launchers import matrix
     from spac_repro.launchers.profile import Cluster
 
@@ -383,9 +386,9 @@ def doctor(
 @recipes.command("list")
 def list_recipes(as_json: AsJson = False) -> None:
     """The recipes that come with the package."""
-    from spac_repro import recipe
+    from spac_repro import recipes
 
-    summaries = {name: recipe.load(name).recipe.summary for name in recipe.names()}
+    summaries = {name: recipes.load(name).recipe.summary for name in recipes.names()}
     if as_json:
         print(json.dumps(summaries))
         return
@@ -400,15 +403,15 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Every setting of a recipe: value, where it comes from, and why."""
-    from spac_repro import recipe
+    from spac_repro import recipes
 
-    run = recipe.load(name, overrides=overrides or ())
+    run = recipes.load(name, overrides=overrides or ())
     values = run.recipe.model_dump(mode="json")
     if as_json:
         print(json.dumps({"settings": values, "provenance": {k: asdict(v) for k, v in run.provenance.items()}}))
         return
     table = _table(run.recipe.summary, "setting", "value", "from", "why")
-    for key in recipe.leaves(values):
+    for key in recipes.leaves(values):
         source = run.provenance.get(key)
         value = values
         for part in key.split("."):
@@ -420,9 +423,9 @@ def show(
 @recipes.command()
 def check(file: Annotated[Path, typer.Argument(help="A recipe in YAML.")]) -> None:
     """Say whether a recipe of your own is complete and valid, and if not, where."""
-    from spac_repro import recipe
+    from spac_repro import recipes
 
-    run = recipe.load(str(file))
+    run = recipes.load(str(file))
     print(f"{file}: recipe {run.recipe.name} is valid")
 
 
@@ -478,7 +481,7 @@ def _progress(as_json: bool) -> Iterator["Progress"]:
         yield Lines()
 
 
-def _conclude(folder: Path, results: dict[str, Any], as_json: bool, like: Path | None) -> None:
+def _conclude(folder: Path, results: "Results", as_json: bool, like: Path | None) -> None:
     """Verify a finished run, compare it with the one it repeats, print both, and exit with what they mean."""
     from spac_repro.publish import research_object
     from spac_repro.trust import comparison, replay, verification
@@ -488,7 +491,7 @@ def _conclude(folder: Path, results: dict[str, Any], as_json: bool, like: Path |
     repeated, stands = replay.conclude(like, folder) if like else (None, True)
     if as_json:
         compared = {"comparison": repeated.as_json()} if repeated else {}
-        print(json.dumps({**results, "run": str(folder), "verdict": verdict.as_json(), **compared}))
+        print(json.dumps({**results.as_json(), "run": str(folder), "verdict": verdict.as_json(), **compared}))
     else:
         _print_results(folder, results)
         _print(verification.render(verdict, brief=True))
@@ -497,21 +500,21 @@ def _conclude(folder: Path, results: dict[str, Any], as_json: bool, like: Path |
     raise typer.Exit(1 if verdict.status == "disagrees" or not stands else 0)
 
 
-def _print_results(folder: Path, results: dict[str, Any]) -> None:
-    iterates = results["iterations"]
+def _print_results(folder: Path, results: "Results") -> None:
+    iterates = results.iterations
     heads = ["start", *(f"iteration {t}" for t in range(1, len(iterates)))]
-    table = _table(f"{results['recipe']} · {results['method']} · seed {results['seed']}", "task", "metric", *heads, "note")
-    for rows in zip(*(iterate["scores"] for iterate in iterates), strict=True):
+    table = _table(f"{results.recipe} · {results.method} · seed {results.seed}", "task", "metric", *heads, "note")
+    for rows in zip(*(iterate.scores for iterate in iterates), strict=True):
         first = rows[0]
-        cells = [f"{row['value']:.3f}" + ("" if row["stderr"] is None else f" ± {row['stderr']:.3f}") for row in rows]
-        table.add_row(first["task"], first["metric"], *cells, first["note"])
+        cells = [f"{row.value:.3f}" + ("" if row.stderr is None else f" ± {row.stderr:.3f}") for row in rows]
+        table.add_row(first.task, first.metric, *cells, first.note)
     _print(table)
-    print(f"weights {results['weights_sha256']}\nrun     {folder}")
+    print(f"weights {results.weights_sha256}\nrun     {folder}")
 
 
 def _print_plan(run: "Run", folder: Path, rows: Sequence[tuple[str, str]], plan: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"run": str(folder), "settings_sha256": run.digest(), **plan}))
+        print(json.dumps({"run": str(folder), "settings_sha256": run.settings_sha256, **plan}))
         return
     table = _table(f"{run.recipe.name} · {run.method} · seed {run.seed} → {folder}", "what", "how much")
     for what, amount in rows:

@@ -11,9 +11,3 @@ class UnfitEnvironmentError(UserError):
     """The command is right, but this machine or environment cannot carry it out."""
 
     exit_code = 3
-
-
-class DisagreementError(UserError):
-    """The work was done, and its numbers disagree with what was expected."""
-
-    exit_code = 1

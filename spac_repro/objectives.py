@@ -59,3 +59,13 @@ def ipo(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
 def spin(chosen: Tensor, selfplay: Tensor, *, beta: float) -> Tensor:
     """−log σ(β(ρ(y⁺) − ρ(y′))): SPIN (Chen et al. 2024, arXiv 2401.01335, eq. 4.7 with the logistic loss)."""
     return -logsigmoid(beta * (chosen - selfplay))
+
+
+def sft(chosen: Tensor, *, mean_length: float) -> Tensor:
+    """−log π(y⁺|x) / mean length of the chosen responses: maximum likelihood, in nats a token on average.
+
+    Args:
+        chosen: log π(y⁺|x), [examples]; there is no reference.
+        mean_length: tokens of a chosen response, on average over the data.
+    """
+    return -chosen / mean_length

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from spac_repro import cli, recipe
+from spac_repro import cli, recipes
 from spac_repro.optim import signals
-from spac_repro.runs import files
+from spac_repro.runs import files, lock
 
 HEAVY = ("torch", "transformers", "lm_eval", "datasets", "matplotlib", "scipy", "numpy", "pyarrow", "accelerate", "tensorboard")
 
@@ -99,7 +99,7 @@ def own_recipe(tmp_path):
             leaf = lambda value: value if value is None else {"value": value, "from": "assumed"}  # noqa: E731
             return {key: plain(value) if isinstance(value, dict) else leaf(value) for key, value in values.items()}
 
-        values = recipe.load("tiny").recipe.model_dump(mode="json")
+        values = recipes.load("tiny").recipe.model_dump(mode="json")
         values["data"] |= {"source": "file", "world": None, "pairs": None}
         values["start"] = None
         values["evaluation"] |= {"suite": "none", "gold_prompts": 0, "heldout_pairs": 0}
@@ -172,7 +172,7 @@ def test_what_fails_after_a_signal_is_an_interruption(invoke, monkeypatch):
     def half_imported(*_, **__):
         raise RecursionError("maximum recursion depth exceeded")
 
-    monkeypatch.setattr(recipe, "load", half_imported)
+    monkeypatch.setattr(recipes, "load", half_imported)
     monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(RecursionError):
         invoke("train")
@@ -184,7 +184,7 @@ def test_an_interruption_says_how_to_go_on(invoke, monkeypatch):
     def interrupted(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(recipe, "load", interrupted)
+    monkeypatch.setattr(recipes, "load", interrupted)
     monkeypatch.setattr("os._exit", sys.exit)
     done = invoke("train")
     assert done.code == 130
@@ -195,8 +195,8 @@ def test_an_interruption_says_how_to_go_on(invoke, monkeypatch):
 
 
 def test_recipes_are_listed_shown_and_checked(invoke, own_recipe):
-    assert set(json.loads(invoke("recipes", "list", "--json").out)) == set(recipe.names())
-    assert all(name in invoke("recipes", "list").out for name in recipe.names())
+    assert set(json.loads(invoke("recipes", "list", "--json").out)) == set(recipes.names())
+    assert all(name in invoke("recipes", "list").out for name in recipes.names())
     shown = json.loads(invoke("recipes", "show", "tiny", "--set", "training.epochs=9", "--json").out)
     assert shown["settings"]["training"]["epochs"] == 9
     assert shown["provenance"]["training.epochs"] == {"mark": "set", "why": "--set training.epochs=9"}
@@ -293,8 +293,9 @@ def test_a_tokenizer_without_the_chat_template_that_is_wanted(refused):
 
 
 def manifest_of(file: Path, **changes: Any) -> dict[str, Any]:
-    run = recipe.load(str(file))
-    return {"schema": 1, "seed": 0, "settings": run.settings(), "inputs": {}, "environment": {}, "segments": [], **changes}
+    run = recipes.load(str(file))
+    identity = {"schema": 1, "recipe": run.recipe.name, "method": run.method, "seed": 0, "settings": run.settings()}
+    return {**identity, "inputs": {}, "environment": {}, "segments": [], **changes}
 
 
 def test_a_folder_of_another_run(refused, own_recipe, pairs, tmp_path):
@@ -309,7 +310,7 @@ def test_a_folder_of_another_run(refused, own_recipe, pairs, tmp_path):
 
 
 def test_a_folder_in_use(invoke, own_recipe, pairs, tmp_path):
-    with files.owned(tmp_path / "run"):
+    with lock.owned(tmp_path / "run"):
         before = tree(tmp_path / "run")
         done = invoke("train", "--recipe", own_recipe(), "--preferences", pairs(PAIR), "--out", "run")
         assert tree(tmp_path / "run") == before
@@ -391,12 +392,12 @@ def test_what_cannot_be_verified(refused, arguments, words):
 
 def test_another_number_of_processes_than_the_recipes_is_refused(tmp_path):
     """Training in one process what a recipe means for eight would be another experiment under the same name."""
-    from spac_repro import training
+    from spac_repro import pipeline
     from spac_repro.errors import UserError
 
-    run = recipe.load("tiny", overrides=["training.processes=2"])
+    run = recipes.load("tiny", overrides=["training.processes=2"])
     with pytest.raises(UserError, match=r"training\.processes is 2, and 1 were started"):
-        training.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
+        pipeline.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
     assert not (tmp_path / "run").exists()
 
 

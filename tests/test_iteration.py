@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from spac_repro import iteration, recipe
+from spac_repro import iteration, methods, recipes
 from spac_repro.data import triples
 from spac_repro.data.rendering import Examples
 from spac_repro.model.policy import Policy
+from spac_repro.recipe import Run
 
 VOCABULARY = 37  # of the tiny models
 ROWS = [4, 0, 3]
@@ -52,13 +53,13 @@ def rho(tiny_models, slow_logprob, data):
         }
 
 
-def run(method: str, **changes) -> recipe.Run:
+def run(method: str, **changes) -> Run:
     overrides = [f"{key.replace('__', '.')}={'null' if value is None else value}" for key, value in changes.items()]
-    return recipe.load("tiny", method=method, overrides=overrides)
+    return recipes.load("tiny", method=method, overrides=overrides)
 
 
 def evaluate(tiny_models, data, the_run, *, t=1, rows=ROWS):
-    losses, details = iteration.objective(the_run, t, Policy(tiny_models["llama"]), data)(rows)
+    losses, details = iteration.objective(the_run, t, Policy(tiny_models["llama"]), data=data)(rows)
     return losses.tolist(), {name: values.tolist() for name, values in details.items()}
 
 
@@ -128,10 +129,10 @@ def test_what_is_logged(tiny_models, data, rho):
     assert details["critic_gap"] == pytest.approx(gaps, **close)
 
 
-@pytest.mark.parametrize("method", recipe.METHODS)
+@pytest.mark.parametrize("method", methods.names())
 def test_the_gradient_reaches_every_weight(tiny_models, data, method):
     model = tiny_models["llama"]
-    losses, _ = iteration.objective(run(method), 1, Policy(model), data)(ROWS)
+    losses, _ = iteration.objective(run(method), 1, Policy(model), data=data)(ROWS)
     gradients = torch.autograd.grad(losses.sum(), list(model.parameters()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
     assert not data.reference["chosen"].requires_grad

@@ -9,9 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spac_repro import recipe
+from spac_repro import recipes
 from spac_repro.errors import UserError
-from spac_repro.recipe import Provenance, load
+from spac_repro.recipe import Provenance
+from spac_repro.recipes import load
 
 
 def value(of: Any, mark: str = "assumed", why: str | None = None) -> dict[str, Any]:
@@ -109,15 +110,15 @@ def test_a_runs_identity_is_what_bears_on_it(write):
         "last_beta": None,
         "reference": "start",
     }
-    assert load(file, method="dpo", seed=7).digest() == dpo.digest()
-    assert load(file, method="dpo", overrides=["methods.spac.beta=9"]).digest() == dpo.digest()  # another method's
-    assert load(write("summary", "In other words.")).digest() == load(file).digest()
+    assert load(file, method="dpo", seed=7).settings_sha256 == dpo.settings_sha256
+    assert load(file, method="dpo", overrides=["methods.spac.beta=9"]).settings_sha256 == dpo.settings_sha256  # another method's
+    assert load(write("summary", "In other words.")).settings_sha256 == load(file).settings_sha256
     others = [
         load(file, method="ipo"),
         load(file, method="dpo", overrides=["methods.dpo.beta=9"]),
         load(file, method="dpo", overrides=["training.epochs=2"]),
     ]
-    assert len({run.digest() for run in [dpo, *others]}) == 4
+    assert len({run.settings_sha256 for run in [dpo, *others]}) == 4
 
 
 def test_settings_cannot_be_changed_behind_the_runs_back(write):
@@ -132,7 +133,7 @@ def test_settings_cannot_be_changed_behind_the_runs_back(write):
 def test_an_unknown_recipe_is_answered_with_the_nearest(given, meant):
     message = refusal(given)
     assert f"unknown recipe '{given}' (did you mean {meant}?)" in message
-    assert all(name in message for name in recipe.names())
+    assert all(name in message for name in recipes.names())
 
 
 def test_where_nothing_is_near_nothing_is_suggested():
@@ -349,7 +350,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 
 
 @settings(max_examples=40)  # each reads a whole recipe
-@given(st.sampled_from(sorted(recipe.leaves(load("tiny").recipe.model_dump()))), scalars)
+@given(st.sampled_from(sorted(recipes.leaves(load("tiny").recipe.model_dump()))), scalars)
 def test_any_value_for_any_key_is_taken_or_refused_in_one_line(key, given_value):
     override = f"{key}={yaml.safe_dump(given_value, default_flow_style=True).removesuffix('...').strip()}"
     message = ""

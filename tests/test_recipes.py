@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from spac_repro import recipe
+from spac_repro import methods, recipes
 from spac_repro.plan import plan, rows
 from spac_repro.recipe import MARKS
 
@@ -11,22 +11,22 @@ NAMES = ("smollm2-135m", "tiny", "zephyr-7b")
 
 
 def test_all_of_them_ship():
-    assert set(NAMES) <= set(recipe.names())
+    assert set(NAMES) <= set(recipes.names())
 
 
-@pytest.mark.parametrize("method", recipe.METHODS)
+@pytest.mark.parametrize("method", methods.names())
 @pytest.mark.parametrize("name", NAMES)
 def test_each_loads_under_its_name_for_every_method(name, method):
-    run = recipe.load(name, method=method)
+    run = recipes.load(name, method=method)
     assert run.recipe.name == name
     assert run.recipe.summary
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_says_where_it_comes_from(name):
-    run = recipe.load(name)
+    run = recipes.load(name)
     values = run.recipe.model_dump(mode="json")
-    for key in recipe.leaves(values):
+    for key in recipes.leaves(values):
         value = values
         for part in key.split("."):
             value = value[part]
@@ -38,7 +38,7 @@ def test_every_setting_says_where_it_comes_from(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_reason_was_lost_to_yaml(name):
     """An unquoted comma or `#` would end a reason early, and what remains would look whole."""
-    _, text = recipe._read(name)
+    _, text = recipes._read(name)
     for line in text.splitlines():
         if "why: " in line:
             written = line.split("why: ", 1)[1].removesuffix("}").strip()
@@ -49,12 +49,12 @@ def test_no_reason_was_lost_to_yaml(name):
 @pytest.mark.parametrize("name", ["smollm2-135m", "zephyr-7b"])
 def test_untuned_methods_are_compared_on_equal_terms(name):
     """One method's learning rate would be its own advantage."""
-    methods = recipe.load(name).recipe.methods
-    assert len({getattr(methods, method).learning_rate for method in recipe.METHODS}) == 1
+    blocks = recipes.load(name).recipe.methods
+    assert len({getattr(blocks, method).learning_rate for method in methods.names()}) == 1
 
 
 def test_the_7b_run_is_pinned_and_set_as_its_peer():
-    settings = recipe.load("zephyr-7b").recipe
+    settings = recipes.load("zephyr-7b").recipe
     assert settings.policy.revision == "ac6e600eefcce74f5e8bae1035d4f66019e93190"
     assert len(settings.data.revision) == 40
     training, data = settings.training, settings.data
@@ -69,7 +69,7 @@ def test_the_7b_run_is_pinned_and_set_as_its_peer():
 
 
 def test_the_plan_of_the_7b_run():
-    found = plan(recipe.load("zephyr-7b"), 50_000)
+    found = plan(recipes.load("zephyr-7b"), 50_000)
     embedding = output = 32_000 * 4_096
     attention = 2 * 4_096 * 4_096 + 2 * 4_096 * 1_024
     layer = attention + 3 * 4_096 * 14_336 + 2 * 4_096
@@ -90,12 +90,12 @@ def test_the_plan_of_the_7b_run():
 def test_the_estimate_is_near_what_the_peer_took():
     """SPIN's first iteration: 4.32 hours of training and 1.45 of generation on eight GPUs; the plan's tokens are upper bounds."""
     overrides = ["training.iterations=1", "data.longest_response=256", "data.longest_prompt=768"]
-    found = plan(recipe.load("zephyr-7b", method="spin", overrides=overrides), 50_000)
+    found = plan(recipes.load("zephyr-7b", method="spin", overrides=overrides), 50_000)
     assert found.gpu_hours == pytest.approx(8 * (4.32 + 1.45), rel=0.3)
 
 
 def test_the_plan_of_the_real_small_run():
-    found = plan(recipe.load("smollm2-135m"), 64)
+    found = plan(recipes.load("smollm2-135m"), 64)
     assert found.optimiser_steps == 2 * 8
     assert found.training_tokens == 64 * 2 * 3 * (192 + 128)
     assert found.memory_per_process == 12 * 134_515_008  # float32 weights, gradients and one average
@@ -112,13 +112,13 @@ def test_the_plan_of_the_real_small_run():
     ],
 )
 def test_bytes_a_parameter(overrides, memory, checkpoint):
-    found = plan(recipe.load("zephyr-7b", overrides=overrides), None)
+    found = plan(recipes.load("zephyr-7b", overrides=overrides), None)
     assert found.memory_per_process == pytest.approx(memory * found.parameters)
     assert found.checkpoint == checkpoint * found.parameters
 
 
 def test_a_method_pays_for_its_own_responses_only():
-    spac, dpo, sft = (plan(recipe.load("zephyr-7b", method=method), 64) for method in ("spac", "dpo", "sft"))
+    spac, dpo, sft = (plan(recipes.load("zephyr-7b", method=method), 64) for method in ("spac", "dpo", "sft"))
     assert spac.optimiser_steps == dpo.optimiser_steps == sft.optimiser_steps
     assert (dpo.generated_tokens, sft.generated_tokens) == (0, 0)
     assert spac.training_tokens == 3 * sft.training_tokens
@@ -126,7 +126,7 @@ def test_a_method_pays_for_its_own_responses_only():
 
 
 def test_unknown_numbers_are_said_to_be_unknown():
-    found = plan(recipe.load("smollm2-135m"), None)
+    found = plan(recipes.load("smollm2-135m"), None)
     assert found.gpu_hours is None
     assert dict(rows(found))["GPU hours, estimated"] == "not known before the preferences are read"
 
@@ -142,7 +142,7 @@ def test_a_model_that_cannot_be_had_is_one_line_with_the_way_to_it(monkeypatch, 
         raise LocalEntryNotFoundError("no network\nand no cache")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
-    settings = recipe.load("zephyr-7b").recipe.policy
+    settings = recipes.load("zephyr-7b").recipe.policy
     with pytest.raises(UnfitEnvironmentError) as refusal:
         hub.snapshot(settings.name, settings.revision)
     assert f"hf download {settings.name} --revision {settings.revision}" in str(refusal.value)

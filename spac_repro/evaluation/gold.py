@@ -12,7 +12,7 @@ from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer
 from spac_repro.data.world import World
 from spac_repro.recipe import Data, SelfPlay
-from spac_repro.runs.files import Score
+from spac_repro.runs.results import Score
 from spac_repro.sampling import selfplay
 
 

@@ -13,8 +13,9 @@ from spac_repro.data.rendering import Renderer
 from spac_repro.data.triples import RESPONSES, Triples
 from spac_repro.data.world import World
 from spac_repro.model.policy import Policy
+from spac_repro.model.reference import reference_logprobs
 from spac_repro.recipe import SelfPlay
-from spac_repro.runs.files import Score
+from spac_repro.runs.results import Score
 from spac_repro.sampling import selfplay
 
 
@@ -42,12 +43,12 @@ def draw(
         advance=advance,
     )
     data = triples.from_examples(examples, responses)
-    return replace(data, reference=triples.reference_logprobs(start, data, RESPONSES, tokens=tokens, advance=advance))
+    return replace(data, reference=reference_logprobs(start, data, RESPONSES, tokens=tokens, advance=advance))
 
 
 def scores(policy: Policy, data: Triples, *, tokens: int, advance: Callable[[int, int], None]) -> list[Score]:
     """The critic's gap ρ(y′) − ½(ρ(y⁺) + ρ(y⁻)), the margin ρ(y⁺) − ρ(y⁻), how often that is right, and KL(π_0 ‖ π_t) by y′."""
-    logprobs = triples.reference_logprobs(policy, data, RESPONSES, tokens=tokens, advance=advance)
+    logprobs = reference_logprobs(policy, data, RESPONSES, tokens=tokens, advance=advance)
     rho = {name: (logprobs[name] - data.reference[name]).double().tolist() for name in RESPONSES}
     rows = list(zip(rho["chosen"], rho["rejected"], rho["selfplay"], strict=True))
     return [

@@ -21,27 +21,11 @@ from spac_repro.runs.files import new_folder, read_json, sha256_file, write_json
 STATE = "state.safetensors"
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: int) -> None:
-    """Write the state after `step` optimiser steps, then drop all but the newest `keep` checkpoints."""
-    write(folder, step, {**of_model(model), **of_optimizer(optimizer)}, {}, keep=keep)
-
-
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, warn: Callable[[str], None]) -> int:
-    """Load the newest checkpoint that is whole and return its step; 0, and nothing loaded, where there is none.
-
-    A damaged one is named with `warn`, and the one before it is taken.
-    """
-    found = newest(folder, warn=warn)
-    if found is None:
-        return 0
-    whole, _ = read(found)
-    load_model(model, whole)
-    load_optimizer(optimizer, whole)
-    return step_of(found)
-
-
 def write(folder: Path, step: int, whole: dict[str, Tensor], share: dict[str, Tensor], *, keep: int) -> None:
-    """Write a checkpoint: what is whole from the main process, and every process's own share where there is one."""
+    """Write a checkpoint, then drop all but the newest `keep`.
+
+    What is whole comes from the main process; every process adds its own share where there is one.
+    """
     with ExitStack() as held:
         new = processes.on_main(lambda: held.enter_context(new_folder(folder / f"step-{step:07d}")))
         if share:

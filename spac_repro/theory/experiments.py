@@ -104,9 +104,9 @@ def _known(experiments: Sequence[str] | None) -> list[str]:
 
 def _finished(name: str, seeds: list[int], quick: bool, out: Path, tell: Callable[[int, int], None]) -> dict[str, Any]:
     """The study's data, from `out` where this very study is there, else run and written."""
-    from spac_repro.theory import studies
+    from spac_repro.theory import batches, studies
 
-    identity = _identity(name, seeds, quick, studies.PESSIMISM)
+    identity = _identity(name, seeds, quick, batches.PESSIMISM)
     path = out / f"{name}.json"
     try:
         there = json.loads(path.read_text())

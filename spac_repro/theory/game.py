@@ -28,14 +28,15 @@ class Play:
     gap: float
 
 
-def prescribed_step(divergence: float, bound: float, rounds: int) -> float:
-    """η = √(8 KL(π*‖π_1) / (R² T)), which minimises the regret bound. [derived]"""
-    return float(np.sqrt(8 * divergence / (bound**2 * rounds)))
+def prescribed_step(divergence: Array | float, bound: float, rounds: Array | float) -> Array:
+    """η = √(8 KL(π*‖π_1) / (R² T)), which minimises the regret bound; for one run or for each. [derived]"""
+    return np.sqrt(8 * np.asarray(divergence) / (bound**2 * np.asarray(rounds)))
 
 
-def regret_bound(divergence: float, bound: float, step: float, rounds: int) -> float:
-    """KL(π*‖π_1)/(ηT) + ηR²/8, on the leader's average regret. [derived]"""
-    return divergence / (step * rounds) + step * bound**2 / 8
+def regret_bound(divergence: Array | float, bound: float, step: Array | float, rounds: Array | float) -> Array:
+    """KL(π*‖π_1)/(ηT) + ηR²/8, on the leader's average regret; for one run or for each. [derived]"""
+    step = np.asarray(step)
+    return np.asarray(divergence / (step * rounds) + step * bound**2 / 8)
 
 
 def follow(logits: Array, advice: Array, data: Comparisons) -> tuple[Array, Array]:

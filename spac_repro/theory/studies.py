@@ -1,154 +1,18 @@
-"""The experiments: each a function of seeds alone. Instances, grids, T, λ, η and fit ranges stand here and nowhere else.
-
-Every study returns plain data for JSON: curves (method, panel, x, one value for each x and seed), slopes, tests, bounds,
-findings, and the values that verification holds against expected_results.
-"""
+"""The experiments: each a function of seeds alone. Instances, sizes, T, η and fit ranges stand here and nowhere else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from spac_repro.theory import baselines, game
-from spac_repro.theory.comparisons import Comparisons, draw, sample, stack
-from spac_repro.theory.instances import Array, Instance, crowd, narrowing, prompted
-
-PENALTY = 2.0  # λ = 2√n; the paired concentrability of the crowds is 1.08, so this is Θ(C√n) with a constant near 2
-PESSIMISM = 1.0  # the weight of the critic's term; at −1, the flipped sign, verification must fail
-KL_GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-DPO_GRID = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-IPO_GRID = (0.03, 0.1, 0.3, 1.0, 3.0)
-KAPPA_GRID = (0.1, 0.3, 1.0, 3.0)
-TASKS = {
-    "prototype": "suboptimality against n, T = 200, constant step",
-    "samples": "suboptimality against n, T = n/10, prescribed step",
-    "rounds": "suboptimality against T at n = 30,000",
-    "coverage": "C(π*) fixed while the rest of μ thins out",
-    "uncovered": "the coverage of π* itself shrinks",
-    "loose": "a critic whose bound R is wider than the truth needs",
-    "tuning": "parameters away from their best",
-    "features": "linear critic, 20 prompts",
-    "baseline": "the practical loss with and without the critic's baseline",
-}
+from spac_repro.theory import batches, game
+from spac_repro.theory.batches import KL_GRID, PENALTY, Batch, best
+from spac_repro.theory.comparisons import sample
+from spac_repro.theory.instances import Array, crowd, narrowing, prompted
+from spac_repro.theory.study import Study
 
 Tell = Callable[[int, int], None]
-
-
-@dataclass
-class Study:
-    """What one experiment found. Values are lists over x of lists over seeds."""
-
-    name: str
-    seeds: list[int]
-    settings: dict[str, Any]
-    curves: list[dict[str, Any]] = field(default_factory=list)
-    slopes: list[dict[str, Any]] = field(default_factory=list)
-    tests: list[dict[str, Any]] = field(default_factory=list)
-    bounds: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
-    measured: list[dict[str, Any]] = field(default_factory=list)
-
-    def curve(self, method: str, panel: str, x: Sequence[float], values: Array, parameter: Sequence[float | None] = ()) -> None:
-        """`values` [x, seeds]; `parameter` the setting chosen at each x, where there was a choice."""
-        self.curves.append(
-            {"method": method, "panel": panel, "x": [float(v) for v in x], "values": np.asarray(values).tolist(),
-             "parameter": list(parameter)}
-        )  # fmt: skip
-
-    def measure(self, method: str, metric: str, values: Array, *, effect: float | None = None) -> None:
-        """One value a seed, for verification; with an `effect`, the deviation it is there to find, the row is primary."""
-        self.measured.append(
-            {"method": method, "task": self.name, "metric": metric, "values": np.asarray(values).tolist(), "effect": effect}
-        )
-
-    def slope(self, method: str, panel: str, x: Sequence[float], values: Array, *, effect: float | None = None) -> None:
-        """The log–log slope of the mean over seeds, its 95 % bootstrap interval over seeds, and each seed's own slope."""
-        name = f"slope {panel} x={x[0]:g}…{x[-1]:g}"
-        own = slope_of(x, values)
-        random = np.random.default_rng(0)
-        resampled = values[:, random.integers(values.shape[1], size=(2000, values.shape[1]))].mean(axis=2)
-        low, high = np.quantile(slope_of(x, resampled), [0.025, 0.975])
-        centre = float(slope_of(x, values.mean(axis=1, keepdims=True))[0])
-        self.slopes.append({"method": method, "panel": panel, "range": [float(x[0]), float(x[-1])], "slope": centre,
-                            "low": float(low), "high": float(high)})  # fmt: skip
-        self.measure(method, name, own, effect=effect)
-
-
-def slope_of(x: Sequence[float], values: Array) -> Array:
-    """Least-squares slope of log values [x, k] on log x: [k]. Values below 1e-12 count as 1e-12."""
-    u = np.log(np.asarray(x, dtype=np.float64))
-    u = u - u.mean()
-    return np.asarray(u @ np.log(np.maximum(values, 1e-12)) / (u @ u))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Runs (instance, pairs, seed), each one prompt, solved together. The instances share their bound."""
-
-    runs: Sequence[tuple[Instance, int, int]]
-
-    @cached_property
-    def data(self) -> Comparisons:
-        return stack([draw(*run) for run in self.runs])
-
-    @property
-    def bound(self) -> float:
-        return self.runs[0][0].bound
-
-    @property
-    def pairs(self) -> Array:
-        return np.array([pairs for _, pairs, _ in self.runs], dtype=np.float64)
-
-    def each(self, of: Callable[[Instance], Array]) -> Array:
-        """[N] from each run's instance, [1, Y]."""
-        return np.concatenate([of(instance).ravel() for instance, _, _ in self.runs])
-
-    def suboptimality(self, policy: Array) -> Array:
-        first = self.data.first
-        return np.array([
-            float(instance.suboptimality(policy[None, first[k] : first[k + 1]])) for k, (instance, _, _) in enumerate(self.runs)
-        ])  # fmt: skip
-
-    def play(
-        self, *, step: Any = 1.0, rounds: Any, penalty: Any = None, marks: Sequence[int] = (), pessimism: float = 1.0
-    ) -> game.Play:
-        penalty = PENALTY * np.sqrt(self.pairs) if penalty is None else penalty
-        return game.play(
-            self.data, penalty=penalty, step=step, rounds=rounds, bound=self.bound, marks=marks, pessimism=PESSIMISM * pessimism
-        )
-
-    def rivals(self, *, but: Sequence[str] = ()) -> dict[str, dict[float | None, Array]]:
-        """Each rival's suboptimality [runs] at every setting of its grid (None: it has no setting), `but` for those named."""
-        data, score = self.data, self.suboptimality
-        reference = self.each(lambda instance: instance.data)
-        reward = baselines.bounded_reward(data, self.bound)
-        width = baselines.uncertainty(data, reward)
-        direction = baselines.ipo_direction(data)
-        policies: dict[str, tuple[Sequence[float | None], Callable[[Any], Array]]] = {
-            "KL, bounded reward": (KL_GRID, lambda beta: baselines.tilted(data, data.empirical, reward, beta)),
-            "pointwise pessimism": (KAPPA_GRID, lambda kappa: baselines.cautious(data, reward, width, kappa)),
-            "greedy": ((None,), lambda _: baselines.greedy(data, reward)),
-            "DPO": (DPO_GRID, lambda beta: baselines.dpo(data, reference, beta)),
-            "IPO": (IPO_GRID, lambda beta: baselines.ipo(data, reference, direction, beta)),
-            "cloning of chosen": ((None,), lambda _: baselines.cloned(data)),
-        }
-        return {
-            name: {setting: score(policy(setting)) for setting in grid}
-            for name, (grid, policy) in policies.items()
-            if name not in but
-        }
-
-
-def best(grid: dict[float | None, Array], shape: tuple[int, int]) -> tuple[Array, list[float | None]]:
-    """A rival at the setting that is best for each x in the mean over seeds (chosen with the truth, in the rival's favour)."""
-    settings = list(grid)
-    values = np.stack([grid[setting].reshape(shape) for setting in settings])
-    choice = values.mean(axis=2).argmin(axis=0)
-    return values[choice, np.arange(shape[0])], [settings[k] for k in choice]
 
 
 def _add_rivals(study: Study, batch: Batch, panel: str, x: Sequence[float]) -> dict[str, Array]:
@@ -157,18 +21,6 @@ def _add_rivals(study: Study, batch: Batch, panel: str, x: Sequence[float]) -> d
         found[name], setting = best(grid, (len(x), len(study.seeds)))
         study.curve(name, panel, x, found[name], setting)
     return found
-
-
-def _compare(study: Study, panel: str, x: Sequence[float], ours: Array, rivals: dict[str, Array]) -> None:
-    """Paired tests over seeds at each x; p is the larger of the t test's and Wilcoxon's, two-sided."""
-    from scipy.stats import ttest_rel, wilcoxon
-
-    for name, theirs in rivals.items():
-        for at, a, b in zip(x, ours, theirs, strict=True):
-            gain = b - a
-            with np.errstate(all="ignore"):
-                p = 1.0 if len(gain) < 3 or np.abs(gain).max() < 1e-12 else max(ttest_rel(b, a).pvalue, wilcoxon(b, a).pvalue)
-            study.tests.append({"panel": panel, "x": float(at), "rival": name, "gain": float(gain.mean()), "p": float(p)})
 
 
 def prototype(seeds: list[int], quick: bool, tell: Tell) -> Study:
@@ -180,7 +32,7 @@ def prototype(seeds: list[int], quick: bool, tell: Tell) -> Study:
     study.curve("SPAC-T", "", sizes, ours)
     tell(1, 2)
     rivals = _add_rivals(study, batch, "", sizes)
-    _compare(study, "", sizes, ours, rivals)
+    study.compare("", sizes, ours, rivals)
     for k, n in enumerate(sizes):
         study.measure("spac-t", f"suboptimality n={n}", ours[k], effect=0.1 if n == 1000 else None)
         for name in ("KL, bounded reward", "DPO", "greedy"):
@@ -197,21 +49,14 @@ def samples(seeds: list[int], quick: bool, tell: Tell) -> Study:
         batch = Batch([(family(n), n, seed) for n in sizes for seed in seeds])
         rounds, R = batch.pairs // 10, batch.bound
         kl = np.array([instance.divergence for instance, _, _ in batch.runs])
-        step = np.sqrt(8 * kl / (R**2 * rounds))
+        step = game.prescribed_step(kl, R, rounds)
         shape = (len(sizes), len(seeds))
         ours = batch.suboptimality(batch.play(step=step, rounds=rounds).mixture).reshape(shape)
         study.curve("SPAC-T", panel, sizes, ours)
         constant = batch.suboptimality(batch.play(step=1.0, rounds=rounds).mixture).reshape(shape)
         study.curve("SPAC-T, η = 1", panel, sizes, constant)
-        excess = game.excess(
-            batch.data, batch.each(lambda i: i.comparator), batch.each(lambda i: i.scale * i.reward),
-            PENALTY * np.sqrt(batch.pairs), R,
-        )  # fmt: skip
-        # π_1 is the empirical μ̂, so that the bound has the divergence from that; a seed that never saw π* has none.
-        seen = batch.data.total(batch.each(lambda i: i.comparator) * batch.data.empirical)
-        with np.errstate(divide="ignore"):
-            bound = (-np.log(seen) / (step * rounds) + step * R**2 / 8 + excess) / batch.runs[0][0].scale
-        if np.isfinite(bound).all():
+        bound = (game.regret_bound(batch.start(), R, step, rounds) + batch.excess()) / batch.runs[0][0].scale
+        if np.isfinite(bound).all():  # a seed that never saw π* has none
             study.bounds.append({"panel": panel, "label": "bound", "x": sizes, "y": bound.reshape(shape).mean(axis=1).tolist()})
             if (ours.ravel() > bound + 1e-9).any():
                 study.findings.append(f"{panel}: the bound was VIOLATED")
@@ -219,7 +64,7 @@ def samples(seeds: list[int], quick: bool, tell: Tell) -> Study:
         chosen = [sizes[k] for k in fitted]
         if panel == "gap 2/√n":  # the prototype has the rivals on the fixed gap, on the same draws
             rivals = _add_rivals(study, batch, panel, sizes)
-            _compare(study, panel, sizes, ours, rivals)
+            study.compare(panel, sizes, ours, rivals)
             study.slope("spac-t", panel, chosen, ours[fitted], effect=0.25)
             study.slope("spac-t, η = 1", panel, chosen, constant[fitted])
             for name in ("KL, bounded reward", "DPO", "greedy"):
@@ -236,20 +81,16 @@ def rounds(seeds: list[int], quick: bool, tell: Tell) -> Study:
     R, kl, shape = instance.bound, instance.divergence, (len(horizons), len(seeds))
     batch = Batch([(instance, pairs, seed) for _ in horizons for seed in seeds])
     T = np.repeat(horizons, len(seeds))
-    step = np.sqrt(8 * kl / (R**2 * T))
-    result = batch.play(step=step, rounds=T)
-    ours = batch.suboptimality(result.mixture).reshape(shape)
+    ours = batch.suboptimality(batch.play(step=game.prescribed_step(kl, R, T), rounds=T).mixture).reshape(shape)
     study.curve("SPAC-T, prescribed η", "", horizons, ours)
     tell(1, 2)
     once = Batch([(instance, pairs, seed) for seed in seeds])
     marks = once.play(step=1.0, rounds=horizons[-1], marks=horizons).marks
     constant = np.stack([once.suboptimality(marks[t]) for t in horizons])
     study.curve("SPAC-T, η = 1", "", horizons, constant)
-    comparator = once.each(lambda i: i.comparator)
-    excess = game.excess(once.data, comparator, once.each(lambda i: i.scale * i.reward), PENALTY * np.sqrt(once.pairs), R)
-    start = -np.log(once.data.total(comparator * once.data.empirical))
-    step_of = {t: game.prescribed_step(kl, R, t) for t in horizons}
-    bound = np.stack([start / (s * t) + s * R**2 / 8 + excess for t, s in step_of.items()]) / instance.scale
+    start, excess = once.start(), once.excess()
+    regrets = [game.regret_bound(start, R, game.prescribed_step(kl, R, t), t) for t in horizons]
+    bound = (np.stack(regrets) + excess) / instance.scale
     study.bounds.append({"panel": "", "label": "bound", "x": horizons, "y": bound.mean(axis=1).tolist()})
     if (ours > bound + 1e-9).any():
         study.findings.append("the bound was VIOLATED")
@@ -273,7 +114,7 @@ def coverage(seeds: list[int], quick: bool, tell: Tell) -> Study:
         ours = batch.suboptimality(batch.play(rounds=100).mixture).reshape(len(sizes), -1)
         study.curve("SPAC-T", panel, sizes, ours)
         rivals = _add_rivals(study, batch, panel, sizes)
-        _compare(study, panel, sizes, ours, rivals)
+        study.compare(panel, sizes, ours, rivals)
         tell(number + 1, len(crowds))
         for k, n in enumerate(sizes):
             primary = 0.1 if (poor, n) == (200, 300) else None
@@ -322,7 +163,7 @@ def loose(seeds: list[int], quick: bool, tell: Tell) -> Study:
             joint = {key: np.stack([grid[name][key].reshape(len(sizes), -1)[k] for grid in grids]) for key in grids[0][name]}
             rivals[name], setting = best(joint, (len(slacks), len(seeds)))
             study.curve(name, panel, slacks, rivals[name], setting)
-        _compare(study, panel, slacks, ours[k], rivals)
+        study.compare(panel, slacks, ours[k], rivals)
         for j, slack in enumerate(slacks):
             # Without the right sign the loose cells lose 0.4 and more; half of that is what the rows are there to find.
             effect = 0.2 if n == 300 and slack in (2.0, 4.0) else None
@@ -390,7 +231,7 @@ def features(seeds: list[int], quick: bool, tell: Tell) -> Study:
         columns = zip(*(sample(instance, n, seed) for seed in seeds), strict=True)
         x, chosen, rejected = (np.stack(column) for column in columns)
         mixture, _ = play_linear(
-            instance, phi, (x, chosen, rejected), penalty=PENALTY * np.sqrt(n), step=1.0, rounds=T, pessimism=PESSIMISM
+            instance, phi, (x, chosen, rejected), penalty=PENALTY * np.sqrt(n), step=1.0, rounds=T, pessimism=batches.PESSIMISM
         )
         found["SPAC-T, linear"].append(instance.suboptimality(mixture))
         flat = np.zeros((len(seeds), *instance.shape))

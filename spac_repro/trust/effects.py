@@ -10,7 +10,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
-from spac_repro.recipe import USED
+from spac_repro import engines, methods
 
 
 class Sort(StrEnum):
@@ -160,12 +160,10 @@ def _idle(key: str, manifests: tuple[Mapping[str, Any], Mapping[str, Any]]) -> s
     """Why a difference has nothing to act on in these two runs."""
     settings = [manifest.get("settings") or {} for manifest in manifests]
     training = [each.get("training") or {} for each in settings]
-    if key == "environment.libraries.deepspeed" and all(each.get("engine") == "accelerate" for each in training):
+    if key == "environment.libraries.deepspeed" and all(each.get("engine") == engines.REPLICATED.name for each in training):
         return "neither run uses DeepSpeed"
-    methods = [str(manifest.get("method")) for manifest in manifests]
-    if key in ("settings.selfplay.temperature", "settings.selfplay.top_p") and not any(
-        "selfplay" in USED.get(m, ()) for m in methods
-    ):
+    used = [methods.get(str(manifest["method"])) for manifest in manifests if manifest.get("method") in methods.names()]
+    if key in ("settings.selfplay.temperature", "settings.selfplay.top_p") and not any(method.self_play for method in used):
         return "neither method draws self-play responses"
     templates = [(each.get("data") or {}).get("template") for each in settings]
     if key == "inputs.chat_template_sha256" and "chat" not in templates:

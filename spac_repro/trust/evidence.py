@@ -4,13 +4,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
-
-from spac_repro import recipe as recipes
+from spac_repro import recipes
 from spac_repro.errors import UserError
-from spac_repro.runs.files import Score
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.results import Score
 from spac_repro.trust.expected import one_line
 
 
@@ -28,7 +27,7 @@ class Evidence:
     scores: Mapping[int, tuple[Score, ...]]
     harness: str = ""
     seed: int | None = None
-    settings_digest: str | None = None
+    settings_sha256: str | None = None
     weights_sha256: str | None = None
 
     @property
@@ -52,43 +51,25 @@ class Evidence:
         return [f"{key} {ours.get(key)} (recipe: {usual.get(key)})" for key in keys]
 
 
-class Iteration(BaseModel):
-    iteration: Annotated[int, Field(ge=0)]
-    scores: tuple[Score, ...]
-
-
-class Results(BaseModel):
-    """results.json of a run folder, as far as verification needs it."""
-
-    recipe: str
-    method: str
-    seed: int
-    complete: bool
-    harness: str = ""
-    settings_digest: str
-    weights_sha256: str
-    iterations: tuple[Iteration, ...]
-
-
 def read_run(folder: Path | str) -> Evidence:
     """The scores in a run folder. Raises IncomparableError while the run is unfinished, UserError where it cannot be read."""
-    path = Path(folder) / "results.json"
-    if not path.parent.is_dir():
+    run = RunFolder(Path(folder))
+    if not run.path.is_dir():
         raise UserError(f"{folder}: no such run folder")
-    if not path.exists():
+    if not run.complete:
         raise IncomparableError(f"{folder}: has no results.json, so the run is unfinished; repeat its `train` command to go on")
-    try:
-        results = Results.model_validate(_read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {key}: {one_line(first['msg'])}; repeat the run's `train` command to mend it") from error
+    results = run.results
     if not results.complete:
         raise IncomparableError(f"{folder}: the run is unfinished; repeat its `train` command to go on")
     return Evidence(
         place=str(folder),
-        scores={iteration.iteration: iteration.scores for iteration in results.iterations},
-        **results.model_dump(exclude={"complete", "iterations"}),
+        recipe=results.recipe,
+        method=results.method,
+        scores={iterate.iteration: iterate.scores for iterate in results.iterations},
+        harness=results.harness or "",
+        seed=results.seed,
+        settings_sha256=results.settings_sha256,
+        weights_sha256=results.weights_sha256,
     )
 
 

@@ -3,7 +3,7 @@
 ```yaml
 recipe: tiny
 alpha: 0.01                  # family-wise, over the primary rows
-settings_digest: {spac: …}   # the settings that a method's rows hold for
+settings_sha256: {spac: …}   # the settings that a method's rows hold for
 sources:
   ours: {kind: measured, commit: …, lock_sha256: …, hardware: …, date: …, seeds: [1, 2, 3, …], command: …, harness: …}
   paper: {kind: published, citation: …}
@@ -152,13 +152,13 @@ ALLOWED = {
 class Expected(Strict):
     """An expected_results file.
 
-    `settings_digest` names, for each method, the settings that its rows hold for; a run with others has no row here. A method
+    `settings_sha256` names, for each method, the settings that its rows hold for; a run with others has no row here. A method
     that is left out has rows for any settings.
     """
 
     recipe: str
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    settings_digest: dict[str, str] = {}
+    settings_sha256: dict[str, str] = {}
     sources: dict[str, Source]
     rows: tuple[Row, ...]
 

@@ -24,7 +24,7 @@ from spac_repro.evaluation.leaderboard.questions import SUFFIXES, spread
 from spac_repro.evaluation.leaderboard.suites import evaluate, harness, questions
 from spac_repro.evaluation.leaderboard.table import average, rows
 from spac_repro.model.policy import prepared
-from spac_repro.runs.files import Score
+from spac_repro.runs.results import Score
 
 TASKS = {task.name: task for task in openllm.TASKS}
 SUBJECT_SIZES = {"anatomy": 2, "marketing": 7, "virology": 4}

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from spac_repro import recipe
+from spac_repro import methods, recipes
 from spac_repro.errors import UserError
 from spac_repro.launchers import matrix
 from spac_repro.launchers.matrix import Cell, Sweep
@@ -25,7 +25,7 @@ def test_those_that_ship_have_cells(name):
 
 def test_the_seeds_sweep_is_five_seeds_of_five_methods():
     cells = matrix.cells(Sweep.load("seeds"))
-    assert {(cell.method, cell.seed) for cell in cells} == {(method, seed) for method in recipe.METHODS for seed in range(1, 6)}
+    assert {(cell.method, cell.seed) for cell in cells} == {(method, seed) for method in methods.names() for seed in range(1, 6)}
     assert 0 not in {cell.seed for cell in cells}, "seed 0 is the one that everybody runs first"
 
 
@@ -42,8 +42,8 @@ def test_cells_are_named_by_what_varies():
 def test_a_cell_is_the_run_that_its_arguments_describe():
     for cell in matrix.cells(sweep(settings={"training.epochs": 1, "training.max_grad_norm": 1e-7}), ["data.pairs=100"]):
         sets = [cell.arguments()[i + 1] for i, word in enumerate(cell.arguments()) if word == "--set"]
-        run = recipe.load(cell.recipe, method=cell.method, seed=cell.seed, overrides=sets)
-        assert run.digest() == cell.digest
+        run = recipes.load(cell.recipe, method=cell.method, seed=cell.seed, overrides=sets)
+        assert run.settings_sha256 == cell.digest
         assert run.recipe.data.pairs == 100
         assert run.recipe.training.max_grad_norm == 1e-7
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spac_repro import recipe
+from spac_repro import recipes
 from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.model import policy
 
-RECIPE = recipe.load("smollm2-135m").recipe
+RECIPE = recipes.load("smollm2-135m").recipe
 QUESTION = "Natalia has 12 clips and buys 30 more. How many has she?"
 PROMPT = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"

@@ -9,6 +9,7 @@ from torch import nn
 
 from spac_repro.errors import UserError
 from spac_repro.optim import checkpoints
+from spac_repro.optim.engines import Plain
 from spac_repro.optim.loop import optimizer_for
 from spac_repro.runs import files
 
@@ -52,6 +53,22 @@ def step(model, optimizer, n: int) -> None:
         optimizer.step()
 
 
+def save(folder, number: int, model, optimizer, *, keep: int) -> None:
+    """As the training loop writes a checkpoint after `number` steps."""
+    checkpoints.write(folder, number, *engine(model, optimizer).state(), keep=keep)
+
+
+def restore(folder, model, optimizer, *, warn) -> int:
+    """As the training loop begins: the steps taken before the newest checkpoint that is whole."""
+    found = checkpoints.newest(folder, warn=warn)
+    engine(model, optimizer).begin(found)
+    return checkpoints.step_of(found) if found else 0
+
+
+def engine(model, optimizer) -> Plain:
+    return Plain(model, optimizer, max_grad_norm=1.0)
+
+
 def bits(model, optimizer) -> dict[str, torch.Tensor]:
     state = {f"model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
@@ -75,14 +92,14 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path, kind, optimizer):
     """Another process, another start: only what is on disk is the same."""
     model, stepper = make(kind, optimizer, seed=1)
     step(model, stepper, 3)
-    checkpoints.save(tmp_path, 3, model, stepper, keep=2)
+    save(tmp_path, 3, model, stepper, keep=2)
     at_three = bits(model, stepper)
     step(model, stepper, 4)
     expected = bits(model, stepper)
 
     model, stepper = make(kind, optimizer, seed=2)
     assert not same(bits(model, stepper), at_three)
-    assert checkpoints.restore(tmp_path, model, stepper, warn=never) == 3
+    assert restore(tmp_path, model, stepper, warn=never) == 3
     assert same(bits(model, stepper), at_three)
     step(model, stepper, 4)
     assert same(bits(model, stepper), expected)
@@ -91,11 +108,11 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path, kind, optimizer):
 def test_a_tied_weight_is_stored_once_and_stays_tied(tmp_path):
     model, stepper = make("tied", "adamw", seed=1)
     step(model, stepper, 1)
-    checkpoints.save(tmp_path, 1, model, stepper, keep=1)
+    save(tmp_path, 1, model, stepper, keep=1)
     stored = load_file(tmp_path / "step-0000001" / "state.safetensors")
     assert [name for name in stored if name.startswith("model.")] == ["model.embed.weight"]
     other, stepper = make("tied", "adamw", seed=2)
-    checkpoints.restore(tmp_path, other, stepper, warn=never)
+    restore(tmp_path, other, stepper, warn=never)
     assert other.out.weight is other.embed.weight
     assert torch.equal(other.out.weight, model.out.weight)
 
@@ -103,7 +120,7 @@ def test_a_tied_weight_is_stored_once_and_stays_tied(tmp_path):
 def test_where_there_is_nothing_training_begins_at_0(tmp_path):
     model, stepper = make("separate", "adamw", seed=1)
     before = bits(model, stepper)
-    assert checkpoints.restore(tmp_path / "training", model, stepper, warn=never) == 0
+    assert restore(tmp_path / "training", model, stepper, warn=never) == 0
     assert same(bits(model, stepper), before)
     assert checkpoints.last_good(tmp_path / "training") is None
 
@@ -115,7 +132,7 @@ def three(tmp_path):
     states = {}
     for number in (1, 2, 3):
         step(model, stepper, 1)
-        checkpoints.save(tmp_path, number, model, stepper, keep=3)
+        save(tmp_path, number, model, stepper, keep=3)
         states[number] = bits(model, stepper)
     return tmp_path, states
 
@@ -149,7 +166,7 @@ def test_of_a_damaged_newest_the_one_before_is_taken_and_it_is_said(three, damag
     DAMAGES[damage](folder / "step-0000003")
     warnings = []
     model, stepper = make("separate", "adamw", seed=2)
-    assert checkpoints.restore(folder, model, stepper, warn=warnings.append) == 2
+    assert restore(folder, model, stepper, warn=warnings.append) == 2
     assert same(bits(model, stepper), states[2])
     assert len(warnings) == 1
     assert f"{folder / 'step-0000003'} is damaged (" in warnings[0]
@@ -165,7 +182,7 @@ def test_where_all_are_damaged_training_begins_at_0_with_nothing_loaded(three):
     model, stepper = make("separate", "adamw", seed=2)
     before = bits(model, stepper)
     warnings = []
-    assert checkpoints.restore(folder, model, stepper, warn=warnings.append) == 0
+    assert restore(folder, model, stepper, warn=warnings.append) == 0
     assert same(bits(model, stepper), before)
     assert len(warnings) == 3
     assert checkpoints.last_good(folder) is None
@@ -174,7 +191,7 @@ def test_where_all_are_damaged_training_begins_at_0_with_nothing_loaded(three):
 def test_the_newest_are_kept(tmp_path):
     model, stepper = make("separate", "rmsprop", seed=1)
     for number in (2, 8, 9, 10, 100):
-        checkpoints.save(tmp_path, number, model, stepper, keep=2)
+        save(tmp_path, number, model, stepper, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000010", "step-0000100"]
 
 
@@ -189,7 +206,7 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_no_trace_and_drops_no_other
 
     monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(folder, 4, model, stepper, keep=1)
+        save(folder, 4, model, stepper, keep=1)
     assert sorted(path.name for path in folder.iterdir()) == names
 
 
@@ -197,7 +214,7 @@ def test_what_a_kill_left_of_a_checkpoint_is_not_taken_for_one(three):
     folder, states = three
     (folder / "step-0000003").rename(folder / ".step-0000004.partial")
     model, stepper = make("separate", "adamw", seed=2)
-    assert checkpoints.restore(folder, model, stepper, warn=never) == 2
+    assert restore(folder, model, stepper, warn=never) == 2
     assert same(bits(model, stepper), states[2])
 
 
@@ -212,7 +229,7 @@ def test_what_a_kill_left_of_a_checkpoint_is_not_taken_for_one(three):
 def test_another_models_checkpoint_is_refused(three, other):
     folder, _ = three
     with pytest.raises(UserError, match="the checkpoint is of another model"):
-        checkpoints.restore(folder, other, optimizer_for("adamw", other, weight_decay=0.1), warn=never)
+        restore(folder, other, optimizer_for("adamw", other, weight_decay=0.1), warn=never)
 
 
 def test_a_smaller_weight_is_not_stretched_over_a_larger(three):
@@ -225,7 +242,7 @@ def test_a_smaller_weight_is_not_stretched_over_a_larger(three):
     files.write_json(path / "checkpoint.json", {"step": 3, "sha256": files.sha256_file(path / "state.safetensors")})
     model, stepper = make("separate", "adamw", seed=2)
     with pytest.raises(UserError, match=r"2\.bias is 1 there and 4 here"):
-        checkpoints.restore(folder, model, stepper, warn=never)
+        restore(folder, model, stepper, warn=never)
 
 
 def test_the_hash_beside_the_state_is_of_its_bytes(three):

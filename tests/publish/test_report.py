@@ -11,12 +11,13 @@ from typing import Any
 import needs
 import pytest
 
-from spac_repro import recipe as recipes
+from spac_repro import recipes
 from spac_repro.data import triples
 from spac_repro.data.triples import Triples
 from spac_repro.errors import UserError
 from spac_repro.publish import report
 from spac_repro.runs import files
+from spac_repro.runs.manifest import SCHEMA
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\"'&$\\frac{$"
 STEPS = 30
@@ -28,12 +29,12 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
 
     run = recipes.load("tiny", method=method, seed=seed, overrides=["training.epochs=1"])
     manifest = {
-        "schema": files.SCHEMA,
+        "schema": SCHEMA,
         "recipe": "tiny",
         "method": method,
         "seed": seed,
         "settings": run.settings(),
-        "settings_sha256": run.digest(),
+        "settings_sha256": run.settings_sha256,
         "provenance": {key: {"mark": source.mark, "why": source.why + text} for key, source in run.provenance.items()},
         "inputs": {"preferences": 20, "preferences_sha256": "a" * 64, "questions_sha256": {text: "b" * 64}},
         "environment": {"cpu": text, "libraries": {"torch": "2.13.0"}, "source": {"commit": "c0ffee", "changed": True}, "gpus": []},
@@ -79,7 +80,14 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
             triples.write(folder / f"iteration-{t}" / "selfplay.parquet", data, texts)
     files.write_json(folder / "timing.json", [{"iteration": 0, "stage": "start", "seconds": 1.0, "peak_memory_bytes": 10**9}])
     if complete:
-        identity = {"schema": 1, "recipe": "tiny", "method": method, "seed": seed, "settings_digest": run.digest(), "harness": ""}
+        identity = {
+            "schema": 1,
+            "recipe": "tiny",
+            "method": method,
+            "seed": seed,
+            "settings_sha256": run.settings_sha256,
+            "harness": "",
+        }
         files.write_json(
             folder / "results.json", {**identity, "complete": True, "weights_sha256": "w" * 64, "iterations": iterates}
         )

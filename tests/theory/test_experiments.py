@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from spac_repro.errors import UserError
-from spac_repro.theory import experiments, studies
+from spac_repro.theory import baselines, batches, experiments, studies
 from spac_repro.theory.figures import band, table_of
+from spac_repro.theory.instances import crowd
+from spac_repro.theory.study import Study, slope_of
 from spac_repro.trust.expected import Key, expected_path, load_expected
 
 
 def test_the_slope_of_a_power_law_is_its_exponent():
     x = [10, 30, 100]
-    assert studies.slope_of(x, 3.0 * np.array([[v**-0.5, v**-2.0] for v in x])) == pytest.approx([-0.5, -2.0])
-    study = studies.Study("samples", [1, 2, 3], {})
+    assert slope_of(x, 3.0 * np.array([[v**-0.5, v**-2.0] for v in x])) == pytest.approx([-0.5, -2.0])
+    study = Study("samples", [1, 2, 3], {})
     study.slope("m", "p", x, np.array([[c / v for c in (1.0, 1.1, 0.9)] for v in x]))
     assert study.slopes[0]["slope"] == pytest.approx(-1)
     assert study.slopes[0]["low"] == pytest.approx(study.slopes[0]["high"])
@@ -23,7 +25,7 @@ def test_the_slope_of_a_power_law_is_its_exponent():
 
 
 def test_a_rival_gets_the_setting_that_is_best_at_each_x():
-    values, setting = studies.best({0.1: np.array([1.0, 2, 9, 9]), 0.3: np.array([5.0, 5, 1, 2])}, (2, 2))
+    values, setting = batches.best({0.1: np.array([1.0, 2, 9, 9]), 0.3: np.array([5.0, 5, 1, 2])}, (2, 2))
     assert values.tolist() == [[1, 2], [1, 2]]
     assert setting == [0.1, 0.3]
 
@@ -53,7 +55,7 @@ def test_the_entry_imports_nothing_heavy():
 def test_every_experiment_has_a_study_and_axes():
     from spac_repro.theory.figures import AXES
 
-    assert set(experiments.EXPERIMENTS) == set(studies.STUDIES) == set(AXES) == set(studies.TASKS)
+    assert set(experiments.EXPERIMENTS) == set(studies.STUDIES) == set(AXES)
 
 
 @pytest.mark.theory
@@ -82,11 +84,11 @@ DECISIVE = ("prototype", "samples", "rounds", "coverage", "loose")
 
 
 @pytest.fixture(scope="module")
-def fresh() -> dict[str, studies.Study]:
+def fresh() -> dict[str, Study]:
     return {name: studies.STUDIES[name](list(range(101, 109)), True, lambda done, total: None) for name in DECISIVE}
 
 
-def verdict_of(found: dict[str, studies.Study]):
+def verdict_of(found: dict[str, Study]):
     fresh = experiments.fresh_values({name: vars(study) for name, study in found.items()})
     return experiments.judge(fresh, range(101, 109), partial=True)
 
@@ -101,7 +103,7 @@ def test_fresh_seeds_agree_with_the_expected_results(fresh):
 
 @pytest.mark.theory
 def test_a_critic_with_its_sign_flipped_fails(fresh, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(studies, "PESSIMISM", -1.0)
+    monkeypatch.setattr(batches, "PESSIMISM", -1.0)
     flipped = studies.loose(list(range(101, 109)), True, lambda done, total: None)
     verdict = verdict_of({**fresh, "loose": flipped})
     assert verdict.status == "disagrees"
@@ -140,24 +142,24 @@ PROTOTYPE = {
 @pytest.mark.theory
 def test_the_prototypes_table_is_met_within_a_factor_of_two():
     # Suboptimality is heavy-tailed over seeds, so that what is cheap to compute is averaged over many of them.
-    def batch(seeds: int, sizes: tuple[int, ...]) -> studies.Batch:
-        return studies.Batch([(studies.crowd(), n, seed) for n in sizes for seed in range(1, seeds + 1)])
+    def batch(seeds: int, sizes: tuple[int, ...]) -> batches.Batch:
+        return batches.Batch([(crowd(), n, seed) for n in sizes for seed in range(1, seeds + 1)])
 
     many, few, large = batch(200, (100, 300, 1000)), batch(40, (100, 300, 1000)), batch(20, (3000, 10_000))
     means: dict[str, dict[int, float]] = {name: {} for name in PROTOTYPE}
 
-    def enter(name: str, among: studies.Batch, policy: np.ndarray) -> None:
+    def enter(name: str, among: batches.Batch, policy: np.ndarray) -> None:
         lost = among.suboptimality(policy)
         means[name] |= {n: lost[among.pairs == n].mean() for n in np.unique(among.pairs).astype(int)}
 
     for among in (many, large):
-        reward = studies.baselines.bounded_reward(among.data, among.bound)
+        reward = baselines.bounded_reward(among.data, among.bound)
         reference = among.each(lambda instance: instance.data)
-        enter("greedy", among, studies.baselines.greedy(among.data, reward))
+        enter("greedy", among, baselines.greedy(among.data, reward))
         for beta in (0.1, 0.3):
-            enter(f"KL {beta}", among, studies.baselines.tilted(among.data, reference, reward, beta))
+            enter(f"KL {beta}", among, baselines.tilted(among.data, reference, reward, beta))
     enter("SPAC-T", few, few.play(rounds=200).mixture)
-    enter("DPO 0.1", few, studies.baselines.dpo(few.data, few.each(lambda instance: instance.data), 0.1))
+    enter("DPO 0.1", few, baselines.dpo(few.data, few.each(lambda instance: instance.data), 0.1))
     for name, row in PROTOTYPE.items():
         for n, value in row.items():
             assert value / 2 < means[name][n] < value * 2, (name, n, means[name][n])

@@ -10,7 +10,7 @@ from spac_repro.trust.verification import verify
 MEASURED = """\
 recipe: tiny
 alpha: 0.02
-settings_digest: {spac: 0123abcd}
+settings_sha256: {spac: 0123abcd}
 sources:
   ours:
     kind: measured
@@ -47,7 +47,7 @@ def test_loads_and_round_trips(tmp_path):
     path.write_text(MEASURED)
     expected = load_expected(path)
     assert [expected.kind(row) for row in expected.rows] == ["measured", "published", "published", "not transcribed"]
-    assert expected.settings_digest == {"spac": "0123abcd"}
+    assert expected.settings_sha256 == {"spac": "0123abcd"}
     path.write_text(expected.as_yaml())
     assert load_expected(path) == expected
 

@@ -10,7 +10,7 @@ from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import mini, openllm
 from spac_repro.evaluation.leaderboard.table import average
 from spac_repro.evaluation.leaderboard.task import Leaves, Task
-from spac_repro.runs.files import Score
+from spac_repro.runs.results import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,0 +1,173 @@
+"""The methods, one entry each. Command line, recipes, report, sweeps, benches and tests take their lists from here.
+
+To add a method: a loss in objectives.py, an entry here, a block of settings in the recipes that support it. A method of another
+Python distribution does the same without touching this package: it names its entry under the entry point group of `GROUP`.
+
+Torch is not imported here: a loss is named, and imported by the run that needs it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import Any, Literal
+
+from spac_repro.documents.model import Above0, AtLeast0, Settings
+from spac_repro.documents.names import did_you_mean
+from spac_repro.errors import UserError
+
+GROUP = "spac_repro.methods"  # the entry points of methods from outside
+
+Response = Literal["chosen", "rejected", "selfplay"]
+
+
+class Optimised(Settings):
+    """What every method has."""
+
+    learning_rate: Above0
+    last_learning_rate: Above0 | None  # for the last iteration, where it differs
+
+
+class Referenced(Optimised):
+    """What every method with a reference policy has."""
+
+    beta: Above0
+    last_beta: Above0 | None
+    reference: Literal["previous", "start"]
+
+
+class Spac(Referenced):
+    """SPAC's own: the weight of the preferences, the form of the critic term, and its baseline."""
+
+    preference_weight: AtLeast0  # λ
+    critic: Literal["smoothed", "linear"]
+    baseline: Literal["both", "chosen", "rejected", "none"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of preference optimisation.
+
+    The loss is called with one tensor [examples] for each of `responses`, in that order: the log-ratios ρ where the settings name a
+    reference, the log-probabilities log π(y|x) elsewhere. Its keywords are `beta` and the settings that its class adds to
+    `Referenced`, and the statistics named. It returns the losses, [examples].
+    """
+
+    name: str
+    summary: str  # one line for whoever chooses a method
+    citation: str
+    responses: tuple[Response, ...]  # whose log-probabilities the loss takes; "selfplay" among them means that y′ is sampled
+    settings: type[Optimised]
+    loss: str  # "module:function"
+    statistics: tuple[Literal["mean_length"], ...] = ()  # mean_length: tokens of a chosen response, on average
+
+    @property
+    def self_play(self) -> bool:
+        """Whether responses of the current policy are sampled."""
+        return "selfplay" in self.responses
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss is made of log-ratios to a reference policy."""
+        return issubclass(self.settings, Referenced)
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """The settings that the loss takes as keywords."""
+        shared = (Referenced if self.has_reference else Optimised).model_fields
+        return (*(("beta",) if self.has_reference else ()), *(name for name in self.settings.model_fields if name not in shared))
+
+    def load_loss(self) -> Callable[..., Any]:
+        """The loss itself. Looked up at every call, so that it is the one its module holds now."""
+        module, _, function = self.loss.partition(":")
+        return getattr(import_module(module), function)
+
+
+_REGISTRY: dict[str, Method] = {}
+
+
+def register(method: Method) -> Method:
+    """Add a method.
+
+    Raises:
+        UserError: there is another one of that name.
+    """
+    if _REGISTRY.get(method.name, method) != method:
+        raise UserError(f"two methods are called {method.name}: {_REGISTRY[method.name].loss} and {method.loss}; rename one")
+    _REGISTRY[method.name] = method
+    return method
+
+
+def names() -> tuple[str, ...]:
+    """Every method's name: the package's own first, in the order of this file."""
+    return tuple(_REGISTRY)
+
+
+def get(name: str) -> Method:
+    """A method by its name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in _REGISTRY:
+        raise UserError(f"unknown method {name!r}{did_you_mean(name, _REGISTRY)}; the methods are {', '.join(_REGISTRY)}")
+    return _REGISTRY[name]
+
+
+def all_methods() -> tuple[Method, ...]:
+    """Every method."""
+    return tuple(_REGISTRY.values())
+
+
+register(
+    Method(
+        name="spac",
+        summary="self-play with an adversarial critic",
+        citation="arXiv 2406.04274",
+        responses=("chosen", "rejected", "selfplay"),
+        settings=Spac,
+        loss="spac_repro.objectives:spac",
+    )
+)
+register(
+    Method(
+        name="dpo",
+        summary="Direct Preference Optimization",
+        citation="Rafailov et al. 2023, arXiv 2305.18290",
+        responses=("chosen", "rejected"),
+        settings=Referenced,
+        loss="spac_repro.objectives:dpo",
+    )
+)
+register(
+    Method(
+        name="ipo",
+        summary="Identity Preference Optimization, on summed log-probabilities",
+        citation="Azar et al. 2023, arXiv 2310.12036",
+        responses=("chosen", "rejected"),
+        settings=Referenced,
+        loss="spac_repro.objectives:ipo",
+    )
+)
+register(
+    Method(
+        name="spin",
+        summary="self-play fine-tuning: chosen against self-play, rejected unused",
+        citation="Chen et al. 2024, arXiv 2401.01335",
+        responses=("chosen", "selfplay"),
+        settings=Referenced,
+        loss="spac_repro.objectives:spin",
+    )
+)
+register(
+    Method(
+        name="sft",
+        summary="more supervised steps on the chosen responses",
+        citation="maximum likelihood",
+        responses=("chosen",),
+        settings=Optimised,
+        loss="spac_repro.objectives:sft",
+        statistics=("mean_length",),
+    )
+)
+for _entry in metadata.entry_points(group=GROUP):
+    register(_entry.load())
