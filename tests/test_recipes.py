@@ -71,7 +71,7 @@ def test_the_7b_run_is_pinned_and_set_as_its_peer():
 
 # Identity
 
-# Settings digest, and SHA-256 of the settings of iteration 0. Old runs and expected results are met by these, so they do not change:
+# Settings digest, and SHA-256 of the settings of iteration 0. Old runs and expected results are met by these; they do not change:
 # a new setting has its neutral value for a default (tests/test_identity.py).
 DIGESTS = {
     "smollm2-135m/spac": (
