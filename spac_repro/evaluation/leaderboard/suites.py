@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from spac_repro.documents.names import did_you_mean
 from spac_repro.errors import UserError
+from spac_repro.evaluation import leaderboard
 from spac_repro.evaluation.leaderboard import mini, openllm
 from spac_repro.evaluation.leaderboard.table import average
 from spac_repro.evaluation.leaderboard.task import Leaves, Task
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from spac_repro.data.world import World
     from spac_repro.evaluation.leaderboard.harness import Progress
 
-SUITES: dict[str, tuple[Task, ...]] = {"mini": mini.TASKS, "openllm": openllm.TASKS}
+SUITES: dict[str, tuple[Task, ...]] = dict(zip(leaderboard.SUITES, (mini.TASKS, openllm.TASKS), strict=True))
 FEWSHOT_SEED = 1234  # the harness's default
 
 
