@@ -33,10 +33,11 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
     import torch
 
     from spac_repro import objectives
-    from spac_repro.data.triples import RESPONSES, reference_logprobs
+    from spac_repro.data.triples import RESPONSES
     from spac_repro.model import precision
     from spac_repro.model.packing import pack
     from spac_repro.model.policy import Policy, prepared
+    from spac_repro.model.reference import reference_logprobs
     from spac_repro.optim.loop import Schedule, optimizer_for
 
     names = RESPONSES[:responses]

@@ -47,7 +47,7 @@ def train(
     template: str | None = None,
 ) -> None:
     """A cut-down run in this process, with some settings, rows or the chat template changed."""
-    from spac_repro import recipes, training
+    from spac_repro import pipeline, recipes
     from spac_repro.data import inputs
     from spac_repro.model import policy
     from spac_repro.progress import Silent
@@ -63,7 +63,7 @@ def train(
 
     policy.world_tokenizer = with_template
     try:
-        training.train(run, out, replace(read, rows=rows(read.rows)), allow_changed_environment=False, progress=Silent())
+        pipeline.train(run, out, replace(read, rows=rows(read.rows)), allow_changed_environment=False, progress=Silent())
     finally:
         policy.world_tokenizer = usual
 

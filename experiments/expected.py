@@ -76,8 +76,8 @@ def expected(folder: Path, by_method: dict[str, list[Evidence]]) -> Expected:
         "command": "spac-repro sweep submit ten_seeds --cluster local",
         "harness": by_method["spac"][0].harness,
     }
-    digests = {method: runs[0].settings_digest for method, runs in by_method.items()}
-    content = {"recipe": manifest["recipe"], "alpha": 0.01, "settings_digest": digests, "sources": {"ours": source}, "rows": rows}
+    digests = {method: runs[0].settings_sha256 for method, runs in by_method.items()}
+    content = {"recipe": manifest["recipe"], "alpha": 0.01, "settings_sha256": digests, "sources": {"ours": source}, "rows": rows}
     return Expected.model_validate(content)
 
 

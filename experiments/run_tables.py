@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro.data import triples
-from spac_repro.optim import metrics
+from spac_repro.runs.folder import RunFolder
 
 CURVE = ("loss", "accuracy", "margin", "critic_gap", "rho_chosen", "rho_rejected", "rho_selfplay", "grad_norm")
 
@@ -26,7 +26,7 @@ def main(run: Path) -> None:
         table(["task", "metric", "n", *heads(results)], scores(results))
         if results["overlap"]:  # without a suite no question was asked
             table(["task", "questions asked", "exact", "13-gram"], overlap(results["overlap"]))
-    table(["iteration", "step", *CURVE], curve(metrics.read(run)))
+    table(["iteration", "step", *CURVE], curve(RunFolder(run).metrics()))
     table(["iteration", "responses", "mean tokens", "median", f"cut at {limit}"], lengths(run, limit))
 
 

@@ -12,18 +12,20 @@ from typing import Annotated, Any
 from pydantic import Field, JsonValue, model_validator
 
 from spac_repro import recipes
+from spac_repro.documents.message import refusal
+from spac_repro.documents.shipped import Shipped
 from spac_repro.errors import UserError
-from spac_repro.launchers.documents import Document
 from spac_repro.recipe import Run
 
 Value = JsonValue
 NotNegative = Annotated[int, Field(ge=0)]
 
 
-class Sweep(Document):
+class Sweep(Shipped):
     """A sweep file. A cell is one (values of `vary`, method, seed)."""
 
     kind = "sweep"
+    folder = "launchers/sweeps"
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     summary: str
@@ -124,7 +126,7 @@ def _load(sweep: Sweep, method: str, settings: Sequence[str]) -> Run:
     try:
         return replace(recipes.load(sweep.recipe, method=method, overrides=settings), seed=sweep.seeds[0])
     except UserError as error:
-        raise UserError(f"sweep {sweep.name}, method {method}: {error}") from None
+        raise refusal(f"sweep {sweep.name}, method {method}", str(error)) from None
 
 
 def _setting(key: str, value: Value) -> str:

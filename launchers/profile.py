@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from spac_repro.launchers.documents import Document
-from spac_repro.recipe import Settings
+from spac_repro.documents.model import Positive, Settings
+from spac_repro.documents.shipped import Shipped
 from spac_repro.runs import files
 
-Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 
 
@@ -41,10 +40,11 @@ class Requeue(Settings):
     attempts_without_progress: Positive = 3  # so many attempts in a row that leave nothing new end the cell with an error
 
 
-class Cluster(Document):
+class Cluster(Shipped):
     """A cluster file: what sbatch is told, and what surrounds the job's Python."""
 
     kind = "cluster"
+    folder = "launchers/clusters"
 
     summary: str
     scheduler: Literal["slurm", "local"]

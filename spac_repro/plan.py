@@ -7,7 +7,7 @@ generation waits for memory and reaches a far smaller share of what the GPU can 
 import math
 from dataclasses import dataclass
 
-from spac_repro import methods
+from spac_repro import engines, methods
 from spac_repro.methods import Referenced
 from spac_repro.recipe import Architecture, Run, Training
 
@@ -82,13 +82,13 @@ def plan(run: Run, preferences: int | None) -> Plan:
 def _training_state(training: Training, parameters: int, weight: int) -> tuple[int, int]:
     """Bytes of weights, gradients and optimizer state in the memory of one process, and bytes of one checkpoint."""
     states = {"adamw": 2, "rmsprop": 1}[training.optimizer]
-    sharded = training.engine.startswith("deepspeed")
+    engine = engines.get(training.engine)
     # DeepSpeed keeps a float32 copy of bfloat16 weights, and its optimizer state in float32 with it.
-    kept = 4 * (1 + states) if sharded and weight == 2 else weight * states
+    kept = 4 * (1 + states) if engine.shards_optimizer and weight == 2 else weight * states
     gradients = weight
     # ZeRO-3 shares everything out among the processes, ZeRO-2 all but the weights.
-    whole, shared = (0, weight + gradients + kept) if training.engine == "deepspeed-zero3" else (weight, gradients + kept)
-    memory = parameters * (whole + shared / (training.processes if sharded else 1))
+    whole, shared = (0, weight + gradients + kept) if engine.shards_weights else (weight, gradients + kept)
+    memory = parameters * (whole + shared / (training.processes if engine.shards_optimizer else 1))
     return int(memory), parameters * (weight + kept)
 
 

@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
-from spac_repro import methods
+from spac_repro import engines, methods
+from spac_repro.documents.defaults import with_defaults
 from spac_repro.documents.model import Above0, AtLeast0, Positive, Settings, Share
 from spac_repro.methods import Optimised
 
 MARKS = ("abstract", "reading", "derived", "tested", "SPIN", "assumed")  # and "set", which no file may use
+
+
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal[engines.names()]
 
 
 class Architecture(Settings):
@@ -140,7 +147,7 @@ class Training(Settings):
     max_grad_norm: Above0
     precision: Literal["float32", "bfloat16"]  # bfloat16: autocast
     gradient_checkpointing: bool
-    engine: Literal["accelerate", "deepspeed-zero2", "deepspeed-zero3"]
+    engine: EngineName
     processes: Positive
     threads: Positive | None  # of a process, on CPU; None: as many as there are cores
     checkpoint_every: Positive  # optimiser steps
@@ -227,8 +234,20 @@ class Run:
         return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
 
 
+def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run as a manifest has them, with those that they leave out because they stand at their neutral values.
+
+    To be compared with other runs' settings, in which they may stand at other values. What this version does not know is kept.
+    """
+    full = with_defaults(Recipe, settings)
+    if settings.get("method") in methods.names() and isinstance(settings.get("objective"), Mapping):
+        full["objective"] = with_defaults(methods.get(settings["method"]).settings, settings["objective"])
+    return full
+
+
 def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a run's settings that bears on iteration 0."""
     parts = ("policy", "data", "start", "selfplay", "evaluation")  # self-play: how the gold reward's responses are sampled
     arithmetic = ("max_grad_norm", "precision", "engine", "processes", "threads")
-    return {part: settings[part] for part in parts} | {"training": {key: settings["training"].get(key) for key in arithmetic}}
+    training = settings["training"]
+    return {part: settings[part] for part in parts} | {"training": {key: training[key] for key in arithmetic if key in training}}

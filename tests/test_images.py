@@ -9,9 +9,10 @@ import pytest
 from typer.main import get_command
 
 import spac_repro
-from spac_repro import cli
+from spac_repro.cli.in_image import OUTSIDE
+from spac_repro.cli.root import app
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.images import building, command, commands, engine, sif
+from spac_repro.images import building, command, engine, sif
 from spac_repro.images.reference import LABEL, VARIANT, Identity, Reference, check_version, parse
 from spac_repro.runs import environment, files
 
@@ -19,8 +20,8 @@ CHECKOUT = Path(__file__).parents[1]
 
 
 def inside(*words: str, out: Path) -> command.Command:
-    context: Any = get_command(cli.app).commands[words[0]].make_context(words[0], list(words[1:]))  # type: ignore[attr-defined]
-    return command.command([words[0]], context.command.params, context.params, out=out, leave=commands.OUTSIDE)
+    context: Any = get_command(app).commands[words[0]].make_context(words[0], list(words[1:]))  # type: ignore[attr-defined]
+    return command.command([words[0]], context.command.params, context.params, out=out, leave=OUTSIDE)
 
 
 def test_references() -> None:
@@ -141,7 +142,7 @@ def test_what_is_about_an_image_needs_one(words: list[str], tmp_path: Path) -> N
 
 
 def spac_repro_train(*words: str) -> None:
-    get_command(cli.app).main(["train", *words], standalone_mode=False)
+    get_command(app).main(["train", *words], standalone_mode=False)
 
 
 def test_gpus_are_passed_on_where_there_are_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def run(method: str, **changes) -> Run:
 
 
 def evaluate(tiny_models, data, the_run, *, t=1, rows=ROWS):
-    losses, details = iteration.objective(the_run, t, Policy(tiny_models["llama"]), data)(rows)
+    losses, details = iteration.objective(the_run, t, Policy(tiny_models["llama"]), data=data)(rows)
     return losses.tolist(), {name: values.tolist() for name, values in details.items()}
 
 
@@ -132,7 +132,7 @@ def test_what_is_logged(tiny_models, data, rho):
 @pytest.mark.parametrize("method", methods.names())
 def test_the_gradient_reaches_every_weight(tiny_models, data, method):
     model = tiny_models["llama"]
-    losses, _ = iteration.objective(run(method), 1, Policy(model), data)(ROWS)
+    losses, _ = iteration.objective(run(method), 1, Policy(model), data=data)(ROWS)
     gradients = torch.autograd.grad(losses.sum(), list(model.parameters()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
     assert not data.reference["chosen"].requires_grad

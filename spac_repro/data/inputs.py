@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spac_repro.data import contamination
 from spac_repro.data import preferences as reading
 from spac_repro.data.preferences import Preference
 from spac_repro.data.world import Behaviour, World
 from spac_repro.errors import UserError
-from spac_repro.evaluation.leaderboard import suites
 from spac_repro.recipe import Run, WorldSettings
 from spac_repro.runs import files as runs
 
@@ -58,11 +56,3 @@ def world(settings: WorldSettings) -> World:
     """The built-in world with a recipe's settings."""
     mu = Behaviour(settings.right, settings.near_miss, settings.cut_off, settings.garbage)
     return World(seed=settings.seed, behaviour=mu, preference_scale=settings.preference_scale)
-
-
-def measure_overlap(run: Run, inputs: Inputs) -> contamination.Overlap:
-    """Which preference prompts are also questions that the iterates will be asked."""
-    settings = run.recipe.evaluation
-    asked = suites.questions(settings.suite, tasks=settings.tasks, data=inputs.questions, limit=settings.limit)
-    prompts = ("\n".join(message["content"] for message in row.prompt) for row in inputs.rows)
-    return contamination.measure(prompts, {task.name: task.words(leaves) for task, leaves in asked.items()})

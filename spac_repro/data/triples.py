@@ -6,7 +6,7 @@ has, and holds a hash of its own content.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +15,16 @@ import torch
 from torch import Tensor
 
 from spac_repro.data import mapped
+from spac_repro.data.groups import Group
 from spac_repro.data.rendering import Examples
 from spac_repro.errors import UserError
-from spac_repro.model.packing import Group, pack
-from spac_repro.model.policy import Policy
-from spac_repro.optim import processes
-from spac_repro.optim.loop import within_budget
 from spac_repro.runs.files import new_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 RESPONSES = ("chosen", "rejected", "selfplay")
+ANY_REFERENCE = "any"
 CONTENT, REFERENCE = b"content_sha256", b"reference_sha256"  # what the file's metadata calls the two hashes
 
 
@@ -57,33 +55,6 @@ def from_examples(examples: Examples, selfplay: Sequence[list[int]] | None) -> T
     return Triples(examples.prompt, responses, {})
 
 
-@torch.no_grad()
-def reference_logprobs(
-    policy: Policy,
-    triples: Triples,
-    names: Sequence[str],
-    *,
-    tokens: int,
-    advance: Callable[[int, int], None],
-) -> dict[str, Tensor]:
-    """log π_ref of the named responses under the policy as it stands, each [n] in fp32; about so many tokens at once.
-
-    Processes divide the batches among them, and all get every value.
-    """
-    sizes = triples.sizes(names)
-    order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
-    result = torch.empty(len(sizes), len(names))
-    batches = within_budget(order, sizes, tokens)
-    own: dict[int, Tensor] = {}
-    for number, rows in processes.mine(list(enumerate(batches))):
-        advance(number, len(batches))
-        packed = pack(triples.groups(names, rows), device=policy.model.device)
-        own[number] = policy(packed).view(len(rows), len(names)).float().cpu()
-    for number, values in processes.gather(own).items():
-        result[batches[number]] = values
-    return dict(zip(names, result.unbind(1), strict=True))
-
-
 def write(path: Path, triples: Triples, texts: Mapping[str, Iterable[str]]) -> None:
     """Store the triples, with their texts for whoever reads the file, as Parquet: whole or not at all, some rows at a time."""
     import pyarrow as pa
@@ -106,11 +77,11 @@ def write(path: Path, triples: Triples, texts: Mapping[str, Iterable[str]]) -> N
         writer.add_key_value_metadata({CONTENT: content.sha256(), REFERENCE: triples.reference_sha256 or ""})
 
 
-def read(path: Path, *, remedy: str = "remove it and repeat the command") -> Triples:
-    """Map what `write` stored.
+def read(path: Path, *, reference: str | None = ANY_REFERENCE, remedy: str = "remove it and repeat the command") -> Triples:
+    """Map what `write` stored; `reference` is the hash of the weights that log π_ref must be of.
 
     Raises:
-        UserError: the file is damaged, or was changed.
+        UserError: the file is damaged, was changed, or has another reference.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -131,6 +102,12 @@ def read(path: Path, *, remedy: str = "remove it and repeat the command") -> Tri
         raise UserError(f"{path} is damaged ({error}); {remedy}") from None
     if stored.get(CONTENT, b"").decode() != content.sha256():
         raise UserError(f"{path} is damaged (its content is not what was written); {remedy}")
+    its_reference = stored.get(REFERENCE, b"").decode() or None
+    if reference not in (ANY_REFERENCE, its_reference):
+        raise UserError(
+            f"{path}: its reference log-probabilities are those of weights {its_reference}, and the reference is "
+            f"{reference}; {remedy}"
+        )
     there = [name for name in RESPONSES if f"{name}_tokens" in table.column_names]
     return Triples(
         mapped.tokens(table["prompt_tokens"]),
@@ -140,7 +117,7 @@ def read(path: Path, *, remedy: str = "remove it and repeat the command") -> Tri
             for name in there
             if f"{name}_reference_logprob" in table.column_names
         },
-        stored.get(REFERENCE, b"").decode() or None,
+        its_reference,
     )
 
 

@@ -3,12 +3,16 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 100  # characters of a name that others are compared with: the comparison takes the square of its length
+
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """` (did you mean NAME?)` for a name close to `given`, or nothing.
 
     A dotted key may be right but for its group, so last parts are compared too.
     """
+    if len(given) > LONGEST:
+        return ""
     known = list(known)
     tails = {name.rsplit(".", 1)[-1]: name for name in known}
     close = difflib.get_close_matches(given, known, n=1) or [

@@ -14,7 +14,7 @@ from spac_repro.model import policy, precision
 from spac_repro.progress import Progress
 from spac_repro.recipe import WorldSettings
 from spac_repro.runs import files
-from spac_repro.runs.files import Score
+from spac_repro.runs.results import Score
 
 
 def evaluate(

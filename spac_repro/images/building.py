@@ -23,7 +23,6 @@ from spac_repro.runs import files as runs
 CHECKOUT = Path(__file__).resolve().parents[2]
 CONTENT = ("container", "expected_results", "launchers", "requirements", "spac_repro", "LICENSE", "README.md", "pyproject.toml")
 RECIPES = ("Dockerfile", ".dockerignore", "apptainer.def")
-VARIANTS = ("cpu", "cuda")
 FILES = ("docker-archive", "oci-archive", "localimage")  # bases of a SIF that are files
 COMPLETE = tuple(f"{kind}:" for kind in (*FILES, "docker-daemon"))  # and those that are images of ours
 

@@ -4,6 +4,7 @@ Every file or folder appears inside at the path it has outside, so that what the
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,11 +28,19 @@ class Command:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a container may do and have. `memory` as the engines write it: 512m, 8g."""
+    """What a container may do and have. `memory` as the engines write it: 512m, 8g.
+
+    Raises:
+        UserError: the memory is no size.
+    """
 
     memory: str | None = None
     network: bool = False
     other_version: bool = False
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and not re.fullmatch(r"[1-9][0-9]*[bkmg]?", self.memory):
+            raise UserError(f"--memory {self.memory} is no size; write a whole number and b, k, m or g, e.g. 8g")
 
 
 def command(name: Sequence[str], parameters: Iterable[Any], values: dict[str, Any], *, out: Path, leave: Sequence[str]) -> Command:

@@ -8,6 +8,7 @@ import spac_repro
 from spac_repro.errors import UserError
 
 ENGINES = ("docker", "podman", "apptainer")
+VARIANTS = ("cpu", "cuda")
 LABEL = "org.opencontainers.image."
 VARIANT = "org.spac-repro.variant"
 SHARE = "/opt/spac-repro/share/spac-repro"  # in the image: bill of materials, licences

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,20 +24,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from spac_repro.data.groups import Group
+
 ATTENTION = "shared_prompt"  # the name under which transformers finds `attend`
-
-
-class Group(NamedTuple):
-    """One prompt with its responses, in tokens. A prompt has at least one token, or nothing predicts a response."""
-
-    prompt: Sequence[int]
-    responses: Sequence[Sequence[int]]
-    counted: Sequence[Sequence[bool]] | None = None  # which tokens of each response belong to its log-probability; None: all
-
-    @property
-    def size(self) -> int:
-        """Tokens in a row."""
-        return len(self.prompt) + sum(map(len, self.responses))
 
 
 @dataclass(frozen=True)

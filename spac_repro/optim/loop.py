@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spac_repro.errors import UserError
 from spac_repro.optim import checkpoints, processes, signals
-from spac_repro.optim.engines import Engine
+from spac_repro.optim.engine import Engine
 from spac_repro.optim.metrics import Metrics
 from spac_repro.seeds import permutation
 
@@ -73,7 +73,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class CheckpointPolicy:
     """Where and how often training state is kept."""
 
     folder: Path
@@ -93,32 +93,34 @@ def optimizer_for(name: str, model: nn.Module, *, weight_decay: float) -> torch.
 
 @signals.held()
 def optimise(
-    engine: Engine,
-    objective: Objective,
+    build: Callable[[Path | None], Engine],
+    objective: Callable[[nn.Module], Objective],
     schedule: Schedule,
     *,
     iteration: int,
-    keeping: Keeping,
+    keeping: CheckpointPolicy,
     metrics: Metrics,
     warn: Callable[[str], None],
     advance: Callable[[int, int], None],
-) -> None:
+) -> Engine:
     """Take the schedule's steps, from the last checkpoint on; the loss of a step is the mean over its examples.
 
-    All processes take them together, each on its part of every step's examples. `advance` is told (steps done, steps in all).
+    `build` makes the engine in the state of a checkpoint, `objective` the loss of what that engine calls; the engine is returned.
+    All processes take the steps together, each on its part of every step's examples. `advance` is told (steps done, steps in all).
 
     Raises:
         NonFiniteError: with the step, the examples and the last good checkpoint; nothing after that checkpoint is kept.
         KeyboardInterrupt: a process was asked to stop; all do, after the same step, which is kept.
     """
     found = checkpoints.newest(keeping.folder, warn=warn)
-    engine.begin(found)
+    engine = build(found)
+    losses = objective(engine.module)
     first = checkpoints.step_of(found) if found else 0
     if processes.is_main():
         metrics.go_on(iteration, first)
     for step in range(first, schedule.steps):
         advance(step, schedule.steps)
-        values = _gradient(engine, objective, schedule, step)
+        values = _gradient(engine, losses, schedule, step)
         norm = engine.step(schedule.rate(step))
         if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
             raise NonFiniteError(_not_finite(iteration, step, values["loss"], norm, schedule.batch(step), keeping.folder))
@@ -131,6 +133,7 @@ def optimise(
         if stop:
             raise KeyboardInterrupt
     advance(schedule.steps, schedule.steps)
+    return engine
 
 
 def within_budget(order: Sequence[int], sizes: Sequence[int], tokens: int) -> list[list[int]]:
@@ -158,7 +161,8 @@ def _gradient(engine: Engine, objective: Objective, schedule: Schedule, step: in
     passes = schedule.passes(step, processes.world())
     for number in range(passes):
         counts = number < len(own)
-        losses, details = objective(own[number] if counts else batch[:1])
+        with engine.autocast():
+            losses, details = objective(own[number] if counts else batch[:1])
         loss = losses.sum() / len(batch)
         engine.backward(loss if counts else loss * 0.0, last=number + 1 == passes)
         for name, values in {"loss": losses, **details}.items():

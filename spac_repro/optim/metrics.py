@@ -1,19 +1,19 @@
-"""metrics.jsonl, one line an optimiser step, and the same as TensorBoard events. No clock times: equal runs write equal lines."""
+"""Metrics as they are written: metrics.jsonl, one line an optimiser step, and the same as TensorBoard events."""
 
-import json
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from spac_repro.runs.files import write_bytes
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.metrics import encode, read
 
 
 class Metrics:
     """The metrics of one run; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "metrics.jsonl"
-        self.events = folder / "tensorboard"
+    def __init__(self, folder: RunFolder) -> None:
+        self.path = folder.metrics_file
+        self.events = folder.events
         self.lines = 0
         self._file: Any = None
         self._writer: Any = None
@@ -31,7 +31,7 @@ class Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
         self.__exit__(None, None, None)
-        kept = [line for line in _whole_lines(self.path) if (line["iteration"], line["step"]) <= (iteration, step)]
+        kept = [line for line in read(self.path) if (line["iteration"], line["step"]) <= (iteration, step)]
         write_bytes(self.path, b"".join(encode(line) for line in kept))
         self.lines = len(kept)
         self._file = self.path.open("ab")
@@ -45,25 +45,3 @@ class Metrics:
         stage = "iteration" if iteration else "start"
         for name, value in values.items():
             self._writer.add_scalar(f"{stage}/{name}", value, self.lines)
-
-
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, in order."""
-    return _whole_lines(folder / "metrics.jsonl")
-
-
-def encode(line: dict[str, Any]) -> bytes:
-    """A line of metrics.jsonl."""
-    return (json.dumps(line) + "\n").encode()
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Every line up to the first that was not written whole."""
-    lines: list[dict[str, Any]] = []
-    if path.exists():
-        for text in path.read_text(errors="replace").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
-    return lines

@@ -14,10 +14,12 @@ from typing import Any
 
 from spac_repro import recipes
 from spac_repro.errors import UserError
-from spac_repro.optim import metrics
 from spac_repro.publish import plots
 from spac_repro.publish.plots import Plot, Series
+from spac_repro.recipe import complete
 from spac_repro.runs import files as runs
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.manifest import leaf_differences
 from spac_repro.trust import first_difference
 from spac_repro.trust.comparison import manifest
 from spac_repro.trust.expected import START, Expected, expected_path, load_expected
@@ -103,7 +105,7 @@ def _view(folder: Path) -> RunView:
         manifest=manifest(folder),
         complete=bool(results.get("complete")),
         scores={t: first_difference.scores_of(file) for t, file in sorted(files.items())},
-        lines=[line for line in metrics.read(folder) if line["iteration"] > 0],
+        lines=[line for line in RunFolder(folder).metrics() if line["iteration"] > 0],
         weights_sha256=results.get("weights_sha256"),
     )
 
@@ -126,11 +128,11 @@ def _grouped(views: Sequence[RunView]) -> list[Group]:
 
 def _own_settings(view: RunView, twins: Sequence[RunView], most: int = 2) -> str:
     """What sets a run apart from others of its method, short enough for a legend."""
-    settings = [twin.manifest["settings"] for twin in twins]
-    keys = dict.fromkeys(key for other in settings for key, _, _ in runs.differences(settings[0], other))
+    settings = [complete(twin.manifest["settings"]) for twin in twins]
+    keys = dict.fromkeys(key for other in settings for key, _, _ in leaf_differences(settings[0], other))
     told = []
     for key in keys:
-        value: Any = view.manifest["settings"]
+        value: Any = complete(view.manifest["settings"])
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         told.append(f"{key.rsplit('.', 1)[-1]} {_said(value)}"[:24])
@@ -268,7 +270,7 @@ def _marks(group: Group, task: str, metric: str, count: int) -> Iterator[tuple[s
     """The expected value of a score with its tolerance, where the group's settings are those of the rows."""
     its = group.first.manifest
     expected = _expected(its["recipe"])
-    if expected is None or expected.settings_digest.get(its["method"], its.get("settings_sha256")) != its.get("settings_sha256"):
+    if expected is None or expected.settings_sha256.get(its["method"], its.get("settings_sha256")) != its.get("settings_sha256"):
         return
     label = f"{group.label}, expected"
     for row in expected.rows:
@@ -413,8 +415,9 @@ def _settings(view: RunView) -> Iterator[dict[str, str]]:
     """Every setting with its value, where it comes from, and why."""
     its = view.manifest
     provenance = its.get("provenance") or {}
-    settings = {key: value for key, value in its["settings"].items() if key not in ("method", "objective", "name")}
-    settings[f"methods.{its['method']}"] = its["settings"].get("objective") or {}
+    whole = complete(its["settings"])
+    settings = {key: value for key, value in whole.items() if key not in ("method", "objective", "name")}
+    settings[f"methods.{its['method']}"] = whole.get("objective") or {}
     for group, values in settings.items():
         if not isinstance(values, dict):
             yield _setting(group, values, provenance)
@@ -495,4 +498,4 @@ def _page(views: Sequence[RunView], groups: Sequence[Group]) -> str:
 
 
 def _other_environment(view: RunView, first: RunView) -> bool:
-    return any(True for _ in runs.differences(view.manifest["environment"], first.manifest["environment"]))
+    return any(True for _ in leaf_differences(view.manifest["environment"], first.manifest["environment"]))

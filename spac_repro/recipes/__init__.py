@@ -1,23 +1,26 @@
 """The recipes that ship with the package, and how a recipe is read: by name or file, with `key=value` overrides."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
-
-from spac_repro import methods
+from spac_repro import methods, recipe
+from spac_repro.documents import shipped, yaml_subset
+from spac_repro.documents.defaults import with_defaults
+from spac_repro.documents.message import one_line, refusal
 from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.place import Path, dotted
+from spac_repro.documents.validation import validate
+from spac_repro.documents.yaml_subset import Document
 from spac_repro.errors import UserError
-from spac_repro.recipe import MARKS, Provenance, Recipe, Run
+from spac_repro.recipe import MARKS, Provenance, Run
+
+PATTERN = "see `spac-repro recipes show tiny` for a complete recipe"
 
 
 def names() -> list[str]:
     """The recipes that ship with the package."""
-    folder = resources.files("spac_repro") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return shipped.names("recipes")
 
 
 def load(name: str, *, method: str = "spac", seed: int = 0, overrides: Sequence[str] = ()) -> Run:
@@ -27,89 +30,21 @@ def load(name: str, *, method: str = "spac", seed: int = 0, overrides: Sequence[
         UserError: an unknown recipe, method or key (with the nearest name), or a value out of range.
     """
     methods.get(method)
-    where, text = _read(name)
-    values, provenance = _parse(where, text)
-    for override in overrides:
-        _override(values, provenance, override, method)
-    recipe = _validate(where, values)
-    if getattr(recipe.methods, method) is None:
-        supported = ", ".join(recipe.methods.model_dump())
-        raise UserError(f"{where} has no settings for method {method}; it supports {supported}")
-    return Run(recipe, method, seed, provenance)
-
-
-def _read(name: str) -> tuple[str, str]:
-    if name in names():
-        return f"recipe {name}", (resources.files("spac_repro") / "recipes" / f"{name}.yaml").read_text()
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        try:
-            return str(path), path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from None
-    raise UserError(f"unknown recipe {name!r}{did_you_mean(name, names())}; the recipes are {', '.join(names())}, or a YAML file")
-
-
-def _parse(where: str, text: str) -> tuple[dict[str, Any], dict[str, Provenance]]:
-    """The plain tree of values, and the provenance of each leaf."""
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
-        raise UserError(f"{where}{line}: not YAML ({problem}); see `spac-repro recipes show tiny`") from None
+    written = _Written(shipped.find("recipe", "recipes", name))
+    tree = written.file.value
     if not isinstance(tree, dict):
-        raise UserError(f"{where}: not a recipe: a mapping of settings is wanted; see `spac-repro recipes show tiny`")
-    provenance: dict[str, Provenance] = {}
-    values = _strip(where, tree, "", provenance)
-    return values, provenance
-
-
-def _strip(where: str, tree: Mapping[str, Any], prefix: str, provenance: dict[str, Provenance]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, node in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(node, dict) and "value" in node:
-            provenance[key] = _provenance(where, key, node)
-            values[name] = node["value"]
-        elif isinstance(node, dict):
-            values[name] = _strip(where, node, f"{key}.", provenance)
-        elif key in ("name", "summary") or node is None:
-            values[name] = node
-        else:
-            raise UserError(f"{where}: {key}: no provenance; write it as {{value: {node}, from: assumed, why: …}}")
-    return values
-
-
-def _provenance(where: str, key: str, node: Mapping[str, Any]) -> Provenance:
-    if extra := set(node) - {"value", "from", "why"}:
-        raise UserError(f"{where}: {key}: unknown key {sorted(extra)[0]!r}; a setting has value, from and why")
-    mark = node.get("from")
-    if mark not in MARKS:
-        raise UserError(f"{where}: {key}: `from` is {mark!r}; it must be one of {', '.join(MARKS)}")
-    return Provenance(mark, str(node.get("why", "")))
-
-
-def _override(values: dict[str, Any], provenance: dict[str, Provenance], override: str, method: str) -> None:
-    """Apply `a.b=value`; `objective.` stands for the settings of the run's method."""
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"--set {override}: write key=value, for example --set training.epochs=1")
-    if key.startswith("objective."):
-        key = f"methods.{method}.{key.removeprefix('objective.')}"
-    *groups, leaf = key.split(".")
-    node: Any = values
-    for group in groups:
-        node = node.get(group) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict) or key in ("name", "summary"):
-        keys = list(leaves(values))
-        raise UserError(f"--set {override}: unknown key {key!r}{did_you_mean(key, keys)}; `spac-repro recipes show` lists the keys")
-    try:
-        node[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: {text!r} is not a value; write a number, a word or null") from None
-    provenance[key] = Provenance("set", f"--set {override}")
+        raise written.refusal((), "not a recipe: a mapping of settings is wanted", PATTERN)
+    given = _settings(written, tree, ())
+    values = with_defaults(recipe.Recipe, given)
+    for key in {*leaves(values)} - {*leaves(given)}:
+        written.provenance[key] = Provenance("default")
+    for override in overrides:
+        _override(written, values, override, method)
+    found = validate(recipe.Recipe, values, written, pattern=PATTERN)
+    if getattr(found.methods, method) is None:
+        supported = ", ".join(found.methods.model_dump())
+        raise UserError(f"{written.file.where} has no settings for method {method}; it supports {supported}")
+    return Run(found, method, seed, written.provenance)
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -121,27 +56,71 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def _validate(where: str, values: Mapping[str, Any]) -> Recipe:
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            group: Any = Recipe
-            for part in first["loc"][:-1]:
-                group = _model_of(group.model_fields[part].annotation)
-            raise UserError(
-                f"{where}: unknown key {key!r}{did_you_mean(str(first['loc'][-1]), list(group.model_fields))}"
-            ) from None
-        if first["type"] == "missing":
-            raise UserError(f"{where}: {key}: missing; see `spac-repro recipes show tiny` for a complete recipe") from None
-        message = first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict) else f" (given {first['input']!r})"
-        raise UserError(f"{where}: {key or 'recipe'}: {message}{given}") from None
+@dataclass(frozen=True)
+class _Written:
+    """What a recipe's settings were written in: its file, and the command line for those that it overrides (a Place)."""
+
+    file: Document
+    overrides: dict[str, Document] = field(default_factory=dict)  # by dotted key
+    provenance: dict[str, Provenance] = field(default_factory=dict)
+
+    def refusal(self, path: Path, problem: str, remedy: str = "") -> UserError:
+        """An error about a setting; it names the one override that it can be about, if there is one."""
+        key = dotted(path)
+        about = [document for name, document in self.overrides.items() if not key or f"{name}.".startswith(f"{key}.")]
+        if len(about) == 1:
+            return refusal(about[0].where, problem, key=key, remedy=remedy)
+        return self.file.refusal(path, problem, remedy)
+
+    def written(self, path: Path) -> str | None:
+        """The number at a setting, as it was written."""
+        override = self.overrides.get(dotted(path))
+        return override.written(()) if override else self.file.written((*path, "value"))
 
 
-def _model_of(annotation: Any) -> Any:
-    """The settings class in `X` or `X | None`."""
-    options = getattr(annotation, "__args__", (annotation,))
-    return next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+def _settings(written: _Written, tree: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """The plain tree of values; the provenance of each is noted."""
+    values: dict[str, Any] = {}
+    for name, node in tree.items():
+        here = (*path, name)
+        if isinstance(node, dict) and "value" in node:
+            written.provenance[dotted(here)] = _provenance(written, here, node)
+            values[name] = node["value"]
+        elif isinstance(node, dict):
+            values[name] = _settings(written, node, here)
+        elif dotted(here) in ("name", "summary") or node is None:
+            values[name] = node
+        else:
+            shown = one_line(node, 60)
+            raise written.refusal(here, "no provenance", f"write it as {{value: {shown}, from: assumed, why: …}}")
+    return values
+
+
+def _provenance(written: _Written, path: tuple[str, ...], node: Mapping[str, Any]) -> Provenance:
+    for extra in node.keys() - {"value", "from", "why"}:
+        raise written.refusal((*path, extra), "unknown key", "a setting has value, from and why")
+    mark = node.get("from")
+    if mark not in MARKS:
+        raise written.refusal(path, f"`from` is {one_line(repr(mark), 60)}; it must be one of {', '.join(MARKS)}")
+    return Provenance(mark, str(node.get("why", "")))
+
+
+def _override(written: _Written, values: dict[str, Any], override: str, method: str) -> None:
+    """Apply `a.b=value`; `objective.` stands for the settings of the run's method."""
+    key, equals, text = override.partition("=")
+    where = f"--set {override}"
+    if not equals:
+        raise refusal(where, "write key=value, for example --set training.epochs=1")
+    if key.startswith("objective."):
+        key = f"methods.{method}.{key.removeprefix('objective.')}"
+    *groups, leaf = key.split(".")
+    node: Any = values
+    for group in groups:
+        node = node.get(group) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict) or key in ("name", "summary"):
+        near = did_you_mean(key, leaves(values))
+        raise refusal(where, f"unknown key {one_line(key, 60)!r}{near}", remedy="`spac-repro recipes show` lists the keys")
+    document = yaml_subset.parse(text, where, group=(*groups, leaf), lines=False)
+    node[leaf] = document.value
+    written.overrides[key] = document
+    written.provenance[key] = Provenance("set", where)

@@ -1,45 +1,17 @@
-"""The run folder: what identifies a run, what it measured, and how its files come to exist.
-
-manifest.json      identity: settings, inputs, environment; no clock times, no host names, no absolute paths
-timing.json        clocks, throughput, peak memory, machine: what may differ between equal runs
-metrics.jsonl      one line an optimiser step
-iteration-<t>/     the iterate: selfplay.parquet, policy/, scores.json, and training state while unfinished
-results.json       scores per iteration; weights_sha256 of the last iterate
-verdict.json       what verification said
-"""
+"""How files come to exist: whole or not at all; and what is said where a disk does not take them."""
 
 import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from spac_repro.documents import strict_json
 from spac_repro.errors import UnfitEnvironmentError, UserError
-
-SCHEMA = 1
-IDENTITY = ("recipe", "method", "seed", "settings", "inputs")  # of a run, what tells most first
-
-
-@dataclass(frozen=True)
-class Score:
-    """One measured number."""
-
-    task: str  # "gold", "mini_arc", "arc_challenge", …
-    metric: str  # "reward", "acc_norm", "mc2", …
-    value: float
-    stderr: float | None
-    n: int  # items behind the value
-    version: str = ""  # the task's version as the harness states it; empty for our own metrics
-    higher_is_better: bool = True
-    note: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @contextmanager
@@ -72,12 +44,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON; a file that is missing or is not JSON is the user's to know about."""
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; is {path.parent} a run folder?") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); the file was changed by hand or by another program") from None
+    absent, remedy = f"is {path.parent} a run folder?", "the file was changed by hand or by another program"
+    return strict_json.read(path, absent=absent, remedy=remedy)
 
 
 @contextmanager
@@ -123,106 +91,6 @@ def _is_disk_error(error: BaseException) -> bool:
 
 def _reason(error: BaseException) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else "No space left on device"
-
-
-@contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Own a run folder while the block runs.
-
-    The lock is the kernel's on an open file, so it dies with its process, however that ends; no stale lock can stay. A folder that
-    has not become a run folder in the end (bad input, another's files) is left as it was found.
-
-    Raises:
-        UserError: another process is at work in the folder, or there can be no such folder.
-    """
-    from filelock import FileLock, Timeout
-
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder} cannot be a run folder: a file stands in its way; choose another folder with --out") from None
-    owner = folder / ".owner.json"
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{folder} is in use{_by(owner)}; wait for it, or choose another folder with --out") from None
-    try:
-        write_json(owner, {"process": os.getpid(), "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename})
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        if not (folder / "manifest.json").exists():
-            (folder / ".lock").unlink(missing_ok=True)
-            for path in made:
-                with suppress(OSError):  # something else is in it by now
-                    path.rmdir()
-        lock.release()
-
-
-def _by(owner: Path) -> str:
-    try:
-        who = json.loads(owner.read_text())
-        return f" by process {who['process']} on {who['node']}"
-    except (OSError, ValueError, KeyError):
-        return ""
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The leaves in which two trees differ: dotted key, the old and the new value (None where there is none)."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted({*old, *new}):
-            yield from differences(old.get(key), new.get(key), f"{prefix}{key}.")
-    elif old != new:
-        yield prefix.removesuffix("."), old, new
-
-
-def claim(folder: Path, manifest: dict[str, Any], *, allow_changed_environment: bool) -> None:
-    """Write the manifest of a new run, or check that a folder holds this very run.
-
-    A run carried on in a changed environment gets a segment for each; its claim to equal bits is withdrawn. A finished one is only
-    looked at, so its environment may be another.
-
-    Raises:
-        UserError: the folder holds another run, or the environment changed and that was not allowed.
-    """
-    path = folder / "manifest.json"
-    if not path.exists():
-        if any(entry for entry in folder.iterdir() if not _is_ours(entry)):
-            raise UserError(f"{folder} holds files but no manifest.json: it is not a run folder; choose another with --out")
-        write_json(path, manifest)
-        return
-    there = read_json(path)
-    if there.get("schema") != SCHEMA:
-        raise UserError(f"{path}: schema {there.get('schema')!r} is not {SCHEMA}; it was made by another version of spac-repro")
-    for part in IDENTITY:
-        for key, old, new in differences({part: there.get(part)}, {part: manifest.get(part)}):
-            raise UserError(
-                f"{folder} was made by another run: {key} is {old!r} there and {new!r} here; choose another folder with --out"
-            )
-    if not (folder / "results.json").exists():
-        _continue_in(path, there, manifest["environment"], allow_changed_environment)
-
-
-def _is_ours(entry: Path) -> bool:
-    """Whether an entry may lie in a folder before its manifest: the lock's files, and what a kill left of a file half written."""
-    return entry.name in (".lock", ".owner.json") or (entry.name.startswith(".") and entry.name.endswith(".partial"))
-
-
-def _continue_in(path: Path, there: dict[str, Any], environment: dict[str, Any], allowed: bool) -> None:
-    segments = there.get("segments", [])
-    last = segments[-1] if segments else there.get("environment")
-    changed = list(differences(last, environment))
-    if not changed:
-        return
-    key, old, new = changed[0]
-    if not allowed:
-        raise UserError(
-            f"{path.parent} was begun in another environment: {key} was {old!r} and is {new!r}; "
-            "go on with --allow-changed-environment (the run then no longer claims equal bits), or choose another folder with --out"
-        )
-    write_json(path, {**there, "segments": [*segments, environment], "equal_bits_claimed": False})
 
 
 def sha256_file(path: Path) -> str:

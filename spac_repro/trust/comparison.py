@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from spac_repro import recipes
 from spac_repro.errors import UserError
+from spac_repro.recipe import complete
 from spac_repro.runs import files as runs
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.manifest import PARTS, leaf_differences
 from spac_repro.trust import first_difference
 from spac_repro.trust.effects import Effect, Sort, effect_of
 from spac_repro.trust.expected import START, Expected, Measured, Row, load_expected
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
 
 ALPHA = 0.01
 FEWEST = 3  # runs of the same settings, for a spread
-PARTS = ("recipe", "method", "seed", "settings", "inputs", "environment")
 
 
 @dataclass(frozen=True)
@@ -218,11 +220,12 @@ def _against(iteration: int, score: dict[str, Any], row: Row, limit: float) -> C
 def _expected_differences(its: dict[str, Any], expected: Expected, rows: Sequence[Row]) -> Iterator[tuple[int, Difference]]:
     """What the file says of how its rows came about, where the run says otherwise."""
     pairs: list[tuple[str, Any, Any]] = []
-    digest = expected.settings_digest.get(its["method"])
+    its = {**its, "settings": complete(its["settings"])}
+    digest = expected.settings_sha256.get(its["method"])
     if digest is not None and digest != its.get("settings_sha256"):
         usual = recipes.load(expected.recipe, method=its["method"], seed=its["seed"])
         if usual.settings_sha256 == digest:
-            pairs += runs.differences({"settings": its["settings"]}, {"settings": usual.settings()})
+            pairs += leaf_differences({"settings": its["settings"]}, {"settings": complete(usual.settings())})
         else:
             pairs.append(("settings.digest", its.get("settings_sha256"), digest))
     for source in {row.source: expected.sources[row.source] for row in rows}.values():
@@ -245,27 +248,14 @@ def manifest(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: not a run folder, half a manifest, or one of a newer version.
     """
-    path = folder / "manifest.json"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run folder")
-    if not path.exists():
-        raise UserError(f"{folder} has no manifest.json, so it is not a run folder; name one that `spac-repro train` made")
-    found = runs.read_json(path)
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if isinstance(schema, int) and schema > runs.SCHEMA:
-        raise UserError(f"{path}: schema {schema} is of a newer version of spac-repro (this one reads {runs.SCHEMA}); update it")
-    missing = [part for part in PARTS if part not in found] if isinstance(found, dict) else list(PARTS)
-    if missing:
-        raise UserError(f"{path}: half a manifest: no {missing[0]!r}; repeat the run's `train` command")
-    if not all(isinstance(found[part], dict) for part in ("settings", "inputs", "environment")):
-        raise UserError(f"{path}: settings, inputs and environment must be objects; the file was changed by hand")
-    return found
+    return RunFolder.open(folder).manifest.as_json()
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
     """The differences of two manifests, what tells most first."""
+    a, b = ({**each, "settings": complete(each["settings"])} for each in (a, b))
     ranked = []
-    for key, x, y in runs.differences(_identity(a), _identity(b)):
+    for key, x, y in leaf_differences(_identity(a), _identity(b)):
         effect, rank = effect_of(key, (a, b))
         ranked.append((rank, Difference(key, x, y, effect)))
     return [difference for _, difference in sorted(ranked, key=lambda pair: pair[0])]
@@ -300,7 +290,7 @@ def _check_something_shared(
 ) -> None:
     a, b = manifests
     policies, data = (
-        [each["settings"].get("policy") for each in manifests],
+        [complete(each["settings"]).get("policy") for each in manifests],
         [each["inputs"].get("preferences_sha256") for each in manifests],
     )
     measured = [{(score["task"], score["metric"]) for _, score in its} for its in scores]

@@ -10,7 +10,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
-from spac_repro import methods
+from spac_repro import engines, methods
 
 
 class Sort(StrEnum):
@@ -160,7 +160,7 @@ def _idle(key: str, manifests: tuple[Mapping[str, Any], Mapping[str, Any]]) -> s
     """Why a difference has nothing to act on in these two runs."""
     settings = [manifest.get("settings") or {} for manifest in manifests]
     training = [each.get("training") or {} for each in settings]
-    if key == "environment.libraries.deepspeed" and all(each.get("engine") == "accelerate" for each in training):
+    if key == "environment.libraries.deepspeed" and all(each.get("engine") == engines.REPLICATED.name for each in training):
         return "neither run uses DeepSpeed"
     used = [methods.get(str(manifest["method"])) for manifest in manifests if manifest.get("method") in methods.names()]
     if key in ("settings.selfplay.temperature", "settings.selfplay.top_p") and not any(method.self_play for method in used):

@@ -3,7 +3,7 @@
 ```yaml
 recipe: tiny
 alpha: 0.01                  # family-wise, over the primary rows
-settings_digest: {spac: …}   # the settings that a method's rows hold for
+settings_sha256: {spac: …}   # the settings that a method's rows hold for
 sources:
   ours: {kind: measured, commit: …, lock_sha256: …, hardware: …, date: …, seeds: [1, 2, 3, …], command: …, harness: …}
   paper: {kind: published, citation: …}
@@ -17,14 +17,12 @@ rows:
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -34,9 +32,11 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
 )
 
+from spac_repro.documents import yaml_subset
+from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 
 START = "start"  # the method of scores at iteration 0: the start is the same whatever is trained from it
@@ -60,7 +60,7 @@ Fresh = Mapping[Key, Sequence[float]]  # one value a run
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _proper_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -152,13 +152,13 @@ ALLOWED = {
 class Expected(Strict):
     """An expected_results file.
 
-    `settings_digest` names, for each method, the settings that its rows hold for; a run with others has no row here. A method
+    `settings_sha256` names, for each method, the settings that its rows hold for; a run with others has no row here. A method
     that is left out has rows for any settings.
     """
 
     recipe: str
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    settings_digest: dict[str, str] = {}
+    settings_sha256: dict[str, str] = {}
     sources: dict[str, Source]
     rows: tuple[Row, ...]
 
@@ -166,8 +166,7 @@ class Expected(Strict):
         return self.sources[row.source].kind
 
     def as_yaml(self) -> str:
-        content = self.model_dump(mode="json", exclude_defaults=True)
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+        return yaml_subset.write(self.model_dump(mode="json", exclude_defaults=True))
 
 
 def measured_rows(
@@ -196,32 +195,12 @@ def expected_path(recipe: str) -> Path:
 
 def load_expected(path: Path | str) -> Expected:
     """Read and check an expected_results file. Raises UserError naming the file, the line and the key."""
-    path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; name an expected_results file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{at}: not YAML ({one_line(getattr(error, 'problem', None) or error)})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold the keys {', '.join(Expected.model_fields)}")
-    try:
-        expected = Expected.model_validate(content)
-    except ValidationError as error:
-        place, problem = _first_problem(error)
-        raise UserError(f"{path}{_line(node, place)}: {_dotted(place)}: {problem}") from error
+    document = yaml_subset.read(Path(path), absent="name an expected_results file")
+    expected = validate(Expected, document.value, document)
     seen: set[Key] = set()
     for index, row in enumerate(expected.rows):
         if fault := _row_problem(expected, row, seen):
-            raise UserError(f"{path}{_line(node, ('rows', index))}: rows.{index} ({row.key}): {fault}")
+            raise document.refusal(("rows", index), f"({row.key}) {fault}")
         seen.add(row.key)
     return expected
 
@@ -231,7 +210,8 @@ def _row_problem(expected: Expected, row: Row, seen: set[Key]) -> str | None:
     if row.key in seen:
         return "stands there twice; remove one"
     if row.source not in expected.sources:
-        return f"unknown source {row.source!r}" + nearest(row.source, expected.sources)
+        near = did_you_mean(row.source, expected.sources) or f"; there are {', '.join(expected.sources)}"
+        return f"unknown source {row.source!r}{near}"
     source, kind = expected.sources[row.source], expected.kind(row)
     for field in NEEDED[kind]:
         if getattr(row, field) is None:
@@ -245,57 +225,3 @@ def _row_problem(expected: Expected, row: Row, seen: set[Key]) -> str | None:
     if kind == "published" and (row.borrowed is None) == (row.tolerance is None):
         return "a published row must have either borrowed or tolerance"
     return None
-
-
-def _first_problem(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
-    """Where the first problem is and what it is; a misspelt key comes before the key that it leaves missing."""
-    problems = error.errors()
-    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    place = first["loc"]
-    kind = place[2] if place[0] == "sources" and len(place) > 3 else None
-    if kind is not None:  # the path leads through the kind of source that was chosen, a level that the file does not have
-        place = (*place[:2], *place[3:])
-    if first["type"] == "extra_forbidden":
-        return place, "unknown key" + nearest(str(place[-1]), _keys_at(place, kind))
-    if first["type"] == "missing":
-        return place, "missing"
-    return place, one_line(first["msg"]).removeprefix("Value error, ")
-
-
-def _keys_at(place: tuple[str | int, ...], kind: str | int | None) -> Iterable[str]:
-    """The keys that may stand beside the last part of `place`."""
-    if place[0] == "sources":
-        return (Measured if kind == "measured" else Published).model_fields
-    if len(place) == 1:
-        return Expected.model_fields
-    return (Borrowed if place[-2] == "borrowed" else Row if isinstance(place[-2], int) else Argued).model_fields
-
-
-def _line(node: Any, place: Iterable[str | int]) -> str:
-    """The line on which the deepest part of `place` that the file has begins."""
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            below = next((value for key, value in node.value if key.value == str(part)), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            below = node.value[part] if part < len(node.value) else None
-        else:
-            below = None
-        if below is None:
-            break
-        node = below
-    return f", line {node.start_mark.line + 1}"
-
-
-def _dotted(place: Iterable[str | int]) -> str:
-    return ".".join(str(part) for part in place)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the name that was probably meant, or all that there are."""
-    names = list(names)
-    near = get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
-
-
-def one_line(text: object) -> str:
-    return " ".join(str(text).split())

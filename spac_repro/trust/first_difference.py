@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
-from spac_repro.optim import metrics
 from spac_repro.runs import files as runs
+from spac_repro.runs.folder import RunFolder
 
 CHUNK = 4 * 2**20  # bytes of a weight file in memory at once
 RESPONSES = ("selfplay", "chosen", "rejected")
@@ -75,7 +76,7 @@ class _Search:
 
     def __init__(self, a: Path, b: Path) -> None:
         self.folders = (a, b)
-        self.lines = [metrics.read(folder) for folder in self.folders]
+        self.lines = [RunFolder(folder).metrics() for folder in self.folders]
         self.last = max((_iterations(folder) for folder in self.folders), default=0)
         self.complete = [(folder / "results.json").exists() for folder in self.folders]
         self.equal = ""
@@ -291,7 +292,7 @@ def tensors(policy: Path) -> dict[str, Stored]:
                 (length,) = struct.unpack("<Q", stream.read(8))
                 if length > file.stat().st_size:
                     raise ValueError("its header is longer than the file")
-                header = json.loads(stream.read(length))
+                header = strict_json.parse(stream.read(length), f"{file}, its header", dict)
             header.pop("__metadata__", None)
             for name, entry in header.items():
                 begin, end = entry["data_offsets"]

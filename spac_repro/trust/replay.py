@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from spac_repro import methods
+from spac_repro.documents.place import Whole
+from spac_repro.documents.validation import validate
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.recipe import Methods, Provenance, Recipe, Run
+from spac_repro.recipe import Provenance, Recipe, Run
+from spac_repro.runs.manifest import Manifest
 from spac_repro.trust.comparison import Comparison, Difference, compare, differences, manifest
 from spac_repro.trust.effects import Sort
 
@@ -25,14 +25,11 @@ def run_of(folder: Path) -> Run:
     path = folder / "manifest.json"
     if method not in methods.names():
         raise UserError(f"{path}: unknown method {method!r}; it was made by another version of spac-repro")
-    try:
-        # The other methods' settings are not in the manifest, and no part of the run.
-        supported = Methods.model_validate({method: objective})
-        recipe = Recipe.model_validate({**settings, "summary": f"repeats {its['recipe']}", "methods": supported})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: settings.{key}: {first['msg']}; it was made by another version of spac-repro") from None
+    # The other methods' settings are not in the manifest, and no part of the run.
+    remedy = "it was made by another version of spac-repro"
+    ours = validate(methods.get(method).settings, objective, Whole(str(path), ("settings", "objective")), remedy=remedy)
+    tree = {**settings, "summary": f"repeats {its['recipe']}", "methods": {method: ours}}
+    recipe = validate(Recipe, tree, Whole(str(path), ("settings",)), remedy=remedy)
     marks = {key: Provenance(source["mark"], source["why"]) for key, source in (its.get("provenance") or {}).items()}
     run = Run(recipe, method, int(its["seed"]), marks)
     if run.settings_sha256 != its.get("settings_sha256"):
@@ -40,15 +37,15 @@ def run_of(folder: Path) -> Run:
     return run
 
 
-def check(folder: Path, *, allowed: bool, say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+def check(folder: Path, *, allowed: bool, say: Callable[[str], None]) -> Callable[[Manifest], None]:
     """What to do with the manifest of the repetition before anything is written.
 
     It says what cannot be matched here, and raises UserError for other inputs and, unless `allowed`, UnfitEnvironmentError for an
     environment that may change bits.
     """
 
-    def inspect(here: dict[str, Any]) -> None:
-        found = [each for each in differences(manifest(folder), here) if each.key != "segments"]
+    def inspect(here: Manifest) -> None:
+        found = [each for each in differences(manifest(folder), here.as_json()) if each.key != "segments"]
         for each in found:
             if each.key.startswith("inputs.") and each.effect.sort is Sort.DESIGN:
                 raise UserError(f"not the inputs of {folder}: {_line(each)}; give the same preferences and questions")

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spac_repro.errors import UserError
-from spac_repro.runs.files import Score, write_json
+from spac_repro.runs.files import write_json
+from spac_repro.runs.results import Score
 from spac_repro.trust.evidence import Evidence, IncomparableError, read_run, read_scores
 from spac_repro.trust.expected import START, Expected, Fresh, Key, Measured, Row, expected_path, load_expected
 
@@ -344,10 +345,10 @@ def _check_one_family(runs: Sequence[Evidence]) -> None:
 
 def _other_settings(run: Evidence, expected: Expected) -> str | None:
     """Why the rows of the run's method are not about this run, or None."""
-    digest = expected.settings_digest.get(run.method)
-    if digest is None or run.settings_digest is None or run.settings_digest == digest:
+    digest = expected.settings_sha256.get(run.method)
+    if digest is None or run.settings_sha256 is None or run.settings_sha256 == digest:
         return None
-    changed = _listed(run.changed_settings()) or f"digest {run.settings_digest[:12]} (rows: {digest[:12]})"
+    changed = _listed(run.changed_settings()) or f"digest {run.settings_sha256[:12]} (rows: {digest[:12]})"
     return f"{run.name}: no row for the setting {changed}"
 
 

@@ -9,6 +9,7 @@ from spac_repro.data.triples import RESPONSES
 from spac_repro.errors import UserError
 from spac_repro.model.packing import Group
 from spac_repro.model.policy import Policy
+from spac_repro.model.reference import reference_logprobs
 
 VOCABULARY = 37  # of the tiny models
 
@@ -32,7 +33,7 @@ def data():
 
 
 def reference(model, data, names=RESPONSES, tokens=30):
-    return triples.reference_logprobs(Policy(model), data, names, tokens=tokens, advance=lambda done, total: None)
+    return reference_logprobs(Policy(model), data, names, tokens=tokens, advance=lambda done, total: None)
 
 
 def test_every_row_keeps_its_own_responses(data):

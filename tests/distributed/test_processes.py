@@ -11,7 +11,7 @@ import cut_down
 import pytest
 
 from spac_repro.data import triples
-from spac_repro.optim import metrics
+from spac_repro.runs.folder import RunFolder
 
 pytestmark = pytest.mark.distributed
 
@@ -41,7 +41,7 @@ def settings(engine: str, processes: int = 2) -> tuple[str, ...]:
 
 def furthest(one: Path, other: Path) -> float:
     """The largest relative difference between two runs' losses and gradient norms."""
-    ours, theirs = metrics.read(one), metrics.read(other)
+    ours, theirs = RunFolder(one).metrics(), RunFolder(other).metrics()
     assert [(line["iteration"], line["step"]) for line in ours] == [(line["iteration"], line["step"]) for line in theirs]
     pairs = [(a[key], b[key]) for a, b in zip(ours, theirs, strict=True) for key in ("loss", "grad_norm")]
     return max(abs(a - b) / abs(a) for a, b in pairs)

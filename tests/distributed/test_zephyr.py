@@ -14,7 +14,7 @@ import pytest
 
 from spac_repro import recipes
 from spac_repro.errors import UnfitEnvironmentError
-from spac_repro.optim import metrics
+from spac_repro.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.distributed, pytest.mark.real]
 
@@ -75,7 +75,7 @@ def test_all_but_the_size(repositories: Path, shared: Path, tmp_path: Path) -> N
     kept = ("engine", "optimizer", "schedule", "warmup", "max_grad_norm", "precision", "gradient_checkpointing")
     assert {name: settings["training"][name] for name in kept} == {name: getattr(theirs, name) for name in kept}
     assert (theirs.engine, theirs.precision, settings["data"]["template"]) == ("deepspeed-zero3", "bfloat16", "instruction")
-    steps = metrics.read(tmp_path / "run")
+    steps = RunFolder(tmp_path / "run").metrics()
     assert [(line["iteration"], line["step"]) for line in steps] == [(t, step) for t in (1, 2) for step in (1, 2, 3)]
     iterates = cut_down.results(tmp_path / "run")["iterations"]
     assert len({iterate["weights_sha256"] for iterate in iterates}) == 3, "every iteration moves the weights"

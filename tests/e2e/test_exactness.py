@@ -58,6 +58,7 @@ def test_a_changed_environment_is_refused_and_where_allowed_recorded(uninterrupt
     assert after["equal_bits_claimed"] is False
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("method", ["dpo", "ipo", "spin", "sft"])
 def test_every_method_trains_the_same_number_of_steps(uninterrupted: Path, tmp_path: Path, method: str) -> None:
     out = tmp_path / method
@@ -70,6 +71,7 @@ def test_every_method_trains_the_same_number_of_steps(uninterrupted: Path, tmp_p
     assert len({iterate["weights_sha256"] for iterate in (start, *iterates)}) == 3
 
 
+@pytest.mark.check
 def test_a_shared_start_is_the_start_and_gives_the_same_run(uninterrupted: Path, tmp_path: Path) -> None:
     start, run = tmp_path / "start", tmp_path / "run"
     stopped = cut_down.train(start, "--until", "0", "--method", "dpo")
@@ -83,6 +85,7 @@ def test_a_shared_start_is_the_start_and_gives_the_same_run(uninterrupted: Path,
     assert (run / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.check
 def test_a_start_of_another_seed_or_setting_or_none_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
     start = ("--start-from", str(uninterrupted))
     slower = ("--set", "start.learning_rate=1e-3")
@@ -97,6 +100,7 @@ def test_a_start_of_another_seed_or_setting_or_none_is_refused(uninterrupted: Pa
         assert len(refused.stderr.splitlines()[-1]) < 400
 
 
+@pytest.mark.check
 def test_the_reference_is_the_iterate_that_it_should_be(uninterrupted: Path, tmp_path: Path) -> None:
     """Triples are not used with another policy's log-probabilities, however they came there; without them the run goes on."""
     run = tmp_path / "run"
@@ -112,6 +116,7 @@ def test_the_reference_is_the_iterate_that_it_should_be(uninterrupted: Path, tmp
     assert cut_down.results(run) == cut_down.results(uninterrupted)
 
 
+@pytest.mark.check
 def test_packed_rows_give_the_loss_curve_of_responses_computed_one_by_one(uninterrupted: Path, tmp_path: Path) -> None:
     """From the supervised start on: to fp32 rounding that all steps before have passed on."""
     done = cut_down.train(tmp_path, "--set", "policy.attention=eager", "--until", "1")

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from spac_repro.data.triples import RESPONSES, Triples, reference_logprobs
+from spac_repro.data.triples import RESPONSES, Triples
 from spac_repro.data.world import Behaviour, World, split_of
 from spac_repro.evaluation import heldout
 from spac_repro.model.policy import Policy
+from spac_repro.model.reference import reference_logprobs
 
 PROMPTS = [[1, 2], [3], [4, 5, 6]]
 RESPONSES_TO = {"chosen": [[7, 8], [9], [10]], "rejected": [[8], [9, 9], [11]], "selfplay": [[7], [12], [10, 10]]}

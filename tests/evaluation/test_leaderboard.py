@@ -24,7 +24,7 @@ from spac_repro.evaluation.leaderboard.questions import SUFFIXES, spread
 from spac_repro.evaluation.leaderboard.suites import evaluate, harness, questions
 from spac_repro.evaluation.leaderboard.table import average, rows
 from spac_repro.model.policy import prepared
-from spac_repro.runs.files import Score
+from spac_repro.runs.results import Score
 
 TASKS = {task.name: task for task in openllm.TASKS}
 SUBJECT_SIZES = {"anatomy": 2, "marketing": 7, "virology": 4}
@@ -499,7 +499,7 @@ BAD: list[tuple[str, str, Callable[[Path], Any], str]] = [
         "mmlu",
         "unknown subject",
         lambda d: _replace_line(d / "mmlu/test.jsonl", 1, _set(subject="anatomi")),
-        r"did you mean 'anatomy'\?",
+        r"did you mean anatomy\?",
     ),
     ("mmlu", "answer out of range", lambda d: _replace_line(d / "mmlu/test.jsonl", 1, _set(answer=4)), r"row 1: answer: "),
     ("mmlu", "a list", lambda d: _replace_line(d / "mmlu/test.jsonl", 4, lambda _: "[1]"), r"row 4: "),
@@ -514,7 +514,7 @@ BAD: list[tuple[str, str, Callable[[Path], Any], str]] = [
         "gsm8k",
         "no column",
         lambda d: _replace_line(d / "gsm8k/test.jsonl", 3, lambda _: '{"question": "?"}'),
-        r"row 3: answer: Field required",
+        r"row 3: answer: missing; mend or remove this row",
     ),
 ]
 
@@ -542,8 +542,8 @@ def test_broken_archives_are_named(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"suite": "openlm"}, r"unknown suite 'openlm'; did you mean 'openllm'\?"),
-        ({"suite": "openllm", "tasks": ["helaswag"]}, r"unknown task of openllm 'helaswag'; did you mean 'hellaswag'\?"),
+        ({"suite": "openlm"}, r"unknown suite 'openlm' \(did you mean openllm\?\)"),
+        ({"suite": "openllm", "tasks": ["helaswag"]}, r"unknown task of openllm 'helaswag' \(did you mean hellaswag\?\)"),
         ({"suite": "openllm", "tasks": []}, r"no task named; the tasks of openllm are arc_challenge, "),
         ({"suite": "openllm", "limit": 0}, r"limit is 0; ask at least 1"),
         ({"suite": "openllm", "data": Path("nowhere")}, r"nowhere is not a folder"),
@@ -584,6 +584,7 @@ def test_stock_data_sets_are_read_as_files_are(data: Path, monkeypatch: pytest.M
 # Real questions.
 
 
+@pytest.mark.check
 @pytest.mark.real
 def test_scores_equal_the_command_line(
     shared: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path

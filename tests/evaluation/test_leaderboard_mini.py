@@ -14,7 +14,7 @@ from spac_repro.evaluation.leaderboard import mini, openllm
 from spac_repro.evaluation.leaderboard.mini import mini_items
 from spac_repro.evaluation.leaderboard.suites import evaluate, questions
 from spac_repro.model.policy import world_tokenizer
-from spac_repro.runs.files import Score
+from spac_repro.runs.results import Score
 
 
 def build_world(seed: int = 1) -> World:

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import needs
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BASE = "localhost/base:ci"
 IMAGE = "localhost/spac-repro:0.1.0-cpu"
-ENGINES = ("podman", "buildah", "runc", "uidmap", "mmdebstrap", "docker.io")
 SOURCE = "https://example.org/spac-repro"
 CALLER = 20001  # an ordinary user, by number
 OFFLINE = ("unshare", "--net")  # what makes the command after it one without a network
@@ -94,14 +94,12 @@ def spac_repro(*words: object, user: int = 0, cwd: Path | None = None, **more: s
 
 def install() -> None:
     """The engines, from Debian; skip where that may not be."""
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        pytest.skip("engines are installed by apt-get as root")
-    if all(shutil.which(name) for name in ("podman", "buildah", "runc", "newuidmap", "mmdebstrap", "dockerd", "docker")):
-        return
-    for words in (["update"], ["install", "-y", "--no-install-recommends", *ENGINES]):
-        done = subprocess.run(["apt-get", *words], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)
-        if done.returncode:
-            pytest.skip(f"apt-get {words[0]} failed: {done.stderr.decode()[-300:]}")
+    if os.geteuid() != 0:
+        pytest.skip("only root may bring engines up")
+    try:
+        needs.install("images")
+    except needs.NotHereError as reason:
+        pytest.skip(str(reason))
 
 
 def store(folder: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.images import building, engine
 from spac_repro.images.command import Command, Limits
 from spac_repro.images.reference import LABEL, parse
-from spac_repro.runs import files as runs
+from spac_repro.runs.manifest import leaf_differences
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 
@@ -32,7 +32,7 @@ def assert_same_bits(run: Path, host: Path, kind: str) -> None:
     assert (run / "results.json").read_text() == (host / "results.json").read_text()
     assert (run / "metrics.jsonl").read_text() == (host / "metrics.jsonl").read_text()
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (host, run)]
-    different = {key: new for key, _, new in runs.differences(*manifests)}
+    different = {key: new for key, _, new in leaf_differences(*manifests)}
     assert different.pop("environment.image").startswith(f"{kind}:sha256:")
     assert set(different) <= {"environment.python"}
 

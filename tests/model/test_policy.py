@@ -239,7 +239,7 @@ def test_a_folder_without_a_readable_configuration_is_refused(tmp_path):
         policy.load(tmp_path)
     folder = model_folder(tmp_path / "model", "llama", "model.safetensors")
     (folder / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json: not JSON"):
+    with pytest.raises(UserError, match=r"config\.json, line 1: not JSON"):
         policy.load(folder)
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from spac_repro.errors import UserError
 from spac_repro.optim import checkpoints
-from spac_repro.optim.engines import Plain
 from spac_repro.optim.loop import optimizer_for
+from spac_repro.optim.replicated import Replicated
 from spac_repro.runs import files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,12 +61,12 @@ def save(folder, number: int, model, optimizer, *, keep: int) -> None:
 def restore(folder, model, optimizer, *, warn) -> int:
     """As the training loop begins: the steps taken before the newest checkpoint that is whole."""
     found = checkpoints.newest(folder, warn=warn)
-    engine(model, optimizer).begin(found)
+    engine(model, optimizer, found)
     return checkpoints.step_of(found) if found else 0
 
 
-def engine(model, optimizer) -> Plain:
-    return Plain(model, optimizer, max_grad_norm=1.0)
+def engine(model, optimizer, checkpoint=None) -> Replicated:
+    return Replicated(model, optimizer, checkpoint, max_grad_norm=1.0)
 
 
 def bits(model, optimizer) -> dict[str, torch.Tensor]:

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from spac_repro.optim import checkpoints, loop, metrics
-from spac_repro.optim.engines import Plain
-from spac_repro.optim.loop import Keeping, NonFiniteError, Schedule, optimise, optimizer_for
+from spac_repro import engines
+from spac_repro.optim import checkpoints, loop
+from spac_repro.optim.engine import Build
+from spac_repro.optim.loop import CheckpointPolicy, NonFiniteError, Schedule, optimise, optimizer_for
 from spac_repro.optim.metrics import Metrics
+from spac_repro.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,12 +129,13 @@ def take(model, optimizer, objective, plan, folder, *, max_grad_norm=1e9, **chan
     warnings: list[str] = []
     given = {
         "iteration": 1,
-        "keeping": Keeping(folder / "training", 2, 2),
+        "keeping": CheckpointPolicy(folder / "training", 2, 2),
         "warn": warnings.append,
         "advance": lambda done, total: None,
     }
-    with Metrics(folder) as its_metrics:
-        optimise(Plain(model, optimizer, max_grad_norm=max_grad_norm), objective, plan, metrics=its_metrics, **{**given, **changes})
+    with Metrics(RunFolder(folder)) as log:
+        build = Build(engines.REPLICATED, model, optimizer, max_grad_norm)
+        optimise(build, lambda module: objective, plan, metrics=log, **{**given, **changes})
     return warnings
 
 
@@ -155,7 +158,7 @@ def test_the_gradient_is_the_mean_over_the_batch_however_it_is_cut_up(tmp_path, 
         weight = weight - 0.1 * gradient
     take(model, torch.optim.SGD(model.parameters(), lr=0.0), squared_error(model), plan, tmp_path)
     torch.testing.assert_close(model.weight.detach().flatten(), weight, rtol=1e-12, atol=1e-14)
-    lines = metrics.read(tmp_path)
+    lines = RunFolder(tmp_path).metrics()
     assert [line["step"] for line in lines] == list(range(1, plan.steps + 1))
     assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-12)
     assert [line["grad_norm"] for line in lines] == pytest.approx(norms, rel=1e-6)
@@ -168,7 +171,7 @@ def test_long_gradients_are_cut_to_length(tmp_path):
     plan = schedule(batch_size=10, epochs=1, learning_rate=1.0, shape="constant", warmup=0)
     take(model, torch.optim.SGD(model.parameters(), lr=0.0), squared_error(model), plan, tmp_path, max_grad_norm=1e-3)
     assert (model.weight.detach() - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
-    assert metrics.read(tmp_path)[0]["grad_norm"] > 0.1  # what is logged is the length before
+    assert RunFolder(tmp_path).metrics()[0]["grad_norm"] > 0.1  # what is logged is the length before
 
 
 @pytest.mark.parametrize("name", ["adamw", "rmsprop"])
@@ -309,7 +312,7 @@ def test_what_is_not_finite_stops_the_run_and_says_where(tmp_path, cause):
     assert stopped.value.exit_code == 1
     assert torch.isfinite(model.weight).all()
     assert checkpoints.last_good(tmp_path / "training").name == last
-    assert [line["step"] for line in metrics.read(tmp_path)] == list(range(1, bad_step + 1))
+    assert [line["step"] for line in RunFolder(tmp_path).metrics()] == list(range(1, bad_step + 1))
 
 
 def test_what_is_not_finite_from_the_start_has_no_checkpoint_before_it(tmp_path):

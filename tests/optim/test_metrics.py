@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spac_repro.optim import metrics
 from spac_repro.optim.metrics import Metrics
+from spac_repro.runs.folder import RunFolder
 
 LINES = [{"iteration": t, "step": step, "loss": 1 / (10 * t + step)} for t in range(3) for step in range(1, 5)]
 
@@ -34,16 +34,16 @@ def no_tensorboard():
 
 
 def write(folder: Path, lines, iteration: int, step: int) -> None:
-    with Metrics(folder) as its:
+    with Metrics(RunFolder(folder)) as its:
         its.go_on(iteration, step)
         for line in lines:
             its.write(line["iteration"], line["step"], {"loss": line["loss"]})
 
 
 def test_what_is_written_is_read(tmp_path):
-    assert metrics.read(tmp_path) == []
+    assert RunFolder(tmp_path).metrics() == []
     write(tmp_path, LINES, 0, 0)
-    assert metrics.read(tmp_path) == LINES
+    assert RunFolder(tmp_path).metrics() == LINES
     assert (tmp_path / "metrics.jsonl").read_bytes() == encoded(LINES)
 
 
@@ -67,27 +67,27 @@ def test_of_a_torn_file_the_whole_lines_are_read(cut):
         folder = Path(name)
         (folder / "metrics.jsonl").write_bytes(encoded(LINES)[:cut])
         # A line that lacks its line break alone is whole.
-        assert metrics.read(folder) == LINES[: encoded(LINES)[: cut + 1].count(b"\n")]
+        assert RunFolder(folder).metrics() == LINES[: encoded(LINES)[: cut + 1].count(b"\n")]
 
 
 def test_nothing_is_read_past_a_torn_line(tmp_path):
     """What comes after one was not written after it."""
     (tmp_path / "metrics.jsonl").write_bytes(encoded(LINES[:3]) + b'{"iteration": 0, "st\n' + encoded(LINES[4:]))
-    assert metrics.read(tmp_path) == LINES[:3]
+    assert RunFolder(tmp_path).metrics() == LINES[:3]
 
 
 def test_an_iteration_begun_again_keeps_the_ones_before(tmp_path):
     write(tmp_path, LINES, 0, 0)
     write(tmp_path, [], 1, 0)
-    assert metrics.read(tmp_path) == LINES[:4]
+    assert RunFolder(tmp_path).metrics() == LINES[:4]
 
 
 def test_a_line_is_on_its_way_to_the_disk_before_the_next_step(tmp_path):
     """A kill loses no line of a finished step: none waits in the process."""
-    with Metrics(tmp_path) as its:
+    with Metrics(RunFolder(tmp_path)) as its:
         its.go_on(0, 0)
         its.write(0, 1, {"loss": 2.0})
-        assert metrics.read(tmp_path) == [{"iteration": 0, "step": 1, "loss": 2.0}]
+        assert RunFolder(tmp_path).metrics() == [{"iteration": 0, "step": 1, "loss": 2.0}]
 
 
 def test_tensorboard_shows_the_same_numbers(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.publish import research_object
 from spac_repro.runs import files
+from spac_repro.runs.manifest import SCHEMA, Manifest
 from spac_repro.trust import replay
 
 SCORES = [
@@ -50,7 +51,7 @@ def run(tmp_path: Path) -> Path:
         "source": {"commit": "c0ffee", "changed": False},
     }
     manifest = {
-        "schema": files.SCHEMA,
+        "schema": SCHEMA,
         "recipe": "tiny",
         "method": "spac",
         "seed": 0,
@@ -176,15 +177,15 @@ def test_a_manifest_changed_by_hand_or_of_another_version_is_refused(run: Path) 
 def test_other_inputs_are_refused_and_another_environment_as_told(run: Path) -> None:
     here = json.loads((run / "manifest.json").read_text())
     said: list[str] = []
-    replay.check(run, allowed=False, say=said.append)(here)
+    replay.check(run, allowed=False, say=said.append)(Manifest.model_validate(here))
     assert said == []
     here["environment"]["source"]["commit"] = "beef"
     with pytest.raises(UserError, match=r"environment\.source\.commit is 'c0ffee' there and 'beef' here") as refused:
-        replay.check(run, allowed=False, say=said.append)(here)
+        replay.check(run, allowed=False, say=said.append)(Manifest.model_validate(here))
     assert refused.value.exit_code == 3
     assert len(said) == 1
-    replay.check(run, allowed=True, say=said.append)(here)
+    replay.check(run, allowed=True, say=said.append)(Manifest.model_validate(here))
     here["inputs"]["preferences_sha256"] = "b" * 64
     with pytest.raises(UserError, match="give the same preferences") as refused:
-        replay.check(run, allowed=True, say=said.append)(here)
+        replay.check(run, allowed=True, say=said.append)(Manifest.model_validate(here))
     assert refused.value.exit_code == 2

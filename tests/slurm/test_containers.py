@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import lab
+import needs
 import pytest
-from cluster import Cluster, NotHereError, install_packages, wait_for
+from cluster import Cluster, wait_for
 
 CELL = "spac/seed-1"
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -52,9 +53,8 @@ def links(tmp_path: Path) -> Path:
 def podman(links: Path, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """What a profile says to have Podman run the image, in a store of its own."""
     try:
-        if not all(shutil.which(program) for program in ("podman", "runc")):
-            install_packages(["--no-install-recommends", "podman", "runc"])
-    except NotHereError as reason:
+        needs.install("slurm, in a container")
+    except needs.NotHereError as reason:
         pytest.skip(str(reason))
     (tmp_path / "containers.conf").write_text(CONTAINERS)
     (tmp_path / "storage.conf").write_text(STORAGE.format(store=tmp_path / "store"))

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from cluster import Cluster, wait_for
 
-from spac_repro.optim import metrics
+from spac_repro.runs.folder import RunFolder
 
 CELL = "spac/seed-1"
 START = lab.SETTINGS["start.demonstrations"] // 32  # steps that one process takes alone, before all four train
@@ -60,7 +60,7 @@ def test_two_nodes_with_two_processes_train_together(
     row = cluster.ask("sacct", "-X", "-n", "-P", "-j", sweep.job(CELL), "-o", "NNodes").strip()
     assert row == "2"
 
-    ours, theirs = metrics.read(sweep.folder / CELL), metrics.read(alone)
+    ours, theirs = RunFolder(sweep.folder / CELL).metrics(), RunFolder(alone).metrics()
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     assert ours  # steps were taken
     for key in ("loss", "grad_norm"):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from spac_repro import cli, iteration, objectives, training
+from spac_repro import cli, iteration, objectives, pipeline
 from spac_repro.data.rendering import Renderer
 
 
@@ -43,7 +43,7 @@ def labels_swapped() -> None:
             ]
             return replace(examples, chosen=[chosen for chosen, _ in pairs], rejected=[rejected for _, rejected in pairs])
 
-    training.Renderer = Swapping
+    pipeline.Renderer = Swapping
 
 
 def _with_loss(loss: Callable[[Tensor, list[Tensor], Tensor, Tensor], Tensor]) -> None:

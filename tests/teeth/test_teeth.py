@@ -92,7 +92,7 @@ def test_swapped_labels_are_found_or_too_small_to_be(runs: Path) -> None:
 
 def test_dpo_passed_off_as_spac_is_found_in_five_runs(runs: Path, tmp_path: Path) -> None:
     """Not in one: the two differ by about two standard deviations over seeds, see docs/results.md."""
-    claims = {key: its for key, its in _results(honest(runs)).items() if key in ("method", "settings_digest")}
+    claims = {key: its for key, its in _results(honest(runs)).items() if key in ("method", "settings_sha256")}
     folders = [forged({**_results(runs / f"dpo-{seed}"), **claims}, honest(runs), tmp_path / str(seed)) for seed in SEEDS]
     assert "heldout margin" in found(*folders)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from spac_repro.errors import UserError
 from spac_repro.runs import files
+from spac_repro.runs.manifest import SCHEMA
 from spac_repro.trust import comparison, first_difference
 from spac_repro.trust.comparison import compare
 from spac_repro.trust.effects import EFFECTS, Sort, effect_of
@@ -33,7 +34,7 @@ def make(folder: Path, *, seed: int = 0, scores: dict[int, float] | None = None,
     inputs: dict[str, Any] = {"preferences": 2, "preferences_sha256": "a" * 64, "tokenizer_sha256": "b" * 64}
     environment: dict[str, Any] = {"threads": 1, "cpu": "x", "libraries": {"torch": "2.13.0", "deepspeed": "0.19.8"}}
     manifest: dict[str, Any] = {
-        "schema": files.SCHEMA,
+        "schema": SCHEMA,
         "recipe": "tiny",
         "method": "spac",
         "seed": seed,
@@ -110,7 +111,7 @@ def comparison_matches(key: str, pattern: str) -> bool:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     a = make(tmp_path / "a")
     (tmp_path / "empty").mkdir()
-    newer = make(tmp_path / "newer", schema=files.SCHEMA + 1)
+    newer = make(tmp_path / "newer", schema=SCHEMA + 1)
     half = make(tmp_path / "half")
     (half / "manifest.json").write_text('{"schema": 1, "recipe": "tiny"')
     lacking = make(tmp_path / "lacking")

@@ -271,7 +271,7 @@ def write_run(folder, *, seed=0, value=0.8, start=0.6, method="spac", **changes)
         "seed": seed,
         "complete": True,
         "weights_sha256": f"w{seed}",
-        "settings_digest": "d" * 64,
+        "settings_sha256": "d" * 64,
         "harness": "lm_eval 1",
         "iterations": [
             {"iteration": 0, "weights_sha256": "s", "scores": [{**score, "value": start}]},
@@ -287,7 +287,7 @@ def write_run(folder, *, seed=0, value=0.8, start=0.6, method="spac", **changes)
 def rows_file(tmp_path):
     path = tmp_path / "expected.yaml"
     rows = (row(n=100, version="1"), row(value=0.6, method=START, iteration=0, primary=False))
-    path.write_text(expected(*rows, settings_digest={"spac": "d" * 64}).as_yaml())
+    path.write_text(expected(*rows, settings_sha256={"spac": "d" * 64}).as_yaml())
     return path
 
 
@@ -329,7 +329,7 @@ def test_not_a_number_in_results(tmp_path, rows_file):
 
 
 def test_other_settings_have_no_row(tmp_path, rows_file):
-    verdict = verify_runs([write_run(tmp_path / "run", settings_digest="e" * 64)], rows_file)
+    verdict = verify_runs([write_run(tmp_path / "run", settings_sha256="e" * 64)], rows_file)
     assert (verdict.status, verdict.exit_code) == ("unverified", 2)
     assert "no row for the setting digest eeeeeeeeeeee (rows: dddddddddddd)" in verdict.reason
     assert len(verdict.inapplicable) == 2
@@ -367,7 +367,7 @@ def test_scores_on_other_questions_are_not_compared(tmp_path, rows_file):
         ("", "not JSON"),
         ("{", "line 1: not JSON"),
         ("[]", "results.json"),
-        ('{"recipe": "tiny"}', "method: Field required"),
+        ('{"recipe": "tiny"}', "method: missing"),
         ('{"recipe": "tiny", "method": "spac", "seed": "x"}', "seed: "),
         ("\ud800", "not UTF-8"),
     ],
@@ -411,6 +411,6 @@ def test_changed_settings_are_named(tmp_path, rows_file, monkeypatch):
             return {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.1}}
 
     monkeypatch.setattr(recipes, "load", lambda *args, **options: Usual())
-    run = write_run(tmp_path / "run", settings_digest="e" * 64)
+    run = write_run(tmp_path / "run", settings_sha256="e" * 64)
     (run / "manifest.json").write_text(json.dumps({"settings": {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.0}}}))
     assert "no row for the setting training.learning_rate 0.0 (recipe: 0.1)" in verify_runs([run], rows_file).reason

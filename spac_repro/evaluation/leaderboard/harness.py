@@ -31,7 +31,7 @@ from spac_repro.model.packing import Group, pack
 from spac_repro.model.policy import Policy, packs
 from spac_repro.optim import processes
 from spac_repro.optim.loop import within_budget
-from spac_repro.runs.files import Score
+from spac_repro.runs.results import Score
 
 TOKENS_AT_ONCE = 4096
 MOSTLY = 0.8  # of a prompt must be shared, or its requests are computed apart

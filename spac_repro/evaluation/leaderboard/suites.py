@@ -1,16 +1,17 @@
 """The leaderboards: which tasks, which questions, and the scores of a model on them."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spac_repro.documents.names import did_you_mean
 from spac_repro.errors import UserError
+from spac_repro.evaluation import leaderboard
 from spac_repro.evaluation.leaderboard import mini, openllm
 from spac_repro.evaluation.leaderboard.table import average
 from spac_repro.evaluation.leaderboard.task import Leaves, Task
-from spac_repro.runs.files import Score
+from spac_repro.runs.results import Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from spac_repro.data.world import World
     from spac_repro.evaluation.leaderboard.harness import Progress
 
-SUITES: dict[str, tuple[Task, ...]] = {"mini": mini.TASKS, "openllm": openllm.TASKS}
+SUITES: dict[str, tuple[Task, ...]] = dict(zip(leaderboard.SUITES, (mini.TASKS, openllm.TASKS), strict=True))
 FEWSHOT_SEED = 1234  # the harness's default
 
 
@@ -99,7 +100,5 @@ def evaluate(
 
 def _known(kind: str, name: str, names: Any) -> Any:
     if name not in names:
-        near = get_close_matches(name, names, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-        raise UserError(f"unknown {kind} {name!r}; {remedy}")
+        raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
     return names[name]

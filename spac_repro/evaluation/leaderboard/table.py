@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from spac_repro.evaluation.leaderboard.task import Task
-from spac_repro.runs.files import Score
+from spac_repro.runs.results import Score
 
 AVERAGE = "average"
 

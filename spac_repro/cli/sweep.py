@@ -1,32 +1,49 @@
-"""The commands `spac-repro sweep …`: parse, call one function, print."""
+"""`spac-repro sweep …`: many runs at once."""
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spac_repro.cli import choices, output
+from spac_repro.cli.options import AsJson
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from spac_repro.launchers.ledger import Ledger
     from spac_repro.launchers.sweep import Standing, Submission
 
-sweep = typer.Typer(
+app = typer.Typer(
     help="Many runs at once: a matrix of seeds, methods and settings, on a Slurm cluster or on this machine.\n\n"
     "Start with `spac-repro sweep submit seeds --cluster local --dry-run`. docs/sweeps.md has the rest.",
     no_args_is_help=True,
 )
 
-Submitted = Annotated[str, typer.Argument(metavar="SWEEP", help="A submitted sweep: its name (in runs/) or its folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Submitted = Annotated[
+    str,
+    typer.Argument(
+        metavar="SWEEP", autocompletion=choices.submitted_sweeps, help="A submitted sweep: its name (in runs/) or its folder."
+    ),
+]
 
 
-@sweep.command()
+@app.command()
 def submit(
-    name: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name (launchers/sweeps/) or a YAML file.")],
-    cluster: Annotated[str, typer.Option(help="A cluster profile's name (launchers/clusters/) or a YAML file.")] = "local",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP", autocompletion=choices.sweep_names, help="A sweep's name (launchers/sweeps/) or a YAML file."
+        ),
+    ],
+    cluster: Annotated[
+        str,
+        typer.Option(autocompletion=choices.cluster_names, help="A cluster profile's name (launchers/clusters/) or a YAML file."),
+    ] = "local",
     out: Annotated[
         Path | None, typer.Option(help="The sweep's folder, on a disk that the nodes share.", show_default="runs/SWEEP")
     ] = None,
@@ -56,10 +73,13 @@ def submit(
     _conclude(book, done, as_json)
 
 
-@sweep.command()
+@app.command()
 def retry(
     name: Submitted,
-    cluster: Annotated[str | None, typer.Option(help="Another cluster profile from now on.", show_default="the sweep's")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(autocompletion=choices.cluster_names, help="Another cluster profile from now on.", show_default="the sweep's"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Submit the cells that failed or were cancelled once more; each goes on where it stopped."""
@@ -73,7 +93,7 @@ def retry(
     _conclude(book, done, as_json)
 
 
-@sweep.command()
+@app.command()
 def status(
     name: Submitted,
     watch: Annotated[
@@ -90,7 +110,7 @@ def status(
         print(json.dumps({"sweep": book.name, "folder": str(book.folder), "cells": [standing.as_json() for standing in found]}))
         return
     if watch is None:
-        _print(_table(book, found))
+        output.show(_table(book, found))
         return
     from rich.live import Live
 
@@ -101,7 +121,7 @@ def status(
             live.update(_table(book, found), refresh=True)
 
 
-@sweep.command()
+@app.command()
 def cancel(name: Submitted, as_json: AsJson = False) -> None:
     """Cancel the cells that wait or run. What they have is kept; `sweep retry` goes on with it."""
     from spac_repro.launchers import ledger, sweep
@@ -113,7 +133,7 @@ def cancel(name: Submitted, as_json: AsJson = False) -> None:
     print(json.dumps({"sweep": book.name, "cancelled": cells}) if as_json else f"{book.name}: {len(cells)} cells cancelled")
 
 
-@sweep.command()
+@app.command()
 def collect(
     name: Submitted,
     out: Annotated[Path | None, typer.Option(help="Folder for the tables.", show_default="SWEEP/collected")] = None,
@@ -134,38 +154,44 @@ def collect(
             json.dumps({"sweep": book.name, "rows": table.rows, "missing": table.missing, "files": [str(file) for file in files]})
         )
         return
-    _print(collection.render(table))
+    output.show(collection.render(table))
     for missing in table.missing:
         print(f"missing: {missing}")
     print("written: " + ", ".join(str(file) for file in files))
 
 
 def _conclude(book: "Ledger", done: "Submission", as_json: bool) -> None:
-    from spac_repro.launchers import slurm, sweep
+    """Print what was submitted, and exit with 1 where a cell of a sweep on this machine failed."""
+    from spac_repro.launchers import sweep
 
-    found = sweep.standings(book)
-    counts: dict[str, int] = {}
-    for standing in found:
-        counts[standing.stage] = counts.get(standing.stage, 0) + 1
+    counts: Counter[str] = Counter(standing.stage for standing in sweep.standings(book))
+    ended = any(stage in counts for stage in sweep.ENDED)
     if as_json:
-        print(
-            json.dumps(
-                {"sweep": book.name, "folder": str(book.folder), "submitted": [str(task) for task in done.tasks], "cells": counts}
-            )
-        )
+        submitted = [str(task) for task in done.tasks]
+        print(json.dumps({"sweep": book.name, "folder": str(book.folder), "submitted": submitted, "cells": counts}))
     else:
-        starts = sum(task.kind == "start" for task in done.tasks)
-        shared = f" and {starts} shared starts" if starts else ""
-        stages = ", ".join(f"{n} {stage}" for stage, n in counts.items())
-        print(f"{book.name}: {len(done.tasks) - starts} cells{shared} submitted; {stages}")
-        if not done.tasks and any(stage in counts for stage in sweep.ENDED):
+        _print_submission(book, done, counts)
+        if not done.tasks and ended:
             print(f"nothing new; `spac-repro sweep retry {book.folder}` repeats what failed or was cancelled")
         if book.cluster.scheduler == "slurm":
-            if not slurm.accounting():
-                print("this cluster keeps no accounts: of a job that dies without a word, `sweep status` cannot say why")
-            print(f"watch it with: spac-repro sweep status {book.folder} --watch 10")
-    if book.cluster.scheduler == "local" and any(standing.stage in sweep.ENDED for standing in found):
+            _print_watching(book)
+    if book.cluster.scheduler == "local" and ended:
         raise typer.Exit(1)
+
+
+def _print_submission(book: "Ledger", done: "Submission", counts: Counter[str]) -> None:
+    starts = sum(task.kind == "start" for task in done.tasks)
+    shared = f" and {starts} shared starts" if starts else ""
+    stages = ", ".join(f"{n} {stage}" for stage, n in counts.items())
+    print(f"{book.name}: {len(done.tasks) - starts} cells{shared} submitted; {stages}")
+
+
+def _print_watching(book: "Ledger") -> None:
+    from spac_repro.launchers import slurm
+
+    if not slurm.accounting():
+        print("this cluster keeps no accounts: of a job that dies without a word, `sweep status` cannot say why")
+    print(f"watch it with: spac-repro sweep status {book.folder} --watch 10")
 
 
 def _print_plan(book: "Ledger", plan: "Submission", as_json: bool) -> None:
@@ -176,14 +202,10 @@ def _print_plan(book: "Ledger", plan: "Submission", as_json: bool) -> None:
             json.dumps({"sweep": book.name, "folder": str(book.folder), "tasks": tasks, "cluster": profile, "sbatch": plan.script})
         )
         return
-    from rich.table import Table
-
-    table = Table(title=f"{book.name} → {book.folder}", title_justify="left")
-    for column in ("job", "cell", "settings"):
-        table.add_column(column, overflow="fold")
+    table = output.table(f"{book.name} → {book.folder}", "job", "cell", "settings")
     for task in tasks:
         table.add_row(str(task["task"]), str(task["cell"]), " ".join(task["settings"]))
-    _print(table)
+    output.show(table)
     print("\n".join(f"{key}: {value}" for key, value in profile.items() if value not in (None, [], {})))
     for title, text in (("shared starts", plan.start_script), ("cells", plan.script)):
         if text:
@@ -193,21 +215,12 @@ def _print_plan(book: "Ledger", plan: "Submission", as_json: bool) -> None:
 _STYLES = {"done": "green", "failed": "red", "cancelled": "yellow", "requeued": "yellow", "running": "cyan"}
 
 
-def _table(book: "Ledger", found: "list[Standing]") -> Any:
-    from rich.table import Table
+def _table(book: "Ledger", found: "list[Standing]") -> "Table":
     from rich.text import Text
 
     done = sum(standing.stage == "done" for standing in found)
-    table = Table(title=f"{book.name}: {done} of {len(found)} done", title_justify="left")
-    for column in ("cell", "stage", "job", "attempts", "where"):
-        table.add_column(column, overflow="fold")
+    table = output.table(f"{book.name}: {done} of {len(found)} done", "cell", "stage", "job", "attempts", "where")
     for standing in found:
         stage = Text(standing.stage, style=_STYLES.get(standing.stage, ""))
         table.add_row(standing.cell, stage, standing.job or "", str(standing.attempts or ""), standing.detail)
     return table
-
-
-def _print(renderable: Any) -> None:
-    from spac_repro.cli import _print
-
-    _print(renderable)

@@ -1,0 +1,50 @@
+"""What commands print: progress while they work, and tables."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from spac_repro.optim import processes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from spac_repro.progress import Progress
+
+
+@contextmanager
+def progress(as_json: bool) -> Iterator["Progress"]:
+    """Where a command's work reports to: a bar on a terminal, lines elsewhere, nothing where JSON is asked for."""
+    from spac_repro.progress import Bar, Lines, Mute, Silent
+
+    if not processes.is_main():
+        yield Mute()
+    elif as_json:
+        yield Silent()
+    elif sys.stderr.isatty():
+        with Bar() as bar:
+            yield bar
+    else:
+        yield Lines()
+
+
+def table(title: str, *columns: str) -> "Table":
+    """An empty table whose cells are folded and never cut."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def show(renderable: Any) -> None:
+    """Print a table or text of rich's."""
+    from rich.console import Console
+
+    # A pipe has no width of its own; a table cut off at 80 columns would lose what it is read for.
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    console.print(renderable, markup=False)

@@ -1,0 +1,40 @@
+"""`spac-repro theory`: the theorem rerun."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spac_repro.cli import output
+from spac_repro.cli.choices import Experiment, one_of
+from spac_repro.cli.options import AsJson
+from spac_repro.theory.experiments import EXPERIMENTS
+
+
+def theory(
+    experiments: Annotated[
+        list[Experiment] | None,
+        typer.Option("--experiment", parser=one_of(EXPERIMENTS), help="One experiment; repeatable.", show_default="all"),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer seeds and sizes: half a minute.")] = False,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.", show_default="20, or 5 with --quick", min=2)] = None,
+    first_seed: Annotated[int, typer.Option(help="The first of them; the expected results are of seeds 1 to 20.", min=0)] = 101,
+    out: Annotated[Path, typer.Option(help="Folder for numbers, figures and tables.")] = Path("runs/theory"),
+    as_json: AsJson = False,
+) -> None:
+    """Rerun the convergence claims where they can be computed exactly: SPAC-T and its rivals on tabular instances.
+
+    docs/theory.md says what each experiment shows.
+    """
+    from spac_repro.theory.experiments import run
+    from spac_repro.trust import verification
+
+    with output.progress(as_json) as progress:
+        report = run(experiments, quick=quick, seeds=seeds, first_seed=first_seed, out=out, progress=progress)
+    if as_json:
+        print(json.dumps({"out": str(out), **report.as_json()}))
+    else:
+        output.show(verification.render(report.verdict))
+        print(f"numbers, tables and figures in {out}")
+    raise typer.Exit(1 if report.verdict.status == "disagrees" else 0)

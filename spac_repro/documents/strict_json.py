@@ -1,0 +1,109 @@
+"""JSON as programs write it: strict where Python's reader is lenient, and refused in one line where Python's reader would fail.
+
+Refused are keys that stand twice in an object (Python keeps the last), more than 64 levels, integers of more than 300 digits,
+numbers too large for a float, and halves of surrogate pairs. NaN and Infinity are read, because Python writes them; what must be
+finite is for a model to say.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from spac_repro.documents.message import one_line, refusal
+from spac_repro.documents.place import dotted
+from spac_repro.documents.text import decoded, read_text
+
+SIZE = 1 << 28  # bytes of a file
+DEPTH = 64
+DIGITS = 300
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how half a surrogate pair, or a whole one, is written
+_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+
+
+class _RefusedError(ValueError):
+    """What the callbacks of Python's reader found."""
+
+    def __init__(self, problem: str, key: str = "") -> None:
+        super().__init__(problem)
+        self.problem, self.key = problem, key
+
+
+def read(path: Path, kind: type | None = None, *, absent: str = "", remedy: str = "") -> Any:
+    """The content of a JSON file; with `kind` (dict or list) it must be that.
+
+    `absent` is the remedy where there is no such file, `remedy` the one where it is not what it should be.
+
+    Raises:
+        UserError: it cannot be read, is not JSON, or is of another kind.
+    """
+    return parse(read_text(path, most=SIZE, absent=absent), str(path), kind, remedy=remedy)
+
+
+def parse(text: str | bytes, where: str, kind: type | None = None, *, line: int | None = None, remedy: str = "") -> Any:
+    """The content of a JSON text, which is the whole of `where` or, with `line`, that line of it.
+
+    Raises:
+        UserError: it is not JSON, or is of another kind than `kind` (dict or list).
+    """
+    text = decoded(text, where, line) if isinstance(text, bytes) else text
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float)
+        if _HALF.search(text) or text.count("[") + text.count("{") > DEPTH:
+            _check(value)
+    except json.JSONDecodeError as error:
+        problem = f"not JSON ({error.msg} at column {error.colno})"
+        raise refusal(where, problem, line=line or error.lineno, remedy=remedy) from None
+    except _RefusedError as error:
+        raise refusal(where, error.problem, line=line, key=error.key, remedy=remedy) from None
+    except RecursionError:
+        raise refusal(where, f"nested more than {DEPTH} levels deep", line=line, remedy=remedy) from None
+    if kind is not None and type(value) is not kind:
+        raise refusal(where, f"must be {_KINDS[kind]}, found {kind_of(value)}", line=line, remedy=remedy)
+    return value
+
+
+def kind_of(value: object) -> str:
+    """What JSON calls a value: `an object`, `a list`, …"""
+    return "nothing" if value is None else _KINDS.get(type(value), type(value).__name__)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs if len(dict(pairs)) < len(pairs) else ():
+        if name in found:
+            raise _RefusedError("stands there twice", name)
+        found[name] = value
+    return dict(pairs)
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS:
+        raise _RefusedError(f"an integer of {len(text)} digits is too large")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if abs(value) == float("inf"):
+        raise _RefusedError(f"{one_line(text, 40)} is too large for a number")
+    return value
+
+
+def _check(value: Any) -> None:
+    """Depth, and whole characters, level by level: a value may be nested deeper than calls can be."""
+    level: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
+    for _ in range(DEPTH + 1):
+        below: list[tuple[tuple[str | int, ...], Any]] = []
+        for path, each in level:
+            if isinstance(each, dict):
+                below += [((*path, key), inner) for key, inner in each.items()]
+                below += [(path, key) for key in each]
+            elif isinstance(each, list):
+                below += [((*path, position), inner) for position, inner in enumerate(each)]
+            elif isinstance(each, str) and any("\ud800" <= character <= "\udfff" for character in each):
+                raise _RefusedError("half a surrogate pair is no character", dotted(path))
+        level = below
+    if level:
+        raise _RefusedError(f"nested more than {DEPTH} levels deep")

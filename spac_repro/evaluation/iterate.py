@@ -1,0 +1,68 @@
+"""Everything that is measured on an iterate: gold reward, held-out preferences, leaderboard; and samples for the report."""
+
+from dataclasses import replace
+
+from transformers import PreTrainedModel
+
+from spac_repro.context import Context, there
+from spac_repro.evaluation import contamination, gold, heldout
+from spac_repro.evaluation.leaderboard import suites
+from spac_repro.optim import processes
+from spac_repro.runs import files
+from spac_repro.runs.results import Score
+from spac_repro.sampling import selfplay
+from spac_repro.seeds import derive
+
+SHOWN = 12  # prompts that every iterate answers for the report
+
+
+def score(context: Context, t: int) -> None:
+    """Leave the scores of iterate t in the run folder, unless they are there."""
+    its, settings = context.folder.iteration(t), context.recipe.evaluation
+    if there(its.scores_file):
+        return
+    model = context.load_policy(t).to(context.device).eval()  # type: ignore[arg-type]  # the stubs know no torch.device
+    scores = gold.measure(context, t, model) if settings.gold_prompts else []
+    if settings.heldout_pairs:
+        scores += heldout.measure(context, t, model)
+    if settings.suite != "none":
+        with context.timed(t, "leaderboard"):
+            scores += _leaderboard(context, model)
+    samples = _samples(context, t, model)
+
+    def keep() -> None:
+        files.write_json(its.samples_file, samples)
+        files.write_json(its.scores_file, [score.as_dict() for score in scores])
+
+    processes.on_main(keep)
+
+
+def _leaderboard(context: Context, model: PreTrainedModel) -> list[Score]:
+    settings = context.recipe.evaluation
+    scores = suites.evaluate(
+        model,
+        context.renderer.tokenizer,
+        settings.suite,
+        tasks=settings.tasks,
+        data=context.inputs.questions,
+        world=context.inputs.world,
+        limit=settings.limit,
+        batch_size=settings.batch_size,
+        progress=lambda task, done, total: context.progress.advance(done, total),
+    )
+    notes = contamination.notes(context)
+    return [replace(score, note=notes.get(score.task, score.note)) for score in scores]
+
+
+def _samples(context: Context, t: int, model: PreTrainedModel) -> list[str]:
+    """What iterate t says to the first prompts, for whoever reads the report; DPO's runs hold no other response of a policy."""
+    responses = selfplay.respond(
+        model,
+        context.examples.prompt[:SHOWN],
+        context.recipe.selfplay,
+        longest_response=context.recipe.data.longest_response,
+        pad=context.pad_token,
+        stop=context.stop_token,
+        seed=derive(context.run.seed, "samples", t),
+    )
+    return [context.renderer.text(response) for response in responses]

@@ -1,0 +1,56 @@
+"""Who is at work in a run folder: one process at a time."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from spac_repro.errors import UserError
+from spac_repro.runs.files import write_json
+
+LOCK, OWNER = ".lock", ".owner.json"
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Own a run folder while the block runs.
+
+    The lock is the kernel's on an open file, so it dies with its process, however that ends; no stale lock can stay. A folder that
+    has not become a run folder in the end (bad input, another's files) is left as it was found.
+
+    Raises:
+        UserError: another process is at work in the folder, or there can be no such folder.
+    """
+    from filelock import FileLock, Timeout
+
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder} cannot be a run folder: a file stands in its way; choose another folder with --out") from None
+    owner = folder / OWNER
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder} is in use{_by(owner)}; wait for it, or choose another folder with --out") from None
+    try:
+        write_json(owner, {"process": os.getpid(), "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename})
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        if not (folder / "manifest.json").exists():
+            (folder / LOCK).unlink(missing_ok=True)
+            for path in made:
+                with suppress(OSError):  # something else is in it by now
+                    path.rmdir()
+        lock.release()
+
+
+def _by(owner: Path) -> str:
+    try:
+        who = json.loads(owner.read_text())
+        return f" by process {who['process']} on {who['node']}"
+    except (OSError, ValueError, KeyError):
+        return ""

@@ -1,0 +1,77 @@
+"""What identifies a run: manifest.json.
+
+It holds the settings with their provenance, the inputs by hash, and the environment; no clock times, host names or absolute paths.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from spac_repro.documents.place import Whole
+from spac_repro.documents.validation import validate
+from spac_repro.errors import UserError
+from spac_repro.recipe import Provenance, complete
+from spac_repro.runs import files
+
+SCHEMA = 1
+PARTS = ("recipe", "method", "seed", "settings", "inputs", "environment")  # without any of these it is half a manifest
+IDENTITY = ("recipe", "method", "seed", "settings", "inputs")  # of a run, what tells most first
+
+
+class Manifest(BaseModel):
+    """What identifies a run. Keys that this version does not know are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    schema_version: int = Field(alias="schema")
+    recipe: str
+    method: str
+    seed: int
+    settings: dict[str, Any]
+    settings_sha256: str | None = None
+    provenance: dict[str, Provenance] = Field(default_factory=dict)
+    inputs: dict[str, Any]
+    environment: dict[str, Any]
+    segments: list[dict[str, Any]] = Field(default_factory=list)  # the environments that it was carried on in
+    equal_bits_claimed: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """What tells the run from others. A setting added since then has its neutral value, so that old runs and new ones meet."""
+        return {part: getattr(self, part) for part in IDENTITY} | {"settings": complete(self.settings)}
+
+    def as_json(self) -> dict[str, Any]:
+        """What manifest.json holds."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def carried_on_in(self, environment: Mapping[str, Any]) -> "Manifest":
+        """The manifest of the run once it was carried on in another environment: it claims equal bits no more."""
+        return self.model_copy(update={"segments": [*self.segments, dict(environment)], "equal_bits_claimed": False})
+
+
+def read(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        UserError: it cannot be read, is half a manifest, was changed by hand, or is of a newer version.
+    """
+    found = files.read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: half a manifest: no {PARTS[0]!r}; repeat the run's `train` command")
+    schema = found.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(f"{path}: schema {schema} is of a newer version of spac-repro (this one reads {SCHEMA}); update it")
+    for part in PARTS:
+        if part not in found:
+            raise UserError(f"{path}: half a manifest: no {part!r}; repeat the run's `train` command")
+    return validate(Manifest, found, Whole(str(path)), remedy="the file was changed by hand")
+
+
+def leaf_differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The leaves in which two trees differ: dotted key, the old and the new value (None where there is none)."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from leaf_differences(old.get(key), new.get(key), f"{prefix}{key}.")
+    elif old != new:
+        yield prefix.removesuffix("."), old, new

@@ -1,0 +1,83 @@
+"""What a run measured: results.json, and the scores in it."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from spac_repro.documents.place import Whole
+from spac_repro.documents.validation import validate
+from spac_repro.errors import UserError
+from spac_repro.runs import files
+
+SCHEMA = 2  # 1 called the digest of the settings settings_digest
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured number."""
+
+    task: str  # "gold", "mini_arc", "arc_challenge", …
+    metric: str  # "reward", "acc_norm", "mc2", …
+    value: float
+    stderr: float | None
+    n: int  # items behind the value
+    version: str = ""  # the task's version as the harness states it; empty for our own metrics
+    higher_is_better: bool = True
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of independent values; None where one value has no spread."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+class Iterate(BaseModel):
+    """One iterate: the start at 0, then the policy after each iteration."""
+
+    model_config = ConfigDict(frozen=True)
+
+    iteration: Annotated[int, Field(ge=0)]
+    weights_sha256: str = ""
+    scores: tuple[Score, ...]
+
+
+class Results(BaseModel):
+    """The scores of a run, by iterate."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    recipe: str
+    method: str
+    seed: int
+    complete: bool
+    settings_sha256: str = Field(validation_alias=AliasChoices("settings_sha256", "settings_digest"))
+    weights_sha256: str  # of the last iterate
+    harness: str | None = ""
+    overlap: dict[str, Any] | None = None  # of the preferences with the leaderboard's questions
+    iterations: tuple[Iterate, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """What results.json holds."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def read(path: Path) -> Results:
+    """Read a run's results.
+
+    Raises:
+        UserError: it cannot be read, is no such file, or is of a newer version.
+    """
+    found = files.read_json(path)
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(f"{path}: schema {schema} is of a newer version of spac-repro (this one reads {SCHEMA}); update it")
+    return validate(Results, found, Whole(str(path)), remedy="repeat the run's `train` command to mend it")

@@ -1,0 +1,168 @@
+"""`train`: what is refused, in one line and with nothing written; what it writes into; and what it would cost."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spac_repro import recipes
+from spac_repro.runs import files, lock
+
+PAIR = {"prompt": "ab", "chosen": "ba", "rejected": "b"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--recipe", "tinny"], "did you mean tiny?"),
+        (["--method", "spca"], "did you mean spac?"),
+        (["--set", "training.epoch=1"], "did you mean training.epochs?"),
+        (["--set", "training.epochs"], "write key=value"),
+        (["--set", "training.warmup=2"], "training.warmup: Input should be less than or equal to 1 (given 2)"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--json"]])
+def test_what_cannot_be_trained(refused, arguments, words, more):
+    assert words in refused("train", *arguments, *more)
+
+
+def test_a_dry_run_writes_nothing(invoke, tree, tmp_path):
+    done = invoke("train", "--method", "dpo", "--seed", "3", "--dry-run", "--json")
+    assert done.code == 0
+    plan = json.loads(done.out)
+    assert plan["run"] == "runs/tiny/dpo/seed-3"
+    assert plan["optimiser_steps"] > 0
+    assert "optimiser steps" in invoke("train", "--dry-run").out
+    assert tree(tmp_path) == {}
+
+
+# Preferences
+
+BAD_PAIRS = {
+    "empty": ([], "is empty; at least one preference pair is needed"),
+    "not JSON": ([PAIR, PAIR, '{"prompt": '], "line 3: not JSON"),
+    "no field": ([PAIR, {"prompt": "ab", "chosen": "ba"}], "line 2: lacks the field rejected"),
+    "no preference": ([PAIR, {**PAIR, "rejected": "ba"}], "line 2: chosen and rejected are the same"),
+    "two prompts": (
+        [
+            PAIR,
+            *[
+                {
+                    answer: [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+                    for answer, asked in (("chosen", "a"), ("rejected", "b"))
+                }
+            ],
+        ],
+        "line 2: chosen and rejected have different prompts",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PAIRS)
+def test_bad_preferences(refused, own_recipe, pairs, kind):
+    lines, words = BAD_PAIRS[kind]
+    file = pairs(*lines)
+    message = refused("train", "--recipe", own_recipe(), "--preferences", file, "--out", "run")
+    assert str(file) in message
+    assert words in message
+
+
+def test_preferences_that_are_not_there(refused, own_recipe):
+    assert "missing.jsonl: no such file" in refused("train", "--recipe", own_recipe(), "--preferences", "missing.jsonl")
+    assert "give some with --preferences FILE" in refused("train", "--recipe", own_recipe())
+    assert "a recipe with a built-in world takes no --preferences" in refused("train", "--preferences", "pairs.jsonl")
+    assert "leave --preferences out" in refused("train", "--preferences", "some/data")
+
+
+@pytest.mark.parametrize("out", ["run", "there", "there/is/none/yet"])
+def test_a_prompt_longer_than_the_limit(refused, own_recipe, pairs, tmp_path, out):
+    (tmp_path / "there").mkdir()
+    file = pairs(PAIR, {**PAIR, "prompt": "abcdefghij"})
+    arguments = ["train", "--recipe", own_recipe(), "--preferences", file, "--set", "data.longest_prompt=6", "--out", out]
+    message = refused(*arguments, stages=True)
+    assert "row 2: the prompt has 11 tokens and the limit is 6" in message
+    assert "--set data.overlong_prompts=truncate" in message
+
+
+def test_a_tokenizer_without_the_chat_template_that_is_wanted(refused):
+    assert "no chat template; choose --set data.template=instruction" in refused("train", "--set", "data.template=chat")
+
+
+# Run folders
+
+
+def manifest_of(file: Path, **changes: Any) -> dict[str, Any]:
+    run = recipes.load(str(file))
+    identity = {"schema": 1, "recipe": run.recipe.name, "method": run.method, "seed": 0, "settings": run.settings()}
+    return {**identity, "inputs": {}, "environment": {}, "segments": [], **changes}
+
+
+def test_a_folder_of_another_run(refused, own_recipe, pairs, tmp_path):
+    """It keeps every byte."""
+    file = own_recipe()
+    files.write_json(tmp_path / "run" / "manifest.json", {**manifest_of(file), "seed": 5})
+    (tmp_path / "run" / ".lock").touch()
+    (tmp_path / "run" / "results.json").write_text("{}")
+    message = refused("train", "--recipe", file, "--preferences", pairs(PAIR), "--out", "run")
+    assert "was made by another run" in message
+    assert "--out" in message
+
+
+def test_a_folder_in_use(invoke, tree, own_recipe, pairs, tmp_path):
+    with lock.owned(tmp_path / "run"):
+        before = tree(tmp_path / "run")
+        done = invoke("train", "--recipe", own_recipe(), "--preferences", pairs(PAIR), "--out", "run")
+        assert tree(tmp_path / "run") == before
+    assert done.code == 2
+    owner = f"process {os.getpid()} on {os.uname().nodename}"
+    assert done.err == f"spac-repro: run is in use by {owner}; wait for it, or choose another folder with --out\n"
+
+
+def test_a_folder_of_other_things(refused, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "one.txt").write_text("Dear …")
+    assert "it is not a run folder; choose another with --out" in refused("train", "--out", "letters")
+    assert "a file stands in its way" in refused("train", "--out", "letters/one.txt/run")
+
+
+def test_a_full_disk(invoke, tree, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "..owner.json.partial").symlink_to("/dev/full")  # where the first file is written
+    done = invoke("train", "--out", "run")
+    assert done.code == 3
+    assert done.err == (
+        "spac-repro: cannot write to run: No space left on device; what was finished is kept, so make room and repeat the command\n"
+    )
+    assert tree(tmp_path / "run") == {}
+
+
+def test_a_model_on_the_hub_without_a_hub(refused, own_recipe, pairs, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    file = own_recipe(policy__source="hub", policy__name="some/model", policy__revision="abc", policy__architecture=None)
+    message = refused("train", "--recipe", file, "--preferences", pairs(PAIR), "--out", "run", code=3)
+    assert "the model some/model at revision abc is not in the cache" in message
+    assert "download" in message
+
+
+def test_another_number_of_processes_than_the_recipes_is_refused(tmp_path):
+    """Training in one process what a recipe means for eight would be another experiment under the same name."""
+    from spac_repro import pipeline
+    from spac_repro.errors import UserError
+
+    run = recipes.load("tiny", overrides=["training.processes=2"])
+    with pytest.raises(UserError, match=r"training\.processes is 2, and 1 were started"):
+        pipeline.train(run, tmp_path / "run", None, allow_changed_environment=False, progress=None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_repeated_brings_its_own_settings(refused):
+    for option in (("--seed", "1"), ("--set", "training.epochs=1"), ("--recipe", "tiny"), ("--method", "dpo"), ("--limit", "3")):
+        assert refused("train", "--like", "runs/x", *option).startswith("--like takes settings and seed from the run")
+    assert refused("train", "--like", "runs/x") == "runs/x: no such run folder"

@@ -1,0 +1,163 @@
+"""One run to a folder, and what a folder of another version is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spac_repro.errors import UserError
+from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.manifest import SCHEMA, Manifest, leaf_differences
+
+
+def entries(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def manifest(*, seed: int = 0, epochs: int = 2, preferences: str = "aa", torch: str = "2.13.0") -> dict:
+    return {
+        "schema": SCHEMA,
+        "recipe": "tiny",
+        "method": "spac",
+        "seed": seed,
+        "settings": {"name": "tiny", "training": {"epochs": epochs, "batch_size": 64}},
+        "inputs": {"preferences": 100, "preferences_sha256": preferences},
+        "environment": {"libraries": {"torch": torch}, "threads": 1},
+        "settings_sha256": "dd",
+        "provenance": {},
+        "segments": [],
+        "equal_bits_claimed": True,
+    }
+
+
+def claim(folder: Path, wanted: dict, *, allow: bool = False) -> None:
+    RunFolder(folder).claim(Manifest.model_validate(wanted), allow_changed_environment=allow)
+
+
+def test_a_new_run_writes_its_manifest_and_may_come_again(tmp_path):
+    claim(tmp_path, manifest())
+    written = (tmp_path / "manifest.json").read_bytes()
+    assert json.loads(written) == manifest()
+    claim(tmp_path, manifest())
+    assert (tmp_path / "manifest.json").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (manifest(epochs=3), r"settings\.training\.epochs is 2 there and 3 here"),
+        (manifest(seed=1), "seed is 0 there and 1 here"),
+        (manifest(preferences="bb"), r"inputs\.preferences_sha256 is 'aa' there and 'bb' here"),
+    ],
+)
+@pytest.mark.parametrize("allow", [False, True])
+def test_another_runs_folder_is_refused_with_the_key_and_stays_as_it_is(tmp_path, other, words, allow):
+    """Leave to change the environment is no leave to change the run."""
+    claim(tmp_path, manifest())
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match=f"{words}; choose another folder with --out"):
+        claim(tmp_path, other, allow=allow)
+    assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_a_changed_environment_is_refused_and_with_leave_recorded(tmp_path):
+    claim(tmp_path, manifest())
+    changed = manifest(torch="2.14.0")
+    with pytest.raises(UserError, match=r"libraries\.torch was '2\.13\.0' and is '2\.14\.0'; .*--allow-changed-environment"):
+        claim(tmp_path, changed)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest()
+
+    claim(tmp_path, changed, allow=True)
+    there = json.loads((tmp_path / "manifest.json").read_text())
+    assert there == {**manifest(), "segments": [changed["environment"]], "equal_bits_claimed": False}
+
+    claim(tmp_path, changed)  # it is the same as the last segment's
+    with pytest.raises(UserError, match="allow-changed-environment"):
+        claim(tmp_path, manifest())  # and going back is a change too
+    claim(tmp_path, manifest(), allow=True)
+    there = json.loads((tmp_path / "manifest.json").read_text())
+    assert there["segments"] == [changed["environment"], manifest()["environment"]]
+    assert there["equal_bits_claimed"] is False
+
+
+def test_a_finished_run_may_be_looked_at_from_anywhere(tmp_path):
+    claim(tmp_path, manifest())
+    (tmp_path / "results.json").write_text("{}")
+    claim(tmp_path, manifest(torch="2.14.0"))
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest()
+    with pytest.raises(UserError, match="seed is 0 there and 1 here"):
+        claim(tmp_path, manifest(seed=1))
+
+
+def test_leave_to_change_changes_nothing_where_nothing_changed(tmp_path):
+    claim(tmp_path, manifest(), allow=True)
+    claim(tmp_path, manifest(), allow=True)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest()
+
+
+def test_a_folder_with_other_things_in_it_is_no_run_folder(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not a run folder"):
+        claim(tmp_path, manifest())
+    assert entries(tmp_path) == {"thesis.tex"}
+
+
+def test_a_kill_before_the_manifest_was_whole_does_not_spoil_the_folder(tmp_path):
+    for left in (".lock", ".owner.json", "..owner.json.partial", ".manifest.json.partial"):
+        (tmp_path / left).write_text('{"half')
+    claim(tmp_path, manifest())
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest()
+
+
+def test_a_folder_of_another_version_is_refused(tmp_path):
+    files.write_json(tmp_path / "manifest.json", {**manifest(), "schema": 99})
+    with pytest.raises(UserError, match="schema 99 is of a newer version"):
+        claim(tmp_path, manifest())
+
+
+trees = st.recursive(
+    st.integers(0, 3) | st.sampled_from(["a", "b"]) | st.lists(st.integers(0, 2), max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("xyz"), inner, min_size=1, max_size=3),
+    max_leaves=8,
+)
+
+
+def flat(tree, prefix: str = "") -> dict:
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    return {key: value for name, inner in tree.items() for key, value in flat(inner, f"{prefix}{name}.").items()}
+
+
+@given(trees, trees)
+def test_trees_differ_exactly_where_one_of_their_leaves_does(old, new):
+    found = list(leaf_differences(old, new))
+    assert (found == []) == (old == new)
+    for key, was, is_now in found:
+        if not isinstance(was, dict) and not isinstance(is_now, dict):
+            assert flat(old).get(key) == was
+            assert flat(new).get(key) == is_now
+            assert was != is_now
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert files.sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_run_folder_stays_when_its_owner_fails(tmp_path):
+    def fail() -> None:
+        with RunFolder(tmp_path / "run").owned():
+            claim(tmp_path / "run", manifest())
+            raise UserError("later")
+
+    with pytest.raises(UserError, match="later"):
+        fail()
+    assert (tmp_path / "run" / "manifest.json").exists()
+    assert not (tmp_path / "run" / ".owner.json").exists()
+    with RunFolder(tmp_path / "run").owned():
+        pass
+    assert (tmp_path / "run" / "manifest.json").exists()

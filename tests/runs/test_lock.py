@@ -1,0 +1,98 @@
+"""A run folder has one owner at a time."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spac_repro.errors import UserError
+from spac_repro.runs import lock
+
+OLD = b"old content\n"
+
+
+def entries(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+# One owner at a time
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from spac_repro.runs import lock
+with lock.owned(Path(sys.argv[1])):
+    print("owned", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_owner(tmp_path):
+    """Another process that owns the folder `run`."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "owned\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def own(folder: Path) -> None:
+    with lock.owned(folder):
+        pass
+
+
+def test_a_second_owner_is_refused_and_told_of_the_first(tmp_path, other_owner):
+    with pytest.raises(UserError, match=f"in use by process {other_owner.pid} on .*--out"):
+        own(tmp_path / "run")
+    own(tmp_path / "another")
+
+
+def test_the_refused_does_not_take_the_lock_with_it(tmp_path, other_owner):
+    for _ in range(2):
+        with pytest.raises(UserError, match="in use"):
+            own(tmp_path / "run")
+
+
+def test_a_killed_owners_lock_dies_with_it(tmp_path, other_owner):
+    other_owner.send_signal(signal.SIGKILL)
+    other_owner.wait()
+    assert (tmp_path / "run" / ".owner.json").exists()  # it had no time to clean up
+    own(tmp_path / "run")
+
+
+def test_one_process_cannot_own_a_folder_twice(tmp_path):
+    with lock.owned(tmp_path):
+        with pytest.raises(UserError, match="in use"):
+            own(tmp_path)
+        with pytest.raises(UserError, match="in use"):
+            own(tmp_path)
+    own(tmp_path)
+
+
+def test_a_folder_that_became_no_run_folder_is_left_as_it_was(tmp_path):
+    """Bad input is often found only after the folder was taken."""
+
+    def fail_in(folder: Path) -> None:
+        with lock.owned(folder):
+            raise UserError("bad input")
+
+    with pytest.raises(UserError, match="bad input"):
+        fail_in(tmp_path / "runs" / "tiny" / "seed-0")
+    assert entries(tmp_path) == set()
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "one.txt").touch()
+    with pytest.raises(UserError, match="bad input"):
+        fail_in(tmp_path / "letters")
+    assert entries(tmp_path) == {"letters", "letters/one.txt"}
+
+
+@pytest.mark.parametrize("folder", ["file", "file/run"])
+def test_a_file_in_the_way_is_named(tmp_path, folder):
+    (tmp_path / "file").write_bytes(OLD)
+    with pytest.raises(UserError, match=r"a file stands in its way.*--out"):
+        own(tmp_path / folder)
+    assert (tmp_path / "file").read_bytes() == OLD
