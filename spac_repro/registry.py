@@ -40,15 +40,18 @@ class Registry(Generic[Entry]):
         self._entries: dict[str, Entry] = {}
         self._origins: dict[str, Origin] = {}
 
-    def register(self, entry: Entry) -> Entry:
-        """Add an entry.
+    def register(self, entry: Entry, origin: Origin | None = None) -> Entry:
+        """Add an entry; `origin` is the distribution that it is from, where that is another one.
 
         Raises:
             UserError: there is another one of that name.
         """
         if self._entries.get(entry.name, entry) != entry:
-            raise UserError(f"two {self._kind}s are called {entry.name}; rename or uninstall one")
+            whose = f", one of them from {origin.distribution} {origin.version}" if origin else ""
+            raise UserError(f"two {self._kind}s are called {entry.name}{whose}; rename or uninstall one")
         self._entries[entry.name] = entry
+        if origin is not None:
+            self._origins[entry.name] = origin
         return entry
 
     def load_plugins(self) -> None:
@@ -62,9 +65,7 @@ class Registry(Generic[Entry]):
                 entry = point.load()
             except Exception as error:  # a plugin fails in its own ways
                 raise UserError(f"the {self._kind} {point.name} ({point.value}) cannot be imported: {error}") from error
-            self.register(entry)
-            if point.dist is not None:
-                self._origins[entry.name] = Origin(point.dist.name, point.dist.version)
+            self.register(entry, Origin(point.dist.name, point.dist.version) if point.dist else None)
 
     def names(self) -> tuple[str, ...]:
         """Every entry's name, the package's own first."""
