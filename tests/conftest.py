@@ -108,13 +108,13 @@ CHECKED = ("distributed", "slurm", "images", "compare", "browser")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep out of `make test` whatever needs root, apt-get or long: its markers imply `check`.
 
-    Where several workers share the tests, a file goes to one worker, since its tests share what they are about. Those of e2e
-    share one short run and take long themselves: they go to whoever is free.
+    Where several workers share the tests, a file goes to one worker, since its tests share what they are about. Those that
+    share the short run `uninterrupted` go to whoever is free: each of them takes as long as that run.
     """
     for item in items:
         if any(item.get_closest_marker(marker) for marker in CHECKED):
             item.add_marker(pytest.mark.check)
-        if item.get_closest_marker("e2e") is None:
+        if "uninterrupted" not in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
