@@ -154,27 +154,3 @@ def judge(fresh: Fresh, seeds: Sequence[int], expected: Path | None = None, *, p
     shared = sorted(own & set(seeds))
     note = f"{len(shared)} of the seeds are among the rows' own, so agreement says less than the level promises"
     return verify(rows, fresh, partial=partial, notes=[note] if shared else [])
-
-
-def expected_rows(studies: dict[str, dict[str, Any]], *, commit: str, lock_sha256: str, hardware: str, date: str) -> str:
-    """The text of an expected_results file made from a full run's studies; a row with an effect is primary."""
-    from spac_repro.trust.expected import Expected, Key, measured_rows
-
-    rows: list[Any] = []
-    measured = [row for study in studies.values() for row in study["measured"]]
-    decides = {Key(row["method"], row["task"], row["metric"]) for row in measured if row["effect"] is not None}
-
-    def primary(key: Key) -> bool:
-        return key in decides
-
-    for row in measured:
-        key = Key(row["method"], row["task"], row["metric"])
-        extra = {} if row["effect"] is None else {"effect": row["effect"]}
-        # Another machine's rounding moves a slope or a share of 1e-3 in the last digits only.
-        rows += measured_rows({key: row["values"]}, "ours", primary=primary, rounding=1e-6, **extra)
-    seeds = next(iter(studies.values()))["seeds"]
-    source = {
-        "kind": "measured", "commit": commit, "lock_sha256": lock_sha256, "hardware": hardware, "date": date, "seeds": seeds,
-        "command": "spac-repro theory --first-seed 1",
-    }  # fmt: skip
-    return Expected.model_validate({"recipe": "theory", "alpha": 0.01, "sources": {"ours": source}, "rows": rows}).as_yaml()

@@ -16,7 +16,9 @@ def test_what_is_carried_out_inside_is_a_command(refused):
 
 
 def test_what_it_is_given_is_parsed_here(refused):
-    assert "No such option: --quik" in refused("image", "run", "docker:x", "theory", "--quik")
+    message = refused("image", "run", "docker:x", "recipes", "show", "tiny", "--jsn")
+    assert message.startswith("No such option: --jsn")
+    assert message.endswith("see `spac-repro recipes show --help`")
     assert "missing does not exist, so it cannot be mounted" in refused("image", "run", "docker:x", "evaluate", "missing")
     assert "--memory lots is no size" in refused("image", "run", "--memory", "lots", "docker:x", "theory")
 

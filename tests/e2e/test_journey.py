@@ -40,8 +40,8 @@ def expected(run: Path, file: Path, *, off_by: float) -> Path:
     ]
     measured = {"kind": "measured", "commit": "c", "lock_sha256": "l", "hardware": "h", "date": "2026-01-31"}
     source = {**measured, "seeds": list(range(1, 11)), "command": "x", "harness": results["harness"]}
-    digests = {results["method"]: results["settings_digest"]}
-    content = {"recipe": "tiny", "settings_digest": digests, "sources": {"ours": source}, "rows": rows}
+    digests = {results["method"]: results["settings_sha256"]}
+    content = {"recipe": "tiny", "settings_sha256": digests, "sources": {"ours": source}, "rows": rows}
     file.write_text(yaml.safe_dump(content))
     return file
 
