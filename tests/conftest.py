@@ -104,6 +104,7 @@ MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "compare",
 CHECKED = ("distributed", "slurm", "images", "compare", "browser")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups and pytest the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep out of `make test` whatever needs root, apt-get or long: its markers imply `check`.
 

@@ -13,6 +13,7 @@ import needs
 from cluster import Cluster
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests/conftest.py looks at markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
