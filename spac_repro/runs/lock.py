@@ -1,11 +1,11 @@
 """Who is at work in a run folder: one process at a time."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
 from spac_repro.runs.files import write_json
 
@@ -50,7 +50,7 @@ def owned(folder: Path) -> Iterator[None]:
 
 def _by(owner: Path) -> str:
     try:
-        who = json.loads(owner.read_text())
+        who = strict_json.read(owner, dict)
         return f" by process {who['process']} on {who['node']}"
-    except (OSError, ValueError, KeyError):
+    except (KeyError, UserError):
         return ""

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spac_repro.documents import strict_json
+from spac_repro.documents.names import did_you_mean
 from spac_repro.errors import UserError
 from spac_repro.runs.files import write_bytes, write_json
 
@@ -96,9 +97,7 @@ def _known(experiments: Sequence[str] | None) -> list[str]:
         return list(EXPERIMENTS)
     for name in experiments:
         if name not in EXPERIMENTS:
-            near = get_close_matches(name, EXPERIMENTS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(EXPERIMENTS)}"
-            raise UserError(f"experiment: there is no {name!r}; {hint}")
+            raise UserError(f"unknown experiment {name!r}{did_you_mean(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}")
     return list(dict.fromkeys(experiments))
 
 
@@ -109,15 +108,15 @@ def _finished(name: str, seeds: list[int], quick: bool, out: Path, tell: Callabl
     identity = _identity(name, seeds, quick, batches.PESSIMISM)
     path = out / f"{name}.json"
     try:
-        there = json.loads(path.read_text())
-        if there["identity"] == identity:
-            return dict(there)
-    except (OSError, ValueError, KeyError, TypeError):
+        there: dict[str, Any] = strict_json.read(path, dict)
+        if there.get("identity") == identity:
+            return there
+    except UserError:
         pass  # not there, or cut off, or another program's: it is made anew
     study = studies.STUDIES[name](seeds, quick, tell)
     content = {"identity": identity, "quick": quick, **vars(study)}
     write_json(path, content)
-    return dict(json.loads(path.read_text()))
+    return dict(strict_json.read(path, dict))
 
 
 def _identity(name: str, seeds: list[int], quick: bool, pessimism: float) -> str:

@@ -22,22 +22,6 @@ IMAGE = "localhost/spac-repro:0.1.0-cpu"
 SOURCE = "https://example.org/spac-repro"
 CALLER = 20001  # an ordinary user, by number
 OFFLINE = ("unshare", "--net")  # what makes the command after it one without a network
-
-# crun fails where cgroups are of both kinds; runc wants limits that it need not raise.
-CONTAINERS = """\
-[containers]
-default_ulimits=["nofile=4096:4096","nproc=4096:4096"]
-[engine]
-runtime="runc"
-cgroup_manager="cgroupfs"
-events_logger="file"
-"""
-STORAGE = """\
-[storage]
-driver="overlay"
-graphroot="{folder}/root"
-runroot="{folder}/run"
-"""
 # Apptainer needs a newer libc than bookworm's: it runs in a root of its own, with the folders of the tests at their own places.
 # Whoever calls, it runs as an ordinary user, since that is who runs it on a cluster. Its SIF is packed quickly rather than well.
 APPTAINER = """\
@@ -100,18 +84,6 @@ def install() -> None:
         needs.install("images")
     except needs.NotHereError as reason:
         pytest.skip(str(reason))
-
-
-def store(folder: Path) -> dict[str, str]:
-    """The variables that make an empty folder Podman's and Buildah's store."""
-    folder.mkdir()
-    (folder / "containers.conf").write_text(CONTAINERS)
-    (folder / "storage.conf").write_text(STORAGE.format(folder=folder))
-    return {
-        "CONTAINERS_CONF": str(folder / "containers.conf"),
-        "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
-        "BUILDAH_RUNTIME": "runc",
-    }
 
 
 def sources(folder: Path, suites: str) -> Path:
