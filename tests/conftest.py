@@ -19,6 +19,8 @@ hypothesis.settings.load_profile("untimed")
 
 sys.path.insert(0, str(Path(__file__).parent / "machine"))  # what tests ask of the machine: needs.py
 
+import needs  # noqa: E402
+
 for name in ("XDG_CACHE_HOME", "HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
     os.environ.setdefault(name, str(CACHES / name.lower()))
 
@@ -116,6 +118,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.check)
         if "uninterrupted" not in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Only a test of `make check` may install anything on the machine, whoever runs it."""
+    needs.allowed = item.get_closest_marker("check") is not None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
