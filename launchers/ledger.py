@@ -8,7 +8,6 @@ collected/         what `sweep collect` writes
 A cell's work is up to two tasks: "start" (iteration 0, where other cells share it) and "run" (the rest of it).
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spac_repro.documents import strict_json
+from spac_repro.documents.place import Whole
+from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.launchers.matrix import Cell
 from spac_repro.launchers.profile import Cluster
@@ -114,13 +116,14 @@ def read(folder: Path) -> Ledger:
     Raises:
         UserError: it is of another version, or its jobs are another user's.
     """
-    tree = files.read_json(folder / "sweep.json")
+    tree = strict_json.read(folder / "sweep.json", dict)
     if tree.get("schema") != SCHEMA:
         raise UserError(
             f"{folder / 'sweep.json'}: schema {tree.get('schema')!r} is not {SCHEMA}; another version of spac-repro made it"
         )
     check_private(folder / JOBS)
-    book = Ledger(folder, tree["name"], Cluster.model_validate(tree["cluster"]), jobs=tree["jobs"])
+    cluster = validate(Cluster, tree["cluster"], Whole(str(folder / "sweep.json"), ("cluster",)))
+    book = Ledger(folder, tree["name"], cluster, jobs=tree["jobs"])
     book.add([Cell.from_json(cell) for cell in tree["cells"]])
     return book
 
@@ -174,4 +177,4 @@ def attempts(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    return [strict_json.parse(line, str(path), dict, line=n) for n, line in enumerate(lines, start=1) if line.endswith("}")]

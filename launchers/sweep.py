@@ -1,12 +1,12 @@
 """A sweep from submission to its end: submit, look, cancel, retry."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
 from spac_repro.launchers import ledger, local, slurm
 from spac_repro.launchers.job import Job
@@ -245,8 +245,8 @@ def _local_stage(folder: Path, said: Sequence[dict[str, Any]]) -> tuple[Stage, s
 
 def _owner_lives(folder: Path) -> bool:
     try:
-        os.kill(int(json.loads((folder / ".owner.json").read_text())["process"]), 0)
-    except (OSError, ValueError, KeyError):
+        os.kill(int(strict_json.read(folder / ".owner.json", dict)["process"]), 0)
+    except (OSError, ValueError, OverflowError, TypeError, KeyError, UserError):
         return False
     return True
 
@@ -287,8 +287,8 @@ def _position(folder: Path) -> str:
     try:
         with (folder / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            line = json.loads(file.read().splitlines()[-1])
-    except (OSError, ValueError, IndexError):
+            line = strict_json.parse(file.read().splitlines()[-1], str(folder / "metrics.jsonl"), dict)
+    except (OSError, IndexError, UserError):
         return "the beginning"
     stage = f"iteration {line['iteration']}" if line["iteration"] else "the start"
     finished = (folder / f"iteration-{line['iteration']}" / "policy").exists()

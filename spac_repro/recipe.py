@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
 from spac_repro import engines, methods
+from spac_repro.documents.defaults import with_defaults
 from spac_repro.documents.model import Above0, AtLeast0, Positive, Settings, Share
 from spac_repro.methods import Optimised
 
@@ -233,8 +234,20 @@ class Run:
         return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
 
 
+def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run as a manifest has them, with those that they leave out because they stand at their neutral values.
+
+    To be compared with other runs' settings, in which they may stand at other values. What this version does not know is kept.
+    """
+    full = with_defaults(Recipe, settings)
+    if settings.get("method") in methods.names() and isinstance(settings.get("objective"), Mapping):
+        full["objective"] = with_defaults(methods.get(settings["method"]).settings, settings["objective"])
+    return full
+
+
 def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a run's settings that bears on iteration 0."""
     parts = ("policy", "data", "start", "selfplay", "evaluation")  # self-play: how the gold reward's responses are sampled
     arithmetic = ("max_grad_norm", "precision", "engine", "processes", "threads")
-    return {part: settings[part] for part in parts} | {"training": {key: settings["training"].get(key) for key in arithmetic}}
+    training = settings["training"]
+    return {part: settings[part] for part in parts} | {"training": {key: training[key] for key in arithmetic if key in training}}

@@ -26,7 +26,7 @@ from spac_repro.optim.engine import Build
 from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, optimise, optimizer_for
 from spac_repro.optim.metrics import Metrics
 from spac_repro.publish.model_card import card
-from spac_repro.recipe import Run, start_settings
+from spac_repro.recipe import Run, complete, start_settings
 from spac_repro.runs import files, metrics
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import Manifest, leaf_differences
@@ -136,8 +136,8 @@ def check(other: Path, run: Run, manifest: Manifest) -> None:
     if there.segments:
         raise UserError(f"{other} was carried out in more than one environment; its start cannot be shared")
     parts = ("seed", "inputs", "environment")
-    theirs = {**{part: getattr(there, part) for part in parts}, "settings": start_settings(there.settings)}
-    ours = {**{part: getattr(manifest, part) for part in parts}, "settings": run.start_settings()}
+    theirs = {**{part: getattr(there, part) for part in parts}, "settings": start_settings(complete(there.settings))}
+    ours = {**{part: getattr(manifest, part) for part in parts}, "settings": start_settings(complete(run.settings()))}
     for key, old, new in leaf_differences(theirs, ours):
         raise UserError(f"the start of {other} is not this run's: {key} is {old!r} there and {new!r} here; leave --start-from out")
 

@@ -1,5 +1,7 @@
 """The recipes that ship: complete, every setting with where it comes from, and plans that agree with sums done by hand."""
 
+import hashlib
+import json
 from importlib import resources
 
 import pytest
@@ -65,6 +67,86 @@ def test_the_7b_run_is_pinned_and_set_as_its_peer():
     assert settings.methods.spin.last_learning_rate == 1e-7
     assert settings.methods.spin.last_beta == 5.0
     assert settings.methods.spac.last_beta is None
+
+
+# Identity
+
+# Settings digest, and SHA-256 of the settings of iteration 0. Old runs and expected results are met by these, so they do not change:
+# a new setting has its neutral value for a default (tests/test_identity.py).
+DIGESTS = {
+    "smollm2-135m/spac": (
+        "4ae8374a2819c30c6bd34846a4804c8875528fc322116772d8e8e55921c94026",
+        "68642dbe93ce29bcfb30e3005fa0d122a87b0e8d91f2e67a26bdc66327e4e165",
+    ),
+    "smollm2-135m/dpo": (
+        "46d86bc176474ff654da72d38a0e36728fdc10a5e683916a319e0e86ef2da94f",
+        "68642dbe93ce29bcfb30e3005fa0d122a87b0e8d91f2e67a26bdc66327e4e165",
+    ),
+    "smollm2-135m/ipo": (
+        "82941dcbf6e84e85b8140a1ef522ff80cf76c46f338a74272a206215b666897d",
+        "68642dbe93ce29bcfb30e3005fa0d122a87b0e8d91f2e67a26bdc66327e4e165",
+    ),
+    "smollm2-135m/spin": (
+        "d71d68e32b57d5e77239e9518df89a096f588cbf4f1ffc18c68ff44e33f68234",
+        "68642dbe93ce29bcfb30e3005fa0d122a87b0e8d91f2e67a26bdc66327e4e165",
+    ),
+    "smollm2-135m/sft": (
+        "69f5e121f74f323aa8921b3065d7a6704d348bc23d292e4803e2344a479b5245",
+        "68642dbe93ce29bcfb30e3005fa0d122a87b0e8d91f2e67a26bdc66327e4e165",
+    ),
+    "tiny/spac": (
+        "097f0783e2a55c01b6c31828f1ee7b3c11eba3f43e5f130893ac5fcc46b1227c",
+        "def931cc2124c8dab46b3ef2eaf1066205a6afad54d84f71ed882e8dbf080870",
+    ),
+    "tiny/dpo": (
+        "d4248a2032b4f95dfdf5d035de90d38d5c4e2330f1eaf98c830cd7b26d457b1a",
+        "def931cc2124c8dab46b3ef2eaf1066205a6afad54d84f71ed882e8dbf080870",
+    ),
+    "tiny/ipo": (
+        "45f34916e2c2d7b59a402538f213bcd25a4abeede77fd45e46c90e2dfad063d2",
+        "def931cc2124c8dab46b3ef2eaf1066205a6afad54d84f71ed882e8dbf080870",
+    ),
+    "tiny/spin": (
+        "b8b5d76063828b3df1d0fe86c89a5fddd53764d2eb03208278fd97e441b15c3e",
+        "def931cc2124c8dab46b3ef2eaf1066205a6afad54d84f71ed882e8dbf080870",
+    ),
+    "tiny/sft": (
+        "4a5ffc8a0af04e99a875befdfd6a9ca64740a1bfadcf602d9c59933e5dd8fead",
+        "def931cc2124c8dab46b3ef2eaf1066205a6afad54d84f71ed882e8dbf080870",
+    ),
+    "zephyr-7b/spac": (
+        "8fcf3aa6a69c61cef451da87c2352253f8525c9c91f15632e8e8110752fc0912",
+        "08f45cf5ccde93e841be00ad228e9fe4026de5e6296b0f8c2a5507d01a2f53a2",
+    ),
+    "zephyr-7b/dpo": (
+        "890607bec7d6a28d3ba61aa8c380ddb0b85d3bf63eebb3214d2d5475320faebb",
+        "08f45cf5ccde93e841be00ad228e9fe4026de5e6296b0f8c2a5507d01a2f53a2",
+    ),
+    "zephyr-7b/ipo": (
+        "1338c2852bce2836b84bc1414170cbec6957969b4c8b9a4327ab1cdaf2f54e97",
+        "08f45cf5ccde93e841be00ad228e9fe4026de5e6296b0f8c2a5507d01a2f53a2",
+    ),
+    "zephyr-7b/spin": (
+        "c972f9aa8c6ef2d4d221c3f1c2083383433223f4b66375a15152eb462e8d7ebc",
+        "08f45cf5ccde93e841be00ad228e9fe4026de5e6296b0f8c2a5507d01a2f53a2",
+    ),
+    "zephyr-7b/sft": (
+        "8fa2d4f31914204d1c935efcad2cc4813850c8771b5da19a5cbd82edb8b0fb05",
+        "08f45cf5ccde93e841be00ad228e9fe4026de5e6296b0f8c2a5507d01a2f53a2",
+    ),
+}
+
+
+@pytest.mark.parametrize("which", DIGESTS)
+def test_digests_stay_as_they_are(which):
+    name, method = which.split("/")
+    run = recipes.load(name, method=method, seed=3)
+    start = hashlib.sha256(json.dumps(run.start_settings(), sort_keys=True).encode()).hexdigest()
+    assert (run.settings_sha256, start) == DIGESTS[which]
+
+
+def test_every_recipe_and_method_has_its_digest_above():
+    assert set(DIGESTS) == {f"{name}/{method}" for name in NAMES for method in methods.names()}
 
 
 # Plans

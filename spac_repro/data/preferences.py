@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from spac_repro.data import mapped
+from spac_repro.documents import strict_json
+from spac_repro.documents.message import one_line
+from spac_repro.documents.strict_json import kind_of
+from spac_repro.documents.text import decoded
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 Message = dict[str, str]
@@ -130,20 +134,17 @@ def _folder_records(folder: Path) -> Iterator[Record]:
 def _json_lines(path: Path) -> Iterator[Record]:
     with _reading(path), _open(path) as lines:
         for number, line in enumerate(lines, start=1):
-            where = f"{path}, line {number}"
-            text = _decode(line, where)
+            text = decoded(line, str(path), number)
             if text.strip():
-                yield where, _parse(text, where)
+                yield f"{path}, line {number}", strict_json.parse(text, str(path), line=number)
 
 
 def _json_array(path: Path) -> Iterator[Record]:
     with _reading(path), _open(path) as file:
-        text = _decode(file.read(), str(path))
+        text = decoded(file.read(), str(path))
     if not text.strip():
         return
-    rows = _parse(text, str(path))
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: must be a list of rows, found {_kind(rows)}; one object a line is called .jsonl")
+    rows = strict_json.parse(text, str(path), list, remedy="the rows are one list; one object a line is called .jsonl")
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", row
 
@@ -161,7 +162,7 @@ def _parquet_rows(path: Path) -> Iterator[Record]:
                     number += 1
                     yield f"{path}, row {number}", row
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({_one_line(error)}); write or download it again") from error
+        raise UserError(f"{path}: cannot be read as Parquet ({one_line(error)}); write or download it again") from error
 
 
 def _saved_rows(folder: Path) -> Iterator[Record]:
@@ -170,7 +171,7 @@ def _saved_rows(folder: Path) -> Iterator[Record]:
     try:
         data = datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever a damaged folder makes of the library, the user's remedy is the same
-        raise UserError(f"{folder}: cannot be read as a saved data set ({_one_line(error)}); save it again") from error
+        raise UserError(f"{folder}: cannot be read as a saved data set ({one_line(error)}); save it again") from error
     if isinstance(data, datasets.DatasetDict):
         raise UserError(f"{folder}: holds several splits; name the folder of one of them: {', '.join(sorted(map(str, data)))}")
     yield from _data_set_rows(data, str(folder))
@@ -182,14 +183,14 @@ def _hub_records(name: str, split: str, revision: str) -> Iterator[Record]:
     try:
         data = datasets.load_dataset(name, revision=revision)
     except datasets.exceptions.DatasetNotFoundError as error:
-        raise UserError(f"{name} at {revision}: the hub has no such data set or revision ({_one_line(error)})") from error
+        raise UserError(f"{name} at {revision}: the hub has no such data set or revision ({one_line(error)})") from error
     except (ConnectionError, OSError) as error:
         raise UnfitEnvironmentError(
-            f"{name} at {revision}: neither in the cache nor to be had from the hub ({_one_line(error)}); where there is a "
+            f"{name} at {revision}: neither in the cache nor to be had from the hub ({one_line(error)}); where there is a "
             f"network, run datasets.load_dataset({name!r}, revision={revision!r}) to fill the cache, or name a local file"
         ) from error
     except Exception as error:
-        raise UserError(f"{name} at {revision}: cannot be read as a data set ({_one_line(error)})") from error
+        raise UserError(f"{name} at {revision}: cannot be read as a data set ({one_line(error)})") from error
     if split not in data:
         raise UserError(f"{name} at {revision}: has no split {split}; write {name}:SPLIT, one of {', '.join(map(str, data))}")
     yield from _data_set_rows(data[split], f"{name}:{split}")
@@ -210,31 +211,13 @@ def _reading(path: Path | str) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: not a whole gzip file ({_one_line(error)}); copy or download it again") from error
+        raise UserError(f"{path}: not a whole gzip file ({one_line(error)}); copy or download it again") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from error
 
 
 def _open(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
-
-
-def _decode(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-
-
-def _parse(text: str, where: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = where if ", line " in where else f"{where}, line {error.lineno}"
-        hint = "; one object a line is called .jsonl" if error.msg == "Extra data" and place != where else ""
-        raise UserError(f"{place}: not JSON ({error.msg} at column {error.colno}){hint}") from error
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets nested thousands deep
-        raise UserError(f"{where}: not JSON that can be read ({_one_line(error)})") from error
 
 
 # From values to preferences
@@ -242,7 +225,7 @@ def _parse(text: str, where: str) -> object:
 
 def _preference(row: object, where: str) -> Preference:
     if not isinstance(row, dict):
-        raise UserError(f"{where}: a row must be an object with {', '.join(FIELDS)}; found {_kind(row)}")
+        raise UserError(f"{where}: a row must be an object with {', '.join(FIELDS)}; found {kind_of(row)}")
     for field in ("chosen", "rejected"):
         if row.get(field) is None:
             raise UserError(f"{where}: lacks the field {field}")
@@ -288,14 +271,14 @@ def _prompt(value: object, repeated: Messages, where: str) -> Messages:
 
 def _messages(value: object, where: str) -> Messages:
     if not isinstance(value, list):
-        raise UserError(f"{where}: must be text or a list of messages, found {_kind(value)}")
+        raise UserError(f"{where}: must be text or a list of messages, found {kind_of(value)}")
     if not value:
         raise UserError(f"{where}: has no message")
     messages = []
     for number, message in enumerate(value, start=1):
         place = f"{where}, message {number}"
         if not isinstance(message, dict):
-            raise UserError(f"{place}: must be an object with role and content, found {_kind(message)}")
+            raise UserError(f"{place}: must be an object with role and content, found {kind_of(message)}")
         messages.append({key: _text(message.get(key), f"{place}: {key}") for key in ("role", "content")})
     return tuple(messages)
 
@@ -305,25 +288,15 @@ def _check_roles(messages: Messages, where: str) -> None:
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     if len(turns) % 2 == 0 or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
-        shown = ", ".join(_one_line(role) for role in roles[:8])
+        shown = ", ".join(one_line(role) for role in roles[:8])
         raise UserError(f"{where}: roles must be user, assistant, … and end with user (system may lead); found {shown}")
 
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{where}: must be text, found {_kind(value)}")
+        raise UserError(f"{where}: must be text, found {kind_of(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{where}: half a surrogate pair at character {error.start}; it is no Unicode text") from error
     return value
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return "nothing" if value is None else names.get(type(value), type(value).__name__)
-
-
-def _one_line(error: object) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:199] + "…"

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from spac_repro.documents.checked import bare
+from spac_repro.documents.validation import bare
 
 
 def with_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:

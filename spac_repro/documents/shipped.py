@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from spac_repro.documents import yaml_subset
-from spac_repro.documents.checked import check
 from spac_repro.documents.message import one_line
 from spac_repro.documents.model import Settings
 from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.validation import validate
 from spac_repro.documents.yaml_subset import Document
 from spac_repro.errors import UserError
 
@@ -56,4 +56,4 @@ class Shipped(Settings):
             UserError: there is none, or it is not one; with file, line and key.
         """
         document = find(cls.kind, cls.folder, name)
-        return check(cls, document.value, document, pattern=f"take one of {cls.folder}/ as a pattern")
+        return validate(cls, document.value, document, pattern=f"take one of {cls.folder}/ as a pattern")

@@ -19,7 +19,7 @@ DEPTH = 64
 DIGITS = 300
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how half a surrogate pair, or a whole one, is written
-_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
 class _RefusedError(ValueError):
@@ -66,7 +66,7 @@ def parse(text: str | bytes, where: str, kind: type | None = None, *, line: int 
 
 def kind_of(value: object) -> str:
     """What JSON calls a value: `an object`, `a list`, …"""
-    return "null" if value is None else _KINDS.get(type(value), type(value).__name__)
+    return "nothing" if value is None else _KINDS.get(type(value), type(value).__name__)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.publish import plots
 from spac_repro.publish.plots import Plot, Series
+from spac_repro.recipe import complete
 from spac_repro.runs import files as runs
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import leaf_differences
@@ -127,11 +128,11 @@ def _grouped(views: Sequence[RunView]) -> list[Group]:
 
 def _own_settings(view: RunView, twins: Sequence[RunView], most: int = 2) -> str:
     """What sets a run apart from others of its method, short enough for a legend."""
-    settings = [twin.manifest["settings"] for twin in twins]
+    settings = [complete(twin.manifest["settings"]) for twin in twins]
     keys = dict.fromkeys(key for other in settings for key, _, _ in leaf_differences(settings[0], other))
     told = []
     for key in keys:
-        value: Any = view.manifest["settings"]
+        value: Any = complete(view.manifest["settings"])
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         told.append(f"{key.rsplit('.', 1)[-1]} {_said(value)}"[:24])
@@ -414,8 +415,9 @@ def _settings(view: RunView) -> Iterator[dict[str, str]]:
     """Every setting with its value, where it comes from, and why."""
     its = view.manifest
     provenance = its.get("provenance") or {}
-    settings = {key: value for key, value in its["settings"].items() if key not in ("method", "objective", "name")}
-    settings[f"methods.{its['method']}"] = its["settings"].get("objective") or {}
+    whole = complete(its["settings"])
+    settings = {key: value for key, value in whole.items() if key not in ("method", "objective", "name")}
+    settings[f"methods.{its['method']}"] = whole.get("objective") or {}
     for group, values in settings.items():
         if not isinstance(values, dict):
             yield _setting(group, values, provenance)

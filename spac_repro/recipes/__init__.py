@@ -6,11 +6,11 @@ from typing import Any
 
 from spac_repro import methods, recipe
 from spac_repro.documents import shipped, yaml_subset
-from spac_repro.documents.checked import check
 from spac_repro.documents.defaults import with_defaults
 from spac_repro.documents.message import one_line, refusal
 from spac_repro.documents.names import did_you_mean
 from spac_repro.documents.place import Path, dotted
+from spac_repro.documents.validation import validate
 from spac_repro.documents.yaml_subset import Document
 from spac_repro.errors import UserError
 from spac_repro.recipe import MARKS, Provenance, Run
@@ -40,7 +40,7 @@ def load(name: str, *, method: str = "spac", seed: int = 0, overrides: Sequence[
         written.provenance[key] = Provenance("default")
     for override in overrides:
         _override(written, values, override, method)
-    found = check(recipe.Recipe, values, written, pattern=PATTERN)
+    found = validate(recipe.Recipe, values, written, pattern=PATTERN)
     if getattr(found.methods, method) is None:
         supported = ", ".join(found.methods.model_dump())
         raise UserError(f"{written.file.where} has no settings for method {method}; it supports {supported}")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from spac_repro.documents import strict_json
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 
@@ -43,18 +44,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON; a file that is missing or is not JSON is the user's to know about."""
-    try:
-        return json.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; is {path.parent} a run folder?") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}, so not JSON; the file was changed by another program") from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {error.lineno}: not JSON ({error.msg}); the file was changed by hand or by another program"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); the file was changed by hand or by another program") from None
+    absent, remedy = f"is {path.parent} a run folder?", "the file was changed by hand or by another program"
+    return strict_json.read(path, absent=absent, remedy=remedy)
 
 
 @contextmanager

@@ -229,7 +229,7 @@ class RunFolder:
             files.write_json(self.manifest_file, wanted.as_json())
             return
         there = manifest.read(self.manifest_file)
-        old, new = ({part: getattr(each, part) for part in IDENTITY} for each in (there, wanted))
+        old, new = there.identity(), wanted.identity()
         for part in IDENTITY:
             for key, was, is_now in leaf_differences({part: old[part]}, {part: new[part]}):
                 raise UserError(

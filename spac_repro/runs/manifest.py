@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from spac_repro.documents.place import Whole
+from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
-from spac_repro.recipe import Provenance
+from spac_repro.recipe import Provenance, complete
 from spac_repro.runs import files
 
 SCHEMA = 1
@@ -34,6 +36,10 @@ class Manifest(BaseModel):
     environment: dict[str, Any]
     segments: list[dict[str, Any]] = Field(default_factory=list)  # the environments that it was carried on in
     equal_bits_claimed: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """What tells the run from others. A setting added since then has its neutral value, so that old runs and new ones meet."""
+        return {part: getattr(self, part) for part in IDENTITY} | {"settings": complete(self.settings)}
 
     def as_json(self) -> dict[str, Any]:
         """What manifest.json holds."""
@@ -59,12 +65,7 @@ def read(path: Path) -> Manifest:
     for part in PARTS:
         if part not in found:
             raise UserError(f"{path}: half a manifest: no {part!r}; repeat the run's `train` command")
-    try:
-        return Manifest.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {key}: {first['msg']}; the file was changed by hand") from None
+    return validate(Manifest, found, Whole(str(path)), remedy="the file was changed by hand")
 
 
 def leaf_differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

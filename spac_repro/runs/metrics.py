@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from spac_repro.documents import strict_json
+from spac_repro.errors import UserError
+
 
 def encode(line: dict[str, Any]) -> bytes:
     """A line of metrics.jsonl."""
@@ -16,7 +19,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     if path.exists():
         for text in path.read_text(errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                lines.append(strict_json.parse(text, str(path), dict))
+            except UserError:
                 break
     return lines

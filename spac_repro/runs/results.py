@@ -4,8 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from spac_repro.documents.place import Whole
+from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.runs import files
 
@@ -70,10 +72,4 @@ def read(path: Path) -> Results:
     schema = found.get("schema") if isinstance(found, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         raise UserError(f"{path}: schema {schema} is of a newer version of spac-repro (this one reads {SCHEMA}); update it")
-    try:
-        return Results.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        said = " ".join(first["msg"].split())
-        raise UserError(f"{path}: {key}: {said}; repeat the run's `train` command to mend it") from None
+    return validate(Results, found, Whole(str(path)), remedy="repeat the run's `train` command to mend it")

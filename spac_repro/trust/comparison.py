@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from spac_repro import recipes
 from spac_repro.errors import UserError
+from spac_repro.recipe import complete
 from spac_repro.runs import files as runs
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import PARTS, leaf_differences
@@ -219,11 +220,12 @@ def _against(iteration: int, score: dict[str, Any], row: Row, limit: float) -> C
 def _expected_differences(its: dict[str, Any], expected: Expected, rows: Sequence[Row]) -> Iterator[tuple[int, Difference]]:
     """What the file says of how its rows came about, where the run says otherwise."""
     pairs: list[tuple[str, Any, Any]] = []
+    its = {**its, "settings": complete(its["settings"])}
     digest = expected.settings_sha256.get(its["method"])
     if digest is not None and digest != its.get("settings_sha256"):
         usual = recipes.load(expected.recipe, method=its["method"], seed=its["seed"])
         if usual.settings_sha256 == digest:
-            pairs += leaf_differences({"settings": its["settings"]}, {"settings": usual.settings()})
+            pairs += leaf_differences({"settings": its["settings"]}, {"settings": complete(usual.settings())})
         else:
             pairs.append(("settings.digest", its.get("settings_sha256"), digest))
     for source in {row.source: expected.sources[row.source] for row in rows}.values():
@@ -251,6 +253,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
     """The differences of two manifests, what tells most first."""
+    a, b = ({**each, "settings": complete(each["settings"])} for each in (a, b))
     ranked = []
     for key, x, y in leaf_differences(_identity(a), _identity(b)):
         effect, rank = effect_of(key, (a, b))
@@ -287,7 +290,7 @@ def _check_something_shared(
 ) -> None:
     a, b = manifests
     policies, data = (
-        [each["settings"].get("policy") for each in manifests],
+        [complete(each["settings"]).get("policy") for each in manifests],
         [each["inputs"].get("preferences_sha256") for each in manifests],
     )
     measured = [{(score["task"], score["metric"]) for _, score in its} for its in scores]

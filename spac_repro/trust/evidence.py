@@ -1,14 +1,14 @@
 """What run folders and the harness's results files say, as scores that can be held against expected results."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spac_repro import recipes
-from spac_repro.documents.message import one_line
+from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
+from spac_repro.recipe import complete
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.results import Score
 
@@ -42,10 +42,10 @@ class Evidence:
     def changed_settings(self) -> list[str]:
         """The settings of this run that are not its recipe's, as "key value (recipe: value)", as far as its manifest tells."""
         try:
-            manifest = json.loads((Path(self.place) / "manifest.json").read_bytes())
-            ours = dict(_leaves(manifest["settings"]))
-            usual = dict(_leaves(recipes.load(self.recipe, method=self.method, seed=self.seed or 0).settings()))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
+            manifest = strict_json.read(Path(self.place) / "manifest.json")
+            ours = dict(_leaves(complete(manifest["settings"])))
+            usual = dict(_leaves(complete(recipes.load(self.recipe, method=self.method, seed=self.seed or 0).settings())))
+        except (LookupError, TypeError, AttributeError, UserError):
             return []
         keys = [key for key in {**usual, **ours} if ours.get(key) != usual.get(key)]
         return [f"{key} {ours.get(key)} (recipe: {usual.get(key)})" for key in keys]
@@ -80,7 +80,7 @@ def read_scores(path: Path | str, *, recipe: str, method: str, iteration: int) -
     Raises UserError where it is not such a file.
     """
     path = Path(path)
-    content = _read_json(path)
+    content = strict_json.read(path)
     results = content.get("results") if isinstance(content, dict) else None
     if not isinstance(results, dict) or not all(isinstance(metrics, dict) for metrics in results.values()):
         raise UserError(f"{path}: not a results file of lm-eval (it has no object `results`); give the results_….json it wrote")
@@ -141,21 +141,6 @@ def _asked(name: str, content: dict[str, Any]) -> int:
 def _entry(content: dict[str, Any], table: str, name: str) -> Any:
     found = content.get(table)
     return found.get(name) if isinstance(found, dict) else None
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON that can be read ({one_line(error)})") from error
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -35,8 +35,8 @@ from pydantic import (
 )
 
 from spac_repro.documents import yaml_subset
-from spac_repro.documents.checked import check
 from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 
 START = "start"  # the method of scores at iteration 0: the start is the same whatever is trained from it
@@ -196,7 +196,7 @@ def expected_path(recipe: str) -> Path:
 def load_expected(path: Path | str) -> Expected:
     """Read and check an expected_results file. Raises UserError naming the file, the line and the key."""
     document = yaml_subset.read(Path(path), absent="name an expected_results file")
-    expected = check(Expected, document.value, document)
+    expected = validate(Expected, document.value, document)
     seen: set[Key] = set()
     for index, row in enumerate(expected.rows):
         if fault := _row_problem(expected, row, seen):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
 from spac_repro.runs import files as runs
 from spac_repro.runs.folder import RunFolder
@@ -291,7 +292,7 @@ def tensors(policy: Path) -> dict[str, Stored]:
                 (length,) = struct.unpack("<Q", stream.read(8))
                 if length > file.stat().st_size:
                     raise ValueError("its header is longer than the file")
-                header = json.loads(stream.read(length))
+                header = strict_json.parse(stream.read(length), f"{file}, its header", dict)
             header.pop("__metadata__", None)
             for name, entry in header.items():
                 begin, end = entry["data_offsets"]

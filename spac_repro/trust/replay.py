@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from spac_repro import methods
+from spac_repro.documents.place import Whole
+from spac_repro.documents.validation import validate
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.recipe import Methods, Provenance, Recipe, Run
+from spac_repro.recipe import Provenance, Recipe, Run
 from spac_repro.runs.manifest import Manifest
 from spac_repro.trust.comparison import Comparison, Difference, compare, differences, manifest
 from spac_repro.trust.effects import Sort
@@ -25,14 +25,11 @@ def run_of(folder: Path) -> Run:
     path = folder / "manifest.json"
     if method not in methods.names():
         raise UserError(f"{path}: unknown method {method!r}; it was made by another version of spac-repro")
-    try:
-        # The other methods' settings are not in the manifest, and no part of the run.
-        supported = Methods.model_validate({method: objective})
-        recipe = Recipe.model_validate({**settings, "summary": f"repeats {its['recipe']}", "methods": supported})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: settings.{key}: {first['msg']}; it was made by another version of spac-repro") from None
+    # The other methods' settings are not in the manifest, and no part of the run.
+    remedy = "it was made by another version of spac-repro"
+    ours = validate(methods.get(method).settings, objective, Whole(str(path), ("settings", "objective")), remedy=remedy)
+    tree = {**settings, "summary": f"repeats {its['recipe']}", "methods": {method: ours}}
+    recipe = validate(Recipe, tree, Whole(str(path), ("settings",)), remedy=remedy)
     marks = {key: Provenance(source["mark"], source["why"]) for key, source in (its.get("provenance") or {}).items()}
     run = Run(recipe, method, int(its["seed"]), marks)
     if run.settings_sha256 != its.get("settings_sha256"):

@@ -188,8 +188,8 @@ USER, ASSISTANT = message("user", "u"), message("assistant", "a")
             "different",
         ),
         ({**GOOD, "chosen": "\ud800"}, "half a surrogate pair"),
-        ('{"prompt": ' + "1" * 5000 + "}", "not JSON that can be read"),
-        ("[" * 100_000, "not JSON that can be read"),
+        ('{"prompt": ' + "1" * 5000 + "}", "an integer of 5000 digits is too large"),
+        ("[" * 100_000, "nested more than 64 levels deep"),
         (b'{"prompt": "\xff"}', "not UTF-8 at byte 12"),
     ],
 )
@@ -221,7 +221,7 @@ def test_bad_json_array(tmp_path):
     write_json_lines(path, [GOOD, GOOD])
     assert "one object a line is called .jsonl" in one_line_error(path)
     path.write_text(json.dumps(GOOD))
-    assert "must be a list of rows, found an object" in one_line_error(path)
+    assert "must be a list, found an object; the rows are one list; one object a line is called .jsonl" in one_line_error(path)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -499,7 +499,7 @@ BAD: list[tuple[str, str, Callable[[Path], Any], str]] = [
         "mmlu",
         "unknown subject",
         lambda d: _replace_line(d / "mmlu/test.jsonl", 1, _set(subject="anatomi")),
-        r"did you mean 'anatomy'\?",
+        r"did you mean anatomy\?",
     ),
     ("mmlu", "answer out of range", lambda d: _replace_line(d / "mmlu/test.jsonl", 1, _set(answer=4)), r"row 1: answer: "),
     ("mmlu", "a list", lambda d: _replace_line(d / "mmlu/test.jsonl", 4, lambda _: "[1]"), r"row 4: "),
@@ -514,7 +514,7 @@ BAD: list[tuple[str, str, Callable[[Path], Any], str]] = [
         "gsm8k",
         "no column",
         lambda d: _replace_line(d / "gsm8k/test.jsonl", 3, lambda _: '{"question": "?"}'),
-        r"row 3: answer: Field required",
+        r"row 3: answer: missing; mend or remove this row",
     ),
 ]
 
@@ -542,8 +542,8 @@ def test_broken_archives_are_named(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"suite": "openlm"}, r"unknown suite 'openlm'; did you mean 'openllm'\?"),
-        ({"suite": "openllm", "tasks": ["helaswag"]}, r"unknown task of openllm 'helaswag'; did you mean 'hellaswag'\?"),
+        ({"suite": "openlm"}, r"unknown suite 'openlm' \(did you mean openllm\?\)"),
+        ({"suite": "openllm", "tasks": ["helaswag"]}, r"unknown task of openllm 'helaswag' \(did you mean hellaswag\?\)"),
         ({"suite": "openllm", "tasks": []}, r"no task named; the tasks of openllm are arc_challenge, "),
         ({"suite": "openllm", "limit": 0}, r"limit is 0; ask at least 1"),
         ({"suite": "openllm", "data": Path("nowhere")}, r"nowhere is not a folder"),

@@ -101,7 +101,7 @@ def test_what_a_kill_left_of_a_folder_is_not_in_the_next_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "is .* a run folder"), ("{", "not JSON"), ("", "not JSON"), (b"\xff\xfe\x00", "not JSON")]
+    ("content", "words"), [(None, "is .* a run folder"), ("{", "not JSON"), ("", "not JSON"), (b"\xff\xfe\x00", "not UTF-8")]
 )
 def test_json_that_is_missing_or_damaged_is_named(tmp_path, content, words):
     path = tmp_path / "results.json"

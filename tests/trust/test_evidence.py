@@ -144,7 +144,7 @@ def test_scores_of_another_harness_or_recipe_are_refused(tmp_path, scores_file):
         (b'{"results": [1]}', "not a results file of lm-eval"),
         (b'{"results": {"arc": 1}}', "not a results file of lm-eval"),
         (b'"\xff"', "not UTF-8"),
-        (b"[" * 100_000, "not JSON that can be read"),
+        (b"[" * 100_000, "nested more than 64 levels deep"),
     ],
 )
 def test_files_that_are_no_scores(tmp_path, text, words):

@@ -367,7 +367,7 @@ def test_scores_on_other_questions_are_not_compared(tmp_path, rows_file):
         ("", "not JSON"),
         ("{", "line 1: not JSON"),
         ("[]", "results.json"),
-        ('{"recipe": "tiny"}', "method: Field required"),
+        ('{"recipe": "tiny"}', "method: missing"),
         ('{"recipe": "tiny", "method": "spac", "seed": "x"}', "seed: "),
         ("\ud800", "not UTF-8"),
     ],

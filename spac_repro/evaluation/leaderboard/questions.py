@@ -5,14 +5,16 @@ the public data sets. Files are data, never code: no loading script is run.
 """
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from spac_repro.documents import strict_json
+from spac_repro.documents.place import Whole
+from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 
 Rows = list[dict[str, Any]]
@@ -104,20 +106,11 @@ def read_split(folder: Path, split: str, row: type[Row]) -> Rows:
     path = _find(folder, split)
     rows = []
     for number, values in _parquet(path) if path.suffix == ".parquet" else _json_lines(path):
-        try:
-            rows.append(row.model_validate(values).model_dump(by_alias=True))
-        except ValidationError as error:
-            raise UserError(f"{path}, row {number}: {explain(error)}; mend or remove this row") from None
+        found = validate(row, values, Whole(f"{path}, row {number}"), remedy="mend or remove this row")
+        rows.append(found.model_dump(by_alias=True))
     if not rows:
         raise UserError(f"{path} holds no rows; give the whole file of the benchmark")
     return rows
-
-
-def explain(error: ValidationError) -> str:
-    """A validation error's first complaint, in one line: which column, and what is wrong with it."""
-    first = error.errors()[0]
-    column = ".".join(map(str, first["loc"]))
-    return f"{column}: {first['msg']}" if column else first["msg"]
 
 
 def _find(folder: Path, split: str) -> Path:
@@ -132,13 +125,10 @@ def _find(folder: Path, split: str) -> Path:
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     number = 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield number, json.loads(line)
-    except json.JSONDecodeError as error:
-        where = f"{path}, line {number}"
-        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno}); mend or remove this line") from None
+                    yield number, strict_json.parse(line, str(path), line=number, remedy="mend or remove this line")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}, after line {number}: cannot be read ({error}); fetch the file again") from None
 

@@ -1,11 +1,11 @@
 """The leaderboards: which tasks, which questions, and the scores of a model on them."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spac_repro.documents.names import did_you_mean
 from spac_repro.errors import UserError
 from spac_repro.evaluation import leaderboard
 from spac_repro.evaluation.leaderboard import mini, openllm
@@ -100,7 +100,5 @@ def evaluate(
 
 def _known(kind: str, name: str, names: Any) -> Any:
     if name not in names:
-        near = get_close_matches(name, names, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-        raise UserError(f"unknown {kind} {name!r}; {remedy}")
+        raise UserError(f"unknown {kind} {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
     return names[name]

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.place import Whole
+from spac_repro.documents.validation import validate
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.evaluation.leaderboard.questions import Row, Rows, Splits, explain, read_split, spread
+from spac_repro.evaluation.leaderboard.questions import Row, Rows, Splits, read_split, spread
 
 Leaves = dict[str, Splits]  # the harness's task name -> its questions; several where a task is asked by subject
 
@@ -71,11 +71,10 @@ class Task:
                 f"{self.name}: the data set {path} is neither cached nor to be had from the hub ({type(error).__name__}); "
                 "prefetch it where there is a network, or give the questions with --data DIR"
             ) from None
-        try:
-            checked = {split: [self.row.model_validate(row).model_dump(by_alias=True) for row in rows[split]] for split in rows}
-        except ValidationError as error:
-            remedy = "give the questions with --data DIR"
-            raise UserError(f"{self.name}: the data set {path} has changed: {explain(error)}; {remedy}") from None
+        place, remedy = Whole(f"{self.name}: the data set {path} has changed"), "give the questions with --data DIR"
+        checked: Splits = {}
+        for split, its in rows.items():
+            checked[split] = [validate(self.row, row, place, remedy=remedy).model_dump(by_alias=True) for row in its]
         return self.by_subject(checked, path)
 
     def by_subject(self, splits: Splits, place: str) -> Leaves:
@@ -107,9 +106,7 @@ class Task:
     def _check_subjects(self, rows: Rows, place: str) -> None:
         known = self.stock_subjects() if self.group is not None else []
         for subject in sorted({row["subject"] for row in rows} - set(known)) if known else ():
-            near = get_close_matches(subject, known, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else "mend the column"
-            raise UserError(f"{place}: unknown subject {subject!r}; {remedy}")
+            raise UserError(f"{place}: unknown subject {subject!r}{did_you_mean(subject, known)}; mend the column")
 
     def first(self, leaves: Leaves, limit: int | None) -> Leaves:
         """The leaves with at most `limit` questions to ask in all; the examples stay whole, so the prompts stay the same."""

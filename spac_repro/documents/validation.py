@@ -14,7 +14,7 @@ from spac_repro.errors import UserError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def check(model: type[Model], value: Any, place: Place, *, pattern: str = "", remedy: str = "") -> Model:
+def validate(model: type[Model], value: Any, place: Place, *, pattern: str = "", remedy: str = "") -> Model:
     """The model made of a value. `pattern` is the remedy where a key is missing, `remedy` the one for anything else.
 
     A number that stands where text is wanted is the text as it was written: commits and versions may look like numbers.
@@ -43,7 +43,9 @@ def refusal(model: type[BaseModel], error: ValidationError, place: Place, *, pat
     path, holder = _follow(model, first["loc"])
     if first["type"] == "extra_forbidden":
         near = did_you_mean(str(path[-1]), _keys(holder))
-        return place.refusal(path, f"unknown key{near}", remedy if near else f"the keys here are {', '.join(_keys(holder))}")
+        return place.refusal(
+            path, f"unknown key{near}", remedy or ("" if near else f"the keys here are {', '.join(_keys(holder))}")
+        )
     if first["type"] == "missing":
         return place.refusal(path, "missing", pattern or remedy)
     given = first["input"]

@@ -1,0 +1,211 @@
+"""A setting that is added later, with a neutral default: neither digest nor identity changes, and old runs are met."""
+
+import json
+from dataclasses import replace
+from typing import Any, Literal
+
+import pytest
+from pydantic import create_model
+
+from spac_repro import methods, recipe, recipes
+from spac_repro.documents.model import AtLeast0, Settings
+from spac_repro.errors import UserError
+from spac_repro.recipe import complete
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.manifest import Manifest
+from spac_repro.trust import comparison, evidence, replay
+from spac_repro.trust.effects import Sort
+
+
+class Architecture(recipe.Architecture):
+    bias: bool = False  # in a group within a group
+
+
+class Policy(recipe.Policy):
+    architecture: Architecture | None
+
+
+class Training(recipe.Training):
+    label_noise: AtLeast0 = 0.0  # in a group
+    decayed: tuple[str, ...] = ("weight", "bias")
+    limit: int | None = None
+
+
+class Curriculum(Settings):
+    order: Literal["shuffled", "easy first"] = "shuffled"
+    stages: int = 1
+
+
+class Extras(Settings):
+    depth: int
+
+
+class Spac(methods.Spac):
+    clip: AtLeast0 = 0.0  # in a method
+
+
+class Later(recipe.Recipe):
+    """The recipe of a later version."""
+
+    policy: Policy
+    training: Training
+    dialect: Literal["plain", "other"] = "plain"  # beside the groups
+    curriculum: Curriculum = Curriculum()  # a group of its own
+    extras: Extras | None = None  # a group that may be absent
+
+
+ADDED = {
+    "policy.architecture.bias": (False, True),
+    "training.label_noise": (0.0, 0.1),
+    "training.decayed": (["weight", "bias"], ["weight"]),
+    "training.limit": (None, 3),
+    "dialect": ("plain", "other"),
+    "curriculum.order": ("shuffled", "easy first"),
+    "curriculum.stages": (1, 2),
+    "objective.clip": (0.0, 2.0),
+}
+each = pytest.mark.parametrize(("key", "neutral", "other"), [(key, *values) for key, values in ADDED.items()], ids=list(ADDED))
+
+
+@pytest.fixture
+def later(monkeypatch) -> None:
+    """From here on it is the later version that runs."""
+    monkeypatch.setitem(methods._REGISTRY, "spac", replace(methods.get("spac"), settings=Spac))
+    blocks: Any = {method.name: (method.settings | None, None) for method in methods.all_methods()}
+    both = create_model("Methods", __base__=recipe._Methods, **blocks)
+    model = create_model("Recipe", __base__=Later, methods=(both, ...))
+    monkeypatch.setattr(recipe, "Recipe", model)
+    monkeypatch.setattr(replay, "Recipe", model)
+
+
+def load(*overrides: str, method: str = "spac"):
+    return recipes.load("tiny", method=method, overrides=overrides)
+
+
+def set_(key: str, value: Any) -> str:
+    return f"{key}={json.dumps(value)}"
+
+
+def manifest(run: recipe.Run, **more: Any) -> Manifest:
+    content = {
+        "schema": 1,
+        "recipe": run.recipe.name,
+        "method": run.method,
+        "seed": run.seed,
+        "settings": run.settings(),
+        "settings_sha256": run.settings_sha256,
+        "provenance": {},
+        "inputs": {"preferences_sha256": "0" * 64},
+        "environment": {"cpu": "one"},
+        **more,
+    }
+    return Manifest.model_validate(content)
+
+
+def write(folder, its: Manifest):
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(its.as_json()))
+    return folder
+
+
+OLD = load()  # before any test makes it later
+OLD_DPO = load(method="dpo")
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    return write(tmp_path / "old", manifest(OLD))
+
+
+# The digest
+
+
+@pytest.mark.usefixtures("later")
+def test_a_recipe_that_lacks_the_settings_is_the_run_that_it_was():
+    assert load().settings() == OLD.settings()
+    assert load().settings_sha256 == OLD.settings_sha256
+    assert load().start_settings() == OLD.start_settings()
+    assert load(method="dpo").settings_sha256 == OLD_DPO.settings_sha256
+
+
+@each
+@pytest.mark.usefixtures("later")
+def test_a_setting_said_at_its_neutral_value_is_as_one_left_out(key, neutral, other):
+    assert load(set_(key, neutral)).settings_sha256 == OLD.settings_sha256
+    assert load(set_(key, other)).settings_sha256 != OLD.settings_sha256
+    assert load(set_(key, other), set_(key, neutral)).settings_sha256 == OLD.settings_sha256
+
+
+@pytest.mark.usefixtures("later")
+def test_a_setting_at_another_value_stands_alone_in_the_identity():
+    assert load("curriculum.stages=2").settings()["curriculum"] == {"stages": 2}
+    assert load("objective.clip=2").settings()["objective"] == {**OLD.settings()["objective"], "clip": 2.0}
+
+
+# Where it comes from
+
+
+@pytest.mark.usefixtures("later")
+def test_what_is_left_out_is_shown_as_a_default():
+    run = load("training.label_noise=0")
+    shown = {key.replace("methods.spac.", "objective."): source.mark for key, source in run.provenance.items()}
+    assert {key: shown[key] for key in ADDED} == {**dict.fromkeys(ADDED, "default"), "training.label_noise": "set"}
+    assert not any(key.startswith("extras") for key in run.provenance)
+    assert "default" not in {source.mark for source in OLD.provenance.values()}
+
+
+# Old runs
+
+
+@pytest.mark.usefixtures("later")
+def test_an_old_folder_is_claimed(old_run):
+    before = (old_run / "manifest.json").read_bytes()
+    RunFolder(old_run).claim(manifest(load()), allow_changed_environment=False)
+    assert (old_run / "manifest.json").read_bytes() == before
+
+
+@each
+@pytest.mark.usefixtures("later")
+def test_an_old_folder_is_not_another_runs(old_run, key, neutral, other):
+    with pytest.raises(UserError) as refused:
+        RunFolder(old_run).claim(manifest(load(set_(key, other))), allow_changed_environment=False)
+    assert f"settings.{key} is {neutral!r} there and {other!r} here" in str(refused.value)
+
+
+@pytest.mark.usefixtures("later")
+def test_an_old_run_is_repeated(old_run):
+    run = replay.run_of(old_run)
+    assert run.settings_sha256 == OLD.settings_sha256
+    assert run.recipe.training.label_noise == 0.0
+
+
+@pytest.mark.usefixtures("later")
+def test_a_manifest_that_says_the_neutral_value_equals_one_that_does_not(old_run, tmp_path):
+    stated = write(tmp_path / "stated", manifest(OLD, settings=complete(OLD.settings())))
+    assert comparison.compare(old_run, stated).differences == ()
+    RunFolder(stated).claim(manifest(load()), allow_changed_environment=False)
+
+
+@each
+@pytest.mark.usefixtures("later")
+def test_a_comparison_names_the_neutral_value(old_run, tmp_path, key, neutral, other):
+    new = write(tmp_path / "new", manifest(load(set_(key, other))))
+    (found,) = comparison.compare(old_run, new).differences
+    assert (found.key, found.a, found.b) == (f"settings.{key}", neutral, other)
+    assert found.effect.sort is Sort.DESIGN
+    (back,) = comparison.compare(new, old_run).differences
+    assert (back.a, back.b) == (other, neutral)
+
+
+@pytest.mark.usefixtures("later")
+def test_verification_says_which_setting_is_not_the_recipes(old_run, tmp_path):
+    assert evidence.Evidence(str(old_run), "tiny", "spac", {}).changed_settings() == []
+    new = write(tmp_path / "new", manifest(load("training.label_noise=0.1")))
+    told = evidence.Evidence(str(new), "tiny", "spac", {}).changed_settings()
+    assert told == ["training.label_noise 0.1 (recipe: 0.0)"]
+
+
+def test_what_this_version_does_not_know_stays():
+    settings = {**OLD.settings(), "of_a_later_version": {"x": 1}}
+    assert complete(settings) == settings
+    assert complete({"method": "unheard of", "objective": 3}) == {"method": "unheard of", "objective": 3}
