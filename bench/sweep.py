@@ -20,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "slurm"))
 
 from cluster import Cluster, install
 
-SEEDS, METHODS = range(1, 201), ["sft", "dpo", "ipo", "spin", "spac"]
+from spac_repro import methods
+
+SEEDS, METHODS = range(1, 201), list(methods.names())
 TASKS = ["mini_copy", "mini_reverse", "mini_sort", "mini_add", "mini_even", "average", "gold"]
 
 

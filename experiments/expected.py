@@ -18,6 +18,7 @@ from typing import Any
 from paired import draw, values
 from paired import table as paired
 
+from spac_repro import methods
 from spac_repro.runs import environment
 from spac_repro.trust.evidence import Evidence, read_run
 from spac_repro.trust.expected import START, Expected, Key, measured_rows
@@ -33,8 +34,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folders = sorted(path.parent for path in arguments.sweep.glob("*/seed-*/results.json"))
     evidence = [read_run(folder) for folder in folders]
-    methods = sorted({run.method for run in evidence}, key=["spac", "dpo", "ipo", "spin", "sft"].index)
-    by_method = {method: [run for run in evidence if run.method == method] for method in methods}
+    present = {run.method for run in evidence}
+    by_method = {name: [run for run in evidence if run.method == name] for name in methods.names() if name in present}
     if arguments.write:
         arguments.write.write_text(expected(folders[0], by_method).as_yaml())
     rivals = {method: runs for method, runs in by_method.items() if method != "spac"}

@@ -24,7 +24,8 @@ def main(run: Path) -> None:
         results = json.loads((run / "results.json").read_text())
         print(f"weights of the last iterate {results['weights_sha256']}\n")
         table(["task", "metric", "n", *heads(results)], scores(results))
-        table(["task", "questions asked", "exact", "13-gram"], overlap(results["overlap"]))
+        if results["overlap"]:  # without a suite no question was asked
+            table(["task", "questions asked", "exact", "13-gram"], overlap(results["overlap"]))
     table(["iteration", "step", *CURVE], curve(RunFolder(run).metrics()))
     table(["iteration", "responses", "mean tokens", "median", f"cut at {limit}"], lengths(run, limit))
 
@@ -51,8 +52,9 @@ def overlap(found: dict[str, Any]) -> Iterable[list[str]]:
 
 
 def curve(steps: Iterable[dict[str, Any]]) -> Iterable[list[str]]:
+    """A row a step; a supervised start and some methods lack some of the columns."""
     for step in steps:
-        yield [str(step["iteration"]), str(step["step"]), *(f"{step[name]:.3f}" for name in CURVE)]
+        yield [str(step["iteration"]), str(step["step"]), *(f"{step[name]:.3f}" if name in step else "" for name in CURVE)]
 
 
 def lengths(run: Path, limit: int) -> Iterable[list[str]]:

@@ -1,11 +1,14 @@
 """The engines, one entry each: what takes an optimiser step over all processes, and what others must know of it.
 
-To add an engine: a class in optim/ that fulfils `optim.engine.Engine`, and an entry here. Torch is not imported here.
+To add an engine: a class in optim/ that fulfils `optim.engine.Engine`, and an entry here. Another Python distribution does the same
+without touching this package, under the entry point group of `GROUP`. Torch is not imported here.
 """
 
 from dataclasses import dataclass
 
-from spac_repro.errors import UserError
+from spac_repro.registry import Registry
+
+GROUP = "spac_repro.engines"  # the entry points of engines from outside
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class EngineSpec:
     shards_weights: bool  # … and the weights too, so that every process must take part in every forward pass
 
 
-_ENGINES = (
+_OWN = (
     EngineSpec(
         name="accelerate",
         summary="every process holds everything; gradients are summed over the processes",
@@ -46,21 +49,10 @@ _ENGINES = (
         shards_weights=True,
     ),
 )
-REPLICATED = _ENGINES[0]
+REPLICATED = _OWN[0]
 
-
-def names() -> tuple[str, ...]:
-    """Every engine's name."""
-    return tuple(engine.name for engine in _ENGINES)
-
-
-def get(name: str) -> EngineSpec:
-    """An engine by its name.
-
-    Raises:
-        UserError: there is none.
-    """
-    for engine in _ENGINES:
-        if engine.name == name:
-            return engine
-    raise UserError(f"unknown engine {name!r}; the engines are {', '.join(names())}")
+_ENGINES: Registry[EngineSpec] = Registry("engine", GROUP)
+names, get, origin = _ENGINES.names, _ENGINES.get, _ENGINES.origin
+for _engine in _OWN:
+    _ENGINES.register(_engine)
+_ENGINES.load_plugins()

@@ -8,12 +8,11 @@ Torch is not imported here: a loss is named, and imported by the run that needs 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any, Literal
 
 from spac_repro.documents.model import Above0, AtLeast0, Settings
-from spac_repro.documents.names import did_you_mean
-from spac_repro.errors import UserError
+from spac_repro.registry import Registry
 
 GROUP = "spac_repro.methods"  # the entry points of methods from outside
 
@@ -82,41 +81,14 @@ class Method:
         return getattr(import_module(module), function)
 
 
-_REGISTRY: dict[str, Method] = {}
-
-
-def register(method: Method) -> Method:
-    """Add a method.
-
-    Raises:
-        UserError: there is another one of that name.
-    """
-    if _REGISTRY.get(method.name, method) != method:
-        raise UserError(f"two methods are called {method.name}: {_REGISTRY[method.name].loss} and {method.loss}; rename one")
-    _REGISTRY[method.name] = method
-    return method
-
-
-def names() -> tuple[str, ...]:
-    """Every method's name: the package's own first, in the order of this file."""
-    return tuple(_REGISTRY)
-
-
-def get(name: str) -> Method:
-    """A method by its name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in _REGISTRY:
-        raise UserError(f"unknown method {name!r}{did_you_mean(name, _REGISTRY)}; the methods are {', '.join(_REGISTRY)}")
-    return _REGISTRY[name]
-
-
-def all_methods() -> tuple[Method, ...]:
-    """Every method."""
-    return tuple(_REGISTRY.values())
-
+_METHODS: Registry[Method] = Registry("method", GROUP)
+register, names, get, all_methods, origin = (
+    _METHODS.register,
+    _METHODS.names,
+    _METHODS.get,
+    _METHODS.entries,
+    _METHODS.origin,
+)
 
 register(
     Method(
@@ -169,5 +141,4 @@ register(
         statistics=("mean_length",),
     )
 )
-for _entry in metadata.entry_points(group=GROUP):
-    register(_entry.load())
+_METHODS.load_plugins()

@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from spac_repro import engines, iteration, start
+from spac_repro import engines, iteration, methods, start
 from spac_repro.context import Context, there
 from spac_repro.data.inputs import Inputs
 from spac_repro.data.rendering import Renderer
@@ -149,9 +150,24 @@ def _manifest(context: Context, model: PreTrainedModel) -> Manifest:
             "policy_sha256": policy.weights_sha256(model) if run.recipe.policy.source != "random" else None,
             **policy.tokenizer_identity(context.renderer.tokenizer),
         },
-        environment=environment.describe(),
+        environment={**environment.describe(), **_plugins(run)},
         equal_bits_claimed=run.recipe.selfplay.generator == "transformers",  # of vLLM it is not known
     )
+
+
+def _plugins(run: Run) -> dict[str, Any]:
+    """Which distribution the method and the engine are from, where that is not this one; its code bears on every bit."""
+    engine = run.recipe.training.engine
+    used = {
+        "method": (methods.origin(run.method), methods.get(run.method).loss),
+        "engine": (engines.origin(engine), engines.get(engine).implementation),
+    }
+    found = {
+        kind: {"distribution": source.distribution, "version": source.version, "sha256": environment.module_sha256(place)}
+        for kind, (source, place) in used.items()
+        if source is not None
+    }
+    return {"plugins": found} if found else {}
 
 
 def _results(context: Context) -> Results:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,20 @@ import hypothesis
 import pytest
 
 # No test asserts how long something takes, and hypothesis would: machines are shared.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# Its examples lie with the other caches in the environment: the tests write nowhere but there and in pytest's temporary folder.
+CACHES = Path(sys.prefix) / "cache"
+database = hypothesis.database.DirectoryBasedExampleDatabase(CACHES / "hypothesis")
+hypothesis.settings.register_profile("untimed", deadline=None, database=database)
 hypothesis.settings.load_profile("untimed")
 
-# Before anything starts torch: threads that wait by spinning slow each other down where cores are shared.
+sys.path.insert(0, str(Path(__file__).parent / "machine"))  # what tests ask of the machine: needs.py
+
+for name in ("XDG_CACHE_HOME", "HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+    os.environ.setdefault(name, str(CACHES / name.lower()))
+
+# Before anything starts torch: workers share the cores, and threads that wait by spinning slow each other down.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # A shell's background jobs ignore Ctrl-C, and would hand that on to the commands that the tests interrupt.
@@ -89,6 +100,22 @@ def slow_logprob() -> Callable[..., Any]:
 
 
 MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "compare", "browser", "teeth")
+# What `make test` leaves to `make check`: these whole, and single tests of the others that are marked `check` themselves.
+CHECKED = ("distributed", "slurm", "images", "compare", "browser")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups and pytest the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep out of `make test` whatever needs root, apt-get or long: its markers imply `check`.
+
+    Where several workers share the tests, a file goes to one worker, since its tests share what they are about. Those of e2e
+    share one short run and take long themselves: they go to whoever is free.
+    """
+    for item in items:
+        if any(item.get_closest_marker(marker) for marker in CHECKED):
+            item.add_marker(pytest.mark.check)
+        if item.get_closest_marker("e2e") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -19,7 +19,7 @@ from spac_repro.cli.root import app
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
-# Commands that other tests run, with the folder or file that does. `make test` and hands run `make`, `bench/`, `experiments/`.
+# Commands that other tests run, with the folder or file that does. `make check` and hands run `make`, `bench/`, `experiments/`.
 ELSEWHERE = {
     "spac-repro sweep": "tests/slurm",
     "spac-repro doctor": "tests/slurm",
@@ -30,7 +30,8 @@ ELSEWHERE = {
     "torchrun --nproc-per-node=2 ": "tests/distributed",
     "make setup": ".ci/run",
     "make test": ".ci/run",
-    "make lint": ".ci/run",
+    "make check": ".ci/run",
+    "make lint": "Makefile",
 }
 
 
@@ -148,6 +149,7 @@ def shell(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.check
 @pytest.mark.e2e
 def test_the_commands_of_the_readme_run_one_after_the_other(shell: dict[str, str], tmp_path: Path) -> None:
     for command in COMMANDS:

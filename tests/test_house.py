@@ -1,6 +1,8 @@
 """The house stays livable: no module, function or class grows beyond what can be read in one go."""
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +55,20 @@ def test_nothing_is_too_large_to_be_read_in_one_go():
 )  # fmt: skip
 def test_the_measure_finds_what_is_one_line_too_large(source, found):
     assert too_large(source, "m.py") == found
+
+
+def test_the_tree_in_the_documentation_is_the_tree():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    (tree,) = re.findall(r"^```\nspac_repro/\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    named = {line.split()[0].rstrip("/") for line in tree.splitlines()}
+    data = {"expected_results", "requirements"}  # no code
+    there = {path.name for path in (ROOT / "spac_repro").iterdir() if not path.name.startswith("_")} - data
+    assert named == there
+
+
+def test_the_layers_in_the_documentation_are_the_linters():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    (shown,) = re.findall(r"^```\ncli\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    kept = [layer.replace(" | ", ", ") for layer in contract if layer != "__main__"]
+    assert ["cli", *shown.splitlines()] == kept

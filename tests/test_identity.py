@@ -70,7 +70,7 @@ each = pytest.mark.parametrize(("key", "neutral", "other"), [(key, *values) for 
 @pytest.fixture
 def later(monkeypatch) -> None:
     """From here on it is the later version that runs."""
-    monkeypatch.setitem(methods._REGISTRY, "spac", replace(methods.get("spac"), settings=Spac))
+    monkeypatch.setitem(methods._METHODS._entries, "spac", replace(methods.get("spac"), settings=Spac))
     blocks: Any = {method.name: (method.settings | None, None) for method in methods.all_methods()}
     both = create_model("Methods", __base__=recipe._Methods, **blocks)
     model = create_model("Recipe", __base__=Later, methods=(both, ...))

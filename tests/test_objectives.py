@@ -33,10 +33,6 @@ def gradients(loss, *inputs: Tensor) -> list[Tensor]:
     return [torch.zeros_like(given) if gradient is None else gradient for given, gradient in zip(inputs, found, strict=True)]
 
 
-def logistic(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
-
-
 def softplus(x: float) -> float:
     """−log σ(−x), without torch."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))

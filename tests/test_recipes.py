@@ -71,8 +71,8 @@ def test_the_7b_run_is_pinned_and_set_as_its_peer():
 
 # Identity
 
-# Settings digest, and SHA-256 of the settings of iteration 0. Old runs and expected results are met by these, so they do not change:
-# a new setting has its neutral value for a default (tests/test_identity.py).
+# Settings digest, and SHA-256 of the settings of iteration 0. Old runs and expected results are met by these, so they never
+# change: a new setting has its neutral value for a default (tests/test_identity.py).
 DIGESTS = {
     "smollm2-135m/spac": (
         "4ae8374a2819c30c6bd34846a4804c8875528fc322116772d8e8e55921c94026",

@@ -33,5 +33,14 @@ def test_a_workflow_is_pinned_and_may_only_read(path):
             assert "${{" not in step.get("run", ""), "an input in a script's text can run commands"
 
 
+def test_a_pull_request_is_linted_and_tested_without_secrets():
+    workflow = yaml.safe_load((FOLDER / "tests.yml").read_text())
+    assert "pull_request" in workflow[True], "`on`, as YAML reads it"
+    runs = " ".join(step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"])
+    assert re.findall(r"make ([a-z ]+)", runs)[0].split() == ["lint", "test"]
+    for path in WORKFLOWS:
+        assert "pull_request_target" not in path.read_text(), "it would run a stranger's code with the repository's secrets"
+
+
 def test_an_action_by_tag_is_found():
     assert unpinned("- uses: actions/checkout@v4") == ["actions/checkout@v4"]

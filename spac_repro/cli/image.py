@@ -84,20 +84,20 @@ def run(
     """
     if words[0] == "train":
         raise UserError("training goes the other way round: `spac-repro train --in IMAGE …`, which mounts the run's own folder")
-    name, parsed = _parse(context.find_root().command, words)
+    name, parsed = _parse(context.find_root(), words)
     limits = in_image.limits(memory, network, other_version)
     raise typer.Exit(in_image.carry_out(name, parsed, image, limits, out=parsed.params.get("out") or Path("runs")))
 
 
 def _parse(root: Any, words: list[str]) -> tuple[list[str], typer.Context]:
-    """The name of the command that the words call, and its context, as the command line would make it."""
-    chosen, name, rest = root, list[str](), list(words)
+    """The name of the command that the words call, and its context, made below that of `spac-repro` itself."""
+    chosen, name, rest = root.command, list[str](), list(words)
     while hasattr(chosen, "commands"):  # groups, down to the command
         if not rest or rest[0] not in chosen.commands:
             raise UserError(f"{' '.join(words)!r} is no command of spac-repro; see `spac-repro --help`")
         name.append(rest.pop(0))
         chosen = chosen.commands[name[-1]]
-    return name, chosen.make_context(" ".join(name), rest)
+    return name, chosen.make_context(" ".join(name), rest, parent=root)
 
 
 def _say(line: str) -> None:

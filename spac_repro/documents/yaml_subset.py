@@ -21,7 +21,7 @@ from spac_repro.documents.place import dotted
 from spac_repro.documents.text import read_text
 from spac_repro.errors import UserError
 
-SIZE = 1 << 20  # bytes of a file: about a second to read
+SIZE = 1 << 20  # bytes of a file: seconds to read, and twenty times as much as any that ships
 DEPTH = 64
 DIGITS = 300  # of an integer, so that each fits into a float
 

@@ -1,19 +1,22 @@
 """The gold reward: how good a policy's own responses to held-out prompts of the built-in world truly are."""
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from spac_repro.context import Context
 from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer
 from spac_repro.data.world import World
+from spac_repro.optim import processes
 from spac_repro.recipe import Data, SelfPlay
-from spac_repro.runs.results import Score
+from spac_repro.runs import files
+from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
+from spac_repro.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,27 @@ class Rewards:
     def by_prompt(self, values: Sequence[float]) -> list[float]:
         """The mean of each prompt's samples."""
         return [statistics.fmean(values[i : i + self.samples]) for i in range(0, len(values), self.samples)]
+
+
+def measure(context: Context, t: int, model: PreTrainedModel) -> list[Score]:
+    """Gold rewards of sampled responses, beside the start's, which iteration 0 keeps."""
+    assert context.inputs.world is not None  # the recipe's own check
+    settings, kept = context.recipe.evaluation, context.folder.iteration(0).gold_file
+    with context.timed(t, "gold reward"):
+        rewards = sample(
+            model,
+            context.renderer.tokenizer,
+            context.inputs.world,
+            context.recipe.data,
+            context.recipe.selfplay,
+            prompts=settings.gold_prompts,
+            samples=settings.gold_samples,
+            seed=derive(context.run.seed, "gold", t),
+            advance=context.progress.advance,
+        )
+    if t == 0:
+        processes.on_main(lambda: files.write_json(kept, asdict(rewards)))
+    return scores(rewards, Rewards(**files.read_json(kept)))
 
 
 def sample(
@@ -64,16 +88,15 @@ def scores(rewards: Rewards, start: Rewards) -> list[Score]:
 
     Standard errors are over prompts: a prompt's samples are averaged first.
     """
-    exact = [float(value == 1) for value in rewards.values]
-    wins = [(a > b) + 0.5 * (a == b) for a, b in zip(rewards.values, start.values, strict=True)]
-    return [
-        _score("reward", rewards.by_prompt(rewards.values)),
-        _score("exact", rewards.by_prompt(exact)),
-        _score("win_rate", rewards.by_prompt(wins), note="over the start's responses to the same prompts"),
-        Score("gold", "length", statistics.fmean(rewards.lengths), None, len(rewards.lengths), note="response tokens"),
-    ]
-
-
-def _score(metric: str, values: Sequence[float], note: str = "") -> Score:
-    stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Score("gold", metric, statistics.fmean(values), stderr, len(values), note=note)
+    over_start = "over the start's responses to the same prompts"
+    measured = {
+        "reward": (rewards.values, ""),
+        "exact": ([float(value == 1) for value in rewards.values], ""),
+        "win_rate": ([(a > b) + 0.5 * (a == b) for a, b in zip(rewards.values, start.values, strict=True)], over_start),
+    }
+    found = []
+    for metric, (values, note) in measured.items():
+        by_prompt = rewards.by_prompt(values)
+        found.append(Score("gold", metric, statistics.fmean(by_prompt), standard_error(by_prompt), len(by_prompt), note=note))
+    length = Score("gold", "length", statistics.fmean(rewards.lengths), None, len(rewards.lengths), note="response tokens")
+    return [*found, length]

@@ -3,20 +3,49 @@
 ρ(y) = log π_t(y|x) − log π_0(y|x), with π_0 the start, for the chosen, the rejected and one response y′ ~ π_0 sampled once.
 """
 
-import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
+from transformers import PreTrainedModel
+
+from spac_repro.context import Context
 from spac_repro.data import triples
 from spac_repro.data.rendering import Renderer
 from spac_repro.data.triples import RESPONSES, Triples
 from spac_repro.data.world import World
 from spac_repro.model.policy import Policy
 from spac_repro.model.reference import reference_logprobs
+from spac_repro.optim import processes
 from spac_repro.recipe import SelfPlay
-from spac_repro.runs.results import Score
+from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
+from spac_repro.seeds import derive
+
+NOTE = "against the start"
+
+
+def measure(context: Context, t: int, model: PreTrainedModel) -> list[Score]:
+    """How far the iterate has moved on preferences that no training saw; iteration 0 draws them."""
+    assert context.inputs.world is not None  # the recipe's own check
+    start, scorer, tokens = context.folder.iteration(0), Policy(model), context.recipe.training.micro_batch_tokens
+    with context.timed(t, "held-out preferences"):
+        if t == 0:
+            drawn = draw(
+                scorer,
+                context.renderer,
+                context.inputs.world,
+                context.recipe.selfplay,
+                pairs=context.recipe.evaluation.heldout_pairs,
+                tokens=tokens,
+                seed=derive(context.run.seed, "held-out"),
+                advance=context.progress.advance,
+            )
+            drawn = replace(drawn, reference_sha256=start.weights_sha256)
+            processes.on_main(lambda: triples.write(start.heldout_file, drawn, {}))
+        remedy = f"remove it and {start.scores_file}, and repeat the command"
+        data = triples.read(start.heldout_file, reference=start.weights_sha256, remedy=remedy)
+        return scores(scorer, data, tokens=tokens, advance=context.progress.advance)
 
 
 def draw(
@@ -51,16 +80,13 @@ def scores(policy: Policy, data: Triples, *, tokens: int, advance: Callable[[int
     logprobs = reference_logprobs(policy, data, RESPONSES, tokens=tokens, advance=advance)
     rho = {name: (logprobs[name] - data.reference[name]).double().tolist() for name in RESPONSES}
     rows = list(zip(rho["chosen"], rho["rejected"], rho["selfplay"], strict=True))
+    measured = {  # by row, and whether more is better
+        "critic_gap": ([own - (chosen + rejected) / 2 for chosen, rejected, own in rows], False),
+        "margin": ([chosen - rejected for chosen, rejected, _ in rows], True),
+        "accuracy": ([(chosen > rejected) + 0.5 * (chosen == rejected) for chosen, rejected, _ in rows], True),
+        "divergence": ([-own for _, _, own in rows], False),
+    }
     return [
-        _score("critic_gap", [own - (chosen + rejected) / 2 for chosen, rejected, own in rows], better=False),
-        _score("margin", [chosen - rejected for chosen, rejected, _ in rows]),
-        _score("accuracy", [(chosen > rejected) + 0.5 * (chosen == rejected) for chosen, rejected, _ in rows]),
-        _score("divergence", [-own for _, _, own in rows], better=False),
+        Score("heldout", metric, statistics.fmean(its), standard_error(its), len(its), higher_is_better=better, note=NOTE)
+        for metric, (its, better) in measured.items()
     ]
-
-
-def _score(metric: str, values: Sequence[float], *, better: bool = True) -> Score:
-    stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Score(
-        "heldout", metric, statistics.fmean(values), stderr, len(values), higher_is_better=better, note="against the start"
-    )

@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 from importlib import metadata, resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def source() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def module_sha256(place: str) -> str | None:
+    """SHA-256 of the source of the module in "module:name"; None where it has no file."""
+    spec = find_spec(place.partition(":")[0])
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return None
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
 def cpu() -> str:

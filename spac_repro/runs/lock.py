@@ -1,11 +1,11 @@
 """Who is at work in a run folder: one process at a time."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
 from spac_repro.runs.files import write_json
 
@@ -64,15 +64,15 @@ def held(folder: Path) -> bool:
 def owner_lives(folder: Path) -> bool:
     """Whether the process that wrote itself down as the owner runs on this machine."""
     try:
-        os.kill(int(json.loads((folder / OWNER).read_text())["process"]), 0)
-    except (OSError, ValueError, KeyError):
+        os.kill(int(strict_json.read(folder / OWNER, dict)["process"]), 0)
+    except (OSError, ValueError, KeyError, UserError):
         return False
     return True
 
 
 def _by(owner: Path) -> str:
     try:
-        who = json.loads(owner.read_text())
+        who = strict_json.read(owner, dict)
         return f" by process {who['process']} on {who['node']}"
-    except (OSError, ValueError, KeyError):
+    except (KeyError, UserError):
         return ""

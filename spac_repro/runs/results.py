@@ -1,5 +1,8 @@
 """What a run measured: results.json, and the scores in it."""
 
+import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +32,11 @@ class Score:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of independent values; None where one value has no spread."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 class Iterate(BaseModel):

@@ -1,6 +1,5 @@
 """Self-play: one response of the current policy to every prompt, y′ ~ π_t(·|x)."""
 
-import json
 import shutil
 from array import array
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, Tem
 from spac_repro.data import mapped
 from spac_repro.optim import processes
 from spac_repro.recipe import SelfPlay
-from spac_repro.runs.files import write_json
+from spac_repro.runs.files import read_json, write_json
 from spac_repro.seeds import derive
 
 
@@ -50,7 +49,7 @@ def respond(
         advance(number, len(batches))
         kept = folder / f"batch-{number:05d}.json" if folder else None
         if kept and kept.exists():
-            sampled = json.loads(kept.read_text())
+            sampled = read_json(kept)
         else:
             sampled = sample([prompts[i] for i in batch], derive(seed, number))
             if kept:

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spac_repro.documents import strict_json
+from spac_repro.documents.names import did_you_mean
 from spac_repro.errors import UserError
 from spac_repro.runs import verdict as verdicts
 from spac_repro.runs.files import write_bytes, write_json
@@ -97,9 +98,7 @@ def _known(experiments: Sequence[str] | None) -> list[str]:
         return list(EXPERIMENTS)
     for name in experiments:
         if name not in EXPERIMENTS:
-            near = get_close_matches(name, EXPERIMENTS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(EXPERIMENTS)}"
-            raise UserError(f"experiment: there is no {name!r}; {hint}")
+            raise UserError(f"unknown experiment {name!r}{did_you_mean(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}")
     return list(dict.fromkeys(experiments))
 
 
@@ -110,15 +109,15 @@ def _finished(name: str, seeds: list[int], quick: bool, out: Path, tell: Callabl
     identity = _identity(name, seeds, quick, batches.PESSIMISM)
     path = out / f"{name}.json"
     try:
-        there = json.loads(path.read_text())
-        if there["identity"] == identity:
-            return dict(there)
-    except (OSError, ValueError, KeyError, TypeError):
+        there: dict[str, Any] = strict_json.read(path, dict)
+        if there.get("identity") == identity:
+            return there
+    except UserError:
         pass  # not there, or cut off, or another program's: it is made anew
     study = studies.STUDIES[name](seeds, quick, tell)
     content = {"identity": identity, "quick": quick, **vars(study)}
     write_json(path, content)
-    return dict(json.loads(path.read_text()))
+    return dict(strict_json.read(path, dict))
 
 
 def _identity(name: str, seeds: list[int], quick: bool, pessimism: float) -> str:
@@ -157,28 +156,3 @@ def judge(fresh: Fresh, seeds: Sequence[int], expected: Path | None = None, *, p
     shared = sorted(own & set(seeds))
     note = f"{len(shared)} of the seeds are among the rows' own, so agreement says less than the level promises"
     return verify(rows, fresh, partial=partial, notes=[note] if shared else [])
-
-
-def expected_rows(studies: dict[str, dict[str, Any]], *, commit: str, lock_sha256: str, hardware: str, date: str) -> str:
-    """The text of an expected_results file made from a full run's studies; a row with an effect is primary."""
-    from spac_repro.runs.verdict import Key
-    from spac_repro.trust.expected import Expected, measured_rows
-
-    rows: list[Any] = []
-    measured = [row for study in studies.values() for row in study["measured"]]
-    decides = {Key(row["method"], row["task"], row["metric"]) for row in measured if row["effect"] is not None}
-
-    def primary(key: Key) -> bool:
-        return key in decides
-
-    for row in measured:
-        key = Key(row["method"], row["task"], row["metric"])
-        extra = {} if row["effect"] is None else {"effect": row["effect"]}
-        # Another machine's rounding moves a slope or a share of 1e-3 in the last digits only.
-        rows += measured_rows({key: row["values"]}, "ours", primary=primary, rounding=1e-6, **extra)
-    seeds = next(iter(studies.values()))["seeds"]
-    source = {
-        "kind": "measured", "commit": commit, "lock_sha256": lock_sha256, "hardware": hardware, "date": date, "seeds": seeds,
-        "command": "spac-repro theory --first-seed 1",
-    }  # fmt: skip
-    return Expected.model_validate({"recipe": "theory", "alpha": 0.01, "sources": {"ours": source}, "rows": rows}).as_yaml()

@@ -1,4 +1,11 @@
-"""`image …`, where no engine is needed."""
+"""`image …` and `train --in`, where no engine is needed."""
+
+import pytest
+
+from spac_repro.images import access
+from spac_repro.images.command import Command, Limits
+from spac_repro.images.reference import Reference
+from spac_repro.runs import files
 
 
 def test_what_is_carried_out_inside_is_a_command(refused):
@@ -9,7 +16,9 @@ def test_what_is_carried_out_inside_is_a_command(refused):
 
 
 def test_what_it_is_given_is_parsed_here(refused):
-    assert "No such option: --quik" in refused("image", "run", "docker:x", "theory", "--quik")
+    message = refused("image", "run", "docker:x", "recipes", "show", "tiny", "--jsn")
+    assert message.startswith("No such option: --jsn")
+    assert message.endswith("see `spac-repro recipes show --help`")
     assert "missing does not exist, so it cannot be mounted" in refused("image", "run", "docker:x", "evaluate", "missing")
     assert "--memory lots is no size" in refused("image", "run", "--memory", "lots", "docker:x", "theory")
 
@@ -17,3 +26,43 @@ def test_what_it_is_given_is_parsed_here(refused):
 def test_what_names_no_image(refused):
     for command in (["inspect", "x"], ["inspect", "x", "--licences"], ["run", "x", "theory"]):
         assert "'x' names no image" in refused("image", *command)
+
+
+@pytest.fixture
+def carried_out(monkeypatch):
+    """What was carried out inside an image that stands in for a real one, and ends with 5."""
+    seen = []
+    monkeypatch.setattr(access, "run", lambda *given: seen.append(given) or 5)
+    return seen
+
+
+def test_a_command_is_carried_out_inside(invoke, carried_out, tmp_path):
+    (tmp_path / "model").mkdir()
+    done = invoke("image", "run", "--memory", "2g", "docker:x", "evaluate", "model", "--suite", "mini", "--json")
+    assert done == (5, "", "")
+    given = Command(("evaluate", str(tmp_path / "model"), "--suite", "mini", "--json"), (tmp_path / "model",), (tmp_path / "runs",))
+    assert carried_out == [(Reference("docker", "x"), given, Limits("2g"))]
+
+
+def test_training_is_carried_out_inside(invoke, carried_out, tmp_path):
+    """With what lies beside the preferences, which an image would not see."""
+    pairs = tmp_path / "preferences" / "train" / "pairs.jsonl"
+    questions = tmp_path / "preferences" / "leaderboard"
+    files.write_bytes(pairs, b"")
+    questions.mkdir()
+    done = invoke("train", "--recipe", "zephyr-7b", "--preferences", pairs, "--in", "apptainer:a.sif", "--network", "--until", "0")
+    assert done == (5, "", "")
+    [(reference, given, limits)] = carried_out
+    assert reference == Reference("apptainer", "a.sif")
+    assert limits == Limits(network=True)
+    assert given.writes == (tmp_path / "runs/zephyr-7b/spac/seed-0",)
+    assert set(given.reads) == {pairs, questions}
+    options = dict(zip(given.arguments[1::2], given.arguments[2::2], strict=True))
+    assert given.arguments[0] == "train"
+    assert options == {
+        "--recipe": "zephyr-7b",
+        "--preferences": str(pairs),
+        "--data": str(questions),
+        "--until": "0",
+        "--out": str(given.writes[0]),
+    }

@@ -164,4 +164,4 @@ def test_a_method_from_outside_is_listed(tmp_path):
 def test_a_method_from_outside_that_takes_another_ones_name_is_said_in_one_line(tmp_path):
     done = subprocess.run([*SPAC_REPRO, "--help"], env=another_distribution(tmp_path, "spac"), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "spac-repro: two methods are called spac: spac_repro.objectives:spac and theirs:loss; rename one\n"
+    assert done.stderr == "spac-repro: two methods are called spac, one of them from theirs 1.0; rename or uninstall one\n"

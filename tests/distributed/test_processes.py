@@ -51,17 +51,14 @@ def furthest(one: Path, other: Path) -> float:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process, which computes what several will."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    done = cut_down.train(out, settings=SETTINGS)
-    assert done.returncode == 0, done.stderr
-    return out
+    return cut_down.trained(out, settings=SETTINGS)
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def together(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """An engine, and the folder of a run of two processes with it."""
     out = tmp_path_factory.mktemp(request.param) / "run"
-    done = cut_down.train(out, settings=settings(request.param))
-    assert done.returncode == 0, done.stderr
+    cut_down.trained(out, settings=settings(request.param))
     return request.param, out
 
 
@@ -92,8 +89,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(together: tuple[str, Path],
     process.wait()
     time.sleep(1)
     assert not (run / "iteration-1" / "policy").exists()
-    done = cut_down.train(run, settings=settings(engine))
-    assert done.returncode == 0, done.stderr
+    cut_down.trained(run, settings=settings(engine))
     assert cut_down.results(run)["weights_sha256"] == cut_down.results(whole)["weights_sha256"]
     assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 

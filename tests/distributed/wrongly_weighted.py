@@ -11,7 +11,7 @@ right = loop._gradient
 def gradient(engine, objective, schedule, step):  # type: ignore[no-untyped-def]
     batch = schedule.batch(step)
     weight = len(batch) / (processes.world() * len(processes.mine(batch)))  # 1 in the start, which is not divided
-    wrong = SimpleNamespace(backward=lambda loss, *, last: engine.backward(loss * weight, last=last))
+    wrong = SimpleNamespace(autocast=engine.autocast, backward=lambda loss, *, last: engine.backward(loss * weight, last=last))
     return right(wrong, objective, schedule, step)
 
 

@@ -40,6 +40,13 @@ def train(out: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> s
     )
 
 
+def trained(out: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> Path:
+    """The folder of a run that came to its end."""
+    done = train(out, *arguments, settings=settings)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
 def results(out: Path) -> dict[str, Any]:
     """What results.json holds."""
     return dict(json.loads((out / "results.json").read_text()))

@@ -85,6 +85,7 @@ def settings() -> Iterator[str]:
         yield from ("--set", f"{key}={json.dumps(value)}")
 
 
+@pytest.mark.check
 def test_fetched_once_then_trained_without_the_hub(repositories: Path, tmp_path: Path) -> None:
     cache, sweep, profile, out = (tmp_path / name for name in ("cache", "sweep.yaml", "here.yaml", "sweep"))
     fetch = ("prefetch", "--recipe", "zephyr-7b", "--cache", cache, *settings(), "--json")
@@ -117,6 +118,7 @@ def test_fetched_once_then_trained_without_the_hub(repositories: Path, tmp_path:
     assert "is not what was fetched" in " ".join(unfit.stdout.split())
 
 
+@pytest.mark.check
 def test_a_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
     done = spac_repro("prefetch", "--cache", tmp_path / "cache", *settings(), address="http://127.0.0.1:9")
     assert done.returncode == 3

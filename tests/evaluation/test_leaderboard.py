@@ -584,6 +584,7 @@ def test_stock_data_sets_are_read_as_files_are(data: Path, monkeypatch: pytest.M
 # Real questions.
 
 
+@pytest.mark.check
 @pytest.mark.real
 def test_scores_equal_the_command_line(
     shared: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path

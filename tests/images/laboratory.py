@@ -13,31 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import needs
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BASE = "localhost/base:ci"
 IMAGE = "localhost/spac-repro:0.1.0-cpu"
-ENGINES = ("podman", "buildah", "runc", "uidmap", "mmdebstrap", "docker.io")
 SOURCE = "https://example.org/spac-repro"
 CALLER = 20001  # an ordinary user, by number
 OFFLINE = ("unshare", "--net")  # what makes the command after it one without a network
-
-# crun fails where cgroups are of both kinds; runc wants limits that it need not raise.
-CONTAINERS = """\
-[containers]
-default_ulimits=["nofile=4096:4096","nproc=4096:4096"]
-[engine]
-runtime="runc"
-cgroup_manager="cgroupfs"
-events_logger="file"
-"""
-STORAGE = """\
-[storage]
-driver="overlay"
-graphroot="{folder}/root"
-runroot="{folder}/run"
-"""
 # Apptainer needs a newer libc than bookworm's: it runs in a root of its own, with the folders of the tests at their own places.
 # Whoever calls, it runs as an ordinary user, since that is who runs it on a cluster. Its SIF is packed quickly rather than well.
 APPTAINER = """\
@@ -94,26 +78,12 @@ def spac_repro(*words: object, user: int = 0, cwd: Path | None = None, **more: s
 
 def install() -> None:
     """The engines, from Debian; skip where that may not be."""
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        pytest.skip("engines are installed by apt-get as root")
-    if all(shutil.which(name) for name in ("podman", "buildah", "runc", "newuidmap", "mmdebstrap", "dockerd", "docker")):
-        return
-    for words in (["update"], ["install", "-y", "--no-install-recommends", *ENGINES]):
-        done = subprocess.run(["apt-get", *words], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)
-        if done.returncode:
-            pytest.skip(f"apt-get {words[0]} failed: {done.stderr.decode()[-300:]}")
-
-
-def store(folder: Path) -> dict[str, str]:
-    """The variables that make an empty folder Podman's and Buildah's store."""
-    folder.mkdir()
-    (folder / "containers.conf").write_text(CONTAINERS)
-    (folder / "storage.conf").write_text(STORAGE.format(folder=folder))
-    return {
-        "CONTAINERS_CONF": str(folder / "containers.conf"),
-        "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
-        "BUILDAH_RUNTIME": "runc",
-    }
+    if os.geteuid() != 0:
+        pytest.skip("only root may bring engines up")
+    try:
+        needs.install("images")
+    except needs.NotHereError as reason:
+        pytest.skip(str(reason))
 
 
 def sources(folder: Path, suites: str) -> Path:

@@ -24,6 +24,11 @@ PROMPT = (
 WEIGHTS = "5bf586bf3b11ca984287b9a047ce03dfebcd8b59ac86d8e169bb8440f3a4709d"
 
 
+def real(test):
+    """Reads the model: half a minute and two gigabytes."""
+    return pytest.mark.real(pytest.mark.check(test))
+
+
 @pytest.fixture(scope="module")
 def packaged():
     for package in (RECIPE.policy.name, "gguf"):
@@ -47,7 +52,7 @@ def renderer(packaged):
     return Renderer(packaged[1], RECIPE.data)
 
 
-@pytest.mark.real
+@real
 def test_it_is_the_model_that_the_recipe_says(packaged):
     model, _ = packaged
     assert sum(parameter.numel() for parameter in model.parameters()) == RECIPE.policy.parameters
@@ -55,7 +60,7 @@ def test_it_is_the_model_that_the_recipe_says(packaged):
     assert policy.weights_sha256(model) == WEIGHTS
 
 
-@pytest.mark.real
+@real
 def test_it_speaks_english(packaged):
     """Weights in a wrong order would still have the right hash of themselves."""
     model, tokenizer = packaged
@@ -65,7 +70,7 @@ def test_it_speaks_english(packaged):
     assert "Paris" in tokenizer.decode(answer[0, ids.shape[1] :])
 
 
-@pytest.mark.real
+@real
 def test_saved_and_read_back_it_is_the_same(packaged, folder):
     model, tokenizer = packaged
     again, its_tokenizer = policy.load(folder, RECIPE.policy)
@@ -77,7 +82,7 @@ def test_saved_and_read_back_it_is_the_same(packaged, folder):
         assert torch.equal(model(ids).logits, again.eval()(ids).logits)
 
 
-@pytest.mark.real
+@real
 def test_the_folder_needs_nothing_but_transformers(folder):
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -87,7 +92,7 @@ def test_the_folder_needs_nothing_but_transformers(folder):
     )
 
 
-@pytest.mark.real
+@real
 def test_the_folder_remembers_nothing_of_the_package(folder):
     config = json.loads((folder / "config.json").read_text())
     generation = json.loads((folder / "generation_config.json").read_text())
@@ -102,7 +107,7 @@ def test_the_folder_remembers_nothing_of_the_package(folder):
         assert ".gguf" not in text, file.name
 
 
-@pytest.mark.real
+@real
 def test_a_prompt_is_rendered_with_the_chat_template(packaged, renderer):
     _, tokenizer = packaged
     row = Preference(({"role": "user", "content": QUESTION},), "42", "41")
@@ -111,7 +116,7 @@ def test_a_prompt_is_rendered_with_the_chat_template(packaged, renderer):
     assert prompt == tokenizer(PROMPT).input_ids
 
 
-@pytest.mark.real
+@real
 def test_a_response_ends_the_turn_and_has_a_token_a_digit(packaged, renderer):
     _, tokenizer = packaged
     assert tokenizer.eos_token == "<|im_end|>"

@@ -2,14 +2,13 @@
 
 import html
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import needs
 import pytest
 
 from spac_repro import recipes
@@ -212,12 +211,10 @@ def browser() -> Iterator[Any]:
     """Chromium as the system has it; installed where that is allowed."""
     from playwright.sync_api import sync_playwright
 
-    if not shutil.which("chromium"):
-        install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"]
-        subprocess.run(["apt-get", "update"], capture_output=True)
-        done = subprocess.run(install, capture_output=True, text=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
-        if done.returncode or not shutil.which("chromium"):
-            pytest.skip(f"no chromium, and none can be installed here: {done.stderr.strip()[-200:]}")
+    try:
+        needs.install("browser")
+    except needs.NotHereError as reason:
+        pytest.skip(str(reason))
     with sync_playwright() as play:
         # As root, Chromium starts only without its own sandbox; the pages are this test's own.
         chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from needs import NotHereError
+
 NODES = 4
-PACKAGES = (["slurm-wlm", "munge"], ["--no-install-recommends", "slurmdbd", "mariadb-server"])
-PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sbatch", "unshare")
-POLICY = Path("/usr/sbin/policy-rc.d")
 
 CONFIGURATION = """
 ClusterName=lab
@@ -100,10 +99,6 @@ MARIADB = (
 )
 
 
-class NotHereError(Exception):
-    """No cluster can be brought up on this machine; the message says why."""
-
-
 def wait_for(what: Callable[[], object], name: str, seconds: float = 60.0) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + seconds
@@ -111,49 +106,6 @@ def wait_for(what: Callable[[], object], name: str, seconds: float = 60.0) -> No
         if time.monotonic() > deadline:
             raise TimeoutError(f"{name}: not after {seconds:.0f} s")
         time.sleep(0.05)
-
-
-def install() -> None:
-    """The programs, from the distribution.
-
-    Raises:
-        NotHereError: not root, no apt-get, or it fails.
-    """
-    if all(shutil.which(program) for program in PROGRAMS):
-        return
-    install_packages(*PACKAGES)
-
-
-def install_packages(*sets: Sequence[str]) -> None:
-    """Sets of packages, from the distribution, without starting any service of theirs.
-
-    Raises:
-        NotHereError: not root, no apt-get, or it fails.
-    """
-    names = " ".join(word for words in sets for word in words if not word.startswith("-"))
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise NotHereError(f"not installed, and only root may install them, with apt-get: {names}")
-    with _no_services():
-        for arguments in (["update", "-qq"], *(["install", "-y", "-qq", *words] for words in sets)):
-            done = subprocess.run(
-                ["apt-get", *arguments], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, text=True
-            )
-            if done.returncode:
-                raise NotHereError(f"not to be installed ({names}): {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-
-
-@contextmanager
-def _no_services() -> Iterator[None]:
-    """Packages start no services of their own while this lasts."""
-    ours = not POLICY.exists()
-    if ours:
-        POLICY.write_text("#!/bin/sh\nexit 101\n")
-        POLICY.chmod(0o755)
-    try:
-        yield
-    finally:
-        if ours:
-            POLICY.unlink()
 
 
 class Cluster:

@@ -9,9 +9,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import lab
-from cluster import Cluster, NotHereError, install
+import needs
+from cluster import Cluster
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests/conftest.py looks at markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
@@ -34,8 +36,8 @@ def pytest_runtest_makereport(
 def programs() -> None:
     """Slurm's programs, or a skip that says why not."""
     try:
-        install()
-    except NotHereError as reason:
+        needs.install("slurm")
+    except needs.NotHereError as reason:
         pytest.skip(str(reason))
 
 
@@ -55,7 +57,7 @@ def bring_up(cluster: Cluster) -> Iterator[Cluster]:
     try:
         cluster.up()
         yield cluster
-    except NotHereError as reason:
+    except needs.NotHereError as reason:
         pytest.skip(str(reason))
     finally:
         cluster.down()

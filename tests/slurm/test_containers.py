@@ -14,27 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import container_store
 import lab
+import needs
 import pytest
-from cluster import Cluster, NotHereError, install_packages, wait_for
+from cluster import Cluster, wait_for
 
 CELL = "spac/seed-1"
 CHECKOUT = Path(__file__).resolve().parents[2]
-# crun fails where cgroups are of both kinds; runc wants limits that it need not raise.
-CONTAINERS = """\
-[containers]
-default_ulimits=["nofile=4096:4096","nproc=4096:4096"]
-[engine]
-runtime="runc"
-cgroup_manager="cgroupfs"
-events_logger="file"
-"""
-STORAGE = """\
-[storage]
-driver="overlay"
-graphroot="{store}/root"
-runroot="{store}/run"
-"""
 
 
 @pytest.fixture
@@ -52,14 +39,10 @@ def links(tmp_path: Path) -> Path:
 def podman(links: Path, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """What a profile says to have Podman run the image, in a store of its own."""
     try:
-        if not all(shutil.which(program) for program in ("podman", "runc")):
-            install_packages(["--no-install-recommends", "podman", "runc"])
-    except NotHereError as reason:
+        needs.install("slurm, in a container")
+    except needs.NotHereError as reason:
         pytest.skip(str(reason))
-    (tmp_path / "containers.conf").write_text(CONTAINERS)
-    (tmp_path / "storage.conf").write_text(STORAGE.format(store=tmp_path / "store"))
-    files = {"CONTAINERS_CONF": "containers.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
-    variables = {name: str(tmp_path / file) for name, file in files.items()}
+    variables = container_store.store(tmp_path / "store")
     with tarfile.open(tmp_path / "links.tar", "w") as tar:
         tar.add(links, ".")
 

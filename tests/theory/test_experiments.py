@@ -37,7 +37,7 @@ def test_a_band_is_a_t_interval():
 
 
 def test_wrong_requests_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="did you mean 'coverage'"):
+    with pytest.raises(UserError, match=r"\(did you mean coverage\?\)"):
         experiments.run(["covarage"], out=tmp_path)
     with pytest.raises(UserError, match="at least 2"):
         experiments.run(["prototype"], out=tmp_path, seeds=1)

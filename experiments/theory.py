@@ -1,0 +1,87 @@
+"""Make expected_results/theory.yaml from a finished run of the tabular experiments.
+
+    spac-repro theory --first-seed 1 --out runs/theory-rows
+    python experiments/theory.py runs/theory-rows --write expected_results/theory.yaml
+
+Every experiment is needed, at full size and on the same seeds. A value with an effect, the deviation that it is there to find,
+makes a primary row; the others are for information. Run both commands on one machine and one commit: the rows name this machine
+and this commit as their source.
+"""
+
+import argparse
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from spac_repro.errors import UserError
+from spac_repro.runs import environment
+from spac_repro.theory.experiments import EXPERIMENTS
+from spac_repro.trust.expected import Expected, Key, Row, measured_rows
+
+ROUNDING = 1e-6  # another machine's rounding moves a slope or a share of 1e-3 in the last digits only
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="Folder that `spac-repro theory` wrote.")
+    parser.add_argument("--write", type=Path, required=True, help="The expected_results file to write.")
+    arguments = parser.parse_args()
+    try:
+        content = expected(finished(arguments.run)).as_yaml()
+    except UserError as error:
+        parser.error(str(error))
+    arguments.write.write_text(content)
+
+
+def finished(run: Path) -> list[dict[str, Any]]:
+    """The data of every experiment of a run, in order.
+
+    Raises:
+        UserError: an experiment is missing, was cut short with --quick, or has other seeds than the first.
+    """
+    studies: list[dict[str, Any]] = []
+    for name in EXPERIMENTS:
+        path = run / f"{name}.json"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run `spac-repro theory --first-seed 1 --out {run}` to the end")
+        study = json.loads(path.read_text())
+        if study["quick"]:
+            raise UserError(f"{path}: is of a run with --quick; rows are made of full runs")
+        if studies and study["seeds"] != studies[0]["seeds"]:
+            raise UserError(f"{path}: has other seeds than {studies[0]['name']}; rows are made of one run")
+        studies.append(study)
+    return studies
+
+
+def expected(studies: list[dict[str, Any]]) -> Expected:
+    """The file's content: the rows, and this machine and commit as their source."""
+    source = environment.source()
+    if source is None:
+        raise UserError("this package is not a git checkout, so that the rows could not name their commit; run from one")
+    origin = {
+        "kind": "measured",
+        "commit": source["commit"] + ("+changed" if source["changed"] else ""),
+        "lock_sha256": environment.lock()["sha256"],
+        "hardware": environment.cpu(),
+        "date": date.today().isoformat(),
+        "seeds": studies[0]["seeds"],
+        "command": "spac-repro theory --first-seed 1",
+    }
+    return Expected.model_validate({"recipe": "theory", "alpha": 0.01, "sources": {"ours": origin}, "rows": rows(studies)})
+
+
+def rows(studies: list[dict[str, Any]]) -> list[Row]:
+    """One row for each value that an experiment measured."""
+    made: list[Row] = []
+    for measured in (row for study in studies for row in study["measured"]):
+        key, effect = Key(measured["method"], measured["task"], measured["metric"]), measured["effect"]
+        extra = {} if effect is None else {"effect": effect}
+        made += measured_rows(
+            {key: measured["values"]}, "ours", primary=lambda _, it=effect: it is not None, rounding=ROUNDING, **extra
+        )
+    return made
+
+
+if __name__ == "__main__":
+    main()
