@@ -10,7 +10,8 @@ from typing import Any
 
 from spac_repro.launchers.ledger import Ledger
 from spac_repro.launchers.matrix import Cell
-from spac_repro.runs import files as runs
+from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
 
 NUMBERS = ("mean", "sd", "low", "high")
 
@@ -32,20 +33,20 @@ def collect(book: Ledger) -> Table:
         groups.setdefault((cell.name.rpartition("/")[0], cell.method), []).append(cell)
     varied = list(dict.fromkeys(key for cell in book.cells.values() for key in cell.varied))
     rows = [row for cells in groups.values() for row in _rows(book, cells, varied)]
-    missing = [cell.name for cell in book.cells.values() if not _results_file(book, cell).exists()]
+    missing = [cell.name for cell in book.cells.values() if not book.run(cell).complete]
     columns = [*varied, "method", "iteration", "task", "metric", *NUMBERS, "seeds", "missing_seeds"]
     return Table(book.name, columns, rows, missing)
 
 
 def _rows(book: Ledger, cells: Sequence[Cell], varied: Sequence[str]) -> Iterator[dict[str, Any]]:
     values: dict[tuple[int, str, str], list[float]] = {}
-    missing = [cell.seed for cell in cells if not _results_file(book, cell).exists()]
+    missing = [cell.seed for cell in cells if not book.run(cell).complete]
     for cell in cells:
         if cell.seed in missing:
             continue
-        for iterate in runs.read_json(_results_file(book, cell))["iterations"]:
-            for score in iterate["scores"]:
-                values.setdefault((iterate["iteration"], score["task"], score["metric"]), []).append(score["value"])
+        for iterate in RunFolder.open(book.run_folder(cell)).results.iterations:
+            for score in iterate.scores:
+                values.setdefault((iterate.iteration, score.task, score.metric), []).append(score.value)
     head = {**{key: _plain(cells[0].varied.get(key)) for key in varied}, "method": cells[0].method}
     tail = {"missing_seeds": " ".join(map(str, missing))}
     if not values:  # a row of its own: a group that is not there must not look like one that was not asked for
@@ -82,10 +83,10 @@ def write(table: Table, folder: Path) -> list[Path]:
         "md": _markdown(table).encode(),
         "tex": _latex(table).encode(),
     }
-    files = [folder / f"results.{suffix}" for suffix in contents]
-    for file, content in zip(files, contents.values(), strict=True):
-        runs.write_bytes(file, content)
-    return files
+    written = [folder / f"results.{suffix}" for suffix in contents]
+    for file, content in zip(written, contents.values(), strict=True):
+        files.write_bytes(file, content)
+    return written
 
 
 def render(table: Table) -> Any:
@@ -138,7 +139,3 @@ def _text(value: Any) -> str:
 def _plain(value: Any) -> str:
     """A varied value as text: one column may hold numbers and null."""
     return "null" if value is None else str(value)
-
-
-def _results_file(book: Ledger, cell: Cell) -> Path:
-    return book.run_folder(cell) / "results.json"

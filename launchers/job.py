@@ -25,6 +25,7 @@ from threading import Thread
 from typing import Any
 
 from spac_repro.launchers import ledger
+from spac_repro.runs.folder import RunFolder
 
 INTERRUPTED = 130  # what training exits with when it stopped because it was asked to
 AGAIN_LOCALLY = 144  # what submitit's local executor takes as the wish to be started again
@@ -90,28 +91,17 @@ class Job:
             )
         if self.cache is not None:
             _verify(Path(self.cache))
-        if self.start is not None and not (self.start / "iteration-0" / "scores.json").exists():
+        if self.start is not None and not RunFolder(self.start).iteration(0).finished:
             raise JobError(f"the start that it shares is not in {self.start}; see that cell's error, then `spac-repro sweep retry`")
 
     def _wait_for_the_owner(self) -> None:
         """After a node's death its orphan may still be at work in the run folder: the lock there decides, and this waits."""
-        from filelock import FileLock, Timeout
-
-        if _rank() != 0 or not self.folder.exists():
-            return
-        lock = FileLock(self.folder / ".lock")
         waiting = False
-        while not self._heard:
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                if not waiting:
-                    print(f"{self.folder} is in use by another process; waiting for it", file=sys.stderr, flush=True)
-                    waiting = True
-                time.sleep(1)
-            else:
-                lock.release()
-                return
+        while _rank() == 0 and not self._heard and RunFolder(self.folder).in_use:
+            if not waiting:
+                print(f"{self.folder} is in use by another process; waiting for it", file=sys.stderr, flush=True)
+                waiting = True
+            time.sleep(1)
 
     def _train(self) -> tuple[int, str]:
         """Run training to its end; its exit code and the last line it said."""
@@ -139,7 +129,7 @@ class Job:
 
     def _end(self, code: int, last_line: str) -> str:
         """What an exit code means for the job: done, again (queue it), stopped (somebody else ends it)."""
-        if code == 0 or (code == 1 and (self.folder / "results.json").exists()):  # 1: done, and the numbers disagree
+        if code == 0 or (code == 1 and RunFolder(self.folder).complete):  # 1: done, and the numbers disagree
             return "done"
         if self._heard and code in (INTERRUPTED, -signal.SIGUSR2, -signal.SIGTERM):
             return "again" if signal.SIGUSR2 in self._heard else "stopped"
@@ -209,13 +199,7 @@ def _verify(cache: Path) -> None:
 
 def progress(folder: Path) -> str:
     """A hash of what a run has to show: its finished iterates, scores, checkpoints and self-play batches, by name."""
-    kept = sorted(
-        str(path.relative_to(folder))
-        for pattern in ("iteration-*/*", "iteration-*/training/*", "iteration-*/selfplay/*", "results.json")
-        for path in folder.glob(pattern)
-        if not path.name.startswith(".")
-    )
-    return sha256("\n".join(kept).encode()).hexdigest()[:16]
+    return sha256("\n".join(RunFolder(folder).produced()).encode()).hexdigest()[:16]
 
 
 def again_file(job_folder: Path, slurm_job: str) -> Path:

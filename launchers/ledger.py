@@ -22,6 +22,7 @@ from spac_repro.errors import UserError
 from spac_repro.launchers.matrix import Cell
 from spac_repro.launchers.profile import Cluster
 from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
 
 SCHEMA = 1
 JOBS = "jobs"
@@ -76,6 +77,10 @@ class Ledger:
 
     def run_folder(self, cell: Cell) -> Path:
         return self.folder / cell.name
+
+    def run(self, cell: Cell) -> RunFolder:
+        """The cell's run, begun or not."""
+        return RunFolder(self.run_folder(cell))
 
     def leader(self, cell: Cell) -> Cell:
         """The cell in whose folder the start that this one uses is made: the first with that start, so it never changes."""

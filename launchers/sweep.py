@@ -1,18 +1,16 @@
 """A sweep from submission to its end: submit, look, cancel, retry."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
 from spac_repro.launchers import ledger, local, slurm
 from spac_repro.launchers.job import Job
 from spac_repro.launchers.ledger import Ledger
 from spac_repro.launchers.matrix import Cell
-from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
 
 Stage = Literal["missing", "pending", "running", "requeued", "failed", "cancelled", "done"]
 ENDED: tuple[Stage, ...] = ("failed", "cancelled")
@@ -179,8 +177,7 @@ def _check_processes(book: Ledger) -> None:
 
 
 def _has_start(book: Ledger, leader: Cell) -> bool:
-    folder = book.run_folder(leader)
-    return all((folder / part).exists() for part in ("iteration-0/policy", "iteration-0/scores.json"))
+    return book.run(leader).iteration(0).finished
 
 
 def _live_starts(book: Ledger, tasks: Iterable[Task]) -> list[str]:
@@ -212,43 +209,35 @@ def standings(book: Ledger) -> list[Standing]:
 
 
 def _standing(book: Ledger, cell: Cell, states: dict[str, slurm.State]) -> Standing:
-    folder, job = book.run_folder(cell), book.job("run", cell)
+    run, job = book.run(cell), book.job("run", cell)
     said = ledger.attempts(book.attempts_file("run", cell))
     attempts = sum("position" in line for line in said)
-    if (folder / "results.json").exists():
-        scores = _scores(folder)
+    if run.complete:
+        scores = _scores(RunFolder.open(run.path))
         return Standing(cell.name, "done", _in_words(scores), job, attempts, scores)
     if job is None:
         return Standing(cell.name, "missing", "not submitted")
     mine = [line for line in said if line["job"] == job or job == "local"]
     state = states.get(job)
     if job == "local":
-        stage, detail = _local_stage(folder, mine)
+        stage, detail = _local_stage(run, mine)
     elif state is not None and state.waiting:
-        stage, detail = ("requeued", _position(folder)) if mine else ("pending", _waits(book, cell, state, states))
+        stage, detail = ("requeued", _position(run)) if mine else ("pending", _waits(book, cell, state, states))
     elif state is not None and state.live:
-        stage, detail = "running", _position(folder)
+        stage, detail = "running", _position(run)
     else:
         stage, detail = _ended(book, job, mine, state)
     return Standing(cell.name, stage, detail, job, attempts)
 
 
-def _local_stage(folder: Path, said: Sequence[dict[str, Any]]) -> tuple[Stage, str]:
-    if _owner_lives(folder):
-        return "running", _position(folder)
+def _local_stage(run: RunFolder, said: Sequence[dict[str, Any]]) -> tuple[Stage, str]:
+    if run.owner_lives:
+        return "running", _position(run)
     if not said:
         return "cancelled", "never begun"
     if said[-1].get("end") == "failed":
         return "failed", str(said[-1]["error"])
-    return "cancelled", f"stopped at {_position(folder)}"
-
-
-def _owner_lives(folder: Path) -> bool:
-    try:
-        os.kill(int(strict_json.read(folder / ".owner.json", dict)["process"]), 0)
-    except (OSError, ValueError, OverflowError, TypeError, KeyError, UserError):
-        return False
-    return True
+    return "cancelled", f"stopped at {_position(run)}"
 
 
 def _waits(book: Ledger, cell: Cell, state: slurm.State, states: dict[str, slurm.State]) -> str:
@@ -282,23 +271,19 @@ def _ending(name: str) -> str:
     return words.get(name, f"Slurm says {name}")
 
 
-def _position(folder: Path) -> str:
+def _position(run: RunFolder) -> str:
     """Iteration and step, from the last line of the metrics; the evaluations between them write none."""
-    try:
-        with (folder / "metrics.jsonl").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            line = strict_json.parse(file.read().splitlines()[-1], str(folder / "metrics.jsonl"), dict)
-    except (OSError, IndexError, UserError):
+    last = run.last_step()
+    if last is None:
         return "the beginning"
-    stage = f"iteration {line['iteration']}" if line["iteration"] else "the start"
-    finished = (folder / f"iteration-{line['iteration']}" / "policy").exists()
-    return f"{stage}, {'evaluation or self-play after ' if finished else ''}step {line['step']}"
+    stage = f"iteration {last.iteration}" if last.iteration else "the start"
+    finished = run.iteration(last.iteration).has_policy
+    return f"{stage}, {'evaluation or self-play after ' if finished else ''}step {last.step}"
 
 
-def _scores(folder: Path) -> dict[str, float]:
+def _scores(run: RunFolder) -> dict[str, float]:
     """The last iterate's scores by task and metric."""
-    last = files.read_json(folder / "results.json")["iterations"][-1]
-    return {f"{score['task']} {score['metric']}": score["value"] for score in last["scores"]}
+    return {f"{score.task} {score.metric}": score.value for score in run.results.iterations[-1].scores}
 
 
 def _in_words(scores: dict[str, float]) -> str:

@@ -24,6 +24,7 @@ from spac_repro.publish.model_card import card
 from spac_repro.recipe import Recipe, Run
 from spac_repro.runs import files, timing
 from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.iteration import CARD, write_fingerprint
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Context:
         """Write iterate t, whole or not at all, with its hash and its card."""
         with files.new_folder(self.folder.iteration(t).policy) as folder:
             policy.save(model, self.renderer.tokenizer, folder)
-            files.write_json(folder / "fingerprint.json", {"weights_sha256": policy.weights_sha256(model)})
-            files.write_bytes(folder / "README.md", card(self.run, t).encode())
+            write_fingerprint(folder, policy.weights_sha256(model))
+            files.write_bytes(folder / CARD, card(self.run, t).encode())
 
 
 def there(path: Path) -> bool:

@@ -27,8 +27,9 @@ from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, optimis
 from spac_repro.optim.metrics import Metrics
 from spac_repro.publish.model_card import card
 from spac_repro.recipe import Run, complete, start_settings
-from spac_repro.runs import files, metrics
+from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.iteration import CARD
 from spac_repro.runs.manifest import Manifest, leaf_differences
 
 FEW_SHOT = 6  # demonstrations in a few-shot row: the five shots and the question of the mini leaderboard
@@ -130,7 +131,7 @@ def check(other: Path, run: Run, manifest: Manifest) -> None:
         UserError: there is no finished start in that folder, or it is one of other settings, seed, inputs or environment.
     """
     folder = RunFolder(other)
-    if not (folder.begun and folder.iteration(0).has_scores and folder.iteration(0).has_policy):
+    if not (folder.begun and folder.iteration(0).finished):
         raise UserError(f"{other} has no finished start; make one there with this command, --until 0 and --out {other}")
     there = folder.manifest
     if there.segments:
@@ -152,13 +153,13 @@ def share(context: Context, other: Path) -> None:
     for file in (source.gold_file, source.heldout_file, source.samples_file, source.scores_file):
         if file.exists() and not (target.path / file.name).exists():
             _link(file, target.path / file.name)
-    lines = [line for line in RunFolder(other).metrics() if line["iteration"] == 0]
-    files.write_bytes(context.folder.metrics_file, b"".join(map(metrics.encode, lines)))
+    steps = [step for step in RunFolder(other).metrics() if step.iteration == 0]
+    files.write_bytes(context.folder.metrics_file, b"".join(step.encode() for step in steps))
     with files.new_folder(target.policy) as policy:
         for file in source.policy.iterdir():
-            if file.name != "README.md":
+            if file.name != CARD:
                 _link(file, policy / file.name)
-        files.write_bytes(policy / "README.md", card(context.run, 0).encode())
+        files.write_bytes(policy / CARD, card(context.run, 0).encode())
 
 
 def _link(source: Path, target: Path) -> None:

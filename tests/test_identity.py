@@ -199,10 +199,13 @@ def test_a_comparison_names_the_neutral_value(old_run, tmp_path, key, neutral, o
 
 @pytest.mark.usefixtures("later")
 def test_verification_says_which_setting_is_not_the_recipes(old_run, tmp_path):
-    assert evidence.Evidence(str(old_run), "tiny", "spac", {}).changed_settings() == []
+    def told(folder):
+        settings = RunFolder(folder).manifest.settings
+        return evidence.Evidence(str(folder), "tiny", "spac", {}, settings=settings).changed_settings()
+
+    assert told(old_run) == []
     new = write(tmp_path / "new", manifest(load("training.label_noise=0.1")))
-    told = evidence.Evidence(str(new), "tiny", "spac", {}).changed_settings()
-    assert told == ["training.label_noise 0.1 (recipe: 0.0)"]
+    assert told(new) == ["training.label_noise 0.1 (recipe: 0.0)"]
 
 
 def test_what_this_version_does_not_know_stays():

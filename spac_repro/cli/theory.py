@@ -28,13 +28,13 @@ def theory(
     docs/theory.md says what each experiment shows.
     """
     from spac_repro.theory.experiments import run
-    from spac_repro.trust import verification
+    from spac_repro.trust import terminal
 
     with output.progress(as_json) as progress:
         report = run(experiments, quick=quick, seeds=seeds, first_seed=first_seed, out=out, progress=progress)
     if as_json:
         print(json.dumps({"out": str(out), **report.as_json()}))
     else:
-        output.show(verification.render(report.verdict))
+        output.show(terminal.render_verdict(report.verdict))
         print(f"numbers, tables and figures in {out}")
     raise typer.Exit(1 if report.verdict.status == "disagrees" else 0)

@@ -222,7 +222,7 @@ def _inspection(request: Request, progress: "Progress") -> Callable[["Manifest"]
 def _conclude(request: Request, results: "Results") -> None:
     """Verify a finished run, compare it with the one it repeats, print both, and exit with what they mean."""
     from spac_repro.publish import research_object
-    from spac_repro.trust import comparison, replay, verification
+    from spac_repro.trust import replay, terminal, verification
 
     folder = request.folder
     verdict = verification.conclude(folder)
@@ -233,9 +233,9 @@ def _conclude(request: Request, results: "Results") -> None:
         print(json.dumps({**results.as_json(), "run": str(folder), "verdict": verdict.as_json(), **compared}))
     else:
         _print_results(folder, results)
-        output.show(verification.render(verdict, brief=True))
+        output.show(terminal.render_verdict(verdict, brief=True))
         if repeated:
-            output.show(comparison.render(repeated))
+            output.show(terminal.render_comparison(repeated))
     raise typer.Exit(1 if verdict.status == "disagrees" or not stands else 0)
 
 

@@ -12,7 +12,7 @@ from spac_repro.cli.options import AsJson
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
-    from spac_repro.trust.verification import Verdict
+    from spac_repro.runs.verdict import Verdict
 
 
 def verify(
@@ -27,13 +27,13 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Hold fresh scores against expected results, with tolerances from the spread over seeds. Deviations either way fail."""
-    from spac_repro.trust import verification
+    from spac_repro.trust import terminal
 
     verdict = _verdict(folders or [], expected, scores, recipe, method, iteration)
     if as_json:
         print(json.dumps(verdict.as_json()))
     else:
-        output.show(verification.render(verdict))
+        output.show(terminal.render_verdict(verdict))
     raise typer.Exit(verdict.exit_code)
 
 
@@ -53,7 +53,10 @@ def _verdict(
         raise UserError("give run folders or --scores, not both")
     if recipe is None or method is None or iteration is None:
         raise UserError("--scores needs --recipe, --method and --iteration: a results file does not say which run it is of")
-    return verification.verify_scores(scores, recipe=recipe, method=method, iteration=iteration, expected=expected)
+    from spac_repro.evaluation.leaderboard import results_file
+
+    evidence = results_file.read(scores, recipe=recipe, method=method, iteration=iteration)
+    return verification.verify_scores(evidence, expected)
 
 
 def compare(
@@ -74,11 +77,11 @@ def compare(
 
     Exit code 1 where a score differs by more than two seeds of the same recipe would.
     """
-    from spac_repro.trust import comparison
+    from spac_repro.trust import comparison, terminal
 
     found = comparison.compare_expected(a, b) if b.suffix in (".yaml", ".yml") else comparison.compare(a, b, seeds or ())
     if as_json:
         print(json.dumps(found.as_json()))
     else:
-        output.show(comparison.render(found))
+        output.show(terminal.render_comparison(found))
     raise typer.Exit(found.exit_code)

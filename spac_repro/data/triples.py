@@ -1,8 +1,8 @@
 """The data of one iteration: every preference with a self-play response, in tokens, and log π_ref of each response.
 
-The reference is frozen during an iteration, so its log-probabilities are computed once, stored with the self-play responses in
-selfplay.parquet, and read from there; no second model is in memory during training. The file says which weights the reference
-has, and holds a hash of its own content.
+The reference is frozen during an iteration, so its log-probabilities are computed once, stored with the self-play responses as
+Parquet, and read from there; no second model is in memory during training. The file says which weights the reference has, and
+holds a hash of its own content.
 """
 
 import hashlib

@@ -13,7 +13,7 @@ from spac_repro.evaluation.leaderboard.suites import harness
 from spac_repro.model import policy, precision
 from spac_repro.progress import Progress
 from spac_repro.recipe import WorldSettings
-from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder, run_of_policy
 from spac_repro.runs.results import Score
 
 
@@ -59,18 +59,17 @@ def _find(target: Path) -> tuple[Path, WorldSettings | None]:
     """The model folder, and the world of its run: `target` is a run, an iterate's policy in a run, or any model folder."""
     if not target.is_dir():
         raise UserError(f"{target}: no such folder; give a Hugging Face model folder or a run folder")
-    if (target / "manifest.json").exists():
-        iterates = sorted(target.glob("iteration-*/policy"), key=lambda path: int(path.parent.name.removeprefix("iteration-")))
-        if not iterates:
-            raise UserError(f"{target}: the run has no finished iterate yet; repeat its train command")
-        return iterates[-1], _world(target)
-    return target, _world(target.parent.parent)
+    if not RunFolder(target).begun:
+        return target, _world(run_of_policy(target))
+    run = RunFolder.open(target)
+    last = run.last_iterate()
+    if last is None:
+        raise UserError(f"{target}: the run has no finished iterate yet; repeat its train command")
+    return last.policy, _world(run)
 
 
-def _world(run: Path) -> WorldSettings | None:
-    if not (run / "manifest.json").exists():
-        return None
-    settings = files.read_json(run / "manifest.json")["settings"]["data"]["world"]
+def _world(run: RunFolder | None) -> WorldSettings | None:
+    settings = run.manifest.settings.get("data", {}).get("world") if run else None
     return WorldSettings.model_validate(settings) if settings else None
 
 

@@ -1,11 +1,11 @@
-"""Metrics as they are written: metrics.jsonl, one line an optimiser step, and the same as TensorBoard events."""
+"""Metrics as they are written: a line an optimiser step, and the same as TensorBoard events."""
 
 from types import TracebackType
 from typing import Any
 
 from spac_repro.runs.files import write_bytes
 from spac_repro.runs.folder import RunFolder
-from spac_repro.runs.metrics import encode, read
+from spac_repro.runs.metrics import Step, read
 
 
 class Metrics:
@@ -31,15 +31,15 @@ class Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
         self.__exit__(None, None, None)
-        kept = [line for line in read(self.path) if (line["iteration"], line["step"]) <= (iteration, step)]
-        write_bytes(self.path, b"".join(encode(line) for line in kept))
+        kept = [each for each in read(self.path) if (each.iteration, each.step) <= (iteration, step)]
+        write_bytes(self.path, b"".join(each.encode() for each in kept))
         self.lines = len(kept)
         self._file = self.path.open("ab")
         self._writer = SummaryWriter(str(self.events), purge_step=self.lines + 1)
 
     def write(self, iteration: int, step: int, values: dict[str, float]) -> None:
         """Add the line of a step; steps count from 1 in every iteration, and iteration 0 is the supervised start."""
-        self._file.write(encode({"iteration": iteration, "step": step, **values}))
+        self._file.write(Step(iteration, step, values).encode())
         self._file.flush()
         self.lines += 1
         stage = "iteration" if iteration else "start"

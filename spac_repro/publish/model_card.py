@@ -1,9 +1,11 @@
 """The README of a saved policy: what it is, how it came about, how well it does, and what it is not for."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from spac_repro.recipe import Run
+from spac_repro.runs.iteration import FINGERPRINT
+from spac_repro.runs.results import Results, Score
+from spac_repro.runs.verdict import Verdict
 
 ORIGINS = {
     "random": "random weights and a supervised start on a built-in synthetic world",
@@ -18,7 +20,7 @@ be asked anything outside the run's own data. Its scores hold for the tasks, har
 the method. The preferences that it was trained on have licences of their own."""
 
 
-def card(run: Run, iteration: int, results: dict[str, Any] | None = None, verdict: dict[str, Any] | None = None) -> str:
+def card(run: Run, iteration: int, results: Results | None = None, verdict: Verdict | None = None) -> str:
     """A Hugging Face model card in Markdown; with the results and the verdict of the finished run, also its reproduction table."""
     settings = run.recipe.policy
     what = "the start, before any preference was seen" if iteration == 0 else f"iterate {iteration} of `{run.method}`"
@@ -29,7 +31,7 @@ def card(run: Run, iteration: int, results: dict[str, Any] | None = None, verdic
         f"# {run.recipe.name}, {run.method}, seed {run.seed}: iterate {iteration}",
         f"This is {what}, trained by spac-repro from {origin}.\n"
         "The run folder that it lies in says with which settings, data and environment (`manifest.json`).\n"
-        "`fingerprint.json` holds the SHA-256 of the weights by tensor.",
+        f"`{FINGERPRINT}` holds the SHA-256 of the weights by tensor.",
     ]
     if results is not None and verdict is not None:
         parts += ["## How well it repeats", _reproduction(results, verdict)]
@@ -38,12 +40,12 @@ def card(run: Run, iteration: int, results: dict[str, Any] | None = None, verdic
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(run: Run, licence: str | None, results: dict[str, Any] | None) -> str:
+def _metadata(run: Run, licence: str | None, results: Results | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     measured = [
-        EvalResult("text-generation", score["task"], score["task"], score["metric"], score["value"])
-        for score in (results["iterations"][-1]["scores"] if results else [])
+        EvalResult("text-generation", score.task, score.task, score.metric, score.value)
+        for score in (results.iterations[-1].scores if results else ())
     ]
     settings = run.recipe.policy
     data = ModelCardData(
@@ -58,30 +60,29 @@ def _metadata(run: Run, licence: str | None, results: dict[str, Any] | None) -> 
     return str(data.to_yaml())
 
 
-def _reproduction(results: dict[str, Any], verdict: dict[str, Any]) -> str:
+def _reproduction(results: Results, verdict: Verdict) -> str:
     """The verdict, and every score of the start and the last iterate beside what was expected."""
-    expected = {(row["task"], row["metric"], row["iteration"]): row for row in verdict["rows"]}
-    first, last = results["iterations"][0], results["iterations"][-1]
-    starts = {(score["task"], score["metric"]): score for score in first["scores"]}
+    expected = {(row.key.task, row.key.metric, row.key.iteration): row for row in verdict.comparisons}
+    first, last = results.iterations[0], results.iterations[-1]
+    starts = {(score.task, score.metric): score for score in first.scores}
     lines = [
-        f"Verdict: **{verdict['status']}**. {verdict['reason']}",
+        f"Verdict: **{verdict.status}**. {verdict.reason}",
         "",
         "| task | metric | items | start | this iterate | expected | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for score in last["scores"]:
-        start = starts.get((score["task"], score["metric"]))
-        row = expected.get((score["task"], score["metric"], last["iteration"]))
-        told = [f"{row['expected']:.3f} ± {row['tolerance']:.3f}", row["verdict"]] if row else ["no row", ""]
-        cells = [score["task"], score["metric"], str(score["n"]), _value(start), _value(score), *told]
-        lines.append(_row(cells))
-    return "\n".join([*lines, "", f"Weights SHA-256: `{results['weights_sha256']}`"])
+    for score in last.scores:
+        start = starts.get((score.task, score.metric))
+        row = expected.get((score.task, score.metric, last.iteration))
+        told = [f"{row.expected:.3f} ± {row.tolerance:.3f}", row.word] if row else ["no row", ""]
+        lines.append(_row([score.task, score.metric, str(score.n), _value(start), _value(score), *told]))
+    return "\n".join([*lines, "", f"Weights SHA-256: `{results.weights_sha256}`"])
 
 
-def _value(score: dict[str, Any] | None) -> str:
+def _value(score: Score | None) -> str:
     if score is None:
         return ""
-    return f"{score['value']:.3f}" + ("" if score["stderr"] is None else f" ± {score['stderr']:.3f}")
+    return f"{score.value:.3f}" + ("" if score.stderr is None else f" ± {score.stderr:.3f}")
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,27 +1,23 @@
 """What a finished run is handed on with: the last policy's card with its reproduction table, and research-object metadata.
 
-ro-crate-metadata.json describes the run folder as an RO-Crate of the Process Run profile: what was carried out, by which software,
-from what, with what result. Beside timing.json it is the one file in which equal runs may differ: it holds the day.
+The metadata describe the run folder as an RO-Crate of the Process Run profile: what was carried out, by which software, from what,
+with what result. Beside the times it is the one file in which equal runs may differ: it holds the day.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from spac_repro.publish.model_card import LICENCES, card
 from spac_repro.runs import files
-from spac_repro.trust.comparison import manifest
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.iteration import CARD
+from spac_repro.runs.manifest import Manifest
 from spac_repro.trust.replay import run_of
 
 PROFILES = ("https://w3id.org/ro/wfrun/process/0.5",)
 JSON, JSON_LINES = "application/json", "application/jsonl"
-FILES = {
-    "manifest.json": (JSON, "what identifies the run: settings, inputs, environment"),
-    "results.json": (JSON, "scores of the start and of every iterate; the hash of the weights"),
-    "verdict.json": (JSON, "what verification said"),
-    "metrics.jsonl": (JSON_LINES, "one line an optimiser step"),
-    "timing.json": (JSON, "how long each stage took"),
-}
 
 
 def publish(folder: Path) -> None:
@@ -30,27 +26,25 @@ def publish(folder: Path) -> None:
     Raises:
         UserError: the run is not complete.
     """
-    results = files.read_json(folder / "results.json")
-    verdict = files.read_json(folder / "verdict.json")
-    last = results["iterations"][-1]["iteration"]
-    run = run_of(folder)
-    policy = folder / f"iteration-{last}" / "policy"
-    if policy.is_dir():
-        files.write_bytes(policy / "README.md", card(run, last, results, verdict).encode())
-    files.write_json(folder / "ro-crate-metadata.json", metadata(folder, last))
+    run = RunFolder.open(folder)
+    results, verdict = run.results, run.verdict()
+    last = run.iteration(results.iterations[-1].iteration)
+    if last.has_policy:
+        files.write_bytes(last.policy / CARD, card(run_of(folder), last.number, results, verdict).encode())
+    files.write_json(run.crate_file, metadata(run, last.number))
 
 
-def metadata(folder: Path, last: int) -> dict[str, Any]:
-    """The folder as an RO-Crate, in JSON-LD."""
+def metadata(folder: RunFolder, last: int) -> dict[str, Any]:
+    """The folder as an RO-Crate, in JSON-LD; `last` is the last iteration."""
     from rocrate.model.contextentity import ContextEntity
     from rocrate.rocrate import ROCrate
 
-    its = manifest(folder)
-    source = its["settings"]["policy"]
-    name = f"{its['recipe']}, {its['method']}, seed {its['seed']}"
+    its = folder.manifest
+    source = its.settings["policy"]
+    name = f"{its.recipe}, {its.method}, seed {its.seed}"
     crate = ROCrate(version="1.1")  # what the profile is about
     crate.name = f"spac-repro run: {name}"
-    crate.description = f"Preference optimisation by {its['method']} and the evaluation of every iterate, carried out by spac-repro"
+    crate.description = f"Preference optimisation by {its.method} and the evaluation of every iterate, carried out by spac-repro"
     crate.license = (
         "https://spdx.org/licenses/Apache-2.0" if source["source"] == "random" or source["name"] in LICENCES else "other"
     )
@@ -59,16 +53,10 @@ def metadata(folder: Path, last: int) -> dict[str, Any]:
         known = {"@type": "CreativeWork", "name": "Process Run Crate", "version": profile.rsplit("/", 1)[-1]}
         crate.root_dataset.append_to("conformsTo", crate.add(ContextEntity(crate, profile, properties=known)))
     software = crate.add(ContextEntity(crate, "#spac-repro", properties=_software(its)))
-    outputs = [
-        crate.add_file(folder / file, dest_path=file, properties={"name": file, "description": text, "encodingFormat": kind})
-        for file, (kind, text) in FILES.items()
-        if (folder / file).exists()
-    ]
-    for t in range(last + 1):
-        place = f"iteration-{t}/"
-        if (folder / place).is_dir():
-            text = "the start" if t == 0 else f"self-play, scores and weights of iterate {t}"
-            outputs.append(crate.add_directory(folder / place, dest_path=place, properties={"name": place, "description": text}))
+    outputs = []
+    for path, properties in _outputs(folder, last):
+        add, place = (crate.add_directory, f"{path.name}/") if path.is_dir() else (crate.add_file, path.name)
+        outputs.append(add(path, dest_path=place, properties={"name": place, **properties}))
     read = [crate.add(ContextEntity(crate, identifier, properties=properties)) for identifier, properties in _inputs(its)]
     action = {
         "@type": "CreateAction",
@@ -83,8 +71,25 @@ def metadata(folder: Path, last: int) -> dict[str, Any]:
     return dict(crate.metadata.generate())
 
 
-def _software(its: dict[str, Any]) -> dict[str, Any]:
-    environment = its["environment"]
+def _outputs(folder: RunFolder, last: int) -> Iterator[tuple[Path, dict[str, str]]]:
+    """What the run left, as far as it is there, and what that is."""
+    for file, kind, text in (
+        (folder.manifest_file, JSON, "what identifies the run: settings, inputs, environment"),
+        (folder.results_file, JSON, "scores of the start and of every iterate; the hash of the weights"),
+        (folder.verdict_file, JSON, "what verification said"),
+        (folder.metrics_file, JSON_LINES, "one line an optimiser step"),
+        (folder.timing_file, JSON, "how long each stage took"),
+    ):
+        if file.exists():
+            yield file, {"description": text, "encodingFormat": kind}
+    for t in range(last + 1):
+        if folder.iteration(t).path.is_dir():
+            text = "the start" if t == 0 else f"self-play, scores and weights of iterate {t}"
+            yield folder.iteration(t).path, {"description": text}
+
+
+def _software(its: Manifest) -> dict[str, Any]:
+    environment = its.environment
     source = environment.get("source") or {}
     return {
         "@type": "SoftwareApplication",
@@ -97,9 +102,9 @@ def _software(its: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _inputs(its: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _inputs(its: Manifest) -> list[tuple[str, dict[str, Any]]]:
     """What was read, by hash; the files themselves are not in the folder."""
-    inputs, settings = its["inputs"], its["settings"]
+    inputs, settings = its.inputs, its.settings
     preferences = {
         "@type": "Dataset",
         "name": f"{inputs.get('preferences')} preferences",

@@ -8,101 +8,24 @@ results.json       scores per iteration; weights_sha256 of the last iterate
 verdict.json       what verification said
 """
 
+import os
 import re
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from spac_repro.errors import UserError
-from spac_repro.runs import files, lock, manifest, metrics, results
+from spac_repro.runs import files, lock, manifest, metrics, results, timing, verdict
+from spac_repro.runs.iteration import IterationFolder
 from spac_repro.runs.manifest import IDENTITY, Manifest, leaf_differences
+from spac_repro.runs.metrics import Step
 from spac_repro.runs.results import Results, Score
+from spac_repro.runs.timing import Stage
+from spac_repro.runs.verdict import Verdict
 
-_SCORES = TypeAdapter(tuple[Score, ...])
-
-
-@dataclass(frozen=True)
-class IterationFolder:
-    """What lies in iteration-<t>/."""
-
-    path: Path
-    number: int
-
-    @property
-    def policy(self) -> Path:
-        """The iterate: a Hugging Face model folder. It appears last of what an iteration computes."""
-        return self.path / "policy"
-
-    @property
-    def training(self) -> Path:
-        """Checkpoints, while the iteration is unfinished."""
-        return self.path / "training"
-
-    @property
-    def selfplay_batches(self) -> Path:
-        """Self-play responses by batch, until all are stored in `triples`."""
-        return self.path / "selfplay"
-
-    @property
-    def triples(self) -> Path:
-        """Preferences with self-play responses and reference log-probabilities, as Parquet."""
-        return self.path / "selfplay.parquet"
-
-    @property
-    def scores_file(self) -> Path:
-        return self.path / "scores.json"
-
-    @property
-    def samples_file(self) -> Path:
-        """What the iterate says to the first prompts."""
-        return self.path / "samples.json"
-
-    @property
-    def gold_file(self) -> Path:
-        """The start's rewards, which every iterate's are held against; in iteration 0 only."""
-        return self.path / "gold.json"
-
-    @property
-    def heldout_file(self) -> Path:
-        """Held-out preferences with log π_0; in iteration 0 only."""
-        return self.path / "heldout.parquet"
-
-    @property
-    def has_policy(self) -> bool:
-        return self.policy.is_dir()
-
-    @property
-    def has_scores(self) -> bool:
-        return self.scores_file.exists()
-
-    @property
-    def weights_sha256(self) -> str:
-        """The hash that was written beside the weights."""
-        return str(files.read_json(self.fingerprint_file)["weights_sha256"])
-
-    @property
-    def fingerprint_file(self) -> Path:
-        return self.policy / "fingerprint.json"
-
-    def scores(self) -> tuple[Score, ...]:
-        """The iterate's scores.
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
-        try:
-            return _SCORES.validate_python(files.read_json(self.scores_file))
-        except ValidationError:
-            raise UserError(f"{self.scores_file}: not a list of scores; remove it and repeat the run's command") from None
-
-    def samples(self) -> list[str]:
-        """What the iterate said to the first prompts; nothing where that was not kept."""
-        return list(map(str, files.read_json(self.samples_file))) if self.samples_file.exists() else []
+_ITERATION = re.compile(r"iteration-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -141,7 +64,7 @@ class RunFolder:
 
     @property
     def verdict_file(self) -> Path:
-        return self.path / "verdict.json"
+        return self.path / verdict.FILE
 
     @property
     def metrics_file(self) -> Path:
@@ -169,10 +92,10 @@ class RunFolder:
     def iteration(self, t: int) -> IterationFolder:
         return IterationFolder(self.path / f"iteration-{t}", t)
 
-    def iterations(self) -> Iterator[IterationFolder]:
+    def iterations(self) -> list[IterationFolder]:
         """Every iteration that left anything, in order."""
-        found = (re.fullmatch(r"iteration-(\d+)", entry.name) for entry in self.path.iterdir())
-        return map(self.iteration, sorted(int(match[1]) for match in found if match))
+        names = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
+        return [self.iteration(t) for t in sorted(int(match[1]) for match in map(_ITERATION.fullmatch, names) if match)]
 
     # What is in it
 
@@ -196,23 +119,55 @@ class RunFolder:
         """Every score with its iteration, as far as the run went."""
         return [(each.number, score) for each in self.iterations() if each.has_scores for score in each.scores()]
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, in order."""
+    def verdict(self) -> Verdict:
+        """What verification said last."""
+        return verdict.read(self.verdict_file)
+
+    def write_verdict(self, said: Verdict) -> None:
+        verdict.write(self.path, said)
+
+    def metrics(self) -> list[Step]:
+        """Every optimiser step's metrics, in order."""
         return metrics.read(self.metrics_file)
 
-    def timing(self) -> list[dict[str, Any]]:
+    def last_step(self) -> Step | None:
+        """The last optimiser step's metrics; the rest are not read."""
+        return metrics.last(self.metrics_file)
+
+    def timing(self) -> list[Stage]:
         """How long each stage took, in every attempt at it."""
-        return list(files.read_json(self.timing_file)) if self.timing_file.exists() else []
+        return timing.read(self.timing_file)
 
     def contamination(self) -> dict[str, Any] | None:
         """What `contamination_file` holds; None where it was not measured."""
         return dict(files.read_json(self.contamination_file)) if self.contamination_file.exists() else None
+
+    def last_iterate(self) -> IterationFolder | None:
+        """The last iteration that has a policy; None where none has."""
+        return next((each for each in reversed(self.iterations()) if each.has_policy), None)
+
+    def produced(self) -> list[str]:
+        """What the run has to show so far, by name: iterates, scores, checkpoints, self-play batches, results."""
+        folders = [folder for each in self.iterations() for folder in (each.path, each.training, each.selfplay_batches)]
+        entries = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir()]
+        entries += [self.results_file] if self.complete else []
+        return sorted(str(entry.relative_to(self.path)) for entry in entries if not entry.name.startswith("."))
 
     # Becoming a run's
 
     def owned(self) -> AbstractContextManager[None]:
         """Own the folder while the block runs; raises UserError where another process does."""
         return lock.owned(self.path)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process on any node owns the folder, as the lock says."""
+        return self.path.exists() and lock.held(self.path)
+
+    @property
+    def owner_lives(self) -> bool:
+        """Whether the process that wrote itself down as the owner runs on this machine."""
+        return lock.owner_lives(self.path)
 
     def claim(self, wanted: Manifest, *, allow_changed_environment: bool) -> None:
         """Write the manifest of a new run, or check that the folder holds this very run.
@@ -256,3 +211,43 @@ class RunFolder:
 def _may_come_first(entry: Path) -> bool:
     """Whether an entry may lie in a folder before its manifest: the lock's files, and what a kill left of a file half written."""
     return entry.name in (lock.LOCK, lock.OWNER) or (entry.name.startswith(".") and entry.name.endswith(".partial"))
+
+
+# Finding runs
+
+
+def found_in(path: Path) -> list[RunFolder]:
+    """The run at `path`, or the runs below it in the order of their paths.
+
+    Raises:
+        UserError: there is none, or one is damaged or of a newer version.
+    """
+    here = RunFolder(path)
+    found = [path] if here.begun else sorted(file.parent for file in path.rglob(here.manifest_file.name))
+    if not found:
+        raise UserError(f"{path}: no run folder, and none below it; name one that `spac-repro train` made")
+    return list(map(RunFolder.open, found))
+
+
+def finished_in(path: Path) -> list[RunFolder]:
+    """The finished runs directly in a folder, in the order of their names: a sweep's seeds are neighbours.
+
+    Raises:
+        UserError: one is damaged or of a newer version.
+    """
+    complete = sorted(file.parent for file in path.glob(f"*/{RunFolder(path).results_file.name}"))
+    opened = [RunFolder.open(folder) for folder in complete if RunFolder(folder).begun]
+    return [run for run in opened if run.results.complete]
+
+
+def run_of_policy(policy: Path) -> RunFolder | None:
+    """The run whose iterate lies in a model folder; None where it is no run's.
+
+    Raises:
+        UserError: the run's manifest is damaged or of a newer version.
+    """
+    place = Path(os.path.abspath(policy))
+    match, run = _ITERATION.fullmatch(place.parent.name), RunFolder(place.parent.parent)
+    if match is None or run.iteration(int(match[1])).policy != place or not run.begun:
+        return None
+    return RunFolder.open(run.path)

@@ -48,6 +48,28 @@ def owned(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def held(folder: Path) -> bool:
+    """Whether some process owns an existing folder. Asking takes the lock for a moment."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def owner_lives(folder: Path) -> bool:
+    """Whether the process that wrote itself down as the owner runs on this machine."""
+    try:
+        os.kill(int(strict_json.read(folder / OWNER, dict)["process"]), 0)
+    except (OSError, ValueError, KeyError, UserError):
+        return False
+    return True
+
+
 def _by(owner: Path) -> str:
     try:
         who = strict_json.read(owner, dict)

@@ -1,25 +1,65 @@
-"""metrics.jsonl: one line an optimiser step. No clock times: equal runs write equal lines."""
+"""What every optimiser step measured: metrics.jsonl, one line a step. No clock times: equal runs write equal lines."""
 
 import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
 
-
-def encode(line: dict[str, Any]) -> bytes:
-    """A line of metrics.jsonl."""
-    return (json.dumps(line) + "\n").encode()
+TAIL = 4096  # bytes; a line is shorter
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Every line up to the first that was not written whole; none where there is no file."""
-    lines: list[dict[str, Any]] = []
+@dataclass(frozen=True)
+class Step:
+    """The metrics of one optimiser step, by name: loss, grad_norm, learning_rate, and what the method adds."""
+
+    iteration: int  # 0 is the supervised start
+    step: int  # from 1 in every iteration
+    values: Mapping[str, float]
+
+    def encode(self) -> bytes:
+        """The step's line."""
+        return (json.dumps({"iteration": self.iteration, "step": self.step, **self.values}) + "\n").encode()
+
+
+def read(path: Path) -> list[Step]:
+    """Every step up to the first whose line was not written whole; none where there is no file.
+
+    Raises:
+        UserError: a line is an object and not a step.
+    """
+    steps: list[Step] = []
     if path.exists():
-        for text in path.read_text(errors="replace").splitlines():
+        for number, text in enumerate(path.read_text(errors="replace").splitlines(), 1):
             try:
-                lines.append(strict_json.parse(text, str(path), dict))
+                line = strict_json.parse(text, str(path), dict)
             except UserError:
                 break
-    return lines
+            steps.append(_step(line, f"{path}, line {number}"))
+    return steps
+
+
+def last(path: Path) -> Step | None:
+    """The last step whose line was written whole; the rest of the file is not read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for text in reversed(lines):
+        try:
+            return _step(strict_json.parse(text, str(path), dict), str(path))
+        except UserError:
+            continue  # cut off, at either end
+    return None
+
+
+def _step(line: dict[str, Any], place: str) -> Step:
+    if not all(isinstance(line.get(name), int) for name in ("iteration", "step")):
+        raise UserError(f"{place}: not the metrics of a step; the file was changed by hand or by another program")
+    return Step(line["iteration"], line["step"], {name: value for name, value in line.items() if name not in ("iteration", "step")})

@@ -8,7 +8,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from spac_repro.errors import UserError
 from spac_repro.runs import files
+
+
+class Stage(BaseModel):
+    """One attempt at a stage. Figures of the stage's own, such as tokens, are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    iteration: int
+    stage: str
+    seconds: float
+    peak_memory_bytes: int | None = None  # of the process so far
+    peak_gpu_memory_bytes: int | None = None
+
+
+_STAGES = TypeAdapter(list[Stage])
+
+
+def read(path: Path) -> list[Stage]:
+    """Every attempt at every stage, in order; none where there is no file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return _STAGES.validate_python(files.read_json(path)) if path.exists() else []
+    except ValidationError:
+        raise UserError(f"{path}: not a list of stages; remove it, it is about time only") from None
 
 
 @contextmanager

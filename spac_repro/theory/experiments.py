@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from spac_repro.documents import strict_json
 from spac_repro.documents.names import did_you_mean
 from spac_repro.errors import UserError
+from spac_repro.runs import verdict as verdicts
 from spac_repro.runs.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     from spac_repro.progress import Progress
+    from spac_repro.runs.verdict import Verdict
     from spac_repro.trust.expected import Fresh
-    from spac_repro.trust.verification import Verdict
 
 EXPERIMENTS = {
     "prototype": "one prompt, 50 responses, n = 100 … 10,000: the table the method was first tried on",
@@ -88,8 +89,8 @@ def run(
     table = "\n\n".join(table_of(study) for study in studies.values()) + "\n"
     write_bytes(out / "table.md", table.encode())
     verdict = judge(fresh_values(studies), chosen, expected, partial=quick or set(names) != set(EXPERIMENTS))
-    write_json(out / "verdict.json", verdict.as_json())
-    return Report(studies, verdict, [*files, "table.md", "verdict.json"], table)
+    said = verdicts.write(out, verdict)
+    return Report(studies, verdict, [*files, "table.md", said.name], table)
 
 
 def _known(experiments: Sequence[str] | None) -> list[str]:
@@ -134,7 +135,7 @@ def _identity(name: str, seeds: list[int], quick: bool, pessimism: float) -> str
 
 def fresh_values(studies: dict[str, dict[str, Any]]) -> Fresh:
     """The values for verification, one a seed, by row."""
-    from spac_repro.trust.expected import Key
+    from spac_repro.runs.verdict import Key
 
     return {
         Key(row["method"], row["task"], row["metric"]): row["values"] for study in studies.values() for row in study["measured"]
@@ -143,8 +144,9 @@ def fresh_values(studies: dict[str, dict[str, Any]]) -> Fresh:
 
 def judge(fresh: Fresh, seeds: Sequence[int], expected: Path | None = None, *, partial: bool = False) -> Verdict:
     """Fresh values against expected_results/theory.yaml, or the file given; `partial`: not everything was run."""
+    from spac_repro.runs.verdict import Verdict
     from spac_repro.trust.expected import expected_path, load_expected
-    from spac_repro.trust.verification import Verdict, verify
+    from spac_repro.trust.verification import verify
 
     path = expected or expected_path("theory")
     if expected is None and not path.exists():

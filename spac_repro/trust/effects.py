@@ -126,26 +126,29 @@ RANK = {sort: place for place, sort in enumerate(Sort)}
 ABSENT = object()
 
 
-def effect_of(key: str, manifests: tuple[Mapping[str, Any], Mapping[str, Any]]) -> tuple[Effect, int]:
-    """What is known about a difference in `key` between two runs, and its rank: the lower, the more it tells."""
+def effect_of(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> tuple[Effect, int]:
+    """What is known about a difference in `key` between two runs, and its rank: the lower, the more it tells.
+
+    `recorded` is what stands in the runs' manifests, and what measured their scores.
+    """
     for place, effect in enumerate(EFFECTS):
         if fnmatchcase(key, effect.pattern):
-            if _unrecorded(key, manifests):
+            if _unrecorded(key, recorded):
                 effect = Effect(effect.pattern, Sort.BITS, "recorded in one of the two only: they are of different versions")
-            elif reason := _idle(key, manifests):
+            elif reason := _idle(key, recorded):
                 effect = Effect(effect.pattern, Sort.NOTHING, reason)
             return effect, RANK[effect.sort] * len(EFFECTS) + place
     sort = Sort.DESIGN if key.startswith(("settings.", "inputs.")) else Sort.BITS
     return Effect(key, sort, "nothing is known about it"), (RANK[sort] + 1) * len(EFFECTS) - 1
 
 
-def _unrecorded(key: str, manifests: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
+def _unrecorded(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
     """Whether one run was made by a version that does not record this, which is another thing than recording none of it."""
     if key.count(".") == 0 or key.startswith(
         ("settings.objective.", "inputs.questions_sha256.", "environment.lock.departures.", "scores.")
     ):
         return False
-    return any(_at(manifest, key.split(".")) is ABSENT for manifest in manifests)
+    return any(_at(its, key.split(".")) is ABSENT for its in recorded)
 
 
 def _at(tree: Any, path: list[str]) -> Any:
@@ -156,13 +159,13 @@ def _at(tree: Any, path: list[str]) -> Any:
     return tree
 
 
-def _idle(key: str, manifests: tuple[Mapping[str, Any], Mapping[str, Any]]) -> str | None:
+def _idle(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> str | None:
     """Why a difference has nothing to act on in these two runs."""
-    settings = [manifest.get("settings") or {} for manifest in manifests]
+    settings = [its.get("settings") or {} for its in recorded]
     training = [each.get("training") or {} for each in settings]
     if key == "environment.libraries.deepspeed" and all(each.get("engine") == engines.REPLICATED.name for each in training):
         return "neither run uses DeepSpeed"
-    used = [methods.get(str(manifest["method"])) for manifest in manifests if manifest.get("method") in methods.names()]
+    used = [methods.get(str(its["method"])) for its in recorded if its.get("method") in methods.names()]
     if key in ("settings.selfplay.temperature", "settings.selfplay.top_p") and not any(method.self_play for method in used):
         return "neither method draws self-play responses"
     templates = [(each.get("data") or {}).get("template") for each in settings]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -38,22 +38,10 @@ from spac_repro.documents import yaml_subset
 from spac_repro.documents.names import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
+from spac_repro.runs.verdict import Key
 
 START = "start"  # the method of scores at iteration 0: the start is the same whatever is trained from it
 MIN_SEEDS = 3
-
-
-class Key(NamedTuple):
-    """What a number is about. `iteration` is None where there is no such thing."""
-
-    method: str
-    task: str
-    metric: str
-    iteration: int | None = None
-
-    def __str__(self) -> str:
-        iteration = "" if self.iteration is None else f" iteration {self.iteration}"
-        return f"{self.method}{iteration} {self.task} {self.metric}"
 
 
 Fresh = Mapping[Key, Sequence[float]]  # one value a run

@@ -7,9 +7,10 @@ from spac_repro import methods
 from spac_repro.documents.place import Whole
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.recipe import Provenance, Recipe, Run
+from spac_repro.recipe import Recipe, Run
+from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import Manifest
-from spac_repro.trust.comparison import Comparison, Difference, compare, differences, manifest
+from spac_repro.trust.comparison import Comparison, Difference, compare, differences
 from spac_repro.trust.effects import Sort
 
 
@@ -19,20 +20,19 @@ def run_of(folder: Path) -> Run:
     Raises:
         UserError: not a run folder, or settings that this version does not have or that were changed by hand.
     """
-    its = manifest(folder)
-    settings = dict(its["settings"])
+    there = RunFolder.open(folder)
+    its, path = there.manifest, there.manifest_file
+    settings = dict(its.settings)
     method, objective = settings.pop("method", None), settings.pop("objective", None)
-    path = folder / "manifest.json"
     if method not in methods.names():
         raise UserError(f"{path}: unknown method {method!r}; it was made by another version of spac-repro")
     # The other methods' settings are not in the manifest, and no part of the run.
     remedy = "it was made by another version of spac-repro"
     ours = validate(methods.get(method).settings, objective, Whole(str(path), ("settings", "objective")), remedy=remedy)
-    tree = {**settings, "summary": f"repeats {its['recipe']}", "methods": {method: ours}}
+    tree = {**settings, "summary": f"repeats {its.recipe}", "methods": {method: ours}}
     recipe = validate(Recipe, tree, Whole(str(path), ("settings",)), remedy=remedy)
-    marks = {key: Provenance(source["mark"], source["why"]) for key, source in (its.get("provenance") or {}).items()}
-    run = Run(recipe, method, int(its["seed"]), marks)
-    if run.settings_sha256 != its.get("settings_sha256"):
+    run = Run(recipe, method, its.seed, its.provenance)
+    if run.settings_sha256 != its.settings_sha256:
         raise UserError(f"{path}: the settings are not those whose digest stands beside them; the file was changed by hand")
     return run
 
@@ -45,7 +45,7 @@ def check(folder: Path, *, allowed: bool, say: Callable[[str], None]) -> Callabl
     """
 
     def inspect(here: Manifest) -> None:
-        found = [each for each in differences(manifest(folder), here.as_json()) if each.key != "segments"]
+        found = [each for each in differences(RunFolder.open(folder).manifest, here) if each.key != "segments"]
         for each in found:
             if each.key.startswith("inputs.") and each.effect.sort is Sort.DESIGN:
                 raise UserError(f"not the inputs of {folder}: {_line(each)}; give the same preferences and questions")

@@ -42,8 +42,8 @@ def settings(engine: str, processes: int = 2) -> tuple[str, ...]:
 def furthest(one: Path, other: Path) -> float:
     """The largest relative difference between two runs' losses and gradient norms."""
     ours, theirs = RunFolder(one).metrics(), RunFolder(other).metrics()
-    assert [(line["iteration"], line["step"]) for line in ours] == [(line["iteration"], line["step"]) for line in theirs]
-    pairs = [(a[key], b[key]) for a, b in zip(ours, theirs, strict=True) for key in ("loss", "grad_norm")]
+    assert [(each.iteration, each.step) for each in ours] == [(each.iteration, each.step) for each in theirs]
+    pairs = [(a.values[key], b.values[key]) for a, b in zip(ours, theirs, strict=True) for key in ("loss", "grad_norm")]
     return max(abs(a - b) / abs(a) for a, b in pairs)
 
 

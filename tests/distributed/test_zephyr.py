@@ -76,7 +76,7 @@ def test_all_but_the_size(repositories: Path, shared: Path, tmp_path: Path) -> N
     assert {name: settings["training"][name] for name in kept} == {name: getattr(theirs, name) for name in kept}
     assert (theirs.engine, theirs.precision, settings["data"]["template"]) == ("deepspeed-zero3", "bfloat16", "instruction")
     steps = RunFolder(tmp_path / "run").metrics()
-    assert [(line["iteration"], line["step"]) for line in steps] == [(t, step) for t in (1, 2) for step in (1, 2, 3)]
+    assert [(each.iteration, each.step) for each in steps] == [(t, step) for t in (1, 2) for step in (1, 2, 3)]
     iterates = cut_down.results(tmp_path / "run")["iterations"]
     assert len({iterate["weights_sha256"] for iterate in iterates}) == 3, "every iteration moves the weights"
     assert {score["task"] for score in iterates[-1]["scores"]} == {"winogrande", "gsm8k"}

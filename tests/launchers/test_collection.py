@@ -1,7 +1,6 @@
 """The table of a sweep: means and intervals against another derivation, gaps named, four formats with the same numbers."""
 
 import csv
-import json
 import math
 import re
 
@@ -13,6 +12,9 @@ from spac_repro.launchers import collection, matrix
 from spac_repro.launchers.ledger import Ledger
 from spac_repro.launchers.matrix import Sweep
 from spac_repro.launchers.profile import Cluster
+from spac_repro.runs import files
+from spac_repro.runs.manifest import SCHEMA
+from spac_repro.runs.results import Iterate, Results, Score
 
 VALUES = {1: 0.5, 2: 0.75, 3: 0.4}
 
@@ -28,13 +30,18 @@ def book(tmp_path):
     book.add(matrix.cells(sweep))
     for cell in book.cells.values():
         if cell.varied["objective.last_beta"] is not None or cell.seed == 1:
-            folder = book.run_folder(cell)
-            folder.mkdir(parents=True)
-            iterates = [
-                {"iteration": t, "scores": [{"task": "mini", "metric": "acc", "value": VALUES[cell.seed] + t}]} for t in (0, 1)
-            ]
-            (folder / "results.json").write_text(json.dumps({"iterations": iterates}))
+            finish(book.run(cell), cell.seed)
     return book
+
+
+def finish(run, seed):
+    """What a finished run leaves."""
+    identity = {"recipe": "tiny", "method": "spac", "seed": seed}
+    files.write_json(run.manifest_file, {"schema": SCHEMA, **identity, "settings": {}, "inputs": {}, "environment": {}})
+    scores = {t: (Score("mini", "acc", VALUES[seed] + t, None, 100),) for t in (0, 1)}
+    iterates = tuple(Iterate(iteration=t, scores=its) for t, its in scores.items())
+    results = Results(**identity, complete=True, settings_sha256="d", weights_sha256="w", iterations=iterates)
+    files.write_json(run.results_file, results.as_json())
 
 
 def test_means_intervals_and_gaps(book):
@@ -51,7 +58,7 @@ def test_means_intervals_and_gaps(book):
 
 def test_a_group_without_any_result_has_a_row_that_says_so(book):
     for cell in book.cells.values():
-        (book.run_folder(cell) / "results.json").unlink(missing_ok=True)
+        book.run(cell).results_file.unlink(missing_ok=True)
     table = collection.collect(book)
     assert [(row["seeds"], row["mean"], row["missing_seeds"]) for row in table.rows] == [(0, None, "1 2 3")] * 2
 

@@ -158,11 +158,11 @@ def test_the_gradient_is_the_mean_over_the_batch_however_it_is_cut_up(tmp_path, 
         weight = weight - 0.1 * gradient
     take(model, torch.optim.SGD(model.parameters(), lr=0.0), squared_error(model), plan, tmp_path)
     torch.testing.assert_close(model.weight.detach().flatten(), weight, rtol=1e-12, atol=1e-14)
-    lines = RunFolder(tmp_path).metrics()
-    assert [line["step"] for line in lines] == list(range(1, plan.steps + 1))
-    assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-12)
-    assert [line["grad_norm"] for line in lines] == pytest.approx(norms, rel=1e-6)
-    assert [line["learning_rate"] for line in lines] == [0.1] * plan.steps
+    steps = RunFolder(tmp_path).metrics()
+    assert [each.step for each in steps] == list(range(1, plan.steps + 1))
+    assert [each.values["loss"] for each in steps] == pytest.approx(losses, rel=1e-12)
+    assert [each.values["grad_norm"] for each in steps] == pytest.approx(norms, rel=1e-6)
+    assert [each.values["learning_rate"] for each in steps] == [0.1] * plan.steps
 
 
 def test_long_gradients_are_cut_to_length(tmp_path):
@@ -171,7 +171,7 @@ def test_long_gradients_are_cut_to_length(tmp_path):
     plan = schedule(batch_size=10, epochs=1, learning_rate=1.0, shape="constant", warmup=0)
     take(model, torch.optim.SGD(model.parameters(), lr=0.0), squared_error(model), plan, tmp_path, max_grad_norm=1e-3)
     assert (model.weight.detach() - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
-    assert RunFolder(tmp_path).metrics()[0]["grad_norm"] > 0.1  # what is logged is the length before
+    assert RunFolder(tmp_path).metrics()[0].values["grad_norm"] > 0.1  # what is logged is the length before
 
 
 @pytest.mark.parametrize("name", ["adamw", "rmsprop"])
@@ -312,7 +312,7 @@ def test_what_is_not_finite_stops_the_run_and_says_where(tmp_path, cause):
     assert stopped.value.exit_code == 1
     assert torch.isfinite(model.weight).all()
     assert checkpoints.last_good(tmp_path / "training").name == last
-    assert [line["step"] for line in RunFolder(tmp_path).metrics()] == list(range(1, bad_step + 1))
+    assert [each.step for each in RunFolder(tmp_path).metrics()] == list(range(1, bad_step + 1))
 
 
 def test_what_is_not_finite_from_the_start_has_no_checkpoint_before_it(tmp_path):

@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spac_repro.errors import UserError
 from spac_repro.optim.metrics import Metrics
 from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.metrics import Step
 
-LINES = [{"iteration": t, "step": step, "loss": 1 / (10 * t + step)} for t in range(3) for step in range(1, 5)]
+STEPS = [Step(t, step, {"loss": 1 / (10 * t + step)}) for t in range(3) for step in range(1, 5)]
 
 
-def encoded(lines) -> bytes:
+def encoded(steps) -> bytes:
+    lines = ({"iteration": step.iteration, "step": step.step, **step.values} for step in steps)
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
@@ -33,53 +36,75 @@ def no_tensorboard():
         yield
 
 
-def write(folder: Path, lines, iteration: int, step: int) -> None:
+def write(folder: Path, steps, iteration: int, step: int) -> None:
     with Metrics(RunFolder(folder)) as its:
         its.go_on(iteration, step)
-        for line in lines:
-            its.write(line["iteration"], line["step"], {"loss": line["loss"]})
+        for each in steps:
+            its.write(each.iteration, each.step, each.values)
 
 
 def test_what_is_written_is_read(tmp_path):
     assert RunFolder(tmp_path).metrics() == []
-    write(tmp_path, LINES, 0, 0)
-    assert RunFolder(tmp_path).metrics() == LINES
-    assert (tmp_path / "metrics.jsonl").read_bytes() == encoded(LINES)
+    write(tmp_path, STEPS, 0, 0)
+    assert RunFolder(tmp_path).metrics() == STEPS
+    assert (tmp_path / "metrics.jsonl").read_bytes() == encoded(STEPS)
 
 
-@given(st.integers(0, len(encoded(LINES))), st.binary(max_size=30), st.integers(0, len(LINES)))
+@given(st.integers(0, len(encoded(STEPS))), st.binary(max_size=30), st.integers(0, len(STEPS)))
 def test_a_file_cut_off_anywhere_goes_on_to_the_same_bytes(cut, garbage, checkpoint):
     """However much of the file a kill left, and whatever the disk made of its end, once the steps are taken again it is whole."""
-    place = (LINES[checkpoint - 1]["iteration"], LINES[checkpoint - 1]["step"]) if checkpoint else (0, 0)
-    content = encoded(LINES)
-    at_checkpoint = len(encoded(LINES[:checkpoint]))
+    place = (STEPS[checkpoint - 1].iteration, STEPS[checkpoint - 1].step) if checkpoint else (0, 0)
+    content = encoded(STEPS)
+    at_checkpoint = len(encoded(STEPS[:checkpoint]))
     with TemporaryDirectory() as name:
         folder = Path(name)
         # What stood before the checkpoint had been written before it.
         (folder / "metrics.jsonl").write_bytes(content[: max(cut, at_checkpoint)] + b"\xff" + garbage)
-        write(folder, LINES[checkpoint:], *place)
+        write(folder, STEPS[checkpoint:], *place)
         assert (folder / "metrics.jsonl").read_bytes() == content
 
 
-@given(st.integers(0, len(encoded(LINES))))
+@given(st.integers(0, len(encoded(STEPS))))
 def test_of_a_torn_file_the_whole_lines_are_read(cut):
     with TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "metrics.jsonl").write_bytes(encoded(LINES)[:cut])
+        (folder / "metrics.jsonl").write_bytes(encoded(STEPS)[:cut])
         # A line that lacks its line break alone is whole.
-        assert RunFolder(folder).metrics() == LINES[: encoded(LINES)[: cut + 1].count(b"\n")]
+        assert RunFolder(folder).metrics() == STEPS[: encoded(STEPS)[: cut + 1].count(b"\n")]
 
 
 def test_nothing_is_read_past_a_torn_line(tmp_path):
     """What comes after one was not written after it."""
-    (tmp_path / "metrics.jsonl").write_bytes(encoded(LINES[:3]) + b'{"iteration": 0, "st\n' + encoded(LINES[4:]))
-    assert RunFolder(tmp_path).metrics() == LINES[:3]
+    (tmp_path / "metrics.jsonl").write_bytes(encoded(STEPS[:3]) + b'{"iteration": 0, "st\n' + encoded(STEPS[4:]))
+    assert RunFolder(tmp_path).metrics() == STEPS[:3]
+
+
+@given(st.integers(0, len(encoded(STEPS))))
+def test_the_last_step_is_that_of_the_last_whole_line(cut):
+    with TemporaryDirectory() as name:
+        run = RunFolder(Path(name))
+        run.metrics_file.write_bytes(encoded(STEPS)[:cut])
+        assert run.last_step() == (run.metrics() or [None])[-1]
+
+
+def test_of_a_long_file_only_the_end_is_read_for_the_last_step(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.last_step() is None
+    run.metrics_file.write_bytes(b"no line\n" + encoded(STEPS * 20))
+    assert run.last_step() == STEPS[-1]
+
+
+@pytest.mark.parametrize("line", ['{"loss": 1.0}', '{"iteration": 0, "loss": 1.0}', '{"iteration": "0", "step": 1}'])
+def test_a_line_that_is_no_step_is_refused(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(encoded(STEPS[:1]) + line.encode())
+    with pytest.raises(UserError, match="line 2: not the metrics of a step"):
+        RunFolder(tmp_path).metrics()
 
 
 def test_an_iteration_begun_again_keeps_the_ones_before(tmp_path):
-    write(tmp_path, LINES, 0, 0)
+    write(tmp_path, STEPS, 0, 0)
     write(tmp_path, [], 1, 0)
-    assert RunFolder(tmp_path).metrics() == LINES[:4]
+    assert RunFolder(tmp_path).metrics() == STEPS[:4]
 
 
 def test_a_line_is_on_its_way_to_the_disk_before_the_next_step(tmp_path):
@@ -87,7 +112,7 @@ def test_a_line_is_on_its_way_to_the_disk_before_the_next_step(tmp_path):
     with Metrics(RunFolder(tmp_path)) as its:
         its.go_on(0, 0)
         its.write(0, 1, {"loss": 2.0})
-        assert RunFolder(tmp_path).metrics() == [{"iteration": 0, "step": 1, "loss": 2.0}]
+        assert RunFolder(tmp_path).metrics() == [Step(0, 1, {"loss": 2.0})]
 
 
 def test_tensorboard_shows_the_same_numbers(tmp_path, monkeypatch):
@@ -95,10 +120,10 @@ def test_tensorboard_shows_the_same_numbers(tmp_path, monkeypatch):
     from torch.utils.tensorboard.writer import SummaryWriter
 
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", SummaryWriter)
-    write(tmp_path, LINES[:7], 0, 0)  # the last of them is past the checkpoint that the run goes on from
-    write(tmp_path, LINES[6:], 1, 2)
+    write(tmp_path, STEPS[:7], 0, 0)  # the last of them is past the checkpoint that the run goes on from
+    write(tmp_path, STEPS[6:], 1, 2)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert sorted(events.Tags()["scalars"]) == ["iteration/loss", "start/loss"]
     shown = [(event.step, event.value) for tag in ("start/loss", "iteration/loss") for event in events.Scalars(tag)]
-    assert shown == [(number, pytest.approx(line["loss"])) for number, line in enumerate(LINES, start=1)]
+    assert shown == [(number, pytest.approx(step.values["loss"])) for number, step in enumerate(STEPS, start=1)]

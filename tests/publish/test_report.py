@@ -16,7 +16,10 @@ from spac_repro.data import triples
 from spac_repro.data.triples import Triples
 from spac_repro.errors import UserError
 from spac_repro.publish import report
+from spac_repro.publish.groups import RunView, grouped
+from spac_repro.publish.provenance import command
 from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\"'&$\\frac{$"
@@ -164,13 +167,13 @@ def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> No
     manifest["settings"]["objective"]["preference_weight"] = 10.0
     manifest["settings_sha256"] = "other"
     files.write_json(other / "manifest.json", manifest)
-    groups = report._grouped([report._view(run), report._view(other)])
+    groups = grouped([RunView(RunFolder(run)), RunView(RunFolder(other))])
     assert [group.label for group in groups] == ["spac (preference_weight 3.0)", "spac (preference_weight 10.0)"]
 
 
 def test_the_command_repeats_the_settings_given(tmp_path: Path) -> None:
-    view = report._view(make(tmp_path / "run", text=""))
-    assert report.command(view) == "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs=1"
+    view = RunView(RunFolder(make(tmp_path / "run", text="")))
+    assert command(view) == "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs=1"
 
 
 def test_every_setting_is_there_with_its_provenance(page: Path) -> None:

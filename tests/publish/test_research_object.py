@@ -14,30 +14,11 @@ from spac_repro.errors import UserError
 from spac_repro.publish import research_object
 from spac_repro.runs import files
 from spac_repro.runs.manifest import SCHEMA, Manifest
+from spac_repro.runs.results import Iterate, Results, Score
+from spac_repro.runs.verdict import Key, RowComparison, Verdict
 from spac_repro.trust import replay
 
-SCORES = [
-    {
-        "task": "gold",
-        "metric": "reward",
-        "value": 0.6,
-        "stderr": 0.01,
-        "n": 500,
-        "note": "",
-        "version": "",
-        "higher_is_better": True,
-    },
-    {
-        "task": "average",
-        "metric": "mean",
-        "value": 0.7,
-        "stderr": None,
-        "n": 600,
-        "note": "",
-        "version": "",
-        "higher_is_better": True,
-    },
-]
+SCORES = (Score("gold", "reward", 0.6, 0.01, 500), Score("average", "mean", 0.7, None, 600))
 
 
 @pytest.fixture
@@ -62,13 +43,21 @@ def run(tmp_path: Path) -> Path:
         "environment": environment,
         "segments": [],
     }
-    iterates = [{"iteration": t, "weights_sha256": "w" * 64, "scores": SCORES} for t in (0, 1)]
-    row = {"task": "gold", "metric": "reward", "iteration": 1, "expected": 0.61, "tolerance": 0.02, "verdict": "agrees"}
-    verdict = {"status": "verified", "reason": "1 of 1 primary rows agree", "rows": [row]}
+    results = Results(
+        recipe="tiny",
+        method="spac",
+        seed=0,
+        complete=True,
+        settings_sha256=its.settings_sha256,
+        weights_sha256="w" * 64,
+        iterations=tuple(Iterate(iteration=t, weights_sha256="w" * 64, scores=SCORES) for t in (0, 1)),
+    )
+    row = RowComparison(Key("spac", "gold", "reward", 1), True, "measured", 0.61, 0.6, 1, 0.02, None, None)
+    verdict = Verdict("tiny", "verified", "1 of 1 primary rows agree", 0.01, comparisons=(row,))
     for name, content in (
         ("manifest.json", manifest),
-        ("results.json", {"complete": True, "weights_sha256": "w" * 64, "iterations": iterates}),
-        ("verdict.json", verdict),
+        ("results.json", results.as_json()),
+        ("verdict.json", verdict.as_json()),
         ("timing.json", []),
     ):
         files.write_json(folder / name, content)

@@ -61,10 +61,10 @@ def test_two_nodes_with_two_processes_train_together(
     assert row == "2"
 
     ours, theirs = RunFolder(sweep.folder / CELL).metrics(), RunFolder(alone).metrics()
-    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    assert [each.step for each in ours] == [each.step for each in theirs]
     assert ours  # steps were taken
     for key in ("loss", "grad_norm"):
-        assert [line[key] for line in ours] == pytest.approx([line[key] for line in theirs], rel=ROUNDING)
+        assert [each.values[key] for each in ours] == pytest.approx([each.values[key] for each in theirs], rel=ROUNDING)
     first, last = ((lab.weights(sweep.folder / CELL)[i], lab.weights(alone)[i]) for i in (0, 1))
     assert first[0] == first[1]
     assert last[0] != last[1]  # the rounding that is allowed for is there: it was not one process after all

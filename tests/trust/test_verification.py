@@ -3,13 +3,16 @@ import math
 
 import numpy as np
 import pytest
-from rich.console import Console
-from scipy import stats
 
+from spac_repro import recipes
 from spac_repro.errors import UserError
+from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.verdict import Key
 from spac_repro.trust.evidence import IncomparableError
-from spac_repro.trust.expected import START, Argued, Borrowed, Expected, Key, Measured, NotTranscribed, Published, Row
-from spac_repro.trust.verification import render, smallest_detectable, tolerance, verify, verify_runs
+from spac_repro.trust.expected import START, Argued, Expected, Measured, NotTranscribed, Published, Row
+from spac_repro.trust.statistics import tolerance
+from spac_repro.trust.verification import conclude, verify, verify_runs
 
 SEEDS = tuple(range(1, 11))
 SOURCES = {
@@ -44,75 +47,7 @@ def expected(*rows, alpha=0.01, **options):
 GOLD = row().key
 
 
-# The statistics
-
-
-def test_tolerance_is_the_t_prediction_interval():
-    # t(9, 0.995) = 3.2498 from a printed table
-    assert tolerance(row(), 1, 0.01) == pytest.approx(3.2498 * 0.01 * math.sqrt(1 + 1 / 10), rel=1e-4)
-    assert tolerance(row(), 4, 0.01) == pytest.approx(3.2498 * 0.01 * math.sqrt(1 / 4 + 1 / 10), rel=1e-4)
-
-
-def test_borrowed_spread_stands_for_one_published_run():
-    # t(2, 0.975) = 4.3027
-    borrowed = Borrowed(sd=0.01, degrees_of_freedom=2, argument="a")
-    assert tolerance(published(borrowed=borrowed), 1, 0.05) == pytest.approx(4.3027 * 0.01 * math.sqrt(2), rel=1e-4)
-    shifted = published(borrowed=borrowed, harness_shift=Argued(value=0.1, argument="a"))
-    assert tolerance(shifted, 1, 0.05) == pytest.approx(4.3027 * 0.01 * math.sqrt(2) + 0.1, rel=1e-4)
-    assert smallest_detectable(shifted, 1, 0.05) > tolerance(shifted, 1, 0.05)
-
-
-def test_argued_tolerance_is_taken_as_it_is_and_its_power_is_unknown():
-    argued = published(tolerance=Argued(value=0.02, argument="a"), harness_shift=Argued(value=0.01, argument="a"))
-    assert tolerance(argued, 1, 0.01) == tolerance(argued, 100, 0.5) == pytest.approx(0.03)
-    assert smallest_detectable(argued, 1, 0.01) is None
-
-
-def test_without_any_spread_only_rounding_is_forgiven():
-    exact = row(sd=0.0)
-    assert 0 < tolerance(exact, 1, 0.01) < 1e-8
-    assert verify(expected(exact), {GOLD: [0.8 + 1e-12]}).status == "verified"
-    assert verify(expected(exact), {GOLD: [0.8001]}).status == "disagrees"
-    assert tolerance(row(sd=0.0, rounding=0.01), 1, 0.01) == 0.01
-    widest = 0.1 + 0.8416 * 0.001 * math.sqrt(1.1)  # the normal quantile of 0.8 beyond the rounding
-    assert smallest_detectable(row(sd=0.001, rounding=0.1), 1, 0.01) == pytest.approx(widest, rel=1e-4)
-
-
-@pytest.mark.parametrize(("seeds", "runs", "alpha"), [(10, 1, 0.05), (3, 1, 0.05), (10, 5, 0.01), (20, 2, 0.002)])
-def test_smallest_detectable_deviation_equals_the_noncentral_t(seeds, runs, alpha):
-    deviation = smallest_detectable(row(sd=1.0, seeds=seeds), runs, alpha)
-    noncentrality = deviation / math.sqrt(1 / runs + 1 / seeds)
-    critical = stats.t.isf(alpha / 2, seeds - 1)
-    # An independent derivation: numerical integration over the estimated spread.
-    power, _ = stats_integral(noncentrality, critical, seeds - 1)
-    assert power == pytest.approx(0.8, abs=1e-3)
-
-
-def stats_integral(noncentrality, critical, freedom):
-    from scipy.integrate import quad
-
-    def integrand(s):
-        density = stats.chi.pdf(s * math.sqrt(freedom), freedom) * math.sqrt(freedom)
-        return density * (stats.norm.sf(critical * s - noncentrality) + stats.norm.cdf(-critical * s - noncentrality))
-
-    return quad(integrand, 0, 6, limit=200)
-
-
-@pytest.mark.parametrize(("seeds", "runs"), [(10, 1), (10, 4), (3, 1)])
-def test_false_alarms_and_power_are_as_stated(seeds, runs):
-    rng = np.random.default_rng(0)
-    repetitions, alpha = 20_000, 0.05
-    before = rng.normal(size=(repetitions, seeds))
-    fresh = rng.normal(size=(repetitions, runs)).mean(axis=1)
-    unit = tolerance(row(sd=1.0, seeds=seeds), runs, alpha)
-    allowed = unit * before.std(axis=1, ddof=1)
-    difference = fresh - before.mean(axis=1)
-    alarms = np.mean(np.abs(difference) > allowed)
-    assert alarms == pytest.approx(alpha, abs=4 * math.sqrt(alpha * (1 - alpha) / repetitions))
-    deviation = smallest_detectable(row(sd=1.0, seeds=seeds), runs, alpha)
-    for direction in (-1, 1):
-        found = np.mean(np.abs(difference + direction * deviation) > allowed)
-        assert found == pytest.approx(0.8, abs=4 * math.sqrt(0.8 * 0.2 / repetitions))
+# The verdict
 
 
 def test_family_wise_level_holds_over_the_primary_rows():
@@ -130,7 +65,10 @@ def test_family_wise_level_holds_over_the_primary_rows():
     assert failures / repetitions == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / repetitions))
 
 
-# The verdict
+def test_without_any_spread_only_rounding_is_forgiven():
+    exact = row(sd=0.0)
+    assert verify(expected(exact), {GOLD: [0.8 + 1e-12]}).status == "verified"
+    assert verify(expected(exact), {GOLD: [0.8001]}).status == "disagrees"
 
 
 @pytest.mark.parametrize("direction", [-1, 1])
@@ -223,46 +161,18 @@ def test_rows_without_iterations():
     assert str(theory.key) == "spac-t sparse suboptimality"
 
 
-def shown(verdict, brief=False):
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render(verdict, brief=brief))
-    return console.export_text()
-
-
-def test_table():
-    table = Row(method="spac", task="[arc]", metric="acc", iteration=1, source="table")
-    text = shown(verify(expected(row(), table), {GOLD: [0.9], Key("x", "y", "z"): [1.0]}, notes=["beware"]))
-    for words in ("(primary)", "0.8000", "0.9000", "+0.1000", "±0.0341", "not transcribed", "[arc]", "x y z", "beware"):
-        assert words in text
-    assert text.rstrip().splitlines()[-1].startswith("disagrees: spac iteration 3 gold reward")
-    assert "unverified" in shown(verify(expected(table), {}))
-
-
-def test_a_brief_table_keeps_what_decides_and_what_disagrees():
-    rows = [row(), row(metric="exact", primary=False), row(metric="length", primary=False)]
-    fresh = {GOLD: [0.8], rows[1].key: [0.8], rows[2].key: [0.9]}
-    text = shown(verify(expected(*rows), fresh, notes=["beware"]), brief=True)
-    assert "(primary)" in text
-    assert "gold length" in text
-    assert "gold exact" not in text
-    assert "1 secondary rows agree" in text
-    assert "beware" in text
-    assert "gold exact" in shown(verify(expected(*rows), fresh))
-
-
-def test_json():
-    found = json.loads(json.dumps(verify(expected(row()), {GOLD: [0.9]}).as_json(), allow_nan=False))
-    assert found["status"] == "disagrees"
-    (compared,) = found["rows"]
-    assert (compared["method"], compared["iteration"], compared["runs"]) == ("spac", 3, 1)
-    assert compared["difference"] == pytest.approx(0.1)
-
-
 # Run folders
 
 
-def write_run(folder, *, seed=0, value=0.8, start=0.6, method="spac", **changes):
-    folder.mkdir(parents=True)
+def begin(folder, *, recipe="tiny", method="spac", seed=0, settings=None):
+    """A run folder without results."""
+    identity = {"recipe": recipe, "method": method, "seed": seed, "settings": settings or {}}
+    files.write_json(folder / "manifest.json", {"schema": 1, **identity, "inputs": {}, "environment": {}})
+    return folder
+
+
+def write_run(folder, *, seed=0, value=0.8, start=0.6, method="spac", settings=None, **changes):
+    begin(folder, recipe=changes.get("recipe", "tiny"), method=method, seed=seed, settings=settings)
     score = {"task": "gold", "metric": "reward", "stderr": None, "n": 100, "version": "1", "higher_is_better": True, "note": ""}
     results = {
         "schema": 1,
@@ -329,7 +239,8 @@ def test_not_a_number_in_results(tmp_path, rows_file):
 
 
 def test_other_settings_have_no_row(tmp_path, rows_file):
-    verdict = verify_runs([write_run(tmp_path / "run", settings_sha256="e" * 64)], rows_file)
+    settings = recipes.load("tiny").settings()  # no setting tells the two apart
+    verdict = verify_runs([write_run(tmp_path / "run", settings=settings, settings_sha256="e" * 64)], rows_file)
     assert (verdict.status, verdict.exit_code) == ("unverified", 2)
     assert "no row for the setting digest eeeeeeeeeeee (rows: dddddddddddd)" in verdict.reason
     assert len(verdict.inapplicable) == 2
@@ -337,8 +248,7 @@ def test_other_settings_have_no_row(tmp_path, rows_file):
 
 def test_incomparable_runs(tmp_path, rows_file):
     assert "unfinished" in refused([write_run(tmp_path / "a", complete=False)], rows_file)
-    (tmp_path / "empty").mkdir()
-    assert "unfinished" in refused([tmp_path / "empty"], rows_file)
+    assert "has no results.json, so the run is unfinished" in refused([begin(tmp_path / "begun")], rows_file)
     good = write_run(tmp_path / "good")
     assert "of the recipe small" in refused([good, write_run(tmp_path / "b", recipe="small")], rows_file)
     assert "is about the recipe tiny" in refused([tmp_path / "b"], rows_file)
@@ -373,7 +283,7 @@ def test_scores_on_other_questions_are_not_compared(tmp_path, rows_file):
     ],
 )
 def test_unreadable_results(tmp_path, rows_file, text, words):
-    (tmp_path / "run").mkdir()
+    begin(tmp_path / "run")
     (tmp_path / "run" / "results.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(UserError, match=words) as caught:
         verify_runs([tmp_path / "run"], rows_file)
@@ -383,6 +293,9 @@ def test_unreadable_results(tmp_path, rows_file, text, words):
 def test_missing_runs_and_files(tmp_path, rows_file):
     with pytest.raises(UserError, match="no such run folder"):
         verify_runs([tmp_path / "none"], rows_file)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"has no manifest\.json, so it is not a run folder"):
+        verify_runs([tmp_path / "empty"], rows_file)
     with pytest.raises(UserError, match="name at least one run folder"):
         verify_runs([], rows_file)
     with pytest.raises(UserError, match="no such file"):
@@ -404,13 +317,19 @@ def test_doubtful_runs_are_noted(tmp_path, rows_file):
 
 
 def test_changed_settings_are_named(tmp_path, rows_file, monkeypatch):
-    from spac_repro import recipes
-
     class Usual:
         def settings(self):
             return {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.1}}
 
     monkeypatch.setattr(recipes, "load", lambda *args, **options: Usual())
-    run = write_run(tmp_path / "run", settings_sha256="e" * 64)
-    (run / "manifest.json").write_text(json.dumps({"settings": {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.0}}}))
+    settings = {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.0}}
+    run = write_run(tmp_path / "run", settings_sha256="e" * 64, settings=settings)
     assert "no row for the setting training.learning_rate 0.0 (recipe: 0.1)" in verify_runs([run], rows_file).reason
+
+
+def test_the_conclusion_is_left_in_the_run_folder(tmp_path):
+    run = write_run(tmp_path / "run", recipe="unheard-of")
+    said = conclude(run)
+    assert (said.status, RunFolder(run).verdict()) == ("unverified", said)
+    unfinished = write_run(tmp_path / "half", complete=False)
+    assert conclude(unfinished).reason == "the run is unfinished; repeat its `train` command to go on"

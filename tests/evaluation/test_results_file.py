@@ -1,9 +1,12 @@
+"""The results file of lm-eval: its scores under our names, and what verification makes of them."""
+
 import json
 
 import pytest
 
 from spac_repro.errors import UserError
-from spac_repro.trust.evidence import IncomparableError, read_scores
+from spac_repro.evaluation.leaderboard import results_file
+from spac_repro.trust.evidence import IncomparableError
 from spac_repro.trust.expected import Argued, Expected, Measured, Published, Row
 from spac_repro.trust.verification import verify_scores
 
@@ -46,7 +49,7 @@ def scores_file(tmp_path):
 
 
 def test_scores_have_our_names(scores_file):
-    evidence = read_scores(scores_file, recipe="r", method="spac", iteration=2)
+    evidence = results_file.read(scores_file, recipe="r", method="spac", iteration=2)
     scores = {(score.task, score.metric): score for score in evidence.scores[2]}
     assert {key: score.value for key, score in scores.items()} == pytest.approx(
         {
@@ -85,7 +88,8 @@ def expected_file(tmp_path, **changes):
 
 
 def verified(scores_file, expected, **changes):
-    return verify_scores(scores_file, **{"recipe": "r", "method": "spac", "iteration": 2, "expected": expected, **changes})
+    evidence = results_file.read(scores_file, **{"recipe": "r", "method": "spac", "iteration": 2, **changes})
+    return verify_scores(evidence, expected)
 
 
 def test_scores_are_verified(tmp_path, scores_file):

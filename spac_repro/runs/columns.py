@@ -1,0 +1,24 @@
+"""A Parquet file as columns of plain values."""
+
+from pathlib import Path
+from typing import Any
+
+from spac_repro.errors import UserError
+
+Columns = dict[str, list[Any]]
+
+
+def read(file: Path) -> Columns:
+    """The columns by name.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as parquet:  # read_table brings pandas in, for half a second
+            return dict(parquet.read().to_pydict())
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}); remove it and repeat the run's command") from None

@@ -1,0 +1,130 @@
+"""What lies in iteration-<t>/ of a run folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from spac_repro.errors import UserError
+from spac_repro.runs import columns, files
+from spac_repro.runs.columns import Columns
+from spac_repro.runs.results import Score
+
+_SCORES = TypeAdapter(tuple[Score, ...])
+# In a policy's folder:
+FINGERPRINT = "fingerprint.json"  # the hash of its weights
+CARD = "README.md"  # its model card
+
+
+@dataclass(frozen=True)
+class IterationFolder:
+    """What lies in iteration-<t>/."""
+
+    path: Path
+    number: int
+
+    # What lies where
+
+    @property
+    def policy(self) -> Path:
+        """The iterate: a Hugging Face model folder. It appears last of what an iteration computes."""
+        return self.path / "policy"
+
+    @property
+    def fingerprint_file(self) -> Path:
+        return self.policy / FINGERPRINT
+
+    @property
+    def training(self) -> Path:
+        """Checkpoints, while the iteration is unfinished."""
+        return self.path / "training"
+
+    @property
+    def selfplay_batches(self) -> Path:
+        """Self-play responses by batch, until all are stored in `triples`."""
+        return self.path / "selfplay"
+
+    @property
+    def triples(self) -> Path:
+        """Preferences with self-play responses and reference log-probabilities, as Parquet."""
+        return self.path / "selfplay.parquet"
+
+    @property
+    def scores_file(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def samples_file(self) -> Path:
+        """What the iterate says to the first prompts."""
+        return self.path / "samples.json"
+
+    @property
+    def gold_file(self) -> Path:
+        """The start's rewards, which every iterate's are held against; in iteration 0 only."""
+        return self.path / "gold.json"
+
+    @property
+    def heldout_file(self) -> Path:
+        """Held-out preferences with log π_0; in iteration 0 only."""
+        return self.path / "heldout.parquet"
+
+    # What is in it
+
+    @property
+    def has_policy(self) -> bool:
+        return self.policy.is_dir()
+
+    @property
+    def has_triples(self) -> bool:
+        return self.triples.exists()
+
+    @property
+    def has_scores(self) -> bool:
+        return self.scores_file.exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the iterate is there, and scored."""
+        return self.has_policy and self.has_scores
+
+    @property
+    def weights_sha256(self) -> str:
+        """The hash that was written beside the weights.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = files.read_json(self.fingerprint_file)
+        if not isinstance(found, dict) or "weights_sha256" not in found:
+            raise UserError(f"{self.fingerprint_file}: no weights_sha256; remove {self.path} and repeat the run's command")
+        return str(found["weights_sha256"])
+
+    def scores(self) -> tuple[Score, ...]:
+        """The iterate's scores.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        try:
+            return _SCORES.validate_python(files.read_json(self.scores_file))
+        except ValidationError:
+            raise UserError(f"{self.scores_file}: not a list of scores; remove it and repeat the run's command") from None
+
+    def samples(self) -> list[str]:
+        """What the iterate said to the first prompts; nothing where that was not kept."""
+        return list(map(str, files.read_json(self.samples_file))) if self.samples_file.exists() else []
+
+    def columns(self) -> Columns:
+        """What `triples` holds, as plain values by column.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return columns.read(self.triples)
+
+
+def write_fingerprint(policy: Path, weights_sha256: str) -> None:
+    """Leave the hash of a policy's weights beside them."""
+    content: dict[str, Any] = {"weights_sha256": weights_sha256}
+    files.write_json(policy / FINGERPRINT, content)

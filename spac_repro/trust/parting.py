@@ -1,0 +1,43 @@
+"""The first difference of two runs, and how its values are told."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first difference of two runs, and where it stands."""
+
+    stage: str  # "data", "self-play", "reference", "training", "weights", "scores"
+    iteration: int | None
+    place: str  # "row 7", "step 3", a tensor's name, "gold reward"
+    what: str  # "learning_rate", "rejected", …
+    a: str
+    b: str
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        where = ", ".join(
+            part for part in ("" if self.iteration is None else f"iteration {self.iteration}", self.stage, self.place) if part
+        )
+        return f"{where}: {self.what} is {self.a} in A and {self.b} in B" + (f" ({self.note})" if self.note else "")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are equal; NaN is equal to itself here."""
+    return bool(a == b) or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+
+
+def shown(value: Any, longest: int = 60) -> str:
+    """A value in a line: text in quotes and cut, numbers whole."""
+    if value is None:
+        return "absent"
+    if isinstance(value, float | int):
+        return f"{value:.9g}"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= longest else text[: longest - 1] + "…"

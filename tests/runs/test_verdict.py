@@ -1,0 +1,61 @@
+"""verdict.json: what is written is read again, and what is no verdict is refused."""
+
+import json
+import math
+
+import pytest
+
+from spac_repro.errors import UserError
+from spac_repro.runs import files, verdict
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.verdict import Key, RowComparison, Verdict
+
+GOLD = Key("spac", "gold", "reward", 3)
+
+
+def said(fresh: float = 0.9) -> Verdict:
+    return Verdict(
+        "tiny",
+        "disagrees",
+        "outside the tolerance",
+        0.01,
+        comparisons=(RowComparison(GOLD, True, "measured", 0.8, fresh, 1, 0.03, 0.04, None, note="n"),),
+        inapplicable=((Key("dpo", "gold", "reward", 1), "no fresh value"),),
+        without_row=(Key("x", "y", "z"),),
+        notes=("beware",),
+    )
+
+
+def test_a_verdict_is_plain_json():
+    found = json.loads(json.dumps(said().as_json(), allow_nan=False))
+    assert found["status"] == "disagrees"
+    (compared,) = found["rows"]
+    assert (compared["method"], compared["iteration"], compared["runs"]) == ("spac", 3, 1)
+    assert compared["difference"] == pytest.approx(0.1)
+    assert (compared["source"], compared["verdict"], compared["without_power"]) == ("measured", "disagrees", False)
+    assert found["inapplicable"] == [
+        {"method": "dpo", "task": "gold", "metric": "reward", "iteration": 1, "reason": "no fresh value"}
+    ]
+    assert found["without_row"] == [{"method": "x", "task": "y", "metric": "z", "iteration": None}]
+
+
+@pytest.mark.parametrize("fresh", [0.9, math.inf, -math.inf])
+def test_what_is_written_is_read_again(tmp_path, fresh):
+    run = RunFolder(tmp_path)
+    run.write_verdict(said(fresh))
+    assert run.verdict() == said(fresh)
+    assert run.verdict().exit_code == 1
+
+
+def test_not_a_number_is_read_again(tmp_path):
+    verdict.write(tmp_path, said(math.nan))
+    (read,) = RunFolder(tmp_path).verdict().comparisons
+    assert math.isnan(read.fresh)
+    assert not read.agrees
+
+
+@pytest.mark.parametrize("content", [[], {}, {"rows": [{}]}, {**said().as_json(), "status": "fine"}])
+def test_what_is_no_verdict_is_refused(tmp_path, content):
+    files.write_json(tmp_path / verdict.FILE, content)
+    with pytest.raises(UserError, match="not a verdict"):
+        RunFolder(tmp_path).verdict()
