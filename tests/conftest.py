@@ -19,6 +19,8 @@ hypothesis.settings.load_profile("untimed")
 
 sys.path.insert(0, str(Path(__file__).parent / "machine"))  # what tests ask of the machine: needs.py
 
+import needs  # noqa: E402
+
 for name in ("XDG_CACHE_HOME", "HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
     os.environ.setdefault(name, str(CACHES / name.lower()))
 
@@ -108,14 +110,20 @@ CHECKED = ("distributed", "slurm", "images", "compare", "browser")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep out of `make test` whatever needs root, apt-get or long: its markers imply `check`.
 
-    Where several workers share the tests, a file goes to one worker, since its tests share what they are about. Those of e2e
-    share one short run and take long themselves: they go to whoever is free.
+    Where several workers share the tests, a file goes to one worker, since its tests share what they are about. Those that
+    share the short run `uninterrupted` go to whoever is free: each of them takes as long as that run.
     """
     for item in items:
         if any(item.get_closest_marker(marker) for marker in CHECKED):
             item.add_marker(pytest.mark.check)
-        if item.get_closest_marker("e2e") is None:
+        if "uninterrupted" not in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Only a test of `make check` may install anything on the machine, whoever runs it."""
+    needs.allowed = item.get_closest_marker("check") is not None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
