@@ -15,6 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.iteration import write_fingerprint
+from spac_repro.runs.manifest import SCHEMA
+
 ROOT = Path(__file__).resolve().parents[1]
 LAYER = 64 * 2**20  # bytes of a tensor, in bfloat16
 
@@ -36,15 +40,16 @@ def shard(file: Path, names: list[str], last: bytes) -> None:
 
 
 def run_folder(folder: Path, size: int, last: bytes) -> None:
-    policy = folder / "iteration-1" / "policy"
+    run = RunFolder(folder)
+    policy = run.iteration(1).policy
     policy.mkdir(parents=True)
     names = [f"model.layers.{layer}.weight" for layer in range(size // LAYER)]
     half = len(names) // 2
     shard(policy / "model-00001-of-00002.safetensors", names[:half], b"\x00\x3f")
     shard(policy / "model-00002-of-00002.safetensors", names[half:], last)
-    (policy / "fingerprint.json").write_text(json.dumps({"weights_sha256": last.hex()}))
+    write_fingerprint(policy, last.hex())
     parts = {part: {} for part in ("settings", "inputs", "environment")}
-    (folder / "manifest.json").write_text(json.dumps({"schema": 1, "recipe": "synthetic", "method": "spac", "seed": 0, **parts}))
+    run.manifest_file.write_text(json.dumps({"schema": SCHEMA, "recipe": "synthetic", "method": "spac", "seed": 0, **parts}))
 
 
 def main(gigabytes: float) -> None:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,6 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "slurm"))
 from cluster import Cluster, install
 
 from spac_repro import methods
+from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.manifest import SCHEMA
+from spac_repro.runs.results import Iterate, Results, Score
 
 SEEDS, METHODS = range(1, 201), list(methods.names())
 TASKS = ["mini_copy", "mini_reverse", "mini_sort", "mini_add", "mini_even", "average", "gold"]
@@ -37,14 +42,17 @@ def seconds(*arguments: str | Path) -> tuple[str, str]:
 
 
 def finish(folder: Path) -> None:
-    """Results for every cell."""
-    scores = [{"task": task, "metric": "acc", "value": 0.5, "stderr": 0.01, "n": 500} for task in TASKS]
-    results = {"iterations": [{"iteration": t, "weights_sha256": "0" * 64, "scores": scores} for t in range(4)]}
+    """Manifest and results for every cell."""
+    parts: dict[str, Any] = {"settings": {}, "inputs": {}, "environment": {}}
+    scores = tuple(Score(task, "acc", 0.5, 0.01, 500) for task in TASKS)
+    iterates = tuple(Iterate(iteration=t, weights_sha256="0" * 64, scores=scores) for t in range(4))
+    rest: dict[str, Any] = {"complete": True, "settings_sha256": "0" * 64, "weights_sha256": "0" * 64, "iterations": iterates}
     for seed in SEEDS:
         for method in METHODS:
-            cell = folder / method / f"seed-{seed}"
-            cell.mkdir(parents=True)
-            (cell / "results.json").write_text(json.dumps(results, indent=1))
+            run = RunFolder(folder / method / f"seed-{seed}")
+            identity: dict[str, Any] = {"recipe": "tiny", "method": method, "seed": seed}
+            files.write_json(run.manifest_file, {"schema": SCHEMA, **identity, **parts})
+            files.write_json(run.results_file, Results(**identity, **rest).as_json())
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 import cut_down  # noqa: E402
 
 from spac_repro.data.preferences import Preference  # noqa: E402
+from spac_repro.runs.folder import RunFolder  # noqa: E402
 
 REFERENCE = "reference/seed-0"
 CHAT = "chat/seed-0"
@@ -87,7 +88,7 @@ def retyped(rows: list[Preference]) -> list[Preference]:
 def edit(out: Path, key: str, value: Any) -> None:
     """The reference with another value in its manifest: what a run elsewhere would record, without its effect on the numbers."""
     shutil.copytree(out.parent / REFERENCE, out)
-    file = out / "manifest.json"
+    file = RunFolder(out).manifest_file
     manifest = json.loads(file.read_text())
     node = manifest
     *groups, leaf = key.split(".")
@@ -111,7 +112,7 @@ def killed(out: Path) -> None:
     environment = {**cut_down.environment(), "PYTHONPATH": str(ROOT)}
     for moment in ('"iteration": 0, "step": 9', '"iteration": 1, "step": 3'):
         process = subprocess.Popen(cut_down.command(out), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        metrics = out / "metrics.jsonl"
+        metrics = RunFolder(out).metrics_file
         while not (metrics.exists() and moment in metrics.read_text()):
             if process.poll() is not None:
                 raise RuntimeError(f"the run ended before {moment}")
@@ -202,9 +203,9 @@ EXPERIMENTS = (
 def references(work: Path) -> None:
     """The reference, other seeds of it for the noise, and one whose prompts go through a chat template."""
     for name, seed in ((REFERENCE, 0), *((f"reference/seed-{seed}", seed) for seed in SEEDS)):
-        if not (work / name / "results.json").exists():
+        if not RunFolder(work / name).complete:
             train(work / name, seed=seed)
-    if not (work / CHAT / "results.json").exists():
+    if not RunFolder(work / CHAT).complete:
         train(work / CHAT, "data.template=chat", template=TEMPLATES[CHAT])
 
 
@@ -213,11 +214,11 @@ def carry_out(work: Path, experiment: Experiment) -> dict[str, Any]:
     from spac_repro.trust.comparison import compare
 
     out = work / experiment.folder
-    if not (out / "results.json").exists():
+    if not RunFolder(out).complete:
         experiment.make(out)
     reference = work / experiment.against
     found = compare(reference, out, [work / REFERENCE])
-    hashes = [json.loads((folder / "results.json").read_text())["weights_sha256"] for folder in (reference, out)]
+    hashes = [RunFolder.open(folder).results.weights_sha256 for folder in (reference, out)]
     return {"weights_differ": hashes[0] != hashes[1], **found.as_json()}
 
 

@@ -9,19 +9,20 @@ effect that a primary row is there to find is its distance from the start: wheth
 """
 
 import argparse
-import json
 import statistics
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from paired import draw, values
+from paired import draw, finished_in_sweep, values
 from paired import table as paired
 
 from spac_repro import methods
 from spac_repro.runs import environment
+from spac_repro.runs.manifest import Manifest
+from spac_repro.runs.verdict import Key
 from spac_repro.trust.evidence import Evidence, read_run
-from spac_repro.trust.expected import START, Expected, Key, measured_rows
+from spac_repro.trust.expected import START, Expected, measured_rows
 
 PRIMARY = (("gold", "reward"), ("heldout", "margin"))
 
@@ -32,21 +33,20 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="The expected_results file to write.")
     parser.add_argument("--figure", type=Path, help="The figure to draw: every seed of every method.")
     arguments = parser.parse_args()
-    folders = sorted(path.parent for path in arguments.sweep.glob("*/seed-*/results.json"))
-    evidence = [read_run(folder) for folder in folders]
+    finished = finished_in_sweep(arguments.sweep)
+    evidence = [read_run(run.path) for run in finished]
     present = {run.method for run in evidence}
     by_method = {name: [run for run in evidence if run.method == name] for name in methods.names() if name in present}
     if arguments.write:
-        arguments.write.write_text(expected(folders[0], by_method).as_yaml())
+        arguments.write.write_text(expected(finished[0].manifest, by_method).as_yaml())
     rivals = {method: runs for method, runs in by_method.items() if method != "spac"}
     print(table(by_method), paired("spac", by_method["spac"], rivals), sep="\n")
     if arguments.figure:
         draw(by_method, arguments.figure)
 
 
-def expected(folder: Path, by_method: dict[str, list[Evidence]]) -> Expected:
+def expected(manifest: Manifest, by_method: dict[str, list[Evidence]]) -> Expected:
     """The file's content; the start's rows come from the first method, since all share it."""
-    manifest = json.loads((folder / "manifest.json").read_text())
     last = max(by_method["spac"][0].scores)
     seeds = sorted(run.seed or 0 for run in by_method["spac"])
     rows: list[Any] = []
@@ -68,8 +68,8 @@ def expected(folder: Path, by_method: dict[str, list[Evidence]]) -> Expected:
                 )
     source = {
         "kind": "measured",
-        "commit": manifest["environment"]["source"]["commit"],
-        "lock_sha256": manifest["environment"]["lock"]["sha256"],
+        "commit": manifest.environment["source"]["commit"],
+        "lock_sha256": manifest.environment["lock"]["sha256"],
         "hardware": f"{environment.cpu()}, one thread a run",
         "date": date.today().isoformat(),
         "seeds": seeds,
@@ -77,7 +77,7 @@ def expected(folder: Path, by_method: dict[str, list[Evidence]]) -> Expected:
         "harness": by_method["spac"][0].harness,
     }
     digests = {method: runs[0].settings_sha256 for method, runs in by_method.items()}
-    content = {"recipe": manifest["recipe"], "alpha": 0.01, "settings_sha256": digests, "sources": {"ours": source}, "rows": rows}
+    content = {"recipe": manifest.recipe, "alpha": 0.01, "settings_sha256": digests, "sources": {"ours": source}, "rows": rows}
     return Expected.model_validate(content)
 
 

@@ -11,7 +11,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from spac_repro.trust.verification import Comparison, Verdict, verify_runs
+from paired import finished_in_sweep
+
+from spac_repro.runs.verdict import RowComparison, Verdict
+from spac_repro.trust.verification import verify_runs
 
 HEAD = (
     *("method", "primary row", "expected", "tolerance", "smallest detectable", "effect"),
@@ -21,8 +24,8 @@ HEAD = (
 
 def main(sweep: Path) -> None:
     verdicts: dict[str, list[Verdict]] = defaultdict(list)
-    for results in sorted(sweep.glob("*/seed-*/results.json")):
-        verdicts[results.parent.parent.name].append(verify_runs([results.parent]))
+    for run in finished_in_sweep(sweep):
+        verdicts[run.manifest.method].append(verify_runs([run.path]))
     print("| " + " | ".join(HEAD) + " |", "| --- " * len(HEAD) + "|", sep="\n")
     for method, its in verdicts.items():
         for row in zip(*(primary(verdict, method) for verdict in its), strict=True):
@@ -31,12 +34,12 @@ def main(sweep: Path) -> None:
         print(f"\n{method}: {failed} of {len(its)} runs fail; family-wise level {its[0].alpha:g}\n")
 
 
-def primary(verdict: Verdict, method: str) -> list[Comparison]:
+def primary(verdict: Verdict, method: str) -> list[RowComparison]:
     """The rows that decide, of the method itself."""
     return [comparison for comparison in verdict.comparisons if comparison.primary and comparison.key.method == method]
 
 
-def line(row: Sequence[Comparison]) -> list[str]:
+def line(row: Sequence[RowComparison]) -> list[str]:
     """What the runs' comparisons with one row have in common, and how they ended."""
     first = row[0]
     furthest = max(abs(comparison.difference) / comparison.tolerance for comparison in row)

@@ -9,13 +9,14 @@ the table goes to OUT/tuning.md.
 
 import argparse
 import itertools
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from spac_repro.runs.folder import RunFolder
 
 SEED = 100
 RATES = (1e-5, 3e-5, 1e-4)
@@ -51,8 +52,8 @@ def train(out: Path, method: str, point: Point, *arguments: str) -> Path:
 
 def gold(folder: Path) -> list[float]:
     """The gold reward of every iterate."""
-    iterations = json.loads((folder / "results.json").read_text())["iterations"]
-    return [score["value"] for iterate in iterations for score in iterate["scores"] if score["metric"] == "reward"]
+    iterates = RunFolder.open(folder).results.iterations
+    return [score.value for iterate in iterates for score in iterate.scores if score.metric == "reward"]
 
 
 def main() -> None:

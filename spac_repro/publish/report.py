@@ -81,6 +81,7 @@ def _page(views: Sequence[RunView], groups: Sequence[Group]) -> str:
         others=[view.name for view in views if _other_environment(view, first)],
         segments=[view.name for view in views if view.manifest.segments],
         commands=[command(view) for view in views],
+        source=first.manifest.environment.get("source"),
         times=first.folder.timing(),
         first=first,
     )

@@ -1,0 +1,153 @@
+"""Runs of other versions: those of 0.1 are read, newer ones are refused by every command that is given one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spac_repro.launchers import matrix
+from spac_repro.launchers.ledger import Ledger
+from spac_repro.launchers.matrix import Sweep
+from spac_repro.launchers.profile import Cluster
+from spac_repro.runs import files, manifest, results
+from spac_repro.runs.folder import RunFolder
+
+PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
+CELL = "spac/seed-1"
+REFUSAL = "schema 99 is of a newer version of spac-repro (this one reads {})"
+
+# What version 0.1 wrote, shortened: the digest of the settings has another name in each of the two.
+MANIFEST_OF_0_1 = """{
+ "schema": 1, "recipe": "tiny", "method": "spac", "seed": 0, "equal_bits_claimed": true, "segments": [],
+ "settings_sha256": "097f0783e2a55c01b6c31828f1ee7b3c11eba3f43e5f130893ac5fcc46b1227c",
+ "settings": {"method": "spac", "name": "tiny", "data": {"source": "world"}},
+ "provenance": {"data.source": {"mark": "assumed", "why": "nothing is downloaded"}},
+ "inputs": {"preferences": 2000, "preferences_sha256": "acf1d652f390bbaed7d15920dedf3bbf26dfd7cff0e657142ef8258c64c0f64b"},
+ "environment": {"package": "0.1.0", "threads": 1, "libraries": {"torch": "2.13.0"}}
+}"""
+RESULTS_OF_0_1 = """{
+ "schema": 1, "recipe": "tiny", "method": "spac", "seed": 0, "complete": true, "harness": "lm_eval 0.4.13", "overlap": null,
+ "settings_digest": "097f0783e2a55c01b6c31828f1ee7b3c11eba3f43e5f130893ac5fcc46b1227c",
+ "weights_sha256": "baf73e8cebbe9bdc245204eda5d84cb24dbc347e12edc0d3c56199f1c1ad86de",
+ "iterations": [
+  {"iteration": 0, "weights_sha256": "5a", "scores": [
+   {"task": "gold", "metric": "reward", "value": 0.53, "stderr": 0.014, "n": 500,
+    "version": "", "note": "", "higher_is_better": true}]},
+  {"iteration": 3, "weights_sha256": "ba", "scores": [
+   {"task": "gold", "metric": "reward", "value": 0.72, "stderr": 0.013, "n": 500,
+    "version": "", "note": "", "higher_is_better": true}]}
+ ]
+}"""
+
+
+def of_0_1(folder: Path) -> RunFolder:
+    """A finished run of version 0.1, without its weights."""
+    run = RunFolder(folder)
+    folder.mkdir(parents=True)
+    run.manifest_file.write_text(MANIFEST_OF_0_1)
+    run.results_file.write_text(RESULTS_OF_0_1)
+    for iterate in json.loads(RESULTS_OF_0_1)["iterations"]:
+        files.write_json(run.iteration(iterate["iteration"]).scores_file, iterate["scores"])
+    run.iteration(0).policy.mkdir()
+    return run
+
+
+def aged(file: Path) -> None:
+    """Make a file one of a newer version."""
+    files.write_json(file, {**json.loads(file.read_text()), "schema": 99})
+
+
+def test_a_run_of_0_1_is_read(tmp_path):
+    run = RunFolder.open(of_0_1(tmp_path / "run").path)
+    assert (run.manifest.schema_version, run.results.schema_version) == (1, 1)
+    assert (
+        run.manifest.settings_sha256
+        == run.results.settings_sha256
+        == "097f0783e2a55c01b6c31828f1ee7b3c11eba3f43e5f130893ac5fcc46b1227c"
+    )
+    assert run.manifest.provenance["data.source"].why == "nothing is downloaded"
+    assert [(iterate.iteration, iterate.scores[0].value) for iterate in run.results.iterations] == [(0, 0.53), (3, 0.72)]
+    assert [(t, score.n) for t, score in run.scores()] == [(0, 500), (3, 500)]
+
+
+def test_every_command_takes_a_run_of_0_1(invoke, tmp_path):
+    of_0_1(tmp_path / "run")
+    of_0_1(tmp_path / "other")
+    said = json.loads(invoke("verify", "run", "--json").out)
+    assert said["recipe"] == "tiny"
+    compared = json.loads(invoke("compare", "run", "other", "--json").out)
+    assert (compared["differences"], len(compared["scores"])) == ([], 2)
+    assert invoke("report", "run").code == 0
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return of_0_1(tmp_path / "run")
+
+
+@pytest.fixture
+def sweep(tmp_path) -> RunFolder:
+    """The run of the first cell of a sweep that was submitted."""
+    what = Sweep(name="mine", summary="s", recipe="tiny", seeds=[1, 2], methods=["spac"])
+    book = Ledger(tmp_path / "sweep", what.name, Cluster.load("local"))
+    book.add(matrix.cells(what))
+    book.save()
+    return of_0_1(book.run_folder(book.cells[CELL]))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["verify", "run"],
+        ["verify", "older", "run"],
+        ["compare", "run", "older"],
+        ["compare", "older", "run"],
+        ["compare", "older", "older", "--seeds", "run"],
+        ["compare", "run", "expected.yaml"],
+        ["report", "run"],
+        ["report", "older", "run"],
+        ["evaluate", "run"],
+        ["evaluate", "run/iteration-0/policy"],
+        ["train", "--like", "run"],
+    ],
+    ids=" ".join,
+)
+def test_a_newer_manifest_is_refused(refused, run, tmp_path, command):
+    of_0_1(tmp_path / "there" / "older").path.rename(tmp_path / "older")
+    aged(run.manifest_file)
+    assert REFUSAL.format(manifest.SCHEMA) in refused(*command, stages=True)
+
+
+@pytest.mark.parametrize("command", [["verify", "run"], ["compare", "run", "older"], ["report", "run"]], ids=" ".join)
+def test_newer_results_are_refused(refused, run, tmp_path, command):
+    of_0_1(tmp_path / "older")
+    aged(run.results_file)
+    assert REFUSAL.format(results.SCHEMA) in refused(*command)
+
+
+def test_a_newer_run_is_not_carried_on(refused, run, own_recipe, pairs):
+    aged(run.manifest_file)
+    (run.path / ".lock").touch()
+    arguments = ("train", "--recipe", own_recipe(), "--preferences", pairs(PAIR), "--out", "run")
+    assert REFUSAL.format(manifest.SCHEMA) in refused(*arguments, stages=True)
+
+
+def test_the_start_of_a_newer_run_is_not_shared(refused, run, own_recipe, pairs):
+    aged(run.manifest_file)
+    arguments = ("train", "--recipe", own_recipe(), "--preferences", pairs(PAIR), "--out", "new", "--start-from", "run")
+    assert REFUSAL.format(manifest.SCHEMA) in refused(*arguments, stages=True)
+
+
+@pytest.mark.parametrize("command", ["status", "collect"])
+@pytest.mark.parametrize("file", ["manifest", "results"])
+def test_a_sweep_with_a_newer_run_is_refused(refused, sweep, command, file):
+    aged(getattr(sweep, f"{file}_file"))
+    schema = {"manifest": manifest.SCHEMA, "results": results.SCHEMA}[file]
+    message = refused("sweep", command, "sweep")
+    assert REFUSAL.format(schema) in message
+    assert CELL in message
+
+
+def test_todays_schemas():
+    """One that grows needs a literal of the one before it above."""
+    assert (manifest.SCHEMA, results.SCHEMA) == (1, 2)
