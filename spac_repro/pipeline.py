@@ -21,7 +21,7 @@ from spac_repro.data.rendering import Renderer
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.evaluation import contamination
 from spac_repro.evaluation import iterate as evaluation
-from spac_repro.evaluation.leaderboard import suites
+from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.model import policy, precision
 from spac_repro.optim import processes
 from spac_repro.optim.metrics import Metrics
@@ -184,7 +184,7 @@ def _results(context: Context) -> Results:
         complete=True,
         settings_sha256=run.settings_sha256,
         weights_sha256=iterates[-1].weights_sha256,
-        harness=suites.harness(),
+        harness=scoring.harness(),
         overlap=folder.contamination(),
         iterations=tuple(iterates),
     )
