@@ -37,7 +37,26 @@ def _is_stock(name: str) -> str:
     return name
 
 
+def _variables(text: str) -> set[str]:
+    """The columns that a template names."""
+    from jinja2 import TemplateError, meta
+    from jinja2.sandbox import SandboxedEnvironment
+
+    try:
+        return set(meta.find_undeclared_variables(SandboxedEnvironment().parse(text)))
+    except TemplateError as error:
+        raise ValueError(f"not a template ({error})") from None
+
+
+def _is_template(text: str) -> str:
+    _variables(text)
+    return text
+
+
 StockName = Annotated[Text, AfterValidator(_is_stock)]
+
+
+Template = Annotated[Text, AfterValidator(_is_template)]  # or a column's name
 
 
 class Generation(Settings):
@@ -75,10 +94,10 @@ class Prompt(Settings):
 
     include: StockName | None = None
     output_type: Literal["multiple_choice", "generate_until"] | None = None
-    description: str | None = None
-    doc_to_text: Text | None = None
-    doc_to_choice: Text | tuple[str, ...] | None = None
-    doc_to_target: Text | Annotated[int, Field(ge=0)] | None = None
+    description: Annotated[str, AfterValidator(_is_template)] | None = None
+    doc_to_text: Template | None = None
+    doc_to_choice: Template | tuple[str, ...] | None = None
+    doc_to_target: Template | Annotated[int, Field(ge=0)] | None = None
     target_delimiter: str | None = None
     fewshot_delimiter: str | None = None
     fewshot_config: FewShot | None = None
@@ -129,16 +148,6 @@ class Prompt(Settings):
             elif key != "description":  # which may be plain words
                 found[key] = {value}
         return found
-
-
-def _variables(template: str) -> set[str]:
-    from jinja2 import TemplateError, meta
-    from jinja2.sandbox import SandboxedEnvironment
-
-    try:
-        return set(meta.find_undeclared_variables(SandboxedEnvironment().parse(template)))
-    except TemplateError as error:
-        raise ValueError(f"not a template ({error})") from None
 
 
 def by_name(value: Any) -> Any:
