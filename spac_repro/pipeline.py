@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from spac_repro import engines, iteration, methods, start
 from spac_repro.context import Context, there
+from spac_repro.data import tokenizers
 from spac_repro.data.inputs import Inputs
 from spac_repro.data.rendering import Renderer
 from spac_repro.errors import UnfitEnvironmentError
@@ -148,7 +149,7 @@ def _manifest(context: Context, model: PreTrainedModel) -> Manifest:
         inputs={
             **context.inputs.identity(),
             "policy_sha256": policy.weights_sha256(model) if run.recipe.policy.source != "random" else None,
-            **policy.tokenizer_identity(context.renderer.tokenizer),
+            **tokenizers.identity(context.renderer.tokenizer),
         },
         environment={**environment.describe(), **_plugins(run)},
         equal_bits_claimed=run.recipe.selfplay.generator == "transformers",  # of vLLM it is not known

@@ -61,8 +61,8 @@ def _samples(context: Context, t: int, model: PreTrainedModel) -> list[str]:
         context.examples.prompt[:SHOWN],
         context.recipe.selfplay,
         longest_response=context.recipe.data.longest_response,
-        pad=context.pad_token,
-        stop=context.stop_token,
+        pad=context.renderer.pad,
+        stop=context.renderer.stop,
         seed=derive(context.run.seed, "samples", t),
     )
     return [context.renderer.text(response) for response in responses]

@@ -9,13 +9,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spac_repro import suites
+from spac_repro.data import tokenizers
 from spac_repro.data.world import Behaviour, World, split_of
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import mini
 from spac_repro.evaluation.leaderboard.mini import mini_items
 from spac_repro.evaluation.leaderboard.scoring import evaluate, questions
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
-from spac_repro.model.policy import world_tokenizer
 from spac_repro.runs.results import Score
 
 MINI = suites.get("mini")
@@ -32,7 +32,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return world_tokenizer()
+    return tokenizers.of_world()
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spac_repro import suites
-from spac_repro.data import contamination
+from spac_repro.data import contamination, tokenizers
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.harness import LanguageModel
 from spac_repro.evaluation.leaderboard.scoring import evaluate, questions
 from spac_repro.evaluation.leaderboard.task_file import read
-from spac_repro.model.policy import prepared, world_tokenizer
+from spac_repro.model.policy import prepared
 
 BACKWARDS = """\
 name: backwards
@@ -122,7 +122,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return world_tokenizer()
+    return tokenizers.of_world()
 
 
 @pytest.fixture(scope="module")
