@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from spac_repro import suites
 from spac_repro.data import contamination, tokenizers
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.harness import LanguageModel
+from spac_repro.evaluation.leaderboard.prompt import Prompt
 from spac_repro.evaluation.leaderboard.scoring import evaluate, questions
+from spac_repro.evaluation.leaderboard.task import Task
 from spac_repro.evaluation.leaderboard.task_file import read
 from spac_repro.model.policy import prepared
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "leaderboard.md"
 BACKWARDS = """\
 name: backwards
 prompt:
@@ -329,6 +333,34 @@ def test_a_wrong_task_file_is_one_line_with_file_line_and_key(folder, data, old,
     assert words in message
     assert len(message) <= 300
     assert "\n" not in message
+
+
+# The documentation
+
+
+def test_the_documented_task_is_one(model, tokenizer, tmp_path):
+    text = DOCUMENTATION.read_text()
+    (written,) = re.findall(r"^```yaml\n# my_suite/capitals.yaml\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    (row,) = re.findall(r"^```json\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "my_suite").mkdir()
+    file = tmp_path / "my_suite" / "capitals.yaml"
+    file.write_text(written)
+    for split, n in (("train", 2), ("test", 3)):
+        write(tmp_path / "questions" / "capitals" / f"{split}.jsonl", [json.loads(row)] * n)
+    scores = evaluate(model, tokenizer, suites.get(str(file.parent)), data=tmp_path / "questions")
+    assert [(score.task, score.metric, score.n) for score in scores] == [("capitals", "acc", 3), ("average", "mean", 3)]
+    (shown,) = re.findall(r"^my_suite/capitals.yaml(, line .*)$", text, flags=re.MULTILINE)
+    file.write_text("# my_suite/capitals.yaml\n" + written.replace("{{question}}", "{{qestion}}"))
+    with pytest.raises(UserError, match=re.escape(f"{file}{shown}")):
+        read(file)
+
+
+def test_every_key_is_documented():
+    text = DOCUMENTATION.read_text()
+    undocumented = [key for key in Task.model_fields if not re.search(rf"^\| [^|]*`{key}`", text, flags=re.MULTILINE)]
+    assert undocumented == []
+    (prompt,) = re.findall(r"^Keys of `prompt`:(.*?)\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    assert [key for key in Prompt.model_fields if f"`{key}" not in prompt] == []
 
 
 # Nothing of one's own is executed
