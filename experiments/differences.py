@@ -49,24 +49,23 @@ def train(
 ) -> None:
     """A cut-down run in this process, with some settings, rows or the chat template changed."""
     from spac_repro import pipeline, recipes
-    from spac_repro.data import inputs
-    from spac_repro.model import policy
+    from spac_repro.data import inputs, tokenizers
     from spac_repro.progress import Silent
 
     run = recipes.load("tiny", method=method, seed=seed, overrides=[*cut_down.SETTINGS, *settings])
     read = inputs.read(run, preferences=None, questions=None)
-    usual = policy.world_tokenizer
+    usual = tokenizers.of_world
 
     def with_template() -> Any:
-        tokenizer = usual()
-        tokenizer.chat_template = template
-        return tokenizer
+        its = usual()
+        its.chat_template = template
+        return its
 
-    policy.world_tokenizer = with_template
+    tokenizers.of_world = with_template
     try:
         pipeline.train(run, out, replace(read, rows=rows(read.rows)), allow_changed_environment=False, progress=Silent())
     finally:
-        policy.world_tokenizer = usual
+        tokenizers.of_world = usual
 
 
 def reordered(rows: list[Preference]) -> list[Preference]:

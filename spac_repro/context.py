@@ -42,16 +42,6 @@ class Context:
     def recipe(self) -> Recipe:
         return self.run.recipe
 
-    @property
-    def stop_token(self) -> int:
-        """The token that ends a response."""
-        token: int = self.renderer.tokenizer.eos_token_id
-        return token
-
-    @property
-    def pad_token(self) -> int:
-        return policy.pad_token(self.renderer.tokenizer)
-
     @cached_property
     def _accelerator(self) -> Accelerator:
         half = self.recipe.training.precision == "bfloat16"

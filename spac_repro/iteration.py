@@ -93,8 +93,8 @@ def _self_play(context: Context, t: int, model: PreTrainedModel) -> Sequence[lis
             context.examples.prompt,
             context.recipe.selfplay,
             longest_response=context.recipe.data.longest_response,
-            pad=context.pad_token,
-            stop=context.stop_token,
+            pad=context.renderer.pad,
+            stop=context.renderer.stop,
             seed=derive(context.run.seed, "self-play", t),
             folder=batches,
             sample=sample,
@@ -119,7 +119,7 @@ def _sampler(context: Context, t: int) -> AbstractContextManager[vllm.Sampler | 
         top_p=settings.top_p,
         longest_prompt=data.longest_prompt,
         longest=data.longest_response,
-        stop=context.stop_token,
+        stop=context.renderer.stop,
     )
 
 

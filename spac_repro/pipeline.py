@@ -16,12 +16,13 @@ from transformers import PreTrainedModel
 
 from spac_repro import engines, iteration, methods, start
 from spac_repro.context import Context, there
+from spac_repro.data import tokenizers
 from spac_repro.data.inputs import Inputs
 from spac_repro.data.rendering import Renderer
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.evaluation import contamination
 from spac_repro.evaluation import iterate as evaluation
-from spac_repro.evaluation.leaderboard import suites
+from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.model import policy, precision
 from spac_repro.optim import processes
 from spac_repro.optim.metrics import Metrics
@@ -148,7 +149,7 @@ def _manifest(context: Context, model: PreTrainedModel) -> Manifest:
         inputs={
             **context.inputs.identity(),
             "policy_sha256": policy.weights_sha256(model) if run.recipe.policy.source != "random" else None,
-            **policy.tokenizer_identity(context.renderer.tokenizer),
+            **tokenizers.identity(context.renderer.tokenizer),
         },
         environment={**environment.describe(), **_plugins(run)},
         equal_bits_claimed=run.recipe.selfplay.generator == "transformers",  # of vLLM it is not known
@@ -184,7 +185,7 @@ def _results(context: Context) -> Results:
         complete=True,
         settings_sha256=run.settings_sha256,
         weights_sha256=iterates[-1].weights_sha256,
-        harness=suites.harness(),
+        harness=scoring.harness(),
         overlap=folder.contamination(),
         iterations=tuple(iterates),
     )

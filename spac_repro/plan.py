@@ -129,11 +129,10 @@ def _size(size: float) -> str:
 
 def _count(shape: Architecture | None) -> int:
     """The parameters of a Mistral with untied output layer over the built-in world's vocabulary."""
-    from spac_repro.data.world import CHARACTERS, TASKS
+    from spac_repro.data.tokenizers import WORLD
 
     assert shape is not None  # the recipe's own check
-    vocabulary = 3 + len(TASKS) + len(CHARACTERS)
     width, head = shape.hidden_size, shape.hidden_size // shape.heads
     attention = 2 * width * width + 2 * width * shape.key_value_heads * head
     layer = attention + 3 * width * shape.intermediate_size + 2 * width
-    return shape.layers * layer + 2 * vocabulary * width + width
+    return shape.layers * layer + 2 * len(WORLD) * width + width

@@ -75,13 +75,14 @@ def _fetch(run: Run, progress: Progress) -> list[dict[str, Any]]:
         progress.stage(f"preferences {recipe.data.name}")
         preferences.read_preferences(recipe.data.name, revision=recipe.data.revision, limit=1)
         fetched.append({"preferences": recipe.data.name, "revision": recipe.data.revision})
-    if recipe.evaluation.suite == "openllm":
-        from spac_repro.evaluation.leaderboard import suites
+    if recipe.evaluation.suite.asks:
+        from spac_repro.evaluation.leaderboard import scoring
 
-        for task in suites.chosen_tasks("openllm", recipe.evaluation.tasks):
-            progress.stage(f"questions {task.name}")
-            task.from_hub()
-            fetched.append({"questions": task.name, "data_set": task.hub[0]})
+        for task in scoring.chosen_tasks(recipe.evaluation.suite, recipe.evaluation.tasks):
+            if task.hub is not None:
+                progress.stage(f"questions {task.name}")
+                task.from_hub()
+                fetched.append({"questions": task.name, "data_set": task.hub.data_set})
     if not fetched:
         raise UserError(f"recipe {recipe.name} needs nothing from the hub; leave `cache` out of the cluster profile")
     return fetched

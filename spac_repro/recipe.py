@@ -15,11 +15,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
-from spac_repro import engines, methods
+from spac_repro import engines, methods, suites
 from spac_repro.documents.defaults import with_defaults
 from spac_repro.documents.model import Above0, AtLeast0, Positive, Settings, Share
+from spac_repro.errors import UserError
 from spac_repro.methods import Optimised
 
 MARKS = ("abstract", "reading", "derived", "tested", "SPIN", "assumed")  # and "set", which no file may use
@@ -29,6 +39,19 @@ if TYPE_CHECKING:
     EngineName = str
 else:
     EngineName = Literal[engines.names()]
+
+
+def _suite(given: Any) -> Any:
+    """The suite of that name, or the one in a folder; in settings it goes by its name."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return suites.get(given)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+Suite = Annotated[InstanceOf[suites.Suite], BeforeValidator(_suite), PlainSerializer(lambda suite: suite.name, return_type=str)]
 
 
 class Architecture(Settings):
@@ -157,7 +180,7 @@ class Training(Settings):
 class Evaluation(Settings):
     """What is measured on every iterate."""
 
-    suite: Literal["mini", "openllm", "none"]
+    suite: Suite
     tasks: tuple[str, ...] | None  # None: all of the suite
     limit: Positive | None  # items a task; None: all
     batch_size: Positive
@@ -184,7 +207,7 @@ class Recipe(Settings):
         if (self.data.world is not None) != (self.data.source == "world"):
             raise ValueError("`data.world` belongs to `data.source: world`: a recipe with a built-in world takes no --preferences")
         if self.data.world is None and (
-            self.start or self.evaluation.suite == "mini" or self.evaluation.gold_prompts or self.evaluation.heldout_pairs
+            self.start or self.evaluation.suite.asks_world or self.evaluation.gold_prompts or self.evaluation.heldout_pairs
         ):
             raise ValueError(
                 "a supervised start, the mini leaderboard, the gold reward and held-out pairs need `data.source: world`"

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from spac_repro import engines
 from spac_repro.context import Context
+from spac_repro.data import tokenizers
 from spac_repro.data.groups import Group
 from spac_repro.errors import UserError
 from spac_repro.model.packing import pack
@@ -56,11 +57,11 @@ def _supervise(context: Context, model: PreTrainedModel, log: Metrics) -> None:
     assert settings is not None
     assert world is not None  # the recipe's own check
     demonstrations = world.demonstrations(settings.demonstrations)
-    sizes = [1 + len(prompt) + len(response) + 1 for prompt, response in demonstrations]  # a letter is a token
     schedule = Schedule(
-        sizes=sizes,
+        # A step at once, however long its demonstrations are: cut up, others would stand together in a row.
+        sizes=[1] * len(demonstrations),
         batch_size=settings.batch_size,
-        micro_batch_tokens=sum(sizes),  # a step at once: cut up, other demonstrations would stand together in a row
+        micro_batch_tokens=settings.batch_size,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         shape="linear",
@@ -93,16 +94,16 @@ def objective(policy: Any, *, tokenizer: Any, demonstrations: Sequence[tuple[str
     a few-shot prompt, each but for a line break after the one before. A line break opens such a row, so that the two can be told
     apart from the first token on.
     """
-    prompts = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt, _ in demonstrations]
-    responses = [tokenizer(response, add_special_tokens=False).input_ids for _, response in demonstrations]
-    newline = tokenizer("\n", add_special_tokens=False).input_ids
+    prompts = [tokenizers.tokens(tokenizer, prompt) for prompt, _ in demonstrations]
+    responses = [tokenizers.tokens(tokenizer, response) for _, response in demonstrations]
+    begin, stop, newline = tokenizers.begin(tokenizer), tokenizers.stop(tokenizer), tokenizers.tokens(tokenizer, "\n")
     unit = 1 + sum(map(len, responses)) / len(responses)
 
     def alone(i: int) -> Group:
-        return _row([([tokenizer.bos_token_id, *prompts[i]], [*responses[i], tokenizer.eos_token_id])])
+        return _row([([begin, *prompts[i]], [*responses[i], stop])])
 
     def together(some: Sequence[int]) -> Group:
-        return _row([([tokenizer.bos_token_id, *newline], []), *((prompts[i], [*responses[i], *newline]) for i in some)])
+        return _row([([begin, *newline], []), *((prompts[i], [*responses[i], *newline]) for i in some)])
 
     def losses(examples: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
         if random.Random(f"few-shot {examples[0]}").random() < few_shot_share:

@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from spac_repro import methods
+from spac_repro import methods, suites
 from spac_repro.documents.names import did_you_mean
-from spac_repro.evaluation import leaderboard
 from spac_repro.images import reference
 from spac_repro.theory.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:  # the lists are made at run time; a command gets the name as text
     Method = str
-    Suite = str
     Engine = str
     Variant = str
     Experiment = str
 else:
     Method = StrEnum("Method", {name: name for name in methods.names()})
-    Suite = StrEnum("Suite", {name: name for name in leaderboard.SUITES})
     Engine = StrEnum("Engine", {name: name for name in reference.ENGINES})
     Variant = StrEnum("Variant", {name: name for name in reference.VARIANTS})
     Experiment = StrEnum("Experiment", {name: name for name in EXPERIMENTS})
@@ -39,7 +36,12 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
     return parse
 
 
-# What takes a file as well as a name is completed, and checked by whoever reads the file.
+# What takes a file or a folder as well as a name is completed, and checked by whoever reads it.
+
+
+def suite_names(incomplete: str) -> list[str]:
+    """The suites that come with the package."""
+    return list(suites.names())
 
 
 def recipe_names(incomplete: str) -> list[str]:

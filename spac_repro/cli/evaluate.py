@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from spac_repro.cli import output
-from spac_repro.cli.choices import Suite, one_of
+from spac_repro import suites
+from spac_repro.cli import choices, output
 from spac_repro.cli.options import AsJson, Questions
-from spac_repro.evaluation.leaderboard import SUITES
 
 
 def evaluate(
@@ -17,7 +16,11 @@ def evaluate(
         Path, typer.Argument(metavar="MODEL_OR_RUN", help="A Hugging Face model folder, or a run (its last iterate).")
     ],
     suite: Annotated[
-        Suite, typer.Option(parser=one_of(SUITES), help="mini: the built-in world; openllm: Open LLM Leaderboard v1.")
+        str,
+        typer.Option(
+            autocompletion=choices.suite_names,
+            help=f"{'; '.join(f'{its.name}: {its.summary}' for its in suites.packaged())}; or a folder of task files.",
+        ),
     ] = "openllm",
     data: Questions = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks of the suite, with commas between.", show_default="all")] = None,
@@ -27,24 +30,26 @@ def evaluate(
 ) -> None:
     """Score a model on a leaderboard, through lm-evaluation-harness."""
     from spac_repro.evaluation import model_folder
+    from spac_repro.evaluation.leaderboard import scoring
 
+    chosen = suites.get(suite)
     with output.progress(as_json) as progress:
-        progress.stage(f"{suite} leaderboard")
+        progress.stage(f"{chosen.name} leaderboard")
         scores = model_folder.evaluate(
             target,
-            suite,
+            chosen,
             data=data,
             tasks=tasks.split(",") if tasks else None,
             limit=limit,
             batch_size=batch_size,
             progress=progress,
         )
-    harness = model_folder.harness()
+    harness = scoring.harness()
     if as_json:
         found = [score.as_dict() for score in scores]
-        print(json.dumps({"model": str(target), "suite": suite, "harness": harness, "scores": found}))
+        print(json.dumps({"model": str(target), "suite": chosen.name, "harness": harness, "scores": found}))
         return
-    table = output.table(f"{target} on {suite} ({harness})", "task", "metric", "value", "stderr", "n", "version")
+    table = output.table(f"{target} on {chosen.name} ({harness})", "task", "metric", "value", "stderr", "n", "version")
     for score in scores:
         stderr = "" if score.stderr is None else f"{score.stderr:.4f}"
         table.add_row(score.task, score.metric, f"{score.value:.4f}", stderr, str(score.n), score.version)

@@ -1,6 +1,6 @@
 """What a run reads: preferences, and the questions that its iterates are asked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ class Inputs:
     rows: Sequence[Preference]
     world: World | None
     questions: Path | None
+    suite_sha256: Mapping[str, str] | None = None  # of each file of a suite of one's own
 
     def identity(self) -> dict[str, Any]:
         """What identifies the inputs: hashes and counts, no places."""
@@ -29,6 +30,7 @@ class Inputs:
             "preferences": len(self.rows),
             "preferences_sha256": reading.fingerprint(self.rows),
             "questions_sha256": {str(file.relative_to(folder)): runs.sha256_file(file) for file in files} if folder else None,
+            **({} if self.suite_sha256 is None else {"suite_sha256": dict(self.suite_sha256)}),
         }
 
 
@@ -38,18 +40,20 @@ def read(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs
     Raises:
         UserError: no preferences named, or those are bad.
     """
-    data = run.recipe.data
+    data, suite = run.recipe.data, run.recipe.evaluation.suite
     if data.world is not None:
         if preferences is not None:
             raise UserError(
                 f"recipe {run.recipe.name} has its preferences built in; leave --preferences out, or choose another recipe"
             )
         built_in = world(data.world)
-        return Inputs(built_in.preferences(data.pairs or 2000), built_in, None)
+        asked = questions if suite.asks and not suite.asks_world else None
+        return Inputs(built_in.preferences(data.pairs or 2000), built_in, asked, suite.identity())
     source = preferences or data.name
     if source is None:
         raise UserError(f"recipe {run.recipe.name} brings no preferences; give some with --preferences FILE")
-    return Inputs(reading.read_preferences(source, revision=data.revision, limit=data.pairs), None, questions)
+    rows = reading.read_preferences(source, revision=data.revision, limit=data.pairs)
+    return Inputs(rows, None, questions, suite.identity())
 
 
 def world(settings: WorldSettings) -> World:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spac_repro.data import mapped
+from spac_repro.data import mapped, tokenizers
 from spac_repro.data.preferences import FIELDS, Preference
 from spac_repro.errors import UserError
 from spac_repro.recipe import Data
@@ -30,7 +30,9 @@ class Renderer:
     def __init__(self, tokenizer: Any, settings: Data) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
-        if settings.template == "chat" and not tokenizer.chat_template:
+        self.stop = tokenizers.stop(tokenizer)  # the token that ends a response
+        self.pad = tokenizers.pad(tokenizer)  # the token that fills up rows
+        if settings.template == "chat" and not tokenizers.has_template(tokenizer):
             raise UserError(
                 "data.template is `chat`, and the policy's tokenizer has no chat template; "
                 "choose --set data.template=instruction (or plain), or a policy with one"
@@ -79,7 +81,7 @@ class Renderer:
 
     def response(self, text: str) -> list[int]:
         """A response's tokens with end-of-sequence; of one that is too long the beginning."""
-        tokens = [*self.tokenizer(text, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+        tokens = [*tokenizers.tokens(self.tokenizer, text), self.stop]
         return tokens[: self.settings.longest_response]
 
     def text(self, response: Sequence[int]) -> str:

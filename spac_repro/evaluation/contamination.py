@@ -2,17 +2,17 @@
 
 from spac_repro.context import Context
 from spac_repro.data import contamination
-from spac_repro.evaluation.leaderboard import suites
+from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.runs import files
 
 
 def measure(context: Context) -> None:
     """Leave the overlap in the run folder, unless it is there or there is nothing to measure."""
     folder, settings = context.folder, context.recipe.evaluation
-    if folder.contamination_file.exists() or context.inputs.world is not None or settings.suite == "none":
+    if folder.contamination_file.exists() or settings.suite.asks_world or not settings.suite.asks:
         return
     context.progress.stage("overlap of preferences with questions")
-    asked = suites.questions(settings.suite, tasks=settings.tasks, data=context.inputs.questions, limit=settings.limit)
+    asked = scoring.questions(settings.suite, tasks=settings.tasks, data=context.inputs.questions, limit=settings.limit)
     prompts = ("\n".join(message["content"] for message in row.prompt) for row in context.inputs.rows)
     found = contamination.measure(prompts, {task.name: task.words(leaves) for task, leaves in asked.items()})
     for name, task in found.tasks.items():

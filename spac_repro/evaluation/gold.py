@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -12,7 +11,7 @@ from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer
 from spac_repro.data.world import World
 from spac_repro.optim import processes
-from spac_repro.recipe import Data, SelfPlay
+from spac_repro.recipe import SelfPlay
 from spac_repro.runs import files
 from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
@@ -39,9 +38,8 @@ def measure(context: Context, t: int, model: PreTrainedModel) -> list[Score]:
     with context.timed(t, "gold reward"):
         rewards = sample(
             model,
-            context.renderer.tokenizer,
+            context.renderer,
             context.inputs.world,
-            context.recipe.data,
             context.recipe.selfplay,
             prompts=settings.gold_prompts,
             samples=settings.gold_samples,
@@ -55,9 +53,8 @@ def measure(context: Context, t: int, model: PreTrainedModel) -> list[Score]:
 
 def sample(
     model: PreTrainedModel,
-    tokenizer: Any,
+    renderer: Renderer,
     world: World,
-    data: Data,
     settings: SelfPlay,
     *,
     prompts: int,
@@ -66,16 +63,15 @@ def sample(
     advance: Callable[[int, int], None],
 ) -> Rewards:
     """Sample responses to the first held-out prompts, at temperature 1, and reward them."""
-    renderer = Renderer(tokenizer, data)
     asked = [prompt for prompt in world.heldout(prompts) for _ in range(samples)]
     tokens = [renderer.prompt(Preference(({"role": "user", "content": prompt},), "", "")) for prompt in asked]
     responses = selfplay.respond(
         model,
         tokens,
         settings.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
-        longest_response=data.longest_response,
-        pad=tokenizer.pad_token_id,
-        stop=tokenizer.eos_token_id,
+        longest_response=renderer.settings.longest_response,
+        pad=renderer.pad,
+        stop=renderer.stop,
         seed=seed,
         advance=advance,
     )

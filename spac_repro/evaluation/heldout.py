@@ -66,8 +66,8 @@ def draw(
         examples.prompt,
         settings.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
         longest_response=renderer.settings.longest_response,
-        pad=renderer.tokenizer.pad_token_id,
-        stop=renderer.tokenizer.eos_token_id,
+        pad=renderer.pad,
+        stop=renderer.stop,
         seed=seed,
         advance=advance,
     )

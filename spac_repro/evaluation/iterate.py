@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from spac_repro.context import Context, there
 from spac_repro.evaluation import contamination, gold, heldout
-from spac_repro.evaluation.leaderboard import suites
+from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.optim import processes
 from spac_repro.runs import files
 from spac_repro.runs.results import Score
@@ -25,7 +25,7 @@ def score(context: Context, t: int) -> None:
     scores = gold.measure(context, t, model) if settings.gold_prompts else []
     if settings.heldout_pairs:
         scores += heldout.measure(context, t, model)
-    if settings.suite != "none":
+    if settings.suite.asks:
         with context.timed(t, "leaderboard"):
             scores += _leaderboard(context, model)
     samples = _samples(context, t, model)
@@ -39,7 +39,7 @@ def score(context: Context, t: int) -> None:
 
 def _leaderboard(context: Context, model: PreTrainedModel) -> list[Score]:
     settings = context.recipe.evaluation
-    scores = suites.evaluate(
+    scores = scoring.evaluate(
         model,
         context.renderer.tokenizer,
         settings.suite,
@@ -61,8 +61,8 @@ def _samples(context: Context, t: int, model: PreTrainedModel) -> list[str]:
         context.examples.prompt[:SHOWN],
         context.recipe.selfplay,
         longest_response=context.recipe.data.longest_response,
-        pad=context.pad_token,
-        stop=context.stop_token,
+        pad=context.renderer.pad,
+        stop=context.renderer.stop,
         seed=derive(context.run.seed, "samples", t),
     )
     return [context.renderer.text(response) for response in responses]

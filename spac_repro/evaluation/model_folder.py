@@ -8,18 +8,18 @@ import torch
 
 from spac_repro.data import inputs
 from spac_repro.errors import UserError
-from spac_repro.evaluation.leaderboard import suites
-from spac_repro.evaluation.leaderboard.suites import harness
+from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.model import policy, precision
 from spac_repro.progress import Progress
 from spac_repro.recipe import WorldSettings
 from spac_repro.runs.folder import RunFolder, run_of_policy
 from spac_repro.runs.results import Score
+from spac_repro.suites import Suite
 
 
 def evaluate(
     target: Path,
-    suite: str,
+    suite: Suite,
     *,
     data: Path | None,
     tasks: Sequence[str] | None,
@@ -30,19 +30,19 @@ def evaluate(
     """Score `target` on a suite.
 
     Raises:
-        UserError: not a model or run folder, pickle weights, an unknown suite or task, bad questions; the mini suite for a model
-            that is not of a run in the built-in world.
+        UserError: not a model or run folder, pickle weights, an unknown task, bad questions; a suite that asks the built-in world
+            for a model that is not of a run in it.
     """
-    suites.chosen_tasks(suite, tasks)
+    scoring.chosen_tasks(suite, tasks)
     folder, settings = _find(target)
     model, tokenizer = policy.load(folder)
     policy.prepared(model, "sdpa")
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     model.eval()
-    if suite == "mini" and settings is None:
-        raise UserError(f"{target}: the mini leaderboard asks about the built-in world; give a run of a recipe that has it")
+    if suite.asks_world and settings is None:
+        raise UserError(f"{target}: the suite {suite.name} asks about the built-in world; give a run of a recipe that has it")
     with precision.widened() if model.dtype == torch.bfloat16 else nullcontext():  # as in the run that made it
-        return suites.evaluate(
+        return scoring.evaluate(
             model,
             tokenizer,
             suite,
@@ -71,6 +71,3 @@ def _find(target: Path) -> tuple[Path, WorldSettings | None]:
 def _world(run: RunFolder | None) -> WorldSettings | None:
     settings = run.manifest.settings.get("data", {}).get("world") if run else None
     return WorldSettings.model_validate(settings) if settings else None
-
-
-__all__ = ["evaluate", "harness"]

@@ -1,7 +1,6 @@
 """A causal language model as a distribution over responses: made, loaded, saved, hashed, and its log-probabilities."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -19,11 +18,10 @@ from transformers import (
     MistralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from spac_repro.data import world
+from spac_repro.data import tokenizers
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import packing
 from spac_repro.model.logprobs import token_logprobs
@@ -94,22 +92,6 @@ def prepared(model: PreTrainedModel, attention: str) -> PreTrainedModel:
     return model
 
 
-def world_tokenizer() -> PreTrainedTokenizerFast:
-    """The built-in world's tokens: the words for its tasks, and single characters."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-
-    tokens = ["<pad>", "<s>", "</s>", *world.TASKS, *world.CHARACTERS]
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<pad>"))
-    # A task's name is one token before its colon only: "add" also stands in words, and there it is three letters.
-    pattern = Regex(f"(?:{'|'.join(world.TASKS)})(?=:)|[\\s\\S]")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False
-    )
-
-
 def create(settings: PolicySettings, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The policy that a recipe names, before any training: random weights drawn with `seed`, or a pretrained model.
 
@@ -129,7 +111,7 @@ def create(settings: PolicySettings, *, seed: int) -> tuple[PreTrainedModel, Pre
 def _random(settings: PolicySettings, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     shape = settings.architecture
     assert shape is not None  # the recipe's own check
-    tokenizer = world_tokenizer()
+    tokenizer = tokenizers.of_world()
     config = MistralConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -139,9 +121,7 @@ def _random(settings: PolicySettings, seed: int) -> tuple[PreTrainedModel, PreTr
         num_key_value_heads=shape.key_value_heads,
         sliding_window=shape.sliding_window,
         max_position_embeddings=shape.longest_sequence,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **tokenizers.special(tokenizer),
         attn_implementation=settings.attention,  # type: ignore[call-arg]  # taken by every configuration
         dtype=settings.dtype,
     )
@@ -219,9 +199,7 @@ def check_folder(folder: Path) -> None:
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a Hugging Face model folder."""
     # A checkpoint's own sampling settings (SmolLM2's, say) would silently steer whoever samples from the copy.
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=pad_token(tokenizer)
-    )
+    model.generation_config = GenerationConfig(**tokenizers.special(tokenizer))
     with _no_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -242,23 +220,6 @@ def _no_bars() -> Iterator[None]:
         gguf.tqdm = drawn
         if shown:
             logging.enable_progress_bar()
-
-
-def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that fills up rows; it is masked everywhere, so end-of-sequence serves where there is none."""
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-
-def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str | None]:
-    """Hashes of what turns text into tokens: the tokenizer, and the chat template (None where there is none)."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())  # all are fast ones here
-    content |= {"padding": None, "truncation": None}  # how it was called last
-    template = tokenizer.chat_template
-    texts = {
-        "tokenizer_sha256": json.dumps(content, sort_keys=True),
-        "chat_template_sha256": json.dumps(template, sort_keys=True) if isinstance(template, dict) else template,
-    }
-    return {name: hashlib.sha256(text.encode()).hexdigest() if text else None for name, text in texts.items()}
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -87,6 +87,7 @@ EFFECTS = (
     Effect("settings.training.*", Sort.DESIGN, "other steps"),
     # How it is measured
     Effect("inputs.questions_sha256*", Sort.DESIGN, "other questions: scores change, weights do not"),
+    Effect("inputs.suite_sha256*", Sort.DESIGN, "other tasks: scores change, weights do not"),
     Effect(
         "scores.harness",
         Sort.BITS,
@@ -145,7 +146,7 @@ def effect_of(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -
 def _unrecorded(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
     """Whether one run was made by a version that does not record this, which is another thing than recording none of it."""
     if key.count(".") == 0 or key.startswith(
-        ("settings.objective.", "inputs.questions_sha256.", "environment.lock.departures.", "scores.")
+        ("settings.objective.", "inputs.questions_sha256.", "inputs.suite_sha256", "environment.lock.departures.", "scores.")
     ):
         return False
     return any(_at(its, key.split(".")) is ABSENT for its in recorded)

@@ -2,8 +2,7 @@
 
 import pytest
 
-from spac_repro import methods, recipes
-from spac_repro.evaluation import leaderboard
+from spac_repro import methods, recipes, suites
 from spac_repro.images import reference
 from spac_repro.launchers.matrix import Sweep
 from spac_repro.launchers.profile import Cluster
@@ -30,7 +29,7 @@ def completed(invoke, monkeypatch):
 def test_completion_lists_every_choice(completed):
     assert completed("spac-repro train --method ") == list(methods.names())
     assert completed("spac-repro verify --method ") == list(methods.names())
-    assert completed("spac-repro evaluate model --suite ") == list(leaderboard.SUITES)
+    assert completed("spac-repro evaluate model --suite ") == list(suites.names())
     assert completed("spac-repro theory --experiment ") == list(EXPERIMENTS)
     assert completed("spac-repro image build --engine ") == list(reference.ENGINES)
     assert completed("spac-repro image build --variant ") == list(reference.VARIANTS)
@@ -64,7 +63,6 @@ def test_completion_begins_with_the_commands(completed):
     [
         (["train", "--method", "spca"], methods.names(), "spac"),
         (["verify", "--scores", "results.json", "--method", "dop"], methods.names(), "dpo"),
-        (["evaluate", "model", "--suite", "openlm"], leaderboard.SUITES, "openllm"),
         (["theory", "--experiment", "sample"], EXPERIMENTS, "samples"),
         (["image", "build", "--engine", "pod"], reference.ENGINES, "podman"),
         (["image", "build", "--variant", "cud"], reference.VARIANTS, "cuda"),

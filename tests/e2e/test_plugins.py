@@ -13,7 +13,7 @@ import cut_down
 import pytest
 import yaml
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.check]
 
 # The whole of a method: ten lines of loss, and its entry.
 METHOD = '''

@@ -41,10 +41,10 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with a tokenizer, some preferences, and some questions, as the hub keeps them."""
     from transformers import MistralConfig, MistralForCausalLM
 
-    from spac_repro.model.policy import world_tokenizer
+    from spac_repro.data import tokenizers
 
     root = tmp_path_factory.mktemp("hub")
-    tokenizer = world_tokenizer()
+    tokenizer = tokenizers.of_world()
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     model = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), max_position_embeddings=4096, **shape))
     model.save_pretrained(root / "models/lab/small")

@@ -18,15 +18,18 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from spac_repro import suites
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.evaluation.leaderboard import openllm
+from spac_repro.evaluation.leaderboard.prompt import STOCK
 from spac_repro.evaluation.leaderboard.questions import SUFFIXES, spread
-from spac_repro.evaluation.leaderboard.suites import evaluate, harness, questions
+from spac_repro.evaluation.leaderboard.scoring import evaluate, harness, questions
 from spac_repro.evaluation.leaderboard.table import average, rows
+from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.model.policy import prepared
 from spac_repro.runs.results import Score
 
-TASKS = {task.name: task for task in openllm.TASKS}
+OPENLLM = suites.get("openllm")
+TASKS = {task.name: task for task in tasks_of(OPENLLM)}
 SUBJECT_SIZES = {"anatomy": 2, "marketing": 7, "virology": 4}
 SUBJECTS = tuple(SUBJECT_SIZES)
 
@@ -130,7 +133,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scores(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path) -> list[Score]:
-    return evaluate(model, tokenizer, "openllm", data=data)
+    return evaluate(model, tokenizer, OPENLLM, data=data)
 
 
 def values(scores: Iterable[Score]) -> dict[tuple[str, str], float]:
@@ -146,14 +149,14 @@ def own_tasks(folder: Path, data: Path) -> Path:
     for name, task in TASKS.items():
         leaves = SUBJECTS if name == "mmlu" else (None,)
         for subject in leaves:
-            files = {split: str(next((data / task.folder).glob(f"{split}.*"))) for split in task.splits}
+            files = {split: str(next((data / task.data_folder).glob(f"{split}.*"))) for split in task.splits}
             if subject is not None:
                 for split, path in files.items():
                     files[split] = str(folder / f"{subject}-{split}.jsonl")
                     write(Path(files[split]), (row for row in read(Path(path)) if row["subject"] == subject))
             leaf = name if subject is None else f"mmlu_{subject}"
             settings = {
-                "include": str(task.prompt).format(subject=subject),
+                "include": str(task.prompt.stock_file(subject or "")),
                 "task": leaf,
                 "num_fewshot": {"arc_challenge": 25, "hellaswag": 10, "truthfulqa_mc2": 0}.get(name, 5),
                 "dataset_path": "json",
@@ -237,33 +240,32 @@ def test_scores_equal_the_harness_own(scores: list[Score], results: dict[str, An
 
 
 def test_the_comparison_fails_for_another_model(tokenizer: PreTrainedTokenizerFast, data: Path, results: dict[str, Any]) -> None:
-    other = evaluate(build(seed=9), tokenizer, "openllm", data=data)
+    other = evaluate(build(seed=9), tokenizer, OPENLLM, data=data)
     assert {line.split()[0] for line in disagreements(other, results)} >= TASKS.keys() - {"gsm8k"}
 
 
 def test_the_comparison_fails_for_other_questions(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path, results: dict[str, Any]
 ) -> None:
-    fewer = evaluate(model, tokenizer, "openllm", data=data, limit=2)
+    fewer = evaluate(model, tokenizer, OPENLLM, data=data, limit=2)
     assert {line.split()[0] for line in disagreements(fewer, results)} == set(TASKS)
 
 
 def test_stock_data_sets_are_the_harness_own() -> None:
-    import yaml
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    for task in openllm.TASKS:
-        stock = load_yaml(str(task.prompt).format(subject="anatomy"), resolve_func=False)
+    for task in TASKS.values():
+        stock = load_yaml(task.prompt.stock_file("anatomy"), resolve_func=False)
         assert (stock["dataset_path"], stock.get("dataset_name")) == (
-            task.hub[0],
-            task.hub[1] and task.hub[1].format(subject="anatomy"),
+            task.hub.data_set,
+            task.hub.configuration and task.hub.configuration.format(subject="anatomy"),
         )
         asked = stock.get("test_split") or stock.get("validation_split")
         examples = stock.get("fewshot_split") or stock.get("training_split")
         assert (asked, examples) == (task.asked, task.examples)
-    assert len(TASKS["mmlu"].stock_subjects()) == 57
-    assert "weight_by_size: True" in (TASKS["mmlu"].group or Path()).read_text()
-    assert yaml.safe_load(TASKS["mmlu"].group.read_text())["group"] == "mmlu"  # type: ignore[union-attr]
+    assert len(TASKS["mmlu"].prompt.stock_subjects()) == 57
+    group = load_yaml(STOCK / "mmlu" / "default" / "_mmlu.yaml", resolve_func=False)
+    assert TASKS["mmlu"].harness_group(group["task"]) == group
 
 
 # The scores.
@@ -300,7 +302,7 @@ def test_mmlu_both_ways(scores: list[Score], results: dict[str, Any]) -> None:
 def test_mmlu_with_one_question_a_subject_has_the_error_of_the_pooled_questions(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path
 ) -> None:
-    macro, weighted = evaluate(model, tokenizer, "openllm", tasks=["mmlu"], data=data, limit=3)
+    macro, weighted = evaluate(model, tokenizer, OPENLLM, tasks=["mmlu"], data=data, limit=3)
     assert macro.value == pytest.approx(weighted.value)
     share = macro.value
     assert macro.stderr == pytest.approx(math.sqrt(share * (1 - share) / 2))
@@ -310,12 +312,12 @@ def test_mmlu_with_one_question_a_subject_has_the_error_of_the_pooled_questions(
 def test_average_is_the_plain_mean_of_the_six_primary_metrics(scores: list[Score]) -> None:
     primary = [score for score in scores if score.task in TASKS and TASKS[score.task].primary == score.metric]
     assert len(primary) == 6
-    (mean,) = average(scores, openllm.TASKS)
+    (mean,) = average(scores, TASKS.values())
     assert mean == scores[-1]
     assert mean.value == pytest.approx(sum(score.value for score in primary) / 6)
     assert mean.stderr == pytest.approx(math.sqrt(sum((score.stderr or 0) ** 2 for score in primary)) / 6)
     assert ("mmlu", "acc_macro") in values(primary)
-    assert average([score for score in scores if score.task != "gsm8k"], openllm.TASKS) == []
+    assert average([score for score in scores if score.task != "gsm8k"], TASKS.values()) == []
 
 
 def test_rows_for_json(scores: list[Score]) -> None:
@@ -337,7 +339,7 @@ def test_gsm8k_strict_and_flexible(tokenizer: PreTrainedTokenizerFast, data: Pat
         return torch.cat([input_ids, torch.tensor([said[i] for i in order])], dim=1)
 
     monkeypatch.setattr(model, "generate", generate)
-    measured = values(evaluate(model, tokenizer, "openllm", tasks=["gsm8k"], data=data))
+    measured = values(evaluate(model, tokenizer, OPENLLM, tasks=["gsm8k"], data=data))
     assert measured["gsm8k", "exact_match"] == pytest.approx(1 / 3)
     assert measured["gsm8k", "exact_match_flexible"] == pytest.approx(2 / 3)
 
@@ -347,10 +349,10 @@ def test_twice_the_same_and_nothing_else_touched(
 ) -> None:
     model.train()
     state = torch.get_rng_state()
-    first = evaluate(model, tokenizer, "openllm", tasks=["hellaswag", "truthfulqa_mc2"], data=data)
+    first = evaluate(model, tokenizer, OPENLLM, tasks=["hellaswag", "truthfulqa_mc2"], data=data)
     assert model.training
     model.eval()
-    assert first == evaluate(model, tokenizer, "openllm", tasks=["hellaswag", "truthfulqa_mc2"], data=data)
+    assert first == evaluate(model, tokenizer, OPENLLM, tasks=["hellaswag", "truthfulqa_mc2"], data=data)
     assert torch.equal(state, torch.get_rng_state())
     assert tokenizer.pad_token is None
     assert capfd.readouterr() == ("", "")
@@ -360,7 +362,7 @@ def test_twice_the_same_and_nothing_else_touched(
 def test_batch_size_changes_nothing_but_rounding(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path, scores: list[Score], batch_size: int
 ) -> None:
-    again = evaluate(model, tokenizer, "openllm", tasks=["arc_challenge", "truthfulqa_mc2"], data=data, batch_size=batch_size)
+    again = evaluate(model, tokenizer, OPENLLM, tasks=["arc_challenge", "truthfulqa_mc2"], data=data, batch_size=batch_size)
     for key, value in values(again).items():
         assert value == pytest.approx(values(scores)[key], rel=1e-4)
 
@@ -368,31 +370,31 @@ def test_batch_size_changes_nothing_but_rounding(
 def test_scores_do_not_depend_on_what_else_is_asked(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path, scores: list[Score]
 ) -> None:
-    alone = evaluate(model, tokenizer, "openllm", tasks=["truthfulqa_mc2"], data=data)
+    alone = evaluate(model, tokenizer, OPENLLM, tasks=["truthfulqa_mc2"], data=data)
     assert alone == [score for score in scores if score.task == "truthfulqa_mc2"]
 
 
 def test_progress_counts_requests(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    evaluate(model, tokenizer, "openllm", tasks=["winogrande"], data=data, limit=4, progress=lambda *report: seen.append(report))
+    evaluate(model, tokenizer, OPENLLM, tasks=["winogrande"], data=data, limit=4, progress=lambda *report: seen.append(report))
     assert seen == [("winogrande", done, 8) for done in range(1, 9)]
 
 
 def test_prompts_cut_to_the_context_are_noted(tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
-    (score,) = evaluate(build(context=300), tokenizer, "openllm", tasks=["arc_challenge"], data=data, limit=2)
+    (score,) = evaluate(build(context=300), tokenizer, OPENLLM, tasks=["arc_challenge"], data=data, limit=2)
     assert score.note == "6 prompts cut to the model's 300 tokens"
 
 
 def test_too_short_a_context_for_generation(tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
     with pytest.raises(UserError, match=r"gsm8k generates up to 256 tokens, and the model's context is 256"):
-        evaluate(build(context=256), tokenizer, "openllm", tasks=["gsm8k"], data=data)
+        evaluate(build(context=256), tokenizer, OPENLLM, tasks=["gsm8k"], data=data)
 
 
 # The questions.
 
 
 def test_limit_takes_the_first_and_spreads_over_subjects(data: Path) -> None:
-    asked = {task.name: task.words(leaves) for task, leaves in questions("openllm", data=data, limit=4).items()}
+    asked = {task.name: task.words(leaves) for task, leaves in questions(OPENLLM, data=data, limit=4).items()}
     assert {name: len(words) for name, words in asked.items()} == dict.fromkeys(TASKS, 4) | {"gsm8k": 3}
     assert asked["arc_challenge"][0] == "What is 30 and 30?"
     assert asked["mmlu"] == ["anatomy 5?", "anatomy 6?", "marketing 5?", "virology 5?"]
@@ -426,8 +428,8 @@ def test_files_may_be_gzipped_or_parquet(tmp_path: Path, data: Path, suffix: str
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(its), path)
     else:
         path.write_bytes(gzip.compress(plain.read_bytes()) if suffix.endswith("gz") else plain.read_bytes())
-    (leaves,) = questions("openllm", tasks=["truthfulqa_mc2"], data=tmp_path).values()
-    (same,) = questions("openllm", tasks=["truthfulqa_mc2"], data=data).values()
+    (leaves,) = questions(OPENLLM, tasks=["truthfulqa_mc2"], data=tmp_path).values()
+    (same,) = questions(OPENLLM, tasks=["truthfulqa_mc2"], data=data).values()
     assert leaves == same
 
 
@@ -525,7 +527,7 @@ BAD: list[tuple[str, str, Callable[[Path], Any], str]] = [
 def test_bad_files_are_named(tmp_path: Path, task: str, spoil: Callable[[Path], Any], message: str) -> None:
     spoil(synthetic(tmp_path))
     with pytest.raises(UserError, match=message) as caught:
-        questions("openllm", tasks=[task], data=tmp_path)
+        questions(OPENLLM, tasks=[task], data=tmp_path)
     assert str(caught.value).count("\n") == 0
 
 
@@ -535,18 +537,18 @@ def test_broken_archives_are_named(tmp_path: Path, suffix: str) -> None:
     path.parent.mkdir()
     path.write_bytes(gzip.compress(b'{"question": "?"}' * 100)[:-9] if suffix == ".jsonl.gz" else b"PAR1")
     with pytest.raises(UserError, match=path.name) as caught:
-        questions("openllm", tasks=["truthfulqa_mc2"], data=tmp_path)
+        questions(OPENLLM, tasks=["truthfulqa_mc2"], data=tmp_path)
     assert str(caught.value).count("\n") == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"suite": "openlm"}, r"unknown suite 'openlm' \(did you mean openllm\?\)"),
-        ({"suite": "openllm", "tasks": ["helaswag"]}, r"unknown task of openllm 'helaswag' \(did you mean hellaswag\?\)"),
-        ({"suite": "openllm", "tasks": []}, r"no task named; the tasks of openllm are arc_challenge, "),
-        ({"suite": "openllm", "limit": 0}, r"limit is 0; ask at least 1"),
-        ({"suite": "openllm", "data": Path("nowhere")}, r"nowhere is not a folder"),
+        ({"suite": suites.NONE}, r"the suite none asks nothing"),
+        ({"suite": OPENLLM, "tasks": ["helaswag"]}, r"unknown task of openllm 'helaswag' \(did you mean hellaswag\?\)"),
+        ({"suite": OPENLLM, "tasks": []}, r"no task named; the tasks of openllm are arc_challenge, "),
+        ({"suite": OPENLLM, "limit": 0}, r"limit is 0; ask at least 1"),
+        ({"suite": OPENLLM, "data": Path("nowhere")}, r"nowhere is not a folder"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -564,7 +566,7 @@ def test_without_hub_cache_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UnfitEnvironmentError, match=r"winogrande: .* prefetch it .* or give the questions with --data DIR"
     ) as caught:
-        questions("openllm", tasks=["winogrande"])
+        questions(OPENLLM, tasks=["winogrande"])
     assert str(caught.value).count("\n") == 0
 
 
@@ -572,12 +574,12 @@ def test_stock_data_sets_are_read_as_files_are(data: Path, monkeypatch: pytest.M
     import datasets
 
     def load(path: str, name: str | None, *, split: str) -> datasets.Dataset:
-        (task,) = (task for task in openllm.TASKS if task.hub[0] == path)
-        its = read(data / task.folder / f"{split}.jsonl")
-        return datasets.Dataset.from_list([row for row in its if task.group is None or row["subject"] == name] or [])
+        (task,) = (task for task in TASKS.values() if task.hub.data_set == path)
+        its = read(data / task.data_folder / f"{split}.jsonl")
+        return datasets.Dataset.from_list([row for row in its if not task.by_subject or row["subject"] == name] or [])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    for task in openllm.TASKS:
+    for task in TASKS.values():
         assert task.from_hub() == task.from_files(data), task.name
 
 
@@ -591,15 +593,15 @@ def test_scores_equal_the_command_line(
 ) -> None:
     """The same saved model and the same real questions, asked by the harness's own command line in another process."""
     data = tmp_path / "data"
-    for task in openllm.TASKS:
+    for task in TASKS.values():
         for split in task.splits:
-            its = read(shared / "leaderboard" / task.folder / f"{split}.jsonl.gz")
-            if task.group is not None:
+            its = read(shared / "leaderboard" / task.data_folder / f"{split}.jsonl.gz")
+            if task.by_subject:
                 sizes = SUBJECT_SIZES if split == task.asked else dict.fromkeys(SUBJECTS, 5)
                 its = [row for subject, n in sizes.items() for row in [row for row in its if row["subject"] == subject][:n]]
             elif split == task.asked:
                 its = its[:4]
-            write(data / task.folder / f"{split}.jsonl", its)
+            write(data / task.data_folder / f"{split}.jsonl", its)
     saved = tmp_path / "model"
     model.save_pretrained(saved)
     tokenizer.save_pretrained(saved)
@@ -609,15 +611,15 @@ def test_scores_equal_the_command_line(
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     (written,) = (tmp_path / "out").rglob("results_*.json")
-    scores = evaluate(model, tokenizer, "openllm", data=data)
+    scores = evaluate(model, tokenizer, OPENLLM, data=data)
     results = json.loads(written.read_text())
     assert disagreements(scores, results) == []
-    assert disagreements(evaluate(build(seed=9), tokenizer, "openllm", tasks=["truthfulqa_mc2"], data=data), results) != []
+    assert disagreements(evaluate(build(seed=9), tokenizer, OPENLLM, tasks=["truthfulqa_mc2"], data=data), results) != []
 
 
 @pytest.mark.real
 def test_real_files_are_complete(shared: Path) -> None:
-    asked = questions("openllm", data=shared / "leaderboard")
+    asked = questions(OPENLLM, data=shared / "leaderboard")
     assert {task.name: len(task.words(leaves)) for task, leaves in asked.items()} == {
         "arc_challenge": 461,
         "hellaswag": 4771,
@@ -627,4 +629,4 @@ def test_real_files_are_complete(shared: Path) -> None:
         "gsm8k": 330,
     }
     (mmlu,) = (leaves for task, leaves in asked.items() if task.name == "mmlu")
-    assert sorted(mmlu) == [f"mmlu_{subject}" for subject in TASKS["mmlu"].stock_subjects()]
+    assert sorted(mmlu) == [f"mmlu_{subject}" for subject in TASKS["mmlu"].prompt.stock_subjects()]

@@ -8,13 +8,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from spac_repro import suites
+from spac_repro.data import tokenizers
 from spac_repro.data.world import Behaviour, World, split_of
 from spac_repro.errors import UserError
-from spac_repro.evaluation.leaderboard import mini, openllm
+from spac_repro.evaluation.leaderboard import mini
 from spac_repro.evaluation.leaderboard.mini import mini_items
-from spac_repro.evaluation.leaderboard.suites import evaluate, questions
-from spac_repro.model.policy import world_tokenizer
+from spac_repro.evaluation.leaderboard.scoring import evaluate, questions
+from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.runs.results import Score
+
+MINI = suites.get("mini")
 
 
 def build_world(seed: int = 1) -> World:
@@ -28,7 +32,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return world_tokenizer()
+    return tokenizers.of_world()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def scores(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World) -> list[Score]:
-    return evaluate(model, tokenizer, "mini", world=world)
+    return evaluate(model, tokenizer, MINI, world=world)
 
 
 def asked_rows(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -102,12 +106,12 @@ def test_the_place_of_the_answer_tells_nothing(world: World) -> None:
 
 
 def test_tasks_mirror_the_real_six() -> None:
-    for ours, real in zip(mini.TASKS, openllm.TASKS, strict=True):
+    for ours, real in zip(tasks_of(MINI), tasks_of(suites.get("openllm")), strict=True):
         assert ours.name.removeprefix("mini_") == real.name.split("_")[0]
         assert ours.primary == real.primary
-        assert (ours.shots > 0, ours.group is None, ours.generates > 0) == (
+        assert (ours.shots > 0, ours.by_subject, ours.generates > 0) == (
             real.shots > 0,
-            real.group is None,
+            real.by_subject,
             real.generates > 0,
         )
 
@@ -129,8 +133,8 @@ def test_prompts_as_the_model_reads_them(
 
     monkeypatch.setattr(LanguageModel, "loglikelihood", answer)
     monkeypatch.setattr(LanguageModel, "generate_until", answer)
-    evaluate(model, tokenizer, "mini", world=world, limit=1)
-    for (task, leaves), seen in zip(questions("mini", world=world, limit=1).items(), calls, strict=True):
+    evaluate(model, tokenizer, MINI, world=world, limit=1)
+    for (task, leaves), seen in zip(questions(MINI, world=world, limit=1).items(), calls, strict=True):
         (splits,) = leaves.values()
         (row,) = splits["asked"]
         context, continuation = seen[0]
@@ -188,14 +192,14 @@ def test_a_model_that_knows_all_is_at_the_top(
 
     monkeypatch.setattr(LanguageModel, "loglikelihood", likelihood)
     monkeypatch.setattr(LanguageModel, "generate_until", generate)
-    assert {round(score.value, 9) for score in evaluate(model, tokenizer, "mini", world=world)} == {1.0}
+    assert {round(score.value, 9) for score in evaluate(model, tokenizer, MINI, world=world)} == {1.0}
 
 
 def test_deterministic_and_the_same_for_other_batches(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World
 ) -> None:
     first, again, other = (
-        evaluate(model, tokenizer, "mini", world=world, limit=10, batch_size=batch_size) for batch_size in (16, 16, 7)
+        evaluate(model, tokenizer, MINI, world=world, limit=10, batch_size=batch_size) for batch_size in (16, 16, 7)
     )
     assert first == again
     for score, same in zip(first, other, strict=True):
@@ -204,6 +208,6 @@ def test_deterministic_and_the_same_for_other_batches(
 
 def test_wrong_arguments(tmp_path: Path, world: World) -> None:
     with pytest.raises(UserError, match="give a recipe that has one"):
-        questions("mini")
+        questions(MINI)
     with pytest.raises(UserError, match="and no data"):
-        questions("mini", world=world, data=tmp_path)
+        questions(MINI, world=world, data=tmp_path)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spac_repro.data import world
+from spac_repro.data import tokenizers, world
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import policy
 from spac_repro.model.packing import Group, pack
@@ -195,7 +195,7 @@ def test_the_hash_tells_names_and_shapes_apart():
     assert hash_of("a", values) == hash_of("a", values.clone())
 
 
-_WORLD_TOKENIZER = policy.world_tokenizer()
+_WORLD_TOKENIZER = tokenizers.of_world()
 
 
 @given(st.sampled_from(world.TASKS), st.text(world.CHARACTERS, max_size=20))

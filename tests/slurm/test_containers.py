@@ -69,7 +69,8 @@ def apptainer(links: Path) -> dict[str, Any]:
 
 def binds(folder: Path) -> list[str]:
     """What a cell needs of this machine: all to be read, and one folder to be written."""
-    wanted = ["/usr", "/etc", sys.base_prefix, sys.prefix, str(CHECKOUT), *(path for path in sys.path if Path(path).is_dir())]
+    python = [sys.base_prefix, sys.prefix, str(Path(sys.prefix).resolve())]  # .venv may be a link
+    wanted = ["/usr", "/etc", *python, str(CHECKOUT), *(path for path in sys.path if Path(path).is_dir())]
     outermost = [path for path in dict.fromkeys(wanted) if not any(Path(other) in Path(path).parents for other in wanted)]
     return [*(f"{path}:{path}:ro" for path in outermost), f"{folder}:{folder}"]
 

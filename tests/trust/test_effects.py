@@ -20,3 +20,10 @@ def test_every_effect_can_be_reached() -> None:
         key = effect.pattern.replace("*", ".x" if effect.pattern.endswith("source*") else "x")
         first = next(i for i, other in enumerate(EFFECTS) if fnmatchcase(key, other.pattern))
         assert first == place, f"{effect.pattern} is hidden behind {EFFECTS[first].pattern}"
+
+
+def test_another_file_of_a_suite_of_one_s_own_is_by_design() -> None:
+    """It is recorded for suites of one's own only: a run without it is not of another version."""
+    own, packaged = {"inputs": {"suite_sha256": {"a.yaml": "1"}}}, {"inputs": {}}
+    for key in ("inputs.suite_sha256", "inputs.suite_sha256.a.yaml", "inputs.suite_sha256.b.yaml"):
+        assert effect_of(key, (own, packaged))[0].sort is Sort.DESIGN

@@ -19,12 +19,17 @@ from typing import Any
 import datasets
 import lm_eval
 import lm_eval.api.task
+import lm_eval.utils
 import torch
 import transformers
+from jinja2 import Environment
+from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spac_repro.documents import yaml_subset
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.task import Leaves, Task
 from spac_repro.model.packing import Group, pack
@@ -142,10 +147,17 @@ class _Warnings(logging.Handler):
         self.cuts += "runcat" in record.getMessage()
 
 
+def _sandboxed(templates: Environment) -> Environment:
+    """The harness's templates without a way to Python's own objects: a task file of a user's is data, never code."""
+    sandbox = SandboxedEnvironment(undefined=templates.undefined, keep_trailing_newline=templates.keep_trailing_newline)
+    sandbox.filters.update(templates.filters)
+    return sandbox
+
+
 @contextmanager
 def _quiet() -> Iterator[_Warnings]:
-    """No log lines and no bars from the harness and its libraries; all as before afterwards."""
-    warnings = _Warnings()
+    """No log lines, no bars and no code in templates from the harness and its libraries; all as before afterwards."""
+    warnings, templates = _Warnings(), lm_eval.utils.env
     logger = logging.getLogger("lm_eval")
     level, propagate, bars = logger.level, logger.propagate, datasets.is_progress_bar_enabled()
     verbosity, drawn = transformers.logging.get_verbosity(), lm_eval.api.task.tqdm
@@ -155,9 +167,11 @@ def _quiet() -> Iterator[_Warnings]:
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     lm_eval.api.task.tqdm = lambda items, **_: items  # this bar has no switch
+    lm_eval.utils.env = _sandboxed(templates)
     try:
         yield warnings
     finally:
+        lm_eval.utils.env = templates
         lm_eval.api.task.tqdm = drawn
         if bars:
             datasets.enable_progress_bars()
@@ -180,23 +194,34 @@ def dataset(*, rows: str, **_: Any) -> datasets.DatasetDict:
 
 
 def write_task(task: Task, leaves: Leaves, folder: Path) -> None:
-    """Writes the task as the harness reads it: a task file that includes the prompt's, and its questions beside it."""
+    """Writes the task as the harness reads it: a task file for each leaf, and its questions beside it."""
     for leaf, splits in leaves.items():
         rows = folder / leaf
         rows.mkdir()
         for split, its in splits.items():
             (rows / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in its), encoding="utf-8")
-        (folder / f"{leaf}.yaml").write_text(
-            f"include: {_quoted(str(task.prompt).replace('{subject}', leaf.removeprefix(f'{task.name}_')))}\n"
-            f"task: {leaf}\n"
-            f"num_fewshot: {task.shots}\n"
-            f"custom_dataset: !function {__name__}.{dataset.__name__}\n"
-            f"dataset_kwargs: {{rows: {_quoted(str(rows))}}}\n",
-            encoding="utf-8",
-        )
-    if task.group is not None:
-        group = f"include: {_quoted(str(task.group))}\ntask: {_quoted(list(leaves))}\n"
-        (folder / f"{task.name}.yaml").write_text(group, encoding="utf-8")
+        included = task.prompt.stock_file(subject=leaf.removeprefix(f"{task.name}_"))
+        keys = {"task": leaf, **task.harness_keys(), "dataset_kwargs": {"rows": str(rows)}}
+        if included is not None:
+            keys["include"] = str(included)
+        if included is None or _splits(included) != task.splits:
+            keys |= task.harness_splits()
+        loader = f"custom_dataset: !function {__name__}.{dataset.__name__}\n"
+        (folder / f"{leaf}.yaml").write_text(yaml_subset.write(keys) + loader, encoding="utf-8")
+    if task.by_subject:
+        (folder / f"{task.name}.yaml").write_text(yaml_subset.write(task.harness_group(list(leaves))), encoding="utf-8")
+
+
+def _splits(stock: Path) -> tuple[str, ...]:
+    """The splits of a stock task file, as `Task.splits`.
+
+    Where they are right they are left alone: the harness draws other examples where the same split goes by another key.
+    """
+    its = load_yaml(stock, resolve_func=False)
+    examples, asked = (
+        its.get(a) or its.get(b) for a, b in (("fewshot_split", "training_split"), ("test_split", "validation_split"))
+    )
+    return (asked,) if examples is None else (examples, asked)
 
 
 def measure(
@@ -221,12 +246,22 @@ def measure(
                 _check_context(task, engine.max_length)
                 engine.report = partial(progress, task.name) if progress is not None else engine.report
                 warnings.cuts = 0
-                with TemporaryDirectory(prefix="leaderboard-") as folder:
+                with TemporaryDirectory(prefix="leaderboard-") as folder, _noted(task):
                     results = _ask(engine, task, leaves, Path(folder), seed)
                 scores += _scores(task, list(leaves), results, warnings.note(engine.max_length))
         finally:
             model.train(was_training)
     return scores
+
+
+@contextmanager
+def _noted(task: Task) -> Iterator[None]:
+    """An error says which task it is about."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"task {task.name}")
+        raise
 
 
 def _check_context(task: Task, context: int) -> None:
@@ -257,7 +292,7 @@ def _scores(task: Task, leaves: list[str], results: dict[str, Any], note: str) -
 
 def _measured(task: Task, leaves: list[str], results: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
     """Value and standard error of each metric of a task."""
-    if task.group is None:
+    if not task.by_subject:
         return {metric: _value(results[task.name], key) for metric, key in task.metrics.items()}
     (key,) = set(task.metrics.values())
     subjects = [_value(results[leaf], key) for leaf in leaves]
@@ -284,7 +319,3 @@ def _deviation(share: float, n: int) -> float | None:
 def _value(result: dict[str, Any], key: str) -> tuple[float, float | None]:
     stderr = result[key.replace(",", "_stderr,")]
     return float(result[key]), float(stderr) if isinstance(stderr, int | float) else None
-
-
-def _quoted(value: Any) -> str:
-    return json.dumps(value)  # which is YAML, too

@@ -1,4 +1,4 @@
-"""The mini leaderboard: six tasks in the built-in world, each with the format and the metric of one of the real six.
+"""The questions of the mini leaderboard: six tasks in the built-in world, each with format and metric of one of the real six.
 
 | task | like | a question | shots | metric |
 | --- | --- | --- | --- | --- |
@@ -15,50 +15,16 @@ own split for them; the few-shot examples, as in the real tasks, from what train
 
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from spac_repro.data.world import CHOICES, LETTERS, Split, World, near_miss, task_of
-from spac_repro.evaluation.leaderboard.questions import Row, Splits
-from spac_repro.evaluation.leaderboard.task import Task
+from spac_repro.evaluation.leaderboard.questions import Splits
 
 ASKED = 100  # questions a task
 EXAMPLES = 20  # to draw few-shot examples from; at least as many as shots for each subject
 SHOTS = 5
 WORDS = ("copy", "reverse", "sort")
 OPENING = {"opening": "\n"}  # a line break opens a few-shot prompt, as in the supervised start
-
-
-class MiniRow(Row):
-    """Questions of our own making need no check; what is asked is the prompt."""
-
-    words: ClassVar[str] = "prompt"
-
-
-def _task(name: str, metrics: dict[str, str], *, shots: int = SHOTS, group: bool = False, generates: int = 0) -> Task:
-    files = Path(__file__).parent / "tasks"
-    return Task(
-        name=f"mini_{name}",
-        prompt=files / f"{name}.yaml",
-        row=MiniRow,
-        shots=shots,
-        examples="examples" if shots else None,
-        asked="asked",
-        metrics=metrics,
-        group=files / f"{name}_group.yaml" if group else None,
-        generates=generates,
-    )
-
-
-TASKS = (
-    _task("arc", {"acc_norm": "acc_norm,none"}),
-    _task("hellaswag", {"acc_norm": "acc_norm,none"}),
-    _task("truthfulqa", {"mc2": "acc,none"}, shots=0),
-    _task("mmlu", {"acc_macro": "acc,none", "acc": "acc,none"}, group=True),
-    _task("winogrande", {"acc": "acc,none"}),
-    _task("gsm8k", {"exact_match": "exact_match,none"}, generates=12),
-)
-
 
 Make = Callable[[World, str, random.Random], dict[str, Any]]  # what a row holds beside its prompt
 

@@ -7,10 +7,11 @@ the public data sets. Files are data, never code: no loading script is run.
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, create_model, model_validator
 
 from spac_repro.documents import strict_json
 from spac_repro.documents.place import Whole
@@ -96,6 +97,38 @@ class WinoGrandeRow(Row):
 class Gsm8kRow(Row):
     question: Text
     answer: Annotated[str, Field(pattern=r"#### -?[0-9.,]+")]
+
+
+ROWS: dict[str, type[Row]] = {
+    "arc": ArcRow,
+    "hellaswag": HellaSwagRow,
+    "truthfulqa": TruthfulQaRow,
+    "mmlu": MmluRow,
+    "winogrande": WinoGrandeRow,
+    "gsm8k": Gsm8kRow,
+}
+Subject = Annotated[str, Field(pattern=r"^\w[\w -]*$")]  # becomes part of a file's name
+
+
+def _there(value: Any) -> Any:
+    if value is None:
+        raise ValueError("holds nothing")
+    return value
+
+
+@cache
+def required(columns: tuple[str, ...], words: str | None = None) -> type[Row]:
+    """The check of rows of which no more is known than the columns that each must have. `words`: one of them; None: the first."""
+    words = words or columns[0]
+    kinds = {words: Text, "subject": Subject}
+    # Numbered, since a column may have any name.
+    fields = {
+        f"column_{number}": (kinds.get(column, Annotated[Any, AfterValidator(_there)]), Field(alias=column))
+        for number, column in enumerate(columns)
+    }
+    row: type[Row] = create_model("Columns", __base__=Row, **fields)  # type: ignore[call-overload]
+    row.words = words
+    return row
 
 
 def read_split(folder: Path, split: str, row: type[Row]) -> Rows:

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from spac_repro import suites
 from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
-from spac_repro.evaluation.leaderboard.suites import SUITES
 from spac_repro.evaluation.leaderboard.table import average
+from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.runs.results import Score
 from spac_repro.trust.evidence import Evidence
 
@@ -28,7 +29,8 @@ def read(path: Path | str, *, recipe: str, method: str, iteration: int) -> Evide
 
 
 def _scores(content: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iterator[Score]:
-    known = {task.name: task for suite in SUITES.values() for task in suite}
+    packaged = [tasks_of(suite) for suite in suites.packaged()]
+    known = {task.name: task for tasks in packaged for task in tasks}
     scores = []
     for name, metrics in results.items():
         task = known.get(name)
@@ -36,7 +38,7 @@ def _scores(content: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iter
         for metric, key in wanted.items():
             value = metrics.get(key)
             error = metrics.get("_stderr,".join(key.split(",", 1)))
-            if task is not None and metric == "acc_macro":  # the harness weights subjects by size; the leaderboard did not
+            if task is not None and task.by_subject and metric == task.primary:  # the harness has the weighted mean only
                 value, error = _plain_mean(name, key, content, results), None
             if isinstance(value, int | float) and not isinstance(value, bool):
                 version = _entry(content, "versions", name)
@@ -51,8 +53,8 @@ def _scores(content: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iter
                     )
                 )
     yield from scores
-    for suite in SUITES.values():
-        yield from average(scores, suite)
+    for tasks in packaged:
+        yield from average(scores, tasks)
 
 
 def _plain_mean(name: str, key: str, content: dict[str, Any], results: dict[str, dict[str, Any]]) -> float | None:
