@@ -16,8 +16,9 @@ from typing import Any
 
 from spac_repro.errors import UserError
 from spac_repro.runs import environment
+from spac_repro.runs.verdict import Key
 from spac_repro.theory.experiments import EXPERIMENTS
-from spac_repro.trust.expected import Expected, Key, Row, measured_rows
+from spac_repro.trust.expected import Expected, Row, measured_rows
 
 ROUNDING = 1e-6  # another machine's rounding moves a slope or a share of 1e-3 in the last digits only
 

@@ -212,7 +212,7 @@ def _expected_differences(its: Manifest, expected: Expected, rows: Sequence[Row]
         if usual.settings_sha256 == digest:
             pairs += leaf_differences({"settings": recorded["settings"]}, {"settings": complete(usual.settings())})
         else:
-            pairs.append(("settings.digest", its.settings_sha256, digest))
+            pairs.append(("settings_sha256", its.settings_sha256, digest))
     for source in {row.source: expected.sources[row.source] for row in rows}.values():
         if isinstance(source, Measured):
             environment = its.environment

@@ -43,6 +43,7 @@ PUBLIC = {
 EFFECTS = (
     Effect("recipe", Sort.DESIGN, "another experiment"),
     Effect("method", Sort.DESIGN, "another loss"),
+    Effect("settings_sha256", Sort.DESIGN, "other settings; the expected results tell their hash alone"),
     # What goes in
     Effect("settings.policy.revision", Sort.DESIGN, "another model under the same name", PUBLIC["SPIN 36"]),
     Effect("settings.policy.dtype", Sort.BITS, "every product is rounded elsewhere; bits change", MEASURED),

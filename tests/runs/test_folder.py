@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spac_repro.errors import UserError
-from spac_repro.runs import files
+from spac_repro.runs import files, folder
 from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.iteration import write_fingerprint
 from spac_repro.runs.manifest import SCHEMA, Manifest, leaf_differences
 
 
@@ -161,3 +162,99 @@ def test_a_run_folder_stays_when_its_owner_fails(tmp_path):
     with RunFolder(tmp_path / "run").owned():
         pass
     assert (tmp_path / "run" / "manifest.json").exists()
+
+
+# What readers ask
+
+
+def test_what_a_run_has_to_show_is_named_and_what_is_half_written_is_not(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    assert (run.produced(), run.iterations(), run.last_iterate()) == ([], [], None)
+    for name in (
+        *("iteration-0/policy/weights", "iteration-0/scores.json", "iteration-10/training/step-4", "iteration-2/policy/weights"),
+        *("iteration-10/selfplay/batch-1", "iteration-10/.policy.partial", "iteration-x/scores.json"),
+        *("metrics.jsonl", "results.json"),
+    ):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).touch()
+    assert run.produced() == [
+        *("iteration-0/policy", "iteration-0/scores.json"),
+        *("iteration-10/selfplay", "iteration-10/selfplay/batch-1", "iteration-10/training", "iteration-10/training/step-4"),
+        *("iteration-2/policy", "results.json"),
+    ]
+    assert [each.number for each in run.iterations()] == [0, 2, 10]
+    assert run.last_iterate() == run.iteration(2)
+    assert (run.iteration(0).finished, run.iteration(2).finished, run.iteration(10).finished) == (True, False, False)
+
+
+def begun(folder: Path, **changes: object) -> Path:
+    files.write_json(folder / "manifest.json", {**manifest(), **changes})
+    return folder
+
+
+def finished(folder: Path, *, complete: bool = True) -> Path:
+    begun(folder)
+    identity = {"recipe": "tiny", "method": "spac", "seed": 0, "settings_sha256": "dd", "weights_sha256": "w"}
+    files.write_json(folder / "results.json", {"schema": 2, **identity, "complete": complete, "iterations": []})
+    return folder
+
+
+def test_runs_are_found_at_a_place_and_below_it(tmp_path):
+    runs = [begun(tmp_path / "sweep" / method / f"seed-{seed}") for method in ("dpo", "spac") for seed in (1, 10, 2)]
+    assert [run.path for run in folder.found_in(tmp_path)] == runs
+    assert folder.found_in(runs[0]) == [RunFolder(runs[0])]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no run folder, and none below it"):
+        folder.found_in(tmp_path / "empty")
+    begun(runs[1], schema=99)
+    with pytest.raises(UserError, match="newer version"):
+        folder.found_in(tmp_path)
+
+
+def test_finished_runs_are_neighbours(tmp_path):
+    runs = [finished(tmp_path / f"seed-{seed}") for seed in (1, 2)]
+    finished(tmp_path / "seed-3", complete=False)
+    begun(tmp_path / "seed-4")
+    finished(tmp_path / "deeper" / "seed-5")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "results.json").write_text("[]")
+    (tmp_path / "notes.txt").touch()
+    assert [run.path for run in folder.finished_in(tmp_path)] == runs
+
+
+def test_a_policy_is_known_by_its_run(tmp_path, monkeypatch):
+    run = RunFolder(begun(tmp_path / "run"))
+    run.iteration(3).policy.mkdir(parents=True)
+    assert folder.run_of_policy(run.iteration(3).policy) == run
+    monkeypatch.chdir(run.iteration(3).policy)
+    assert folder.run_of_policy(Path(".")) == run
+    for other in (run.path / "iteration-3" / "training", run.path / "letters" / "policy", tmp_path / "iteration-1" / "policy"):
+        assert folder.run_of_policy(other) is None
+
+
+def test_the_hash_beside_the_weights_comes_back(tmp_path):
+    its = RunFolder(tmp_path).iteration(1)
+    write_fingerprint(its.policy, "abc")
+    assert its.weights_sha256 == "abc"
+    its.fingerprint_file.write_text("{}")
+    with pytest.raises(UserError, match="no weights_sha256; remove"):
+        _ = its.weights_sha256
+
+
+SCORE = {"task": "gold", "metric": "reward", "value": 0.5, "stderr": None, "n": 1}
+
+
+@pytest.mark.parametrize("content", [{}, [{"task": "gold"}], [{**SCORE, "value": "much"}], [SCORE, 1]])
+def test_what_are_no_scores_is_refused(tmp_path, content):
+    its = RunFolder(tmp_path).iteration(0)
+    files.write_json(its.scores_file, content)
+    with pytest.raises(UserError, match="not a list of scores"):
+        its.scores()
+
+
+def test_a_damaged_table_is_refused(tmp_path):
+    its = RunFolder(tmp_path).iteration(1)
+    its.path.mkdir()
+    its.triples.write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"selfplay\.parquet is damaged"):
+        its.columns()

@@ -9,6 +9,7 @@ import pytest
 
 from spac_repro.errors import UserError
 from spac_repro.runs import lock
+from spac_repro.runs.folder import RunFolder
 
 OLD = b"old content\n"
 
@@ -23,6 +24,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from spac_repro.runs import lock
+from spac_repro.runs.folder import RunFolder
 with lock.owned(Path(sys.argv[1])):
     print("owned", flush=True)
     time.sleep(60)
@@ -55,6 +57,16 @@ def test_the_refused_does_not_take_the_lock_with_it(tmp_path, other_owner):
     for _ in range(2):
         with pytest.raises(UserError, match="in use"):
             own(tmp_path / "run")
+
+
+def test_who_is_at_work_can_be_asked(tmp_path, other_owner):
+    run = RunFolder(tmp_path / "run")
+    assert (run.in_use, run.owner_lives) == (True, True)
+    other_owner.send_signal(signal.SIGKILL)
+    other_owner.wait()
+    assert (run.in_use, run.owner_lives) == (False, False)
+    assert (RunFolder(tmp_path / "none").in_use, RunFolder(tmp_path / "none").owner_lives) == (False, False)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_killed_owners_lock_dies_with_it(tmp_path, other_owner):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from spac_repro.errors import UserError
+from spac_repro.runs.verdict import Key
 from spac_repro.theory import baselines, batches, experiments, studies
 from spac_repro.theory.figures import band, table_of
 from spac_repro.theory.instances import crowd
 from spac_repro.theory.study import Study, slope_of
-from spac_repro.trust.expected import Key, expected_path, load_expected
+from spac_repro.trust.expected import expected_path, load_expected
 
 
 def test_the_slope_of_a_power_law_is_its_exponent():

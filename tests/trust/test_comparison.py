@@ -123,6 +123,9 @@ def test_a_run_is_compared_with_expected_results(make: Make, tmp_path: Path) -> 
     assert found.differences[0].key == "environment.cpu"
     assert {difference.key for difference in found.differences} >= {"environment.source.commit", "environment.lock.sha256"}
     assert found.as_json()["summary"]["where"] == "not known"
+    other = comparison.compare_expected(run, expected(tmp_path / "tiny.yaml", settings_sha256={"spac": "d" * 64}))
+    (settings,) = (each for each in other.differences if each.key == "settings_sha256")
+    assert (settings.b, settings.effect.sort) == ("d" * 64, Sort.DESIGN)
     with pytest.raises(UserError, match="is about recipe other"):
         comparison.compare_expected(run, expected(tmp_path / "other.yaml", recipe="other"))
 

@@ -4,7 +4,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spac_repro.errors import UserError
-from spac_repro.trust.expected import START, Key, expected_path, load_expected, measured_rows
+from spac_repro.runs.verdict import Key
+from spac_repro.trust.expected import START, expected_path, load_expected, measured_rows
 from spac_repro.trust.verification import verify
 
 MEASURED = """\
