@@ -28,6 +28,8 @@ ELSEWHERE = {
     "spac-repro train --in ": "tests/images",
     "spac-repro train --set training.processes=2": "tests/distributed",
     "torchrun --nproc-per-node=2 ": "tests/distributed",
+    "spac-repro evaluate MODEL --suite my_suite/ ": "tests/e2e/test_own_suite.py",
+    "spac-repro train --set evaluation.suite=my_suite/ ": "tests/e2e/test_own_suite.py",
     "make setup": ".ci/run",
     "make test": ".ci/run",
     "make check": ".ci/run",
