@@ -210,7 +210,7 @@ class Recipe(Settings):
             self.start or self.evaluation.suite.asks_world or self.evaluation.gold_prompts or self.evaluation.heldout_pairs
         ):
             raise ValueError(
-                "a supervised start, a suite that asks the built-in world, the gold reward and held-out pairs need `data.source: world`"
+                "a supervised start, a suite of the built-in world, the gold reward and held-out pairs need `data.source: world`"
             )
         return self
 
