@@ -122,7 +122,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Only a test of `make check` may install anything on the machine, whoever runs it."""
+    """Only a test of `make check` may install or mount anything on the machine, whoever runs it."""
     needs.allowed = item.get_closest_marker("check") is not None
 
 

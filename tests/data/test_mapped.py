@@ -1,10 +1,10 @@
 """Rows that lie in a file: the same as in memory, batch by batch, and no file is left."""
 
 import gc
-import os
 import tempfile
 from pathlib import Path
 
+import needs
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -61,17 +61,14 @@ def test_a_disk_that_is_full_already_is_named_too(tmp_path, monkeypatch):
         mapped.token_columns([([1, 2],)], ["x"])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="/dev/full is no folder; a small tmpfs needs root")
+@pytest.mark.check
 def test_a_full_disk_is_named_with_the_remedy(tmp_path, monkeypatch):
-    import subprocess
-
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True).returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
     try:
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        with pytest.raises(UnfitEnvironmentError, match=r"cannot write temporary files in .*No space left.*TMPDIR") as refused:
-            mapped.token_columns((([7] * 1000,) for _ in range(2000)), ["x"])
-        assert str(tmp_path) in str(refused.value)
-        assert list(Path(tmp_path).iterdir()) == []
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
+        with needs.small_disk(tmp_path, "64k"):
+            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+            with pytest.raises(UnfitEnvironmentError, match=r"cannot write temporary files in .*No space left.*TMPDIR") as refused:
+                mapped.token_columns((([7] * 1000,) for _ in range(2000)), ["x"])
+            assert str(tmp_path) in str(refused.value)
+            assert list(Path(tmp_path).iterdir()) == []
+    except needs.NotHereError as reason:
+        pytest.skip(str(reason))

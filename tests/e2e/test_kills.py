@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cut_down
+import needs
 import pytest
 
 pytestmark = pytest.mark.e2e
@@ -150,8 +151,8 @@ def small_disk(tmp_path: Path):  # type: ignore[no-untyped-def]
     """A disk that holds the start and no more."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no small disk can be made here: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    try:
+        with needs.small_disk(disk, "8m"):
+            yield disk
+    except needs.NotHereError as reason:
+        pytest.skip(str(reason))

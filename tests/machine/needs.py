@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POLICY = Path("/usr/sbin/policy-rc.d")
-allowed = True  # whether the test that is running may install anything: tests/conftest.py says so
+allowed = True  # whether the test that is running may change the machine: tests/conftest.py says so
 
 
 class NotHereError(Exception):
@@ -62,8 +62,7 @@ def install(name: str) -> None:
         NotHereError: not root, no apt-get, or apt-get fails.
         RuntimeError: the test that asks for it is one of `make test`.
     """
-    if not allowed:
-        raise RuntimeError(f"a test of `make test` needs what apt-get installs ({name}): mark it `check`")
+    _only_in_check(f"what apt-get installs ({name})")
     needs = NEEDS[name]
     if not needs.missing:
         return
@@ -76,6 +75,29 @@ def install(name: str) -> None:
             done = subprocess.run(["apt-get", *arguments], env=environment, capture_output=True, text=True)
             if done.returncode:
                 raise NotHereError(f"apt-get failed ({packages}): {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of a stated size (`64k`, `8m`), in a folder while this lasts.
+
+    Raises:
+        NotHereError: it may not be mounted here.
+        RuntimeError: the test that asks for it is one of `make test`.
+    """
+    _only_in_check("a mount")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        raise NotHereError(f"no small disk can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def _only_in_check(what: str) -> None:
+    if not allowed:
+        raise RuntimeError(f"a test of `make test` needs {what}: mark it `check`")
 
 
 def _may_install() -> bool:

@@ -21,11 +21,13 @@ def said() -> dict[str, str]:
     return {line[:24].strip(): line[24:].strip() for line in needs.announcement()}
 
 
-def test_a_test_of_make_test_may_install_nothing(bare: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_of_make_test_may_install_and_mount_nothing(bare: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was run"))
     for name in needs.NEEDS:
         with pytest.raises(RuntimeError, match="mark it `check`"):
             needs.install(name)
+    with pytest.raises(RuntimeError, match="mark it `check`"), needs.small_disk(tmp_path, "64k"):
+        pass
 
 
 def test_all_that_will_be_installed_is_announced(bare: None) -> None:
