@@ -51,7 +51,7 @@ _OWN = (
 )
 REPLICATED = _OWN[0]
 
-_ENGINES: Registry[EngineSpec] = Registry("engine", GROUP)
+_ENGINES: Registry[EngineSpec] = Registry("engine", GROUP, EngineSpec)
 names, get, origin = _ENGINES.names, _ENGINES.get, _ENGINES.origin
 for _engine in _OWN:
     _ENGINES.register(_engine)

@@ -8,11 +8,10 @@ Torch is not imported here: a loss is named, and imported by the run that needs 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal
 
 from spac_repro.documents.model import Above0, AtLeast0, Settings
-from spac_repro.registry import Registry
+from spac_repro.registry import Registry, load
 
 GROUP = "spac_repro.methods"  # the entry points of methods from outside
 
@@ -76,12 +75,12 @@ class Method:
         return (*(("beta",) if self.has_reference else ()), *(name for name in self.settings.model_fields if name not in shared))
 
     def load_loss(self) -> Callable[..., Any]:
-        """The loss itself. Looked up at every call, so that it is the one its module holds now."""
-        module, _, function = self.loss.partition(":")
-        return getattr(import_module(module), function)
+        """The loss itself. Raises UserError where it cannot be imported."""
+        loss: Callable[..., Any] = load(self.loss)
+        return loss
 
 
-_METHODS: Registry[Method] = Registry("method", GROUP)
+_METHODS: Registry[Method] = Registry("method", GROUP, Method)
 register, names, get, all_methods, origin = (
     _METHODS.register,
     _METHODS.names,

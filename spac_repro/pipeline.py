@@ -66,8 +66,7 @@ def train(
         _check_model(run, model, progress)
         renderer = Renderer(tokenizer, run.recipe.data)
         context = Context(run, folder, inputs, renderer, renderer.examples(inputs.rows), progress)
-        identity = _manifest(context, model)
-        processes.on_main(lambda: _claim(context, identity, start_from, inspect, allow_changed_environment))
+        processes.on_main(lambda: _claim(context, model, start_from, inspect, allow_changed_environment))
         if there(folder.results_file):
             progress.say(f"{path} is complete; nothing to do")
             return folder.results
@@ -103,6 +102,8 @@ def _prepare_process(run: Run, progress: Progress) -> None:
     processes.join(training.processes, group=engines.get(training.engine).needs_process_group)
     if processes.world() > 1:
         progress.say(f"{processes.world()} processes have found each other; engine {training.engine}")
+    # What cannot be had is said before hours of work.
+    methods.get(run.method).load_loss()
     if run.recipe.selfplay.generator == "vllm":
         vllm.check()
 
@@ -125,14 +126,15 @@ def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
 
 def _claim(
     context: Context,
-    identity: Manifest,
+    model: PreTrainedModel,
     start_from: Path | None,
     inspect: Callable[[Manifest], None],
     allow_changed_environment: bool,
 ) -> None:
+    identity = _manifest(context, model)
     inspect(identity)
     if start_from is not None and not context.folder.iteration(0).has_policy:
-        start.check(start_from, context.run, identity)  # before anything is written
+        start.check(start_from, identity)  # before anything is written
     context.folder.claim(identity, allow_changed_environment=allow_changed_environment)
 
 

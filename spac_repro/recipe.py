@@ -272,5 +272,7 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a run's settings that bears on iteration 0."""
     parts = ("policy", "data", "start", "selfplay", "evaluation")  # self-play: how the gold reward's responses are sampled
     arithmetic = ("max_grad_norm", "precision", "engine", "processes", "threads")
-    training = settings["training"]
-    return {part: settings[part] for part in parts} | {"training": {key: training[key] for key in arithmetic if key in training}}
+    training = settings.get("training", {})
+    return {part: settings.get(part) for part in parts} | {
+        "training": {key: training[key] for key in arithmetic if key in training}
+    }

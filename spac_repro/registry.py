@@ -5,9 +5,10 @@ A distribution adds to a registry by an entry point: `[project.entry-points."spa
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any, Generic, Protocol, TypeVar
 
+from spac_repro.documents.message import one_line
 from spac_repro.documents.names import did_you_mean
 from spac_repro.errors import UserError
 
@@ -33,10 +34,11 @@ class Origin:
 class Registry(Generic[Entry]):
     """Entries by name, in the order in which they came."""
 
-    def __init__(self, kind: str, group: str) -> None:
-        """`kind` is what an entry is called in errors, `group` the entry points' group."""
+    def __init__(self, kind: str, group: str, entry: type[Entry]) -> None:
+        """`kind` is what an entry is called in errors, `group` the entry points' group, `entry` the class of all entries."""
         self._kind = kind
         self._group = group
+        self._entry = entry
         self._entries: dict[str, Entry] = {}
         self._origins: dict[str, Origin] = {}
 
@@ -58,13 +60,16 @@ class Registry(Generic[Entry]):
         """Add the entries of other distributions.
 
         Raises:
-            UserError: one cannot be imported, or its name is taken.
+            UserError: one cannot be imported, is something else, or its name is taken.
         """
         for point in _entry_points().select(group=self._group):
             try:
                 entry = point.load()
             except Exception as error:  # a plugin fails in its own ways
-                raise UserError(f"the {self._kind} {point.name} ({point.value}) cannot be imported: {error}") from error
+                raise UserError(one_line(f"the {self._kind} {point.name} ({point.value}) cannot be imported: {error}")) from error
+            if not isinstance(entry, self._entry):
+                found = f"{type(entry).__name__}, and must be {self._entry.__name__}"
+                raise UserError(one_line(f"the {self._kind} {point.name} ({point.value}) is of the type {found}"))
             self.register(entry, Origin(point.dist.name, point.dist.version) if point.dist else None)
 
     def names(self) -> tuple[str, ...]:
@@ -89,6 +94,19 @@ class Registry(Generic[Entry]):
     def origin(self, name: str) -> Origin | None:
         """The distribution that an entry is from; None for the package's own."""
         return self._origins.get(name)
+
+
+def load(place: str) -> Any:
+    """What is called "module:name". Looked up at every call, so that it is the one its module holds now.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    module, _, name = place.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(one_line(f"{place} cannot be imported: {error}; mend its entry, or the module")) from error
 
 
 @cache

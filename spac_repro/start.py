@@ -27,7 +27,7 @@ from spac_repro.optim.engine import Build
 from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, optimise, optimizer_for
 from spac_repro.optim.metrics import Metrics
 from spac_repro.publish.model_card import card
-from spac_repro.recipe import Run, complete, start_settings
+from spac_repro.recipe import complete, start_settings
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import CARD
@@ -125,8 +125,8 @@ def _row(turns: Sequence[tuple[list[int], list[int]]]) -> Group:
 # Sharing the start of another run
 
 
-def check(other: Path, run: Run, manifest: Manifest) -> None:
-    """See that iteration 0 of another run is, bit for bit, what this run would compute.
+def check(other: Path, manifest: Manifest) -> None:
+    """See that iteration 0 of another run is, bit for bit, what the run of this manifest would compute.
 
     Raises:
         UserError: there is no finished start in that folder, or it is one of other settings, seed, inputs or environment.
@@ -137,11 +137,15 @@ def check(other: Path, run: Run, manifest: Manifest) -> None:
     there = folder.manifest
     if there.segments:
         raise UserError(f"{other} was carried out in more than one environment; its start cannot be shared")
-    parts = ("seed", "inputs", "environment")
-    theirs = {**{part: getattr(there, part) for part in parts}, "settings": start_settings(complete(there.settings))}
-    ours = {**{part: getattr(manifest, part) for part in parts}, "settings": start_settings(complete(run.settings()))}
-    for key, old, new in leaf_differences(theirs, ours):
+    for key, old, new in leaf_differences(_bearing_on_it(there), _bearing_on_it(manifest)):
         raise UserError(f"the start of {other} is not this run's: {key} is {old!r} there and {new!r} here; leave --start-from out")
+
+
+def _bearing_on_it(manifest: Manifest) -> dict[str, Any]:
+    """What of a run bears on its iteration 0. A method or an engine from outside does not: the start is computed without either."""
+    environment = {name: value for name, value in manifest.environment.items() if name != "plugins"}
+    settings = start_settings(complete(manifest.settings))
+    return {"seed": manifest.seed, "inputs": manifest.inputs, "environment": environment, "settings": settings}
 
 
 def share(context: Context, other: Path) -> None:

@@ -9,7 +9,6 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from pydantic import Field
 from spac_repro.documents.model import Settings
 from spac_repro.documents.names import did_you_mean
 from spac_repro.errors import UserError
+from spac_repro.registry import load
 
 PACKAGED = Path(__file__).parent / "evaluation" / "leaderboard" / "tasks"
 ABOUT = "suite.yaml"  # in a folder of one's own: what is said about the whole
@@ -55,8 +55,8 @@ class Suite:
     def load_questions(self) -> Callable[[Any], Any]:
         """The function that makes the questions from a world: {task: {split: rows}}."""
         assert self.world_questions is not None
-        module, _, function = self.world_questions.partition(":")
-        return getattr(import_module(module), function)
+        questions: Callable[[Any], Any] = load(self.world_questions)
+        return questions
 
 
 class About(Settings):

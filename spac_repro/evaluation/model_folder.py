@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from spac_repro.data import inputs
+from spac_repro.documents.place import Whole
+from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.model import policy, precision
@@ -70,4 +72,6 @@ def _find(target: Path) -> tuple[Path, WorldSettings | None]:
 
 def _world(run: RunFolder | None) -> WorldSettings | None:
     settings = run.manifest.settings.get("data", {}).get("world") if run else None
-    return WorldSettings.model_validate(settings) if settings else None
+    if run is None or settings is None:
+        return None
+    return validate(WorldSettings, settings, Whole(str(run.manifest_file), ("settings", "data", "world")))

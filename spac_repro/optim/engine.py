@@ -6,7 +6,6 @@ gradient is their sum over all processes.
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spac_repro.engines import EngineSpec
+from spac_repro.registry import load
 
 State = tuple[dict[str, Tensor], dict[str, Tensor]]  # what is whole, on the main process; this process's own share
 
@@ -53,8 +53,7 @@ class Build:
 
     def __call__(self, checkpoint: Path | None) -> Engine:
         """The engine, in the state of a checkpoint if there is one."""
-        module, _, name = self.spec.implementation.partition(":")
-        engine: Engine = getattr(import_module(module), name)(
+        engine: Engine = load(self.spec.implementation)(
             self.model, self.optimizer, checkpoint, max_grad_norm=self.max_grad_norm, bfloat16=self.bfloat16
         )
         return engine

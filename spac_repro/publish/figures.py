@@ -139,7 +139,7 @@ def _track(view: RunView, name: str) -> list[float]:
         if not values:
             return []
         mean = statistics.fmean(values[-max(1, len(values) // epochs) :])
-        track.append(mean + (track[-1] if settings["objective"].get("reference") == "previous" else 0.0))
+        track.append(mean + (track[-1] if settings.get("objective", {}).get("reference") == "previous" else 0.0))
     return track
 
 

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro.publish.model_card import LICENCES, card
+from spac_repro.recipe import Run
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import CARD
 from spac_repro.runs.manifest import Manifest
-from spac_repro.trust.replay import run_of
 
 PROFILES = ("https://w3id.org/ro/wfrun/process/0.5",)
 JSON, JSON_LINES = "application/json", "application/jsonl"
 
 
-def publish(folder: Path) -> None:
-    """Write the last policy's card and the folder's metadata.
+def publish(folder: Path, its: Run) -> None:
+    """Write the last policy's card and the folder's metadata. `its` is the run that the folder holds.
 
     Raises:
         UserError: the run is not complete.
@@ -30,7 +30,7 @@ def publish(folder: Path) -> None:
     results, verdict = run.results, run.verdict()
     last = run.iteration(results.iterations[-1].iteration)
     if last.has_policy:
-        files.write_bytes(last.policy / CARD, card(run_of(folder), last.number, results, verdict).encode())
+        files.write_bytes(last.policy / CARD, card(its, last.number, results, verdict).encode())
     files.write_json(run.crate_file, metadata(run, last.number))
 
 

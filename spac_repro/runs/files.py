@@ -5,12 +5,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from spac_repro.documents import strict_json
+from spac_repro.documents.message import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 
@@ -46,6 +47,19 @@ def read_json(path: Path) -> Any:
     """Read JSON; a file that is missing or is not JSON is the user's to know about."""
     absent, remedy = f"is {path.parent} a run folder?", "the file was changed by hand or by another program"
     return strict_json.read(path, absent=absent, remedy=remedy)
+
+
+def check_schema(path: Path, found: Mapping[str, Any], newest: int) -> None:
+    """See that a file, whose content this is, is of a version that is read here, if it says of which it is.
+
+    Raises:
+        UserError: it is of a newer one, or says what no version says.
+    """
+    schema = found.get("schema", 1)
+    if type(schema) is not int or schema < 1:
+        raise UserError(f"{path}: schema is {one_line(repr(schema), 40)}, which no version wrote; the file was changed by hand")
+    if schema > newest:
+        raise UserError(f"{path}: schema {schema} is of a newer version of spac-repro (this one reads {newest}); update it")
 
 
 @contextmanager

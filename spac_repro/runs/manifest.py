@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from spac_repro.documents.place import Whole
 from spac_repro.documents.validation import validate
@@ -18,6 +18,10 @@ from spac_repro.runs import files
 SCHEMA = 1
 PARTS = ("recipe", "method", "seed", "settings", "inputs", "environment")  # without any of these it is half a manifest
 IDENTITY = ("recipe", "method", "seed", "settings", "inputs")  # of a run, what tells most first
+GROUPS = {
+    "settings": ("objective", "policy", "data", "selfplay", "training", "evaluation"),
+    "environment": ("source", "lock", "libraries"),  # null where it is not known
+}
 
 
 class Manifest(BaseModel):
@@ -36,6 +40,16 @@ class Manifest(BaseModel):
     environment: dict[str, Any]
     segments: list[dict[str, Any]] = Field(default_factory=list)  # the environments that it was carried on in
     equal_bits_claimed: bool = True
+
+    @field_validator("settings", "environment")
+    @classmethod
+    def _groups_are_groups(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Readers look into these without asking what they are; one that is absent is another version's."""
+        for name in GROUPS[str(info.field_name)]:
+            unknown = given.get(name, {}) is None and info.field_name == "environment"
+            if not (unknown or isinstance(given.get(name, {}), Mapping)):
+                raise ValueError(f"{name} must be a group of values")
+        return given
 
     def identity(self) -> dict[str, Any]:
         """What tells the run from others. A setting added since then has its neutral value, so that old runs and new ones meet."""
@@ -59,9 +73,7 @@ def read(path: Path) -> Manifest:
     found = files.read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{path}: half a manifest: no {PARTS[0]!r}; repeat the run's `train` command")
-    schema = found.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise UserError(f"{path}: schema {schema} is of a newer version of spac-repro (this one reads {SCHEMA}); update it")
+    files.check_schema(path, found, SCHEMA)
     for part in PARTS:
         if part not in found:
             raise UserError(f"{path}: half a manifest: no {part!r}; repeat the run's `train` command")

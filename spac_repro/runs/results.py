@@ -11,7 +11,6 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from spac_repro.documents.place import Whole
 from spac_repro.documents.validation import validate
-from spac_repro.errors import UserError
 from spac_repro.runs import files
 
 SCHEMA = 2  # 1 called the digest of the settings settings_digest
@@ -77,7 +76,6 @@ def read(path: Path) -> Results:
         UserError: it cannot be read, is no such file, or is of a newer version.
     """
     found = files.read_json(path)
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise UserError(f"{path}: schema {schema} is of a newer version of spac-repro (this one reads {SCHEMA}); update it")
+    if isinstance(found, dict):
+        files.check_schema(path, found, SCHEMA)
     return validate(Results, found, Whole(str(path)), remedy="repeat the run's `train` command to mend it")

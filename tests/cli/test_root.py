@@ -155,6 +155,23 @@ def another_distribution(folder: Path, name: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def f(:\n", "cannot be imported: invalid syntax"),
+        ("raise RuntimeError('a\\nb' * 400)\n", "cannot be imported: a ba b"),
+        ("method = 'dpo'\n", "is of the type str, and must be Method"),
+    ],
+)
+def test_what_is_no_method_from_outside_is_said_in_one_line(tmp_path, code, said):
+    environment = another_distribution(tmp_path, "theirs")
+    (tmp_path / "theirs.py").write_text(code)
+    done = subprocess.run([*SPAC_REPRO, "--help"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
+    assert len(done.stderr) <= len("spac-repro: ") + 300 + 1
+
+
 def test_a_method_from_outside_is_listed(tmp_path):
     environment = another_distribution(tmp_path, "theirs")
     done = subprocess.run([*SPAC_REPRO, "train", "--help"], env=environment, capture_output=True, text=True, check=True)

@@ -125,6 +125,40 @@ def test_newer_results_are_refused(refused, run, tmp_path, command):
     assert REFUSAL.format(results.SCHEMA) in refused(*command)
 
 
+@pytest.mark.parametrize("schema", ["2", 0, True, None, 1.0])
+def test_a_schema_that_no_version_wrote_is_refused(refused, run, schema):
+    for file in (run.manifest_file, run.results_file):
+        before = file.read_text()
+        files.write_json(file, {**json.loads(before), "schema": schema})
+        assert "which no version wrote" in refused("verify", "run")
+        file.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [("settings", "data", "x"), ("settings", "objective", None), ("settings", "training", [1]), ("environment", "source", "x")],
+)
+def test_a_group_of_a_manifest_that_is_none_is_refused(refused, run, group, name, value):
+    its = json.loads(run.manifest_file.read_text())
+    its[group][name] = value
+    files.write_json(run.manifest_file, its)
+    for command in (
+        ["verify", "run"],
+        ["compare", "run", "run"],
+        ["report", "run"],
+        ["evaluate", "run"],
+        ["train", "--like", "run"],
+    ):
+        assert f"{name} must be a group of values" in refused(*command, stages=True)
+
+
+def test_a_world_that_cannot_be_is_refused(refused, run):
+    its = json.loads(run.manifest_file.read_text())
+    its["settings"]["data"]["world"] = {"seed": "x"}
+    files.write_json(run.manifest_file, its)
+    assert "settings.data.world.seed: Input should be a valid integer" in refused("evaluate", "run", "--suite", "mini", stages=True)
+
+
 def test_a_newer_run_is_not_carried_on(refused, run, own_recipe, pairs):
     aged(run.manifest_file)
     (run.path / ".lock").touch()

@@ -72,6 +72,14 @@ def test_every_iterate_has_scores_with_the_overlap_beside_them(folder: Path) -> 
     assert 3 in task["row_indexes"]
 
 
+def test_the_run_is_concluded_in_any_folder(folder: Path, tmp_path: Path) -> None:
+    """The suite is named by its place, which is not that of the command."""
+    words = cut_down.command(folder / "run", "--data", str(folder / "questions"), settings=SETTINGS)[3:]
+    done = spac_repro(tmp_path, *(word.replace("my_suite/", str(folder / "my_suite")) for word in words))
+    assert done.returncode == 0, done.stderr
+    assert "is complete; nothing to do" in done.stderr
+
+
 def test_the_manifest_names_the_suite_and_the_hashes_of_its_files(folder: Path) -> None:
     manifest = read(folder, "manifest.json")
     assert manifest["settings"]["evaluation"]["suite"] == "my_suite"

@@ -164,6 +164,16 @@ def test_its_run_is_evaluated_reported_and_compared(run, hinge, tmp_path):
     assert [each["key"] for each in json.loads(compared.stdout)["differences"]] == ["seed"]
 
 
+def test_its_start_is_shared_with_every_method(run, recipe, hinge, tmp_path):
+    """As a sweep of several methods does."""
+    sets = [part for setting in cut_down.SETTINGS for part in ("--set", setting)]
+    shared = ("--recipe", str(recipe), "--until", "0", "--start-from", str(hinge / "seed-0"))
+    done = run("train", "--out", str(tmp_path / "run"), *sets, *shared)
+    assert done.returncode == 0, done.stderr
+    name = "iteration-0/policy/model.safetensors"
+    assert (tmp_path / "run" / name).samefile(hinge / "seed-0" / name)
+
+
 def test_other_code_under_the_same_version_is_another_environment(run, recipe, hinge, site, tmp_path):
     partial = tmp_path / "run"
     arguments = ("--recipe", str(recipe), "--method", "hinge", "--until", "0")

@@ -21,10 +21,13 @@ from spac_repro.trust import replay
 SCORES = (Score("gold", "reward", 0.6, 0.01, 500), Score("average", "mean", 0.7, None, 600))
 
 
+ITS = recipes.load("tiny", overrides=["training.iterations=1"])
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A finished run, its weights left out."""
-    its = recipes.load("tiny", overrides=["training.iterations=1"])
+    its = ITS
     folder = tmp_path / "run"
     environment = {
         "package": "0.1.0",
@@ -68,7 +71,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_card_holds_the_reproduction_table_licence_and_limits(run: Path) -> None:
-    research_object.publish(run)
+    research_object.publish(run, ITS)
     card = ModelCard.load(run / "iteration-1" / "policy" / "README.md")
     assert card.data.license == "apache-2.0"
     assert [(result.dataset_name, result.metric_type, result.metric_value) for result in card.data.eval_results] == [
@@ -121,7 +124,7 @@ def problems(folder: Path) -> list[str]:
 
 
 def test_the_metadata_hold_to_the_process_run_profile(run: Path, offline: None) -> None:
-    research_object.publish(run)
+    research_object.publish(run, ITS)
     assert problems(run) == []
     metadata = json.loads((run / "ro-crate-metadata.json").read_text())
     metadata["@graph"] = [entity for entity in metadata["@graph"] if entity["@id"] != "#spac-repro"]
@@ -132,7 +135,7 @@ def test_the_metadata_hold_to_the_process_run_profile(run: Path, offline: None) 
 
 
 def test_every_file_named_is_there_and_no_place_is(run: Path) -> None:
-    research_object.publish(run)
+    research_object.publish(run, ITS)
     text = (run / "ro-crate-metadata.json").read_text()
     assert str(run) not in text
     for entity in json.loads(text)["@graph"]:
