@@ -48,9 +48,10 @@ bench: $(VENV)/peers/.bench
 train: setup
 	$(BIN)/spac-repro train --seed 0
 
-# Two workers, each with one thread. What needs both cores for itself comes after them, alone.
+# Two workers, each with one thread; a file goes to one of them, since its tests share what they are about.
+# What needs both cores for itself comes after them, alone.
 PYTEST := $(BIN)/python -m pytest -o cache_dir=$(VENV)/cache/pytest
-SHARED := $(PYTEST) --numprocesses 2 --dist loadgroup
+SHARED := $(PYTEST) --numprocesses 2 --dist loadfile
 ALONE  := slurm or images or distributed
 
 test: $(VENV)/.test

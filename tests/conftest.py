@@ -106,18 +106,12 @@ MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "compare",
 CHECKED = ("distributed", "slurm", "images", "compare", "browser")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups and pytest the markers
+@pytest.hookimpl(tryfirst=True)  # before pytest reads the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep out of `make test` whatever needs root, apt-get or long: its markers imply `check`.
-
-    Where several workers share the tests, a file goes to one worker, since its tests share what they are about. Those that
-    share the short run `uninterrupted` go to whoever is free: each of them takes as long as that run.
-    """
+    """Keep out of `make test` whatever needs root, apt-get or long: its markers imply `check`."""
     for item in items:
         if any(item.get_closest_marker(marker) for marker in CHECKED):
             item.add_marker(pytest.mark.check)
-        if "uninterrupted" not in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 @pytest.hookimpl(tryfirst=True)
