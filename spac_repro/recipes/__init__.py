@@ -42,7 +42,7 @@ def load(name: str, *, method: str = "spac", seed: int = 0, overrides: Sequence[
         _override(written, values, override, method)
     found = validate(recipe.Recipe, values, written, pattern=PATTERN)
     if getattr(found.methods, method) is None:
-        supported = ", ".join(found.methods.model_dump())
+        supported = ", ".join(found.methods.model_dump()) or "none"
         raise UserError(f"{written.file.where} has no settings for method {method}; it supports {supported}")
     return Run(found, method, seed, written.provenance)
 
