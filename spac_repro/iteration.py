@@ -197,9 +197,10 @@ def _engine(context: Context, scorer: Policy) -> Build:
 
 
 def _save(context: Context, t: int, model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
-    if engines.get(context.recipe.training.engine).needs_process_group:  # the trained model is DeepSpeed's by now
+    """Write iterate t with the weights that the engine says it has."""
+    if engines.get(context.recipe.training.engine).shards_optimizer:  # the trained model is in the engine's pieces by now
         model, _ = policy.load(context.folder.iteration(t - 1).policy, context.recipe.policy)
-        checkpoints.load_model(Policy(model), weights)
+    checkpoints.load_model(Policy(model), weights)
     context.save_policy(t, model)
 
 

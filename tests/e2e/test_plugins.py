@@ -36,6 +36,7 @@ HINGE = Method(
 
 # The whole of an engine: a class, and its facts.
 ENGINE_FACTS = """
+from dataclasses import replace
 from spac_repro.engines import EngineSpec
 
 ONE_BY_ONE = EngineSpec(
@@ -47,8 +48,15 @@ ONE_BY_ONE = EngineSpec(
     shards_weights=False,
 )
 """
+ENGINE_FACTS += """
+HALVED = replace(ONE_BY_ONE, name="halved", implementation="counting_engine:Halved")
+"""
 ENGINE = """
 from spac_repro.optim.replicated import Replicated
+
+class Halved(Replicated):
+    def weights(self):
+        return {name: tensor / 2 for name, tensor in super().weights().items()}
 
 class Counting(Replicated):
     backwards = 0
@@ -74,7 +82,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     distribution(folder, "hinge", {"hinge_plugin.py": METHOD}, "[spac_repro.methods]\nhinge = hinge_plugin:HINGE\n")
     files = {"counting_facts.py": ENGINE_FACTS, "counting_engine.py": ENGINE}
-    distribution(folder, "counting", files, "[spac_repro.engines]\none-by-one = counting_facts:ONE_BY_ONE\n")
+    distribution(
+        folder, "counting", files, "[spac_repro.engines]\none-by-one = counting_facts:ONE_BY_ONE\nhalved = counting_facts:HALVED\n"
+    )
     return folder
 
 
@@ -196,6 +206,18 @@ def test_an_engine_from_outside_takes_the_same_steps(run, uninterrupted, tmp_pat
     assert theirs["weights_sha256"] == ours
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["environment"]["plugins"]["engine"]["distribution"] == "counting"
+
+
+def test_the_iterate_is_what_the_engine_says_its_weights_are(run, tmp_path):
+    """An engine may average its weights, say: what it was given to train is then not what it hands back."""
+    from safetensors.torch import load_file
+
+    few = ("--set", "training.iterations=1", "--until", "1")
+    folders = {engine: tmp_path / engine for engine in ("one-by-one", "halved")}
+    for engine, folder in folders.items():
+        train(run, folder, "--set", f"training.engine={engine}", *few)
+    whole, halved = (load_file(folder / "iteration-1" / "policy" / "model.safetensors") for folder in folders.values())
+    assert all((halved[name] == tensor / 2).all() for name, tensor in whole.items())
 
 
 def test_a_plugin_that_cannot_be_imported_is_one_line(tmp_path, run):
