@@ -7,6 +7,7 @@ finite is for a model to say.
 
 import json
 import re
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ SIZE = 1 << 28  # bytes of a file
 DEPTH = 64
 DIGITS = 300
 
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(r"[\[\]{}]")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how half a surrogate pair, or a whole one, is written
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
@@ -50,7 +53,7 @@ def parse(text: str | bytes, where: str, kind: type | None = None, *, line: int 
     text = decoded(text, where, line) if isinstance(text, bytes) else text
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float)
-        if _HALF.search(text) or text.count("[") + text.count("{") > DEPTH:
+        if _HALF.search(text) or _depth(text) > DEPTH:
             _check(value)
     except json.JSONDecodeError as error:
         problem = f"not JSON ({error.msg} at column {error.colno})"
@@ -89,6 +92,14 @@ def _float(text: str) -> float:
     if abs(value) == float("inf"):
         raise _RefusedError(f"{one_line(text, 40)} is too large for a number")
     return value
+
+
+def _depth(text: str) -> int:
+    """How deep a JSON text is nested; an upper bound where it has few brackets. Walking through the values takes longer."""
+    if (brackets := text.count("[") + text.count("{")) <= DEPTH:
+        return brackets
+    steps = (1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(_STRING.sub("", text)))
+    return max(accumulate(steps), default=0)
 
 
 def _check(value: Any) -> None:
