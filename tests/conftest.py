@@ -32,6 +32,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # A shell's background jobs ignore Ctrl-C, and would hand that on to the commands that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# submitit sets up logging when it is imported, and Python then closes every handler there is. absl's, which TensorBoard brings,
+# closes its stream too, and that may be the one in which pytest captures. So submitit is imported before there is a handler.
+import submitit  # noqa: E402, F401
+
 VOCABULARY = 37
 
 
