@@ -14,7 +14,7 @@ RUN sh container/install.sh "$VARIANT"
 
 FROM ${BASE}
 ARG VARIANT=cpu
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 ARG SOURCE=unknown
 COPY --from=build /opt/spac-repro /opt/spac-repro

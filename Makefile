@@ -19,7 +19,7 @@ TORCH  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu
 .PHONY: setup train test check smollm2 bench lint lock test-slurm test-images test-compare test-teeth
 setup: $(VENV)/.setup
 
-$(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.lock pyproject.toml
+$(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.lock pyproject.toml spac_repro/__init__.py
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed, as '$(PYTHON)' (or: make PYTHON=/path/to/python3.11 setup)" >&2; exit 3; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(LOCKED) -r requirements/base.lock

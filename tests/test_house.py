@@ -61,7 +61,7 @@ def test_the_tree_in_the_documentation_is_the_tree():
     text = (ROOT / "docs" / "architecture.md").read_text()
     (tree,) = re.findall(r"^```\nspac_repro/\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     named = {line.split()[0].rstrip("/") for line in tree.splitlines()}
-    data = {"expected_results", "requirements"}  # no code
+    data = {"expected_results", "requirements", "py.typed"}  # no code
     there = {path.name for path in (ROOT / "spac_repro").iterdir() if not path.name.startswith("_")} - data
     assert named == there
 

@@ -1,7 +1,6 @@
 """Images without an engine: what a command becomes inside, and what is said where something is missing."""
 
 import socket
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -176,13 +175,6 @@ def test_versions() -> None:
 
 def test_a_mount_with_a_comma_is_quoted() -> None:
     assert sif._mount(Path("/a,b"), written=False) == 'type=bind,"source=/a,b","destination=/a,b",ro'
-
-
-def test_the_version_is_the_same_wherever_it_is_written() -> None:
-    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
-    assert spac_repro.__version__ == version
-    assert f"ARG VERSION={version}\n" in (CHECKOUT / "Dockerfile").read_text()
-    assert f"VERSION={version}\n" in (CHECKOUT / "apptainer.def").read_text()
 
 
 def test_both_recipes_start_from_the_same_base() -> None:

@@ -18,6 +18,7 @@ import cut_down
 import laboratory
 from laboratory import IMAGE, Built, owned
 
+from spac_repro import __version__
 from spac_repro.images import building
 
 
@@ -74,7 +75,7 @@ def built(pool: ThreadPoolExecutor, lab: Path, fetched: dict[str, Future[Path]])
             if "STEP 1" in line:
                 break
         assert ours.poll() is None, "".join(said)[-2000:]
-        given = {"BASE": laboratory.BASE, "VERSION": "0.1.0", "REVISION": building.revision(), "SOURCE": laboratory.SOURCE}
+        given = {"BASE": laboratory.BASE, "VERSION": __version__, "REVISION": building.revision(), "SOURCE": laboratory.SOURCE}
         arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
         second = lab / "second.id"
         options = [f"--timestamp={building.epoch()}", "--network=none", f"--iidfile={second}"]

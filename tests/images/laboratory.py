@@ -16,9 +16,11 @@ from pathlib import Path
 import needs
 import pytest
 
+from spac_repro import __version__
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 BASE = "localhost/base:ci"
-IMAGE = "localhost/spac-repro:0.1.0-cpu"
+IMAGE = f"localhost/spac-repro:{__version__}-cpu"
 SOURCE = "https://example.org/spac-repro"
 CALLER = 20001  # an ordinary user, by number
 OFFLINE = ("unshare", "--net")  # what makes the command after it one without a network

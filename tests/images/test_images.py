@@ -16,6 +16,7 @@ import layers
 import pytest
 from laboratory import IMAGE, SOURCE, Built, owned, spac_repro
 
+from spac_repro import __version__
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.images import building, engine
 from spac_repro.images.command import Command, Limits
@@ -142,7 +143,7 @@ def test_a_sif_says_what_its_image_says_and_nothing_of_this_machine(sif: Path, a
         name: value for name, value in json.loads(config.stdout).items() if name.startswith(("org.opencontainers", "org.spac"))
     }
     assert stated.keys() >= {f"{LABEL}{name}" for name in ("title", "description", "version", "revision", "source", "licenses")}
-    assert (stated[LABEL + "version"], stated[LABEL + "revision"]) == ("0.1.0", building.revision())
+    assert (stated[LABEL + "version"], stated[LABEL + "revision"]) == (__version__, building.revision())
     assert stated[LABEL + "source"] == SOURCE
     assert {name: labels.get(name) for name in stated} == stated
     assert "spac-repro train --in apptainer:" in done.stdout, "its help"
@@ -186,12 +187,12 @@ def test_it_says_what_is_in_it(podman: str, tmp_path: Path) -> None:
     file = tmp_path / "sbom.json"
     done = spac_repro("image", "inspect", f"podman:{IMAGE}", "--sbom", file, "--json", CONTAINER_HOST=podman)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["version"] == "0.1.0"
+    assert json.loads(done.stdout)["version"] == __version__
     bill = json.loads(file.read_text())
     versions = {component["name"].lower(): component["version"] for component in bill["components"]}
     assert bill["bomFormat"] == "CycloneDX"
     assert versions["torch"] == "2.13.0+cpu"
-    assert versions["spac-repro"] == "0.1.0"
+    assert versions["spac-repro"] == __version__
     nowhere = spac_repro("image", "inspect", f"podman:{IMAGE}", "--sbom", "/proc/none/sbom.json", CONTAINER_HOST=podman)
     assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
     assert "cannot write /proc/none/sbom.json" in nowhere.stderr
@@ -227,7 +228,7 @@ def test_docker_builds_with_the_arguments_and_without_a_network(
     said: list[str] = []
     name = building.build("docker", "cpu", tag="mine:1", base=IMAGE, out=None, say=said.append)
     assert name == "docker:mine:1"
-    assert engine.inspect(parse(name)).labels["mine"] == f"0.1.0+{building.revision()}"
+    assert engine.inspect(parse(name)).labels["mine"] == f"{__version__}+{building.revision()}"
     assert "alone" in said
     (tmp_path / "Dockerfile").write_text(f"{recipe}RUN exit 7\n")
     with pytest.raises(UnfitEnvironmentError, match=r"the build failed: .* returned a non-zero code: 7; see the lines above"):
@@ -268,7 +269,7 @@ def test_an_image_of_another_version_is_refused_unless_wanted(podman: str, built
     words = ["image", "run", "podman:localhost/other:1", "recipes", "list"]
     refused = spac_repro(*words, cwd=tmp_path, CONTAINER_HOST=podman)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "holds spac-repro 9.9.9, and this is 0.1.0" in refused.stderr
+    assert f"holds spac-repro 9.9.9, and this is {__version__}" in refused.stderr
     taken = spac_repro(*words[:2], "--other-version", *words[2:], cwd=tmp_path, CONTAINER_HOST=podman)
     assert taken.returncode == 0, taken.stderr
     assert "tiny" in taken.stdout

@@ -1,0 +1,37 @@
+"""Habits that no linter checks: one version, decisions that the code points to, hooks that are `make lint`."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from spac_repro import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION = r"(\d+\.\d+\.\d+)"
+
+# Where the version is repeated, and how it is written there.
+COPIES = {
+    "CITATION.cff": rf"^version: {VERSION}$",
+    "Dockerfile": rf"^ARG VERSION={VERSION}$",
+    "apptainer.def": rf"(?:^ +VERSION=|spac-repro:){VERSION}",
+    "README.md": rf"spac-repro:{VERSION}",
+    "docs/images.md": rf"spac-repro:{VERSION}",
+}
+
+
+def test_the_version_has_one_source():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert pyproject["project"]["dynamic"] == ["version"]
+    assert pyproject["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "spac_repro.__version__"}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_of_the_version_is_the_version(name):
+    assert set(re.findall(COPIES[name], (ROOT / name).read_text(), re.MULTILINE)) == {__version__}
+
+
+def test_no_other_page_names_an_image_of_some_version():
+    pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")} - set(COPIES)
+    assert [page for page in sorted(pages) if re.search(rf"spac-repro:{VERSION}", (ROOT / page).read_text())] == []
