@@ -25,7 +25,7 @@ from spac_repro import methods
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA
-from spac_repro.runs.results import Iterate, Results, Score
+from spac_repro.runs.results import IterateScores, Results, Score
 
 SEEDS, METHODS = range(1, 201), list(methods.names())
 TASKS = ["mini_copy", "mini_reverse", "mini_sort", "mini_add", "mini_even", "average", "gold"]
@@ -45,7 +45,7 @@ def finish(folder: Path) -> None:
     """Manifest and results for every cell."""
     parts: dict[str, Any] = {"settings": {}, "inputs": {}, "environment": {}}
     scores = tuple(Score(task, "acc", 0.5, 0.01, 500) for task in TASKS)
-    iterates = tuple(Iterate(iteration=t, weights_sha256="0" * 64, scores=scores) for t in range(4))
+    iterates = tuple(IterateScores(iteration=t, weights_sha256="0" * 64, scores=scores) for t in range(4))
     rest: dict[str, Any] = {"complete": True, "settings_sha256": "0" * 64, "weights_sha256": "0" * 64, "iterations": iterates}
     for seed in SEEDS:
         for method in METHODS:

@@ -20,7 +20,7 @@ from paired import table as paired
 from spac_repro import methods
 from spac_repro.runs import environment
 from spac_repro.runs.manifest import Manifest
-from spac_repro.runs.verdict import Key
+from spac_repro.runs.verdict import ScoreKey
 from spac_repro.trust.evidence import Evidence, read_run
 from spac_repro.trust.expected import START, Expected, measured_rows
 
@@ -55,7 +55,7 @@ def expected(manifest: Manifest, by_method: dict[str, list[Evidence]]) -> Expect
             if iteration == 0 and method != "spac":
                 continue
             for score in scores:
-                key = Key(START if iteration == 0 else method, score.task, score.metric, iteration)
+                key = ScoreKey(START if iteration == 0 else method, score.task, score.metric, iteration)
                 decides = iteration == last and (score.task, score.metric) in PRIMARY
                 its = values(runs, score.task, score.metric, iteration)
                 rows += measured_rows(

@@ -43,7 +43,9 @@ def line(row: Sequence[RowComparison]) -> list[str]:
     """What the runs' comparisons with one row have in common, and how they ended."""
     first = row[0]
     furthest = max(abs(comparison.difference) / comparison.tolerance for comparison in row)
-    numbers = [f"{value:.4f}" for value in (first.expected, first.tolerance, first.detectable, first.effect) if value is not None]
+    numbers = [
+        f"{value:.4f}" for value in (first.expected, first.tolerance, first.smallest_detectable, first.effect) if value is not None
+    ]
     disagree = sum(not comparison.agrees for comparison in row)
     return [first.key.method, f"{first.key.task} {first.key.metric}", *numbers, f"{disagree} of {len(row)}", f"{furthest:.2f}"]
 

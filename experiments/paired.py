@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
-from spac_repro.runs.folder import RunFolder, finished_in
+from spac_repro.runs.folder import RunFolder, find_complete_runs
 from spac_repro.trust.evidence import Evidence, read_run
 
 REWARD = ("gold", "reward")
@@ -25,12 +25,12 @@ def main(ours: Path, *others: Path) -> None:
 
 def runs(folder: Path) -> list[Evidence]:
     """The finished runs in a folder of seeds."""
-    return [read_run(run.path) for run in finished_in(folder)]
+    return [read_run(run.path) for run in find_complete_runs(folder)]
 
 
 def finished_in_sweep(sweep: Path) -> list[RunFolder]:
     """The finished runs of a sweep that varies the method and the seed alone, by METHOD/seed-N."""
-    return [run for folder in sorted(sweep.iterdir()) if folder.is_dir() for run in finished_in(folder)]
+    return [run for folder in sorted(sweep.iterdir()) if folder.is_dir() for run in find_complete_runs(folder)]
 
 
 def name(folder: Path) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 from spac_repro.data import triples
 from spac_repro.runs.folder import RunFolder
-from spac_repro.runs.metrics import Step
+from spac_repro.runs.metrics import StepMetrics
 from spac_repro.runs.results import Results
-from spac_repro.runs.timing import Stage
+from spac_repro.runs.timing import StageTiming
 
 CURVE = ("loss", "accuracy", "margin", "critic_gap", "rho_chosen", "rho_rejected", "rho_selfplay", "grad_norm")
 
@@ -25,13 +25,13 @@ def main(folder: Path) -> None:
         results = run.results
         print(f"weights of the last iterate {results.weights_sha256}\n")
         table(["task", "metric", "n", *heads(results)], scores(results))
-        if results.overlap:  # without a suite no question was asked
-            table(["task", "questions asked", "exact", "13-gram"], overlap(results.overlap))
+        if results.contamination:  # without a suite no question was asked
+            table(["task", "questions asked", "exact", "13-gram"], overlap(results.contamination))
     table(["iteration", "step", *CURVE], curve(run.metrics()))
     table(["iteration", "responses", "mean tokens", "median", f"cut at {limit}"], lengths(run, limit))
 
 
-def stages(timing: Iterable[Stage]) -> Iterable[list[str]]:
+def stages(timing: Iterable[StageTiming]) -> Iterable[list[str]]:
     for entry in timing:
         peak = f"{(entry.peak_memory_bytes or 0) / 1e9:.1f}"
         yield [str(entry.iteration), entry.stage, f"{entry.seconds:.0f}", peak]
@@ -52,7 +52,7 @@ def overlap(found: dict[str, Any]) -> Iterable[list[str]]:
         yield [name, str(task["items"]), str(task["exact"]), str(task["ngram"])]
 
 
-def curve(steps: Iterable[Step]) -> Iterable[list[str]]:
+def curve(steps: Iterable[StepMetrics]) -> Iterable[list[str]]:
     """A row a step; a supervised start and some methods lack some of the columns."""
     for step in steps:
         cells = (f"{step.values[name]:.3f}" if name in step.values else "" for name in CURVE)
@@ -64,7 +64,7 @@ def lengths(run: RunFolder, limit: int) -> Iterable[list[str]]:
     for iteration in run.iterations():
         if not iteration.has_triples:
             continue
-        responses = triples.read(iteration.triples).responses
+        responses = triples.read(iteration.triples_file).responses
         stop = statistics.mode(tokens[-1] for tokens in responses["chosen"])
         for name, its in responses.items():
             sizes = [len(tokens) for tokens in its]

@@ -16,7 +16,7 @@ from typing import Any
 
 from spac_repro.errors import UserError
 from spac_repro.runs import environment
-from spac_repro.runs.verdict import Key
+from spac_repro.runs.verdict import ScoreKey
 from spac_repro.theory.experiments import EXPERIMENTS
 from spac_repro.trust.expected import Expected, Row, measured_rows
 
@@ -76,7 +76,7 @@ def rows(studies: list[dict[str, Any]]) -> list[Row]:
     """One row for each value that an experiment measured."""
     made: list[Row] = []
     for measured in (row for study in studies for row in study["measured"]):
-        key, effect = Key(measured["method"], measured["task"], measured["metric"]), measured["effect"]
+        key, effect = ScoreKey(measured["method"], measured["task"], measured["metric"]), measured["effect"]
         extra = {} if effect is None else {"effect": effect}
         made += measured_rows(
             {key: measured["values"]}, "ours", primary=lambda _, it=effect: it is not None, rounding=ROUNDING, **extra

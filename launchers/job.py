@@ -199,7 +199,7 @@ def _verify(cache: Path) -> None:
 
 def progress(folder: Path) -> str:
     """A hash of what a run has to show: its finished iterates, scores, checkpoints and self-play batches, by name."""
-    return sha256("\n".join(RunFolder(folder).produced()).encode()).hexdigest()[:16]
+    return sha256("\n".join(RunFolder(folder).artifacts()).encode()).hexdigest()[:16]
 
 
 def again_file(job_folder: Path, slurm_job: str) -> Path:

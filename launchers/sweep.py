@@ -231,7 +231,7 @@ def _standing(book: Ledger, cell: Cell, states: dict[str, slurm.State]) -> Stand
 
 
 def _local_stage(run: RunFolder, said: Sequence[dict[str, Any]]) -> tuple[Stage, str]:
-    if run.owner_lives:
+    if run.owner_is_alive:
         return "running", _position(run)
     if not said:
         return "cancelled", "never begun"

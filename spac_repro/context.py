@@ -61,7 +61,7 @@ class Context:
     def timed(self, t: int, stage: str) -> Iterator[dict[str, Any]]:
         """Report and time a stage of iteration t; what is put into the dict stands in timing.json too."""
         self.progress.stage(f"iteration {t}: {stage}")
-        with timing.timed(self.folder.timing_file, t, stage, write=processes.is_main()) as entry:
+        with timing.record_stage(self.folder.timing_file, t, stage, write=processes.is_main()) as entry:
             yield entry
 
     def load_policy(self, t: int) -> PreTrainedModel:
@@ -78,7 +78,7 @@ class Context:
 
     def save_policy(self, t: int, model: PreTrainedModel) -> None:
         """Write iterate t, whole or not at all, with its hash and its card."""
-        with files.new_folder(self.folder.iteration(t).policy) as folder:
+        with files.atomic_folder(self.folder.iteration(t).policy) as folder:
             policy.save(model, self.renderer.tokenizer, folder)
             write_fingerprint(folder, policy.weights_sha256(model))
             files.write_bytes(folder / CARD, card(self.run, t).encode())

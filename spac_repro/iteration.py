@@ -39,7 +39,7 @@ def improve(context: Context, t: int, log: Metrics) -> None:
         return
     model = context.load_policy(t - 1).to(context.device)  # type: ignore[arg-type]  # the stubs know no torch.device
     scorer = Policy(model)
-    if not there(its.triples):
+    if not there(its.triples_file):
         _make_triples(context, t, scorer)
     with context.timed(t, "training"):
         data = _read_triples(context, t, _reference_sha256(context, t))
@@ -49,14 +49,14 @@ def improve(context: Context, t: int, log: Metrics) -> None:
             partial(objective, context.run, t, data=data),
             _schedule(context, t, data),
             iteration=t,
-            keeping=CheckpointPolicy(its.training, training.checkpoint_every, training.checkpoints_kept),
+            keeping=CheckpointPolicy(its.checkpoints, training.checkpoint_every, training.checkpoints_kept),
             metrics=log,
             warn=context.progress.say,
             advance=context.progress.advance,
         )
         weights = engine.weights()
         processes.on_main(lambda: _save(context, t, model, weights))
-        processes.on_main(lambda: shutil.rmtree(its.training, ignore_errors=True))
+        processes.on_main(lambda: shutil.rmtree(its.checkpoints, ignore_errors=True))
 
 
 # y′ and log π_ref
@@ -76,15 +76,15 @@ def _make_triples(context: Context, t: int, scorer: Policy) -> None:
     }
 
     def keep() -> None:
-        triples.write(its.triples, data, texts)
-        selfplay.forget(its.selfplay_batches)
+        triples.write(its.triples_file, data, texts)
+        selfplay.forget(its.selfplay_batches_folder)
 
     processes.on_main(keep)
 
 
 def _self_play(context: Context, t: int, model: PreTrainedModel) -> Sequence[list[int]]:
     """y′ ~ π_{t−1}(·|x), one for every prompt, in tokens."""
-    batches = context.folder.iteration(t).selfplay_batches
+    batches = context.folder.iteration(t).selfplay_batches_folder
     resumed = there(batches)  # responses that an earlier attempt drew cost nothing now
     begun = time.perf_counter()
     with context.timed(t, "self-play") as timing, _sampler(context, t - 1) as sample:
@@ -163,7 +163,7 @@ def _read_triples(context: Context, t: int, reference: str | None) -> Triples:
     remedy = "remove it and repeat the command"
     if its.has_policy:  # a later iteration reads them: what was trained on them must be made again too
         remedy = f"remove {its.path} and all iterations after it, and repeat"
-    return triples.read(its.triples, reference=reference, remedy=remedy)
+    return triples.read(its.triples_file, reference=reference, remedy=remedy)
 
 
 # Optimiser steps

@@ -32,7 +32,7 @@ from spac_repro.runs import environment, files, results
 from spac_repro.runs import manifest as manifests
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import Manifest
-from spac_repro.runs.results import Iterate, Results
+from spac_repro.runs.results import IterateScores, Results
 from spac_repro.sampling import vllm
 from spac_repro.seeds import derive
 
@@ -60,8 +60,8 @@ def train(
     _prepare_process(run, progress)
     folder = RunFolder(path)
     half = "bfloat16" in (run.recipe.training.precision, run.recipe.policy.dtype)
-    with files.disk_errors(path), precision.widened() if half else nullcontext(), ExitStack() as held:
-        processes.on_main(lambda: held.enter_context(folder.owned()))
+    with files.explain_disk_errors(path), precision.widened() if half else nullcontext(), ExitStack() as held:
+        processes.on_main(lambda: held.enter_context(folder.exclusive_access()))
         model, tokenizer = policy.create(run.recipe.policy, seed=derive(run.seed, "weights"))
         _check_model(run, model, progress)
         renderer = Renderer(tokenizer, run.recipe.data)
@@ -135,7 +135,7 @@ def _claim(
     inspect(identity)
     if start_from is not None and not context.folder.iteration(0).has_policy:
         start.check(start_from, identity)  # before anything is written
-    context.folder.claim(identity, allow_changed_environment=allow_changed_environment)
+    context.folder.create_or_resume(identity, allow_changed_environment=allow_changed_environment)
 
 
 def _manifest(context: Context, model: PreTrainedModel) -> Manifest:
@@ -176,7 +176,7 @@ def _plugins(run: Run) -> dict[str, Any]:
 def _results(context: Context) -> Results:
     run, folder = context.run, context.folder
     iterates = [
-        Iterate(iteration=t, weights_sha256=folder.iteration(t).weights_sha256, scores=folder.iteration(t).scores())
+        IterateScores(iteration=t, weights_sha256=folder.iteration(t).weights_sha256, scores=folder.iteration(t).scores())
         for t in range(run.recipe.training.iterations + 1)
     ]
     return Results(
@@ -188,6 +188,6 @@ def _results(context: Context) -> Results:
         settings_sha256=run.settings_sha256,
         weights_sha256=iterates[-1].weights_sha256,
         harness=scoring.harness(),
-        overlap=folder.contamination(),
+        contamination=folder.contamination(),
         iterations=tuple(iterates),
     )

@@ -33,7 +33,7 @@ def prefetch(run: Run, cache: Path, *, progress: Progress) -> dict[str, Any]:
     os.environ |= {"HF_HOME": str(cache.resolve()), "HF_HUB_DISABLE_XET": "1"}
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.pop(name, None)
-    with runs.disk_errors(cache):
+    with runs.explain_disk_errors(cache):
         fetched = _fetch(run, progress)
         progress.stage("hashes")
         known = runs.read_json(cache / MANIFEST)["fetched"] if (cache / MANIFEST).exists() else []

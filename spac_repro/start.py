@@ -49,7 +49,7 @@ def make(context: Context, model: PreTrainedModel, log: Metrics) -> None:
         if settings is not None:
             _supervise(context, model, log)
         context.save_policy(0, model)
-        shutil.rmtree(context.folder.iteration(0).training, ignore_errors=True)
+        shutil.rmtree(context.folder.iteration(0).checkpoints, ignore_errors=True)
 
 
 def _supervise(context: Context, model: PreTrainedModel, log: Metrics) -> None:
@@ -80,7 +80,7 @@ def _supervise(context: Context, model: PreTrainedModel, log: Metrics) -> None:
         ),
         schedule,
         iteration=0,
-        keeping=CheckpointPolicy(context.folder.iteration(0).training, training.checkpoint_every, training.checkpoints_kept),
+        keeping=CheckpointPolicy(context.folder.iteration(0).checkpoints, training.checkpoint_every, training.checkpoints_kept),
         metrics=log,
         warn=context.progress.say,
         advance=context.progress.advance,
@@ -132,7 +132,7 @@ def check(other: Path, manifest: Manifest) -> None:
         UserError: there is no finished start in that folder, or it is one of other settings, seed, inputs or environment.
     """
     folder = RunFolder(other)
-    if not (folder.begun and folder.iteration(0).finished):
+    if not (folder.has_manifest and folder.iteration(0).finished):
         raise UserError(f"{other} has no finished start; make one there with this command, --until 0 and --out {other}")
     there = folder.manifest
     if there.segments:
@@ -160,7 +160,7 @@ def share(context: Context, other: Path) -> None:
             _link(file, target.path / file.name)
     steps = [step for step in RunFolder(other).metrics() if step.iteration == 0]
     files.write_bytes(context.folder.metrics_file, b"".join(step.encode() for step in steps))
-    with files.new_folder(target.policy) as policy:
+    with files.atomic_folder(target.policy) as policy:
         for file in source.policy.iterdir():
             if file.name != CARD:
                 _link(file, policy / file.name)

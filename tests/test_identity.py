@@ -160,7 +160,7 @@ def test_what_is_left_out_is_shown_as_a_default():
 @pytest.mark.usefixtures("later")
 def test_an_old_folder_is_claimed(old_run):
     before = (old_run / "manifest.json").read_bytes()
-    RunFolder(old_run).claim(manifest(load()), allow_changed_environment=False)
+    RunFolder(old_run).create_or_resume(manifest(load()), allow_changed_environment=False)
     assert (old_run / "manifest.json").read_bytes() == before
 
 
@@ -168,7 +168,7 @@ def test_an_old_folder_is_claimed(old_run):
 @pytest.mark.usefixtures("later")
 def test_an_old_folder_is_not_another_runs(old_run, key, neutral, other):
     with pytest.raises(UserError) as refused:
-        RunFolder(old_run).claim(manifest(load(set_(key, other))), allow_changed_environment=False)
+        RunFolder(old_run).create_or_resume(manifest(load(set_(key, other))), allow_changed_environment=False)
     assert f"settings.{key} is {neutral!r} there and {other!r} here" in str(refused.value)
 
 
@@ -183,7 +183,7 @@ def test_an_old_run_is_repeated(old_run):
 def test_a_manifest_that_says_the_neutral_value_equals_one_that_does_not(old_run, tmp_path):
     stated = write(tmp_path / "stated", manifest(OLD, settings=complete(OLD.settings())))
     assert comparison.compare(old_run, stated).differences == ()
-    RunFolder(stated).claim(manifest(load()), allow_changed_environment=False)
+    RunFolder(stated).create_or_resume(manifest(load()), allow_changed_environment=False)
 
 
 @each

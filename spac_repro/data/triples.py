@@ -18,7 +18,7 @@ from spac_repro.data import mapped
 from spac_repro.data.groups import Group
 from spac_repro.data.rendering import Examples
 from spac_repro.errors import UserError
-from spac_repro.runs.files import new_file
+from spac_repro.runs.files import atomic_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +68,7 @@ def write(path: Path, triples: Triples, texts: Mapping[str, Iterable[str]]) -> N
         kinds[f"{name}_reference_logprob"], columns[f"{name}_reference_logprob"] = pa.float32(), logprobs.tolist()
     schema = pa.schema(kinds)
     content = _Content()
-    with new_file(path) as file, pq.ParquetWriter(file, schema) as writer:
+    with atomic_file(path) as file, pq.ParquetWriter(file, schema) as writer:
         for rows in mapped.batched(zip(*columns.values(), strict=True)):
             arrays = [pa.array(values, kind) for values, kind in zip(zip(*rows, strict=True), schema.types, strict=True)]
             batch = pa.record_batch(arrays, schema=schema)

@@ -61,7 +61,7 @@ def _find(target: Path) -> tuple[Path, WorldSettings | None]:
     """The model folder, and the world of its run: `target` is a run, an iterate's policy in a run, or any model folder."""
     if not target.is_dir():
         raise UserError(f"{target}: no such folder; give a Hugging Face model folder or a run folder")
-    if not RunFolder(target).begun:
+    if not RunFolder(target).has_manifest:
         return target, _world(run_of_policy(target))
     run = RunFolder.open(target)
     last = run.last_iterate()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spac_repro.errors import UserError
 from spac_repro.optim import processes
-from spac_repro.runs.files import new_folder, read_json, sha256_file, write_json
+from spac_repro.runs.files import atomic_folder, read_json, sha256_file, write_json
 
 STATE = "state.safetensors"
 
@@ -27,7 +27,7 @@ def write(folder: Path, step: int, whole: dict[str, Tensor], share: dict[str, Te
     What is whole comes from the main process; every process adds its own share where there is one.
     """
     with ExitStack() as held:
-        new = processes.on_main(lambda: held.enter_context(new_folder(folder / f"step-{step:07d}")))
+        new = processes.on_main(lambda: held.enter_context(atomic_folder(folder / f"step-{step:07d}")))
         if share:
             save_file(share, new / _share_file())
         shares = processes.gather({_share_file(): sha256_file(new / _share_file())} if share else {})

@@ -5,7 +5,7 @@ from typing import Any
 
 from spac_repro.runs.files import write_bytes
 from spac_repro.runs.folder import RunFolder
-from spac_repro.runs.metrics import Step, read
+from spac_repro.runs.metrics import StepMetrics, read
 
 
 class Metrics:
@@ -13,7 +13,7 @@ class Metrics:
 
     def __init__(self, folder: RunFolder) -> None:
         self.path = folder.metrics_file
-        self.events = folder.events
+        self.events = folder.tensorboard_folder
         self.lines = 0
         self._file: Any = None
         self._writer: Any = None
@@ -39,7 +39,7 @@ class Metrics:
 
     def write(self, iteration: int, step: int, values: dict[str, float]) -> None:
         """Add the line of a step; steps count from 1 in every iteration, and iteration 0 is the supervised start."""
-        self._file.write(Step(iteration, step, values).encode())
+        self._file.write(StepMetrics(iteration, step, values).encode())
         self._file.flush()
         self.lines += 1
         stage = "iteration" if iteration else "start"

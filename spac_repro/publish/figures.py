@@ -152,7 +152,7 @@ def _lengths(groups: Sequence[Group]) -> Plot | None:
         for its in group.first.folder.iterations():
             if not its.has_triples:
                 continue
-            t, table = its.number, its.columns()
+            t, table = its.number, its.read_triples()
             for name in ("chosen", "rejected"):
                 xs, ys = data.setdefault(name, ([], []))
                 if t - 1 not in xs:

@@ -8,7 +8,7 @@ from typing import Any
 from spac_repro.recipe import complete
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import Manifest, leaf_differences
-from spac_repro.runs.metrics import Step
+from spac_repro.runs.metrics import StepMetrics
 from spac_repro.runs.results import Score
 
 
@@ -46,7 +46,7 @@ class RunView:
         return {its.number: its.scores() for its in self.folder.iterations() if its.has_scores}
 
     @cached_property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[StepMetrics]:
         """The metrics of the iterations, the supervised start's left out."""
         return [step for step in self.folder.metrics() if step.iteration > 0]
 

@@ -74,7 +74,7 @@ def _reproduction(results: Results, verdict: Verdict) -> str:
     for score in last.scores:
         start = starts.get((score.task, score.metric))
         row = expected.get((score.task, score.metric, last.iteration))
-        told = [f"{row.expected:.3f} ± {row.tolerance:.3f}", row.word] if row else ["no row", ""]
+        told = [f"{row.expected:.3f} ± {row.tolerance:.3f}", row.outcome] if row else ["no row", ""]
         lines.append(_row([score.task, score.metric, str(score.n), _value(start), _value(score), *told]))
     return "\n".join([*lines, "", f"Weights SHA-256: `{results.weights_sha256}`"])
 

@@ -16,7 +16,7 @@ from spac_repro.publish.provenance import command, facts, settings
 from spac_repro.publish.responses import responses
 from spac_repro.publish.scores import tables
 from spac_repro.runs import files
-from spac_repro.runs.folder import found_in
+from spac_repro.runs.folder import find_runs
 from spac_repro.runs.manifest import leaf_differences
 from spac_repro.runs.verdict import Verdict
 from spac_repro.trust.verification import verify_runs
@@ -28,7 +28,7 @@ def write(folders: Sequence[Path], out: Path) -> int:
     Raises:
         UserError: no run, or a damaged one.
     """
-    views = [RunView(run) for run in dict.fromkeys(run for folder in folders for run in found_in(folder))]
+    views = [RunView(run) for run in dict.fromkeys(run for folder in folders for run in find_runs(folder))]
     page = _page(views, grouped(views)).encode()
     files.write_bytes(out, page)
     return len(page)

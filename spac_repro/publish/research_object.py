@@ -31,7 +31,7 @@ def publish(folder: Path, its: Run) -> None:
     last = run.iteration(results.iterations[-1].iteration)
     if last.has_policy:
         files.write_bytes(last.policy / CARD, card(its, last.number, results, verdict).encode())
-    files.write_json(run.crate_file, metadata(run, last.number))
+    files.write_json(run.ro_crate_file, metadata(run, last.number))
 
 
 def metadata(folder: RunFolder, last: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def responses(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
 
 def _triples(view: RunView) -> dict[int, Columns]:
     """The preferences with self-play responses, by iteration."""
-    return {its.number: its.columns() for its in view.folder.iterations() if its.has_triples}
+    return {its.number: its.read_triples() for its in view.folder.iterations() if its.has_triples}
 
 
 def _spoken(view: RunView, triples: dict[int, Columns]) -> dict[int, list[str]]:

@@ -16,7 +16,7 @@ from spac_repro.errors import UnfitEnvironmentError, UserError
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that appears whole or not at all: temporary file, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
@@ -34,7 +34,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all."""
-    with new_file(path) as file:
+    with atomic_file(path) as file:
         file.write(content)
 
 
@@ -63,7 +63,7 @@ def check_schema(path: Path, found: Mapping[str, Any], newest: int) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder that appears whole or not at all: it is filled beside its place, synced, and renamed into it."""
     temporary = path.with_name(f".{path.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -82,7 +82,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def explain_disk_errors(folder: Path) -> Iterator[None]:
     """Say in one line that the disk is full or not writable, instead of where in the code that was noticed."""
     try:
         yield

@@ -19,10 +19,10 @@ from typing import Any
 from spac_repro.errors import UserError
 from spac_repro.runs import files, lock, manifest, metrics, results, timing, verdict
 from spac_repro.runs.iteration import IterationFolder
-from spac_repro.runs.manifest import IDENTITY, Manifest, leaf_differences
-from spac_repro.runs.metrics import Step
+from spac_repro.runs.manifest import IDENTITY_KEYS, Manifest, leaf_differences
+from spac_repro.runs.metrics import StepMetrics
 from spac_repro.runs.results import Results, Score
-from spac_repro.runs.timing import Stage
+from spac_repro.runs.timing import StageTiming
 from spac_repro.runs.verdict import Verdict
 
 _ITERATION = re.compile(r"iteration-(\d+)")
@@ -44,7 +44,7 @@ class RunFolder:
         folder = cls(path)
         if not path.is_dir():
             raise UserError(f"{path}: no such run folder")
-        if not folder.begun:
+        if not folder.has_manifest:
             raise UserError(f"{path} has no manifest.json, so it is not a run folder; name one that `spac-repro train` made")
         _ = folder.manifest
         return folder
@@ -71,7 +71,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def events(self) -> Path:
+    def tensorboard_folder(self) -> Path:
         """The same as `metrics_file`, for TensorBoard."""
         return self.path / "tensorboard"
 
@@ -81,11 +81,12 @@ class RunFolder:
 
     @property
     def contamination_file(self) -> Path:
-        """Which prompts of the preferences are also questions of the leaderboard."""
-        return self.path / "overlap.json"
+        """Which preference prompts are also leaderboard questions. Runs of version 0.1 call it overlap.json."""
+        old = self.path / "overlap.json"
+        return old if old.exists() else self.path / "contamination.json"
 
     @property
-    def crate_file(self) -> Path:
+    def ro_crate_file(self) -> Path:
         """The run as a research object."""
         return self.path / "ro-crate-metadata.json"
 
@@ -100,7 +101,7 @@ class RunFolder:
     # What is in it
 
     @property
-    def begun(self) -> bool:
+    def has_manifest(self) -> bool:
         return self.manifest_file.exists()
 
     @property
@@ -126,15 +127,15 @@ class RunFolder:
     def write_verdict(self, said: Verdict) -> None:
         verdict.write(self.path, said)
 
-    def metrics(self) -> list[Step]:
+    def metrics(self) -> list[StepMetrics]:
         """Every optimiser step's metrics, in order."""
         return metrics.read(self.metrics_file)
 
-    def last_step(self) -> Step | None:
+    def last_step(self) -> StepMetrics | None:
         """The last optimiser step's metrics; the rest are not read."""
         return metrics.last(self.metrics_file)
 
-    def timing(self) -> list[Stage]:
+    def timing(self) -> list[StageTiming]:
         """How long each stage took, in every attempt at it."""
         return timing.read(self.timing_file)
 
@@ -146,30 +147,30 @@ class RunFolder:
         """The last iteration that has a policy; None where none has."""
         return next((each for each in reversed(self.iterations()) if each.has_policy), None)
 
-    def produced(self) -> list[str]:
+    def artifacts(self) -> list[str]:
         """What the run has to show so far, by name: iterates, scores, checkpoints, self-play batches, results."""
-        folders = [folder for each in self.iterations() for folder in (each.path, each.training, each.selfplay_batches)]
+        folders = [folder for each in self.iterations() for folder in (each.path, each.checkpoints, each.selfplay_batches_folder)]
         entries = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir()]
         entries += [self.results_file] if self.complete else []
         return sorted(str(entry.relative_to(self.path)) for entry in entries if not entry.name.startswith("."))
 
     # Becoming a run's
 
-    def owned(self) -> AbstractContextManager[None]:
+    def exclusive_access(self) -> AbstractContextManager[None]:
         """Own the folder while the block runs; raises UserError where another process does."""
-        return lock.owned(self.path)
+        return lock.exclusive_access(self.path)
 
     @property
     def in_use(self) -> bool:
         """Whether a process on any node owns the folder, as the lock says."""
-        return self.path.exists() and lock.held(self.path)
+        return self.path.exists() and lock.is_locked(self.path)
 
     @property
-    def owner_lives(self) -> bool:
+    def owner_is_alive(self) -> bool:
         """Whether the process that wrote itself down as the owner runs on this machine."""
-        return lock.owner_lives(self.path)
+        return lock.owner_is_alive(self.path)
 
-    def claim(self, wanted: Manifest, *, allow_changed_environment: bool) -> None:
+    def create_or_resume(self, wanted: Manifest, *, allow_changed_environment: bool) -> None:
         """Write the manifest of a new run, or check that the folder holds this very run.
 
         A run carried on in a changed environment gets a segment for each; its claim to equal bits is withdrawn. A finished one is
@@ -178,14 +179,14 @@ class RunFolder:
         Raises:
             UserError: the folder holds another run, or the environment changed and that was not allowed.
         """
-        if not self.begun:
+        if not self.has_manifest:
             if any(entry for entry in self.path.iterdir() if not _may_come_first(entry)):
                 raise UserError(f"{self.path} holds files but no manifest.json: it is not a run folder; choose another with --out")
             files.write_json(self.manifest_file, wanted.as_json())
             return
         there = manifest.read(self.manifest_file)
         old, new = there.identity(), wanted.identity()
-        for part in IDENTITY:
+        for part in IDENTITY_KEYS:
             for key, was, is_now in leaf_differences({part: old[part]}, {part: new[part]}):
                 raise UserError(
                     f"{self.path} was made by another run: {key} is {was!r} there and {is_now!r} here; "
@@ -205,7 +206,7 @@ class RunFolder:
                 f"{self.path} was begun in another environment: {key} was {was!r} and is {is_now!r}; go on with "
                 "--allow-changed-environment (the run then no longer claims equal bits), or choose another folder with --out"
             )
-        files.write_json(self.manifest_file, there.carried_on_in(environment).as_json())
+        files.write_json(self.manifest_file, there.with_segment(environment).as_json())
 
 
 def _may_come_first(entry: Path) -> bool:
@@ -216,27 +217,27 @@ def _may_come_first(entry: Path) -> bool:
 # Finding runs
 
 
-def found_in(path: Path) -> list[RunFolder]:
+def find_runs(path: Path) -> list[RunFolder]:
     """The run at `path`, or the runs below it in the order of their paths.
 
     Raises:
         UserError: there is none, or one is damaged or of a newer version.
     """
     here = RunFolder(path)
-    found = [path] if here.begun else sorted(file.parent for file in path.rglob(here.manifest_file.name))
+    found = [path] if here.has_manifest else sorted(file.parent for file in path.rglob(here.manifest_file.name))
     if not found:
         raise UserError(f"{path}: no run folder, and none below it; name one that `spac-repro train` made")
     return list(map(RunFolder.open, found))
 
 
-def finished_in(path: Path) -> list[RunFolder]:
+def find_complete_runs(path: Path) -> list[RunFolder]:
     """The finished runs directly in a folder, in the order of their names: a sweep's seeds are neighbours.
 
     Raises:
         UserError: one is damaged or of a newer version.
     """
     complete = sorted(file.parent for file in path.glob(f"*/{RunFolder(path).results_file.name}"))
-    opened = [RunFolder.open(folder) for folder in complete if RunFolder(folder).begun]
+    opened = [RunFolder.open(folder) for folder in complete if RunFolder(folder).has_manifest]
     return [run for run in opened if run.results.complete]
 
 
@@ -248,6 +249,6 @@ def run_of_policy(policy: Path) -> RunFolder | None:
     """
     place = Path(os.path.abspath(policy))
     match, run = _ITERATION.fullmatch(place.parent.name), RunFolder(place.parent.parent)
-    if match is None or run.iteration(int(match[1])).policy != place or not run.begun:
+    if match is None or run.iteration(int(match[1])).policy != place or not run.has_manifest:
         return None
     return RunFolder.open(run.path)

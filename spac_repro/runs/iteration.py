@@ -36,17 +36,17 @@ class IterationFolder:
         return self.policy / FINGERPRINT
 
     @property
-    def training(self) -> Path:
+    def checkpoints(self) -> Path:
         """Checkpoints, while the iteration is unfinished."""
         return self.path / "training"
 
     @property
-    def selfplay_batches(self) -> Path:
+    def selfplay_batches_folder(self) -> Path:
         """Self-play responses by batch, until all are stored in `triples`."""
         return self.path / "selfplay"
 
     @property
-    def triples(self) -> Path:
+    def triples_file(self) -> Path:
         """Preferences with self-play responses and reference log-probabilities, as Parquet."""
         return self.path / "selfplay.parquet"
 
@@ -77,7 +77,7 @@ class IterationFolder:
 
     @property
     def has_triples(self) -> bool:
-        return self.triples.exists()
+        return self.triples_file.exists()
 
     @property
     def has_scores(self) -> bool:
@@ -115,13 +115,13 @@ class IterationFolder:
         """What the iterate said to the first prompts; nothing where that was not kept."""
         return list(map(str, files.read_json(self.samples_file))) if self.samples_file.exists() else []
 
-    def columns(self) -> Columns:
+    def read_triples(self) -> Columns:
         """What `triples` holds, as plain values by column.
 
         Raises:
             UserError: the file is damaged.
         """
-        return columns.read(self.triples)
+        return columns.read(self.triples_file)
 
 
 def write_fingerprint(policy: Path, weights_sha256: str) -> None:

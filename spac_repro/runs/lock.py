@@ -13,7 +13,7 @@ LOCK, OWNER = ".lock", ".owner.json"
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def exclusive_access(folder: Path) -> Iterator[None]:
     """Own a run folder while the block runs.
 
     The lock is the kernel's on an open file, so it dies with its process, however that ends; no stale lock can stay. A folder that
@@ -48,7 +48,7 @@ def owned(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether some process owns an existing folder. Asking takes the lock for a moment."""
     from filelock import FileLock, Timeout
 
@@ -61,7 +61,7 @@ def held(folder: Path) -> bool:
     return False
 
 
-def owner_lives(folder: Path) -> bool:
+def owner_is_alive(folder: Path) -> bool:
     """Whether the process that wrote itself down as the owner runs on this machine."""
     try:
         os.kill(int(strict_json.read(folder / OWNER, dict)["process"]), 0)

@@ -16,9 +16,9 @@ from spac_repro.recipe import Provenance, complete
 from spac_repro.runs import files
 
 SCHEMA = 1
-PARTS = ("recipe", "method", "seed", "settings", "inputs", "environment")  # without any of these it is half a manifest
-IDENTITY = ("recipe", "method", "seed", "settings", "inputs")  # of a run, what tells most first
-GROUPS = {
+REQUIRED_KEYS = ("recipe", "method", "seed", "settings", "inputs", "environment")  # without any of these it is half a manifest
+IDENTITY_KEYS = ("recipe", "method", "seed", "settings", "inputs")  # of a run, what tells most first
+MAPPING_KEYS = {
     "settings": ("objective", "policy", "data", "selfplay", "training", "evaluation"),
     "environment": ("source", "lock", "libraries"),  # null where it is not known
 }
@@ -45,7 +45,7 @@ class Manifest(BaseModel):
     @classmethod
     def _groups_are_groups(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         """Readers look into these without asking what they are; one that is absent is another version's."""
-        for name in GROUPS[str(info.field_name)]:
+        for name in MAPPING_KEYS[str(info.field_name)]:
             unknown = given.get(name, {}) is None and info.field_name == "environment"
             if not (unknown or isinstance(given.get(name, {}), Mapping)):
                 raise ValueError(f"{name} must be a group of values")
@@ -53,13 +53,13 @@ class Manifest(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What tells the run from others. A setting added since then has its neutral value, so that old runs and new ones meet."""
-        return {part: getattr(self, part) for part in IDENTITY} | {"settings": complete(self.settings)}
+        return {part: getattr(self, part) for part in IDENTITY_KEYS} | {"settings": complete(self.settings)}
 
     def as_json(self) -> dict[str, Any]:
         """What manifest.json holds."""
         return self.model_dump(mode="json", by_alias=True)
 
-    def carried_on_in(self, environment: Mapping[str, Any]) -> "Manifest":
+    def with_segment(self, environment: Mapping[str, Any]) -> "Manifest":
         """The manifest of the run once it was carried on in another environment: it claims equal bits no more."""
         return self.model_copy(update={"segments": [*self.segments, dict(environment)], "equal_bits_claimed": False})
 
@@ -72,9 +72,9 @@ def read(path: Path) -> Manifest:
     """
     found = files.read_json(path)
     if not isinstance(found, dict):
-        raise UserError(f"{path}: half a manifest: no {PARTS[0]!r}; repeat the run's `train` command")
+        raise UserError(f"{path}: half a manifest: no {REQUIRED_KEYS[0]!r}; repeat the run's `train` command")
     files.check_schema(path, found, SCHEMA)
-    for part in PARTS:
+    for part in REQUIRED_KEYS:
         if part not in found:
             raise UserError(f"{path}: half a manifest: no {part!r}; repeat the run's `train` command")
     return validate(Manifest, found, Whole(str(path)), remedy="the file was changed by hand")

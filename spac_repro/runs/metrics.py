@@ -14,7 +14,7 @@ TAIL = 4096  # bytes; a line is shorter
 
 
 @dataclass(frozen=True)
-class Step:
+class StepMetrics:
     """The metrics of one optimiser step, by name: loss, grad_norm, learning_rate, and what the method adds."""
 
     iteration: int  # 0 is the supervised start
@@ -26,13 +26,13 @@ class Step:
         return (json.dumps({"iteration": self.iteration, "step": self.step, **self.values}) + "\n").encode()
 
 
-def read(path: Path) -> list[Step]:
+def read(path: Path) -> list[StepMetrics]:
     """Every step up to the first whose line was not written whole; none where there is no file.
 
     Raises:
         UserError: a line is an object and not a step.
     """
-    steps: list[Step] = []
+    steps: list[StepMetrics] = []
     if path.exists():
         for number, text in enumerate(path.read_text(errors="replace").splitlines(), 1):
             try:
@@ -43,7 +43,7 @@ def read(path: Path) -> list[Step]:
     return steps
 
 
-def last(path: Path) -> Step | None:
+def last(path: Path) -> StepMetrics | None:
     """The last step whose line was written whole; the rest of the file is not read."""
     try:
         with path.open("rb") as file:
@@ -59,7 +59,9 @@ def last(path: Path) -> Step | None:
     return None
 
 
-def _step(line: dict[str, Any], place: str) -> Step:
+def _step(line: dict[str, Any], place: str) -> StepMetrics:
     if not all(isinstance(line.get(name), int) for name in ("iteration", "step")):
         raise UserError(f"{place}: not the metrics of a step; the file was changed by hand or by another program")
-    return Step(line["iteration"], line["step"], {name: value for name, value in line.items() if name not in ("iteration", "step")})
+    return StepMetrics(
+        line["iteration"], line["step"], {name: value for name, value in line.items() if name not in ("iteration", "step")}
+    )

@@ -38,7 +38,7 @@ def standard_error(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
-class Iterate(BaseModel):
+class IterateScores(BaseModel):
     """One iterate: the start at 0, then the policy after each iteration."""
 
     model_config = ConfigDict(frozen=True)
@@ -61,8 +61,9 @@ class Results(BaseModel):
     settings_sha256: str = Field(validation_alias=AliasChoices("settings_sha256", "settings_digest"))
     weights_sha256: str  # of the last iterate
     harness: str | None = ""
-    overlap: dict[str, Any] | None = None  # of the preferences with the leaderboard's questions
-    iterations: tuple[Iterate, ...]
+    # Leaderboard questions that are also preference prompts; version 0.1 wrote it as "overlap".
+    contamination: dict[str, Any] | None = Field(default=None, validation_alias=AliasChoices("contamination", "overlap"))
+    iterations: tuple[IterateScores, ...]
 
     def as_json(self) -> dict[str, Any]:
         """What results.json holds."""

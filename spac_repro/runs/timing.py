@@ -14,7 +14,7 @@ from spac_repro.errors import UserError
 from spac_repro.runs import files
 
 
-class Stage(BaseModel):
+class StageTiming(BaseModel):
     """One attempt at a stage. Figures of the stage's own, such as tokens, are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -26,10 +26,10 @@ class Stage(BaseModel):
     peak_gpu_memory_bytes: int | None = None
 
 
-_STAGES = TypeAdapter(list[Stage])
+_STAGES = TypeAdapter(list[StageTiming])
 
 
-def read(path: Path) -> list[Stage]:
+def read(path: Path) -> list[StageTiming]:
     """Every attempt at every stage, in order; none where there is no file.
 
     Raises:
@@ -42,7 +42,7 @@ def read(path: Path) -> list[Stage]:
 
 
 @contextmanager
-def timed(path: Path, iteration: int, stage: str, *, write: bool) -> Iterator[dict[str, Any]]:
+def record_stage(path: Path, iteration: int, stage: str, *, write: bool) -> Iterator[dict[str, Any]]:
     """Time a stage and add a line for it to `path`, where `write`; what is put into the dict that it yields is kept too."""
     import torch
 

@@ -15,7 +15,7 @@ Status = Literal["verified", "disagrees", "unverified"]
 FILE = "verdict.json"
 
 
-class Key(NamedTuple):
+class ScoreKey(NamedTuple):
     """What a number is about. `iteration` is None where there is no such thing."""
 
     method: str
@@ -32,14 +32,14 @@ class Key(NamedTuple):
 class RowComparison:
     """One expected row beside the fresh runs, all in the metric's unit. `fresh` is the mean of `runs` values."""
 
-    key: Key
+    key: ScoreKey
     primary: bool
     kind: str  # of the row's source
     expected: float
     fresh: float
     runs: int
     tolerance: float
-    detectable: float | None
+    smallest_detectable: float | None
     effect: float | None
     note: str = ""
 
@@ -52,12 +52,12 @@ class RowComparison:
         return abs(self.difference) <= self.tolerance  # false for a difference that is not finite
 
     @property
-    def powerless(self) -> bool:
+    def underpowered(self) -> bool:
         """Could not have told the expected value from one that is `effect` away; False where no effect is known."""
-        return self.effect is not None and max(self.detectable or 0.0, self.tolerance) > self.effect
+        return self.effect is not None and max(self.smallest_detectable or 0.0, self.tolerance) > self.effect
 
     @property
-    def word(self) -> str:
+    def outcome(self) -> str:
         return "agrees" if self.agrees else "disagrees"
 
     def as_json(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class RowComparison:
             "runs": self.runs,
             "difference": self.difference,
             "tolerance": self.tolerance,
-            "smallest_detectable": self.detectable,
+            "smallest_detectable": self.smallest_detectable,
             "effect": self.effect,
         }
         return {
@@ -75,8 +75,8 @@ class RowComparison:
             "primary": self.primary,
             "source": self.kind,
             **{name: value if value is None or math.isfinite(value) else str(value) for name, value in numbers.items()},
-            "verdict": self.word,
-            "without_power": self.powerless,
+            "verdict": self.outcome,
+            "without_power": self.underpowered,
             "note": self.note,
         }
 
@@ -93,8 +93,8 @@ class Verdict:
     reason: str
     alpha: float
     comparisons: tuple[RowComparison, ...] = ()
-    inapplicable: tuple[tuple[Key, str], ...] = ()
-    without_row: tuple[Key, ...] = ()
+    inapplicable: tuple[tuple[ScoreKey, str], ...] = ()
+    without_row: tuple[ScoreKey, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -141,7 +141,7 @@ def write(folder: Path, verdict: Verdict) -> Path:
 
 def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a Verdict under the names that they have there. What follows from others is computed anew."""
-    rows = [{**row, "key": _key(row), "kind": row["source"], "detectable": row["smallest_detectable"]} for row in found["rows"]]
+    rows = [{**row, "key": _key(row), "kind": row["source"]} for row in found["rows"]]
     return {
         **found,
         "comparisons": rows,
@@ -150,5 +150,5 @@ def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _key(entry: Mapping[str, Any]) -> Key:
-    return Key(*(entry[name] for name in Key._fields))
+def _key(entry: Mapping[str, Any]) -> ScoreKey:
+    return ScoreKey(*(entry[name] for name in ScoreKey._fields))

@@ -135,10 +135,12 @@ def _identity(name: str, seeds: list[int], quick: bool, pessimism: float) -> str
 
 def fresh_values(studies: dict[str, dict[str, Any]]) -> Fresh:
     """The values for verification, one a seed, by row."""
-    from spac_repro.runs.verdict import Key
+    from spac_repro.runs.verdict import ScoreKey
 
     return {
-        Key(row["method"], row["task"], row["metric"]): row["values"] for study in studies.values() for row in study["measured"]
+        ScoreKey(row["method"], row["task"], row["metric"]): row["values"]
+        for study in studies.values()
+        for row in study["measured"]
     }
 
 

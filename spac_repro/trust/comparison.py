@@ -15,7 +15,7 @@ from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
 from spac_repro.runs.folder import RunFolder
-from spac_repro.runs.manifest import PARTS, Manifest, leaf_differences
+from spac_repro.runs.manifest import REQUIRED_KEYS, Manifest, leaf_differences
 from spac_repro.runs.results import Score
 from spac_repro.trust import first_difference
 from spac_repro.trust.effects import Effect, Sort, effect_of
@@ -171,7 +171,7 @@ def differences(a: Manifest, b: Manifest) -> tuple[Difference, ...]:
 
 def _recorded(manifest: Manifest) -> dict[str, Any]:
     """The recorded values that can bear on a result. Where a setting comes from cannot, and a digest repeats what it is of."""
-    parts = {part: getattr(manifest, part) for part in PARTS} | {"settings": complete(manifest.settings)}
+    parts = {part: getattr(manifest, part) for part in REQUIRED_KEYS} | {"settings": complete(manifest.settings)}
     return {**parts, **({"segments": manifest.segments} if manifest.segments else {})}
 
 

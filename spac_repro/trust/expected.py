@@ -38,13 +38,13 @@ from spac_repro.documents import yaml_subset
 from spac_repro.documents.names import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
-from spac_repro.runs.verdict import Key
+from spac_repro.runs.verdict import ScoreKey
 
 START = "start"  # the method of scores at iteration 0: the start is the same whatever is trained from it
 MIN_SEEDS = 3
 
 
-Fresh = Mapping[Key, Sequence[float]]  # one value a run
+Fresh = Mapping[ScoreKey, Sequence[float]]  # one value a run
 
 
 class Strict(BaseModel):
@@ -125,8 +125,8 @@ class Row(Strict):
     note: str = ""
 
     @property
-    def key(self) -> Key:
-        return Key(self.method, self.task, self.metric, self.iteration)
+    def key(self) -> ScoreKey:
+        return ScoreKey(self.method, self.task, self.metric, self.iteration)
 
 
 NEEDED = {"measured": ("value", "seeds", "sd"), "published": ("value",), "not transcribed": ()}
@@ -158,7 +158,7 @@ class Expected(Strict):
 
 
 def measured_rows(
-    fresh: Fresh, source: str, *, primary: Callable[[Key], bool] = lambda key: False, **information: Any
+    fresh: Fresh, source: str, *, primary: Callable[[ScoreKey], bool] = lambda key: False, **information: Any
 ) -> tuple[Row, ...]:
     """Rows from what K runs measured: mean, K and standard deviation (with K - 1) of each key's values.
 
@@ -185,7 +185,7 @@ def load_expected(path: Path | str) -> Expected:
     """Read and check an expected_results file. Raises UserError naming the file, the line and the key."""
     document = yaml_subset.read(Path(path), absent="name an expected_results file")
     expected = validate(Expected, document.value, document)
-    seen: set[Key] = set()
+    seen: set[ScoreKey] = set()
     for index, row in enumerate(expected.rows):
         if fault := _row_problem(expected, row, seen):
             raise document.refusal(("rows", index), f"({row.key}) {fault}")
@@ -193,7 +193,7 @@ def load_expected(path: Path | str) -> Expected:
     return expected
 
 
-def _row_problem(expected: Expected, row: Row, seen: set[Key]) -> str | None:
+def _row_problem(expected: Expected, row: Row, seen: set[ScoreKey]) -> str | None:
     """What is wrong with a row beyond its fields' types, or None."""
     if row.key in seen:
         return "stands there twice; remove one"

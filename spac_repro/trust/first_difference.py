@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import IterationFolder
-from spac_repro.runs.metrics import Step
+from spac_repro.runs.metrics import StepMetrics
 from spac_repro.runs.results import Score
 from spac_repro.trust import rows
 from spac_repro.trust.parting import Parting, same, shown
@@ -81,10 +81,10 @@ class _Search:
 
     def _rows(self, t: int, columns: Sequence[str], stage: str) -> Parting | None:
         """The first row of iteration t's triples in which one of the columns differs."""
-        both = self._both(t, "triples", lambda its: its.triples)
+        both = self._both(t, "triples", lambda its: its.triples_file)
         if not both:
             return None
-        a, b = (its.columns() for its in both)
+        a, b = (its.read_triples() for its in both)
         if absent := rows.first_absent(a, b, columns, stage, None if stage == "data" else t):
             return absent
         if stage == "data":
@@ -127,7 +127,7 @@ class _Search:
         return parting
 
 
-def _first_metric(a: Step, b: Step) -> Parting | None:
+def _first_metric(a: StepMetrics, b: StepMetrics) -> Parting | None:
     for name in dict.fromkeys([*a.values, *b.values]):
         x, y = a.values.get(name), b.values.get(name)
         if not same(x, y):

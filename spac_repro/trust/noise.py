@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spac_repro.runs.folder import RunFolder, finished_in
+from spac_repro.runs.folder import RunFolder, find_complete_runs
 from spac_repro.runs.results import Score
 
 ALPHA = 0.01
@@ -73,7 +73,7 @@ def spread_of(runs: Iterable[RunFolder]) -> tuple[Spread, int]:
     """
     runs = [RunFolder(run.path.resolve()) for run in runs]
     wanted = {run.manifest.settings_sha256 for run in runs}
-    beside = {parent: finished_in(parent) for parent in {run.path.parent for run in runs}}
+    beside = {parent: find_complete_runs(parent) for parent in {run.path.parent for run in runs}}
     groups: dict[str | None, dict[int, RunFolder]] = {}
     for each in dict.fromkeys(each for run in runs for each in (run, *beside[run.path.parent])):
         if each.manifest.settings_sha256 in wanted:

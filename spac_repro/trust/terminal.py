@@ -28,10 +28,10 @@ def render_verdict(verdict: Verdict, brief: bool = False) -> "RenderableType":
             column.justify = "right"
         for c in sorted(shown, key=lambda c: not c.primary):
             numbers = [f"{c.expected:.4f}", f"{c.fresh:.4f}", str(c.runs), f"{c.difference:+.4f}", f"±{c.tolerance:.4f}"]
-            detectable = "unknown" if c.detectable is None else f"{c.detectable:.4f}"
+            detectable = "unknown" if c.smallest_detectable is None else f"{c.smallest_detectable:.4f}"
             style = "" if c.agrees else "red" if c.primary else "yellow"
             name = f"{c.key}{' (primary)' if c.primary else ''}"
-            word = c.word + (" (without power)" if c.powerless else "")
+            word = c.outcome + (" (without power)" if c.underpowered else "")
             table.add_row(*(Text(cell, style) for cell in (name, *numbers, detectable, word)))
         parts.append(table)
     if left := len(verdict.comparisons) - len(shown):

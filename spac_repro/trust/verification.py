@@ -16,7 +16,7 @@ from pathlib import Path
 from spac_repro.errors import UserError
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.results import Score
-from spac_repro.runs.verdict import Key, RowComparison, Status, Verdict
+from spac_repro.runs.verdict import RowComparison, ScoreKey, Status, Verdict
 from spac_repro.trust.evidence import Evidence, IncomparableError, read_run
 from spac_repro.trust.expected import START, Expected, Fresh, Measured, Row, expected_path, load_expected
 from spac_repro.trust.statistics import smallest_detectable, tolerance
@@ -53,7 +53,7 @@ def verify(expected: Expected, fresh: Fresh, *, partial: bool = False, notes: Se
                 fresh=sum(values) / len(values),
                 runs=len(values),
                 tolerance=tolerance(row, len(values), alpha),
-                detectable=smallest_detectable(row, len(values), alpha),
+                smallest_detectable=smallest_detectable(row, len(values), alpha),
                 effect=row.effect if row.effect or start is None or row.method == START else abs(row.value - start),
                 note=row.note,
             )
@@ -70,7 +70,9 @@ def verify(expected: Expected, fresh: Fresh, *, partial: bool = False, notes: Se
     )
 
 
-def _decide(expected: Expected, comparisons: Sequence[RowComparison], fresh: Fresh, missed: Sequence[Key]) -> tuple[Status, str]:
+def _decide(
+    expected: Expected, comparisons: Sequence[RowComparison], fresh: Fresh, missed: Sequence[ScoreKey]
+) -> tuple[Status, str]:
     primary = [comparison for comparison in comparisons if comparison.primary]
     failed = [c for c in comparisons if (c.primary and not c.agrees) or not math.isfinite(c.fresh)]
     if failed:
@@ -88,7 +90,7 @@ def _decide(expected: Expected, comparisons: Sequence[RowComparison], fresh: Fre
         return "unverified", f"{len(comparisons)} secondary rows apply, and no primary row that could decide"
     if missed:
         return "unverified", f"no fresh value for the primary rows {listed(missed)}"
-    if all(comparison.powerless for comparison in primary):
+    if all(comparison.underpowered for comparison in primary):
         return "unverified", "no primary row could have seen a deviation as small as the effect that it is about"
     return "verified", f"{len(primary)} of {len(primary)} primary rows agree at family-wise level {expected.alpha:g}"
 
@@ -166,15 +168,15 @@ def _other_settings(run: Evidence, expected: Expected) -> str | None:
     return f"{run.name}: no row for the setting {changed}"
 
 
-def _fresh(runs: Sequence[Evidence], expected: Expected) -> tuple[dict[Key, list[float]], list[str]]:
+def _fresh(runs: Sequence[Evidence], expected: Expected) -> tuple[dict[ScoreKey, list[float]], list[str]]:
     """One value a run and key, and what was left out. Iteration 0 belongs to no method, and counts once for each seed."""
     rows = {row.key: row for row in expected.rows}
-    fresh: dict[Key, list[float]] = {}
+    fresh: dict[ScoreKey, list[float]] = {}
     left_out = []
-    seen: set[tuple[Key, int | None]] = set()
+    seen: set[tuple[ScoreKey, int | None]] = set()
     for run in runs:
         for iteration, score in run.each():
-            key = Key(START if iteration == 0 else run.method, score.task, score.metric, iteration)
+            key = ScoreKey(START if iteration == 0 else run.method, score.task, score.metric, iteration)
             if (key, run.seed) in seen:
                 continue
             seen.add((key, run.seed))

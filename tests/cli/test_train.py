@@ -111,7 +111,7 @@ def test_a_folder_of_another_run(refused, own_recipe, pairs, tmp_path):
 
 
 def test_a_folder_in_use(invoke, tree, own_recipe, pairs, tmp_path):
-    with lock.owned(tmp_path / "run"):
+    with lock.exclusive_access(tmp_path / "run"):
         before = tree(tmp_path / "run")
         done = invoke("train", "--recipe", own_recipe(), "--preferences", pairs(PAIR), "--out", "run")
         assert tree(tmp_path / "run") == before

@@ -57,7 +57,10 @@ def test_no_file_is_left_and_rows_live_as_long_as_they_are_held(tmp_path, monkey
 def test_a_disk_that_is_full_already_is_named_too(tmp_path, monkeypatch):
     """The first bytes are only written when the file is flushed; what they meet then is said once, and by nobody else."""
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "wb"))  # noqa: SIM115
-    with pytest.raises(UnfitEnvironmentError, match=r"cannot write temporary files in .*TMPDIR"), files.disk_errors(tmp_path):
+    with (
+        pytest.raises(UnfitEnvironmentError, match=r"cannot write temporary files in .*TMPDIR"),
+        files.explain_disk_errors(tmp_path),
+    ):
         mapped.token_columns([([1, 2],)], ["x"])
 
 

@@ -67,7 +67,7 @@ def test_every_iterate_has_scores_with_the_overlap_beside_them(folder: Path) -> 
         (score,) = (score for score in iterate["scores"] if score["task"] == "backwards")
         assert (score["metric"], score["n"], score["note"]) == ("acc", 3, "overlap: 1 of 3 items")
         assert score["value"] in (0, 1 / 3, 2 / 3, 1)
-    (task,) = read(folder, "results.json")["overlap"]["tasks"].values()
+    (task,) = read(folder, "results.json")["contamination"]["tasks"].values()
     assert task["item_indexes"] == [1]
     assert 3 in task["row_indexes"]
 

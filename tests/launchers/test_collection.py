@@ -14,7 +14,7 @@ from spac_repro.launchers.matrix import Sweep
 from spac_repro.launchers.profile import Cluster
 from spac_repro.runs import files
 from spac_repro.runs.manifest import SCHEMA
-from spac_repro.runs.results import Iterate, Results, Score
+from spac_repro.runs.results import IterateScores, Results, Score
 
 VALUES = {1: 0.5, 2: 0.75, 3: 0.4}
 
@@ -39,7 +39,7 @@ def finish(run, seed):
     identity = {"recipe": "tiny", "method": "spac", "seed": seed}
     files.write_json(run.manifest_file, {"schema": SCHEMA, **identity, "settings": {}, "inputs": {}, "environment": {}})
     scores = {t: (Score("mini", "acc", VALUES[seed] + t, None, 100),) for t in (0, 1)}
-    iterates = tuple(Iterate(iteration=t, scores=its) for t, its in scores.items())
+    iterates = tuple(IterateScores(iteration=t, scores=its) for t, its in scores.items())
     results = Results(**identity, complete=True, settings_sha256="d", weights_sha256="w", iterations=iterates)
     files.write_json(run.results_file, results.as_json())
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from spac_repro.errors import UserError
 from spac_repro.optim.metrics import Metrics
 from spac_repro.runs.folder import RunFolder
-from spac_repro.runs.metrics import Step
+from spac_repro.runs.metrics import StepMetrics
 
-STEPS = [Step(t, step, {"loss": 1 / (10 * t + step)}) for t in range(3) for step in range(1, 5)]
+STEPS = [StepMetrics(t, step, {"loss": 1 / (10 * t + step)}) for t in range(3) for step in range(1, 5)]
 
 
 def encoded(steps) -> bytes:
@@ -112,7 +112,7 @@ def test_a_line_is_on_its_way_to_the_disk_before_the_next_step(tmp_path):
     with Metrics(RunFolder(tmp_path)) as its:
         its.go_on(0, 0)
         its.write(0, 1, {"loss": 2.0})
-        assert RunFolder(tmp_path).metrics() == [Step(0, 1, {"loss": 2.0})]
+        assert RunFolder(tmp_path).metrics() == [StepMetrics(0, 1, {"loss": 2.0})]
 
 
 def test_tensorboard_shows_the_same_numbers(tmp_path, monkeypatch):

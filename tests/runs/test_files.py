@@ -75,13 +75,13 @@ def test_the_new_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monke
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "policy"
-    with files.new_folder(target) as folder:
+    with files.atomic_folder(target) as folder:
         (folder / "weights").write_bytes(b"1")
         assert not target.exists()
     assert (target / "weights").read_bytes() == b"1"
 
     def replace_it_and_fail():
-        with files.new_folder(target) as folder:
+        with files.atomic_folder(target) as folder:
             (folder / "weights").write_bytes(b"2")
             raise KeyboardInterrupt
 
@@ -95,7 +95,7 @@ def test_what_a_kill_left_of_a_folder_is_not_in_the_next_one(tmp_path):
     left = tmp_path / ".policy.partial"
     left.mkdir()
     (left / "old-weights").touch()
-    with files.new_folder(tmp_path / "policy") as folder:
+    with files.atomic_folder(tmp_path / "policy") as folder:
         (folder / "weights").touch()
     assert entries(tmp_path) == {"policy", "policy/weights"}
 
@@ -122,7 +122,10 @@ def test_json_that_is_missing_or_damaged_is_named(tmp_path, content, words):
     ],
 )
 def test_a_full_disk_is_said_in_one_line(tmp_path, error):
-    with pytest.raises(UnfitEnvironmentError, match="make room and repeat the command") as said, files.disk_errors(tmp_path):
+    with (
+        pytest.raises(UnfitEnvironmentError, match="make room and repeat the command") as said,
+        files.explain_disk_errors(tmp_path),
+    ):
         raise error
     assert str(tmp_path) in str(said.value)
     assert "\n" not in str(said.value)
@@ -131,7 +134,7 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, error):
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("No space in the name"), UserError("bad")])
 def test_other_errors_are_not_the_disks(tmp_path, error):
-    with pytest.raises(type(error)) as said, files.disk_errors(tmp_path):
+    with pytest.raises(type(error)) as said, files.explain_disk_errors(tmp_path):
         raise error
     assert said.value is error
 

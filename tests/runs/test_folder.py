@@ -12,6 +12,7 @@ from spac_repro.runs import files, folder
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import write_fingerprint
 from spac_repro.runs.manifest import SCHEMA, Manifest, leaf_differences
+from spac_repro.runs.results import Results
 
 
 def entries(folder: Path) -> set[str]:
@@ -35,7 +36,7 @@ def manifest(*, seed: int = 0, epochs: int = 2, preferences: str = "aa", torch: 
 
 
 def claim(folder: Path, wanted: dict, *, allow: bool = False) -> None:
-    RunFolder(folder).claim(Manifest.model_validate(wanted), allow_changed_environment=allow)
+    RunFolder(folder).create_or_resume(Manifest.model_validate(wanted), allow_changed_environment=allow)
 
 
 def test_a_new_run_writes_its_manifest_and_may_come_again(tmp_path):
@@ -151,7 +152,7 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
 
 def test_a_run_folder_stays_when_its_owner_fails(tmp_path):
     def fail() -> None:
-        with RunFolder(tmp_path / "run").owned():
+        with RunFolder(tmp_path / "run").exclusive_access():
             claim(tmp_path / "run", manifest())
             raise UserError("later")
 
@@ -159,7 +160,7 @@ def test_a_run_folder_stays_when_its_owner_fails(tmp_path):
         fail()
     assert (tmp_path / "run" / "manifest.json").exists()
     assert not (tmp_path / "run" / ".owner.json").exists()
-    with RunFolder(tmp_path / "run").owned():
+    with RunFolder(tmp_path / "run").exclusive_access():
         pass
     assert (tmp_path / "run" / "manifest.json").exists()
 
@@ -169,7 +170,7 @@ def test_a_run_folder_stays_when_its_owner_fails(tmp_path):
 
 def test_what_a_run_has_to_show_is_named_and_what_is_half_written_is_not(tmp_path):
     run = RunFolder(tmp_path / "run")
-    assert (run.produced(), run.iterations(), run.last_iterate()) == ([], [], None)
+    assert (run.artifacts(), run.iterations(), run.last_iterate()) == ([], [], None)
     for name in (
         *("iteration-0/policy/weights", "iteration-0/scores.json", "iteration-10/training/step-4", "iteration-2/policy/weights"),
         *("iteration-10/selfplay/batch-1", "iteration-10/.policy.partial", "iteration-x/scores.json"),
@@ -177,7 +178,7 @@ def test_what_a_run_has_to_show_is_named_and_what_is_half_written_is_not(tmp_pat
     ):
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).touch()
-    assert run.produced() == [
+    assert run.artifacts() == [
         *("iteration-0/policy", "iteration-0/scores.json"),
         *("iteration-10/selfplay", "iteration-10/selfplay/batch-1", "iteration-10/training", "iteration-10/training/step-4"),
         *("iteration-2/policy", "results.json"),
@@ -201,14 +202,14 @@ def finished(folder: Path, *, complete: bool = True) -> Path:
 
 def test_runs_are_found_at_a_place_and_below_it(tmp_path):
     runs = [begun(tmp_path / "sweep" / method / f"seed-{seed}") for method in ("dpo", "spac") for seed in (1, 10, 2)]
-    assert [run.path for run in folder.found_in(tmp_path)] == runs
-    assert folder.found_in(runs[0]) == [RunFolder(runs[0])]
+    assert [run.path for run in folder.find_runs(tmp_path)] == runs
+    assert folder.find_runs(runs[0]) == [RunFolder(runs[0])]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no run folder, and none below it"):
-        folder.found_in(tmp_path / "empty")
+        folder.find_runs(tmp_path / "empty")
     begun(runs[1], schema=99)
     with pytest.raises(UserError, match="newer version"):
-        folder.found_in(tmp_path)
+        folder.find_runs(tmp_path)
 
 
 def test_finished_runs_are_neighbours(tmp_path):
@@ -219,7 +220,7 @@ def test_finished_runs_are_neighbours(tmp_path):
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "results.json").write_text("[]")
     (tmp_path / "notes.txt").touch()
-    assert [run.path for run in folder.finished_in(tmp_path)] == runs
+    assert [run.path for run in folder.find_complete_runs(tmp_path)] == runs
 
 
 def test_a_policy_is_known_by_its_run(tmp_path, monkeypatch):
@@ -255,6 +256,20 @@ def test_what_are_no_scores_is_refused(tmp_path, content):
 def test_a_damaged_table_is_refused(tmp_path):
     its = RunFolder(tmp_path).iteration(1)
     its.path.mkdir()
-    its.triples.write_bytes(b"PAR1 and no more")
+    its.triples_file.write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"selfplay\.parquet is damaged"):
-        its.columns()
+        its.read_triples()
+
+
+def test_contamination_of_a_run_of_version_0_1_is_read(tmp_path):
+    run = RunFolder(tmp_path)
+    assert (run.contamination(), run.contamination_file.name) == (None, "contamination.json")
+    (tmp_path / "overlap.json").write_text('{"tasks": {}}')
+    assert run.contamination() == {"tasks": {}}
+
+
+@pytest.mark.parametrize("key", ["contamination", "overlap"])
+def test_results_name_their_contamination_by_either_key(key):
+    parts = {"recipe": "tiny", "method": "spac", "seed": 0, "complete": True, "settings_sha256": "s", "weights_sha256": "w"}
+    read = Results.model_validate({**parts, "iterations": [], key: {"tasks": {}}})
+    assert read.contamination == read.as_json()["contamination"] == {"tasks": {}}

@@ -25,7 +25,7 @@ import sys, time
 from pathlib import Path
 from spac_repro.runs import lock
 from spac_repro.runs.folder import RunFolder
-with lock.owned(Path(sys.argv[1])):
+with lock.exclusive_access(Path(sys.argv[1])):
     print("owned", flush=True)
     time.sleep(60)
 """
@@ -43,7 +43,7 @@ def other_owner(tmp_path):
 
 
 def own(folder: Path) -> None:
-    with lock.owned(folder):
+    with lock.exclusive_access(folder):
         pass
 
 
@@ -61,11 +61,11 @@ def test_the_refused_does_not_take_the_lock_with_it(tmp_path, other_owner):
 
 def test_who_is_at_work_can_be_asked(tmp_path, other_owner):
     run = RunFolder(tmp_path / "run")
-    assert (run.in_use, run.owner_lives) == (True, True)
+    assert (run.in_use, run.owner_is_alive) == (True, True)
     other_owner.send_signal(signal.SIGKILL)
     other_owner.wait()
-    assert (run.in_use, run.owner_lives) == (False, False)
-    assert (RunFolder(tmp_path / "none").in_use, RunFolder(tmp_path / "none").owner_lives) == (False, False)
+    assert (run.in_use, run.owner_is_alive) == (False, False)
+    assert (RunFolder(tmp_path / "none").in_use, RunFolder(tmp_path / "none").owner_is_alive) == (False, False)
     assert not (tmp_path / "none").exists()
 
 
@@ -77,7 +77,7 @@ def test_a_killed_owners_lock_dies_with_it(tmp_path, other_owner):
 
 
 def test_one_process_cannot_own_a_folder_twice(tmp_path):
-    with lock.owned(tmp_path):
+    with lock.exclusive_access(tmp_path):
         with pytest.raises(UserError, match="in use"):
             own(tmp_path)
         with pytest.raises(UserError, match="in use"):
@@ -89,7 +89,7 @@ def test_a_folder_that_became_no_run_folder_is_left_as_it_was(tmp_path):
     """Bad input is often found only after the folder was taken."""
 
     def fail_in(folder: Path) -> None:
-        with lock.owned(folder):
+        with lock.exclusive_access(folder):
             raise UserError("bad input")
 
     with pytest.raises(UserError, match="bad input"):

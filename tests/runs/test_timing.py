@@ -13,9 +13,9 @@ def test_every_attempt_is_kept_with_what_the_stage_adds(tmp_path):
     run = RunFolder(tmp_path)
     assert run.timing() == []
     for tokens in (7, 9):
-        with timing.timed(run.timing_file, 1, "self-play", write=True) as entry:
+        with timing.record_stage(run.timing_file, 1, "self-play", write=True) as entry:
             entry["tokens"] = tokens
-    with timing.timed(run.timing_file, 1, "training", write=False):
+    with timing.record_stage(run.timing_file, 1, "training", write=False):
         pass
     first, second = run.timing()
     assert (first.iteration, first.stage, second.model_extra) == (1, "self-play", {"tokens": 9})

@@ -8,9 +8,9 @@ import pytest
 from spac_repro.errors import UserError
 from spac_repro.runs import files, verdict
 from spac_repro.runs.folder import RunFolder
-from spac_repro.runs.verdict import Key, RowComparison, Verdict
+from spac_repro.runs.verdict import RowComparison, ScoreKey, Verdict
 
-GOLD = Key("spac", "gold", "reward", 3)
+GOLD = ScoreKey("spac", "gold", "reward", 3)
 
 
 def said(fresh: float = 0.9) -> Verdict:
@@ -20,8 +20,8 @@ def said(fresh: float = 0.9) -> Verdict:
         "outside the tolerance",
         0.01,
         comparisons=(RowComparison(GOLD, True, "measured", 0.8, fresh, 1, 0.03, 0.04, None, note="n"),),
-        inapplicable=((Key("dpo", "gold", "reward", 1), "no fresh value"),),
-        without_row=(Key("x", "y", "z"),),
+        inapplicable=((ScoreKey("dpo", "gold", "reward", 1), "no fresh value"),),
+        without_row=(ScoreKey("x", "y", "z"),),
         notes=("beware",),
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spac_repro.errors import UserError
-from spac_repro.runs.verdict import Key
+from spac_repro.runs.verdict import ScoreKey
 from spac_repro.theory import baselines, batches, experiments, studies
 from spac_repro.theory.figures import band, table_of
 from spac_repro.theory.instances import crowd
@@ -176,4 +176,4 @@ def test_the_expected_results_are_measured_on_twenty_seeds_without_the_first():
     expected = load_expected(path)
     assert expected.sources["ours"].seeds == tuple(range(1, 21))
     assert any(row.primary and row.key.task == "loose" for row in expected.rows)
-    assert Key("spac-t", "prototype", "suboptimality n=1000") in {row.key for row in expected.rows}
+    assert ScoreKey("spac-t", "prototype", "suboptimality n=1000") in {row.key for row in expected.rows}

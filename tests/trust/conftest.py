@@ -10,7 +10,7 @@ import pytest
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA
-from spac_repro.runs.results import Iterate, Results, Score
+from spac_repro.runs.results import IterateScores, Results, Score
 
 SETTINGS: dict[str, Any] = {
     "method": "spac",
@@ -57,7 +57,7 @@ def _make(folder: Path, *, seed: int = 0, scores: dict[int, float] | None = None
     for t, value in (scores or {}).items():
         score = Score("gold", "reward", value, stderr=0.01, n=n, version="1")
         files.write_json(run.iteration(t).scores_file, [score.as_dict()])
-        iterates.append(Iterate(iteration=t, weights_sha256="w", scores=(score,)))
+        iterates.append(IterateScores(iteration=t, weights_sha256="w", scores=(score,)))
     if iterates:
         results = Results(
             recipe=manifest["recipe"],

@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spac_repro.errors import UserError
-from spac_repro.runs.verdict import Key
+from spac_repro.runs.verdict import ScoreKey
 from spac_repro.trust.expected import START, expected_path, load_expected, measured_rows
 from spac_repro.trust.verification import verify
 
@@ -133,7 +133,7 @@ def test_any_value_anywhere_is_loaded_or_refused_in_one_line(tmp_path, data):
 
 
 def test_measured_rows():
-    key = Key("spac", "gold", "reward", 3)
+    key = ScoreKey("spac", "gold", "reward", 3)
     (row,) = measured_rows({key: [1.0, 2.0, 4.0]}, "ours", primary=lambda key: key.task == "gold", effect=0.5)
     assert (row.key, row.seeds, row.primary, row.effect) == (key, 3, True, 0.5)
     assert row.value == pytest.approx(7 / 3)
@@ -174,7 +174,7 @@ def test_zephyr_start_is_told_from_the_dpo_model_and_not_from_itself():
     expected = load_expected(expected_path("zephyr-7b"))
     (start,) = (row for row in expected.rows if row.primary and row.value is not None)
     assert verify(expected, {start.key: [start.value]}).status == "verified"
-    assert not verify(expected, {start.key: [start.value]}).comparisons[0].powerless
+    assert not verify(expected, {start.key: [start.value]}).comparisons[0].underpowered
     assert verify(expected, {start.key: [0.6131]}).status == "disagrees"
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spac_repro.runs.verdict import Key, RowComparison, Verdict
+from spac_repro.runs.verdict import RowComparison, ScoreKey, Verdict
 from spac_repro.trust.comparison import compare
 from spac_repro.trust.terminal import render_comparison, render_verdict
 
 
 def row(fresh=0.8, metric="reward", primary=True, effect=None):
-    key = Key("spac", "gold", metric, 3)
+    key = ScoreKey("spac", "gold", metric, 3)
     return RowComparison(key, primary, "measured", 0.8, fresh, 1, 0.0341, 0.0442, effect)
 
 
@@ -27,8 +27,8 @@ def test_a_verdict_is_a_table_and_ends_with_its_reason():
         "spac iteration 3 gold reward: outside the tolerance, or not a finite number",
         0.01,
         comparisons=(row(0.9),),
-        inapplicable=((Key("spac", "[arc]", "acc", 1), "not transcribed: verifies nothing"),),
-        without_row=(Key("x", "y", "z"),),
+        inapplicable=((ScoreKey("spac", "[arc]", "acc", 1), "not transcribed: verifies nothing"),),
+        without_row=(ScoreKey("x", "y", "z"),),
         notes=("beware",),
     )
     text = shown(render_verdict(verdict))

@@ -8,7 +8,7 @@ from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
-from spac_repro.runs.verdict import Key
+from spac_repro.runs.verdict import ScoreKey
 from spac_repro.trust.evidence import IncomparableError
 from spac_repro.trust.expected import START, Argued, Expected, Measured, NotTranscribed, Published, Row
 from spac_repro.trust.statistics import tolerance
@@ -52,7 +52,7 @@ GOLD = row().key
 
 def test_family_wise_level_holds_over_the_primary_rows():
     rng = np.random.default_rng(1)
-    repetitions, alpha, keys = 1500, 0.1, [Key("spac", task, "m", 1) for task in "abc"]
+    repetitions, alpha, keys = 1500, 0.1, [ScoreKey("spac", task, "m", 1) for task in "abc"]
     failures = 0
     for _ in range(repetitions):
         samples = rng.normal(size=(3, 10))
@@ -113,10 +113,10 @@ def test_nothing_applies():
     verdict = verify(expected(table), {table.key: [0.5]})
     assert (verdict.status, verdict.exit_code) == ("unverified", 2)
     assert verdict.inapplicable == ((table.key, "not transcribed: verifies nothing"),)
-    other = verify(expected(row()), {Key("spin", "gold", "reward", 3): [0.5]})
+    other = verify(expected(row()), {ScoreKey("spin", "gold", "reward", 3): [0.5]})
     assert other.status == "unverified"
     assert "no primary row for spin" in other.reason
-    assert other.without_row == (Key("spin", "gold", "reward", 3),)
+    assert other.without_row == (ScoreKey("spin", "gold", "reward", 3),)
     assert verify(expected(row()), {GOLD: []}).status == "unverified"
 
 
@@ -142,22 +142,22 @@ def test_start_alone_verifies_no_method():
 def test_row_without_power_is_reported_as_such():
     start = row(value=0.78, method=START, iteration=0, primary=False)
     weak = verify(expected(row(sd=0.1), start), {GOLD: [0.8]})  # the start itself would pass
-    assert weak.comparisons[0].powerless
+    assert weak.comparisons[0].underpowered
     assert weak.comparisons[0].effect == pytest.approx(0.02)
     assert weak.status == "unverified"
     assert "no primary row could have seen" in weak.reason
     strong = verify(expected(row(sd=0.0001), start), {GOLD: [0.8]})
-    assert not strong.comparisons[0].powerless
+    assert not strong.comparisons[0].underpowered
     assert strong.status == "verified"
     assert verify(expected(row(sd=0.1, effect=2.0), start), {GOLD: [0.8]}).status == "verified"
     assert verify(expected(row(sd=0.1), start), {GOLD: [9.0]}).status == "disagrees"
     argued = published(tolerance=Argued(value=0.1, argument="a"), effect=0.05)
-    assert verify(expected(argued), {argued.key: [0.6]}).comparisons[0].powerless
+    assert verify(expected(argued), {argued.key: [0.6]}).comparisons[0].underpowered
 
 
 def test_rows_without_iterations():
     theory = row(method="spac-t", task="sparse", metric="suboptimality", iteration=None)
-    assert verify(expected(theory), {Key("spac-t", "sparse", "suboptimality"): [0.8]}).status == "verified"
+    assert verify(expected(theory), {ScoreKey("spac-t", "sparse", "suboptimality"): [0.8]}).status == "verified"
     assert str(theory.key) == "spac-t sparse suboptimality"
 
 
@@ -231,7 +231,7 @@ def test_start_counts_once_for_each_seed(tmp_path, rows_file):
     runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", method="dpo")]
     verdict = verify_runs(runs, rows_file)
     assert {c.key.method: c.runs for c in verdict.comparisons} == {"spac": 1, START: 1}
-    assert verdict.without_row == (Key("dpo", "gold", "reward", 3),)
+    assert verdict.without_row == (ScoreKey("dpo", "gold", "reward", 3),)
 
 
 def test_not_a_number_in_results(tmp_path, rows_file):
