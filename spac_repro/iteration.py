@@ -189,7 +189,7 @@ def _engine(context: Context, scorer: Policy) -> Build:
     scorer.to(context.device)
     if training.gradient_checkpointing:
         how = {"use_reentrant": False, "context_fn": precision.contexts}
-        scorer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        scorer.model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
     scorer.train()
     optimizer = optimizer_for(training.optimizer, scorer, weight_decay=training.weight_decay)
     spec = engines.get(training.engine)

@@ -61,7 +61,10 @@ def test_a_changed_environment_is_refused_and_where_allowed_recorded(uninterrupt
 def test_every_method_trains_the_same_number_of_steps(uninterrupted: Path, tmp_path: Path, method: str) -> None:
     out = tmp_path / method
     cut_down.trained(out, "--method", method)
-    steps = [[line["iteration"] for line in map(json.loads, (run / "metrics.jsonl").open())] for run in (out, uninterrupted)]
+    steps = [
+        [line["iteration"] for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+        for run in (out, uninterrupted)
+    ]
     assert steps[0] == steps[1]
     start, *iterates = cut_down.results(out)["iterations"]
     assert start["weights_sha256"] == cut_down.results(uninterrupted)["iterations"][0]["weights_sha256"]

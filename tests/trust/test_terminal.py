@@ -1,5 +1,6 @@
 """Verdicts and comparisons as they stand in a terminal."""
 
+import io
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,7 @@ def row(fresh=0.8, metric="reward", primary=True, effect=None):
 
 
 def shown(renderable):
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(renderable)
     return console.export_text()
 
