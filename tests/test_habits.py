@@ -35,3 +35,21 @@ def test_a_copy_of_the_version_is_the_version(name):
 def test_no_other_page_names_an_image_of_some_version():
     pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")} - set(COPIES)
     assert [page for page in sorted(pages) if re.search(rf"spac-repro:{VERSION}", (ROOT / page).read_text())] == []
+
+
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+HEADER = re.compile(
+    r"# \S.*\n\n"
+    r"- Date: 202\d-\d\d-\d\d\n"
+    r"- Status: (?:accepted|superseded by \[\d\d\]\(\S+\.md\))\n"
+    r"- Context: \S.*\.\n\n"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_has_a_date_a_status_and_its_context(page):
+    assert HEADER.match(page.read_text())
+
+
+def test_each_decision_has_its_own_number():
+    assert [int(page.name[:2]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
