@@ -38,13 +38,13 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
     from spac_repro.model.packing import pack
     from spac_repro.model.policy import Policy, prepared
     from spac_repro.model.reference import reference_logprobs
-    from spac_repro.optim.loop import Schedule, optimizer_for
+    from spac_repro.optim.loop import Schedule, create_optimizer
 
     names = RESPONSES[:responses]
     triples = what_to_train_on(arguments, names)
     model = workload.model()
     policy = Policy(prepared(model, "sdpa"))
-    optimizer = optimizer_for("adamw", policy, weight_decay=0.0)
+    optimizer = create_optimizer("adamw", policy, weight_decay=0.0)
     bf16 = arguments.dtype == "bfloat16"
     begun = time.perf_counter()
     if bf16:
@@ -63,7 +63,7 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
             losses = objectives.dpo(*rho, beta=0.1) if len(rho) == 2 else objectives.spac(*rho, beta=0.1, preference_weight=1.0)
             (losses.sum() / BATCH).backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = schedule.rate(number)
+        optimizer.param_groups[0]["lr"] = schedule.learning_rate_at(number)
         optimizer.step()
         optimizer.zero_grad()
 

@@ -1,6 +1,6 @@
-"""One self-play iteration, whole: from π_{t−1} to π_t.
+"""One self-play iteration: from the policy π_{t−1} to π_t.
 
-y′ ~ π_{t−1} for every prompt  →  log π_ref of every response, once  →  optimiser steps on the method's loss
+self-play responses y′ ~ π_{t−1} for every prompt  →  reference log-probabilities, once  →  optimiser steps on the method's loss
 """
 
 import shutil
@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spac_repro import engines, methods
-from spac_repro.context import Context, there
 from spac_repro.data import mapped, triples
 from spac_repro.data.triples import Triples
 from spac_repro.methods import Method, Referenced
@@ -23,70 +22,80 @@ from spac_repro.model import policy, precision
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.model.reference import reference_logprobs
-from spac_repro.optim import checkpoints, processes
-from spac_repro.optim.engine import Build
-from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, optimise, optimizer_for
-from spac_repro.optim.metrics import Metrics
+from spac_repro.optim import checkpoints, distributed
+from spac_repro.optim.engine import EngineFactory
+from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, create_optimizer, optimise
+from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.recipe import Run
+from spac_repro.run_context import RunContext
 from spac_repro.sampling import selfplay, vllm
 from spac_repro.seeds import derive
 
 
-def improve(context: Context, t: int, log: Metrics) -> None:
-    """Leave iterate t in the run folder, unless it is there; iterate t − 1 is."""
-    its, training = context.folder.iteration(t), context.recipe.training
-    if there(its.policy):
+def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
+    """Leave iterate t in the run folder, unless it is there. Iterate t − 1 must be there.
+
+    Args:
+        context: the run.
+        t: the iteration, from 1.
+        metrics: gets a line for every optimiser step.
+
+    Raises:
+        NonFiniteError: the loss or the gradient norm is not finite.
+        UserError: a file of this or of an earlier iteration is damaged.
+    """
+    folder, training = context.folder.iteration(t), context.recipe.training
+    if distributed.path_exists(folder.policy):
         return
     model = context.load_policy(t - 1).to(context.device)  # type: ignore[arg-type]  # the stubs know no torch.device
-    scorer = Policy(model)
-    if not there(its.triples_file):
-        _make_triples(context, t, scorer)
+    wrapped = Policy(model)
+    if not distributed.path_exists(folder.triples_file):
+        _write_triples(context, t, wrapped)
     with context.timed(t, "training"):
         data = _read_triples(context, t, _reference_sha256(context, t))
-        build = _engine(context, scorer)
         engine = optimise(
-            build,
-            partial(objective, context.run, t, data=data),
+            _engine_factory(context, wrapped),
+            partial(make_objective, context.run, t, data=data),
             _schedule(context, t, data),
             iteration=t,
-            keeping=CheckpointPolicy(its.checkpoints, training.checkpoint_every, training.checkpoints_kept),
-            metrics=log,
+            checkpointing=CheckpointPolicy(folder.checkpoints, training.checkpoint_every, training.checkpoints_kept),
+            metrics=metrics,
             warn=context.progress.say,
             advance=context.progress.advance,
         )
         weights = engine.weights()
-        processes.on_main(lambda: _save(context, t, model, weights))
-        processes.on_main(lambda: shutil.rmtree(its.checkpoints, ignore_errors=True))
+        distributed.on_main_process(lambda: _save(context, t, model, weights))
+        distributed.on_main_process(lambda: shutil.rmtree(folder.checkpoints, ignore_errors=True))
 
 
-# y′ and log π_ref
+# Self-play responses and reference log-probabilities
 
 
-def _make_triples(context: Context, t: int, scorer: Policy) -> None:
-    """Store the preferences with y′ ~ π_{t−1} and log π_ref, as far as the method uses them."""
-    method, its, tokenizer = methods.get(context.run.method), context.folder.iteration(t), context.renderer.tokenizer
-    responses = _self_play(context, t, scorer.model) if method.self_play else None
+def _write_triples(context: RunContext, t: int, wrapped: Policy) -> None:
+    """Write the preference pairs with the self-play responses and reference log-probabilities that the method uses."""
+    method, folder, tokenizer = methods.get(context.run.method), context.folder.iteration(t), context.renderer.tokenizer
+    responses = _self_play(context, t, wrapped.model) if method.self_play else None
     data = triples.from_examples(context.examples, responses)
     if method.has_reference:
         with context.timed(t, "reference log-probabilities"):
-            data = _with_reference(context, t, scorer, data)
+            data = _add_reference_logprobs(context, t, wrapped, data)
     texts = {
         "prompt": map(tokenizer.decode, data.prompts),
         **{name: map(context.renderer.text, tokens) for name, tokens in data.responses.items()},
     }
 
-    def keep() -> None:
-        triples.write(its.triples_file, data, texts)
-        selfplay.forget(its.selfplay_batches_folder)
+    def write() -> None:
+        triples.write(folder.triples_file, data, texts)
+        selfplay.forget(folder.selfplay_batches_folder)
 
-    processes.on_main(keep)
+    distributed.on_main_process(write)
 
 
-def _self_play(context: Context, t: int, model: PreTrainedModel) -> Sequence[list[int]]:
-    """y′ ~ π_{t−1}(·|x), one for every prompt, in tokens."""
+def _self_play(context: RunContext, t: int, model: PreTrainedModel) -> Sequence[list[int]]:
+    """Sample the self-play responses y′ ~ π_{t−1}(·|x), one per prompt, as tokens."""
     batches = context.folder.iteration(t).selfplay_batches_folder
-    resumed = there(batches)  # responses that an earlier attempt drew cost nothing now
-    begun = time.perf_counter()
+    resumed = distributed.path_exists(batches)  # then some responses cost no time, and no rate can be reported
+    start_time = time.perf_counter()
     with context.timed(t, "self-play") as timing, _sampler(context, t - 1) as sample:
         responses = selfplay.respond(
             model,
@@ -102,13 +111,13 @@ def _self_play(context: Context, t: int, model: PreTrainedModel) -> Sequence[lis
         )
         timing["tokens"] = sum(mapped.lengths(responses))
     if not resumed:
-        rate = timing["tokens"] / (time.perf_counter() - begun)
+        rate = timing["tokens"] / (time.perf_counter() - start_time)
         context.progress.say(f"{len(responses)} responses of {timing['tokens']} tokens, {rate:.0f} tokens/s")
     return responses
 
 
-def _sampler(context: Context, t: int) -> AbstractContextManager[vllm.Sampler | None]:
-    """What draws iterate t's responses; None: the package's own sampler."""
+def _sampler(context: RunContext, t: int) -> AbstractContextManager[vllm.Sampler | None]:
+    """The vLLM sampler of iterate t, if the recipe asks for vLLM; None for the package's own decoder."""
     settings, data = context.recipe.selfplay, context.recipe.data
     if settings.generator == "transformers":
         return nullcontext()
@@ -123,18 +132,21 @@ def _sampler(context: Context, t: int) -> AbstractContextManager[vllm.Sampler | 
     )
 
 
-def _with_reference(context: Context, t: int, scorer: Policy, data: Triples) -> Triples:
-    """log π_ref where π_ref is π_{t−1}, or the start: then chosen and rejected have theirs from the first iteration."""
+def _add_reference_logprobs(context: RunContext, t: int, wrapped: Policy, data: Triples) -> Triples:
+    """Add log π_ref of every response; π_ref is π_{t−1} or the start policy.
+
+    Where it is the start policy and there are no self-play responses, iteration 1 has computed these values.
+    """
     method, weights = methods.get(context.run.method), _reference_sha256(context, t)
-    if t > 1 and _reference_iterate(context, t) == 0:
+    if t > 1 and _reference_iteration(context, t) == 0:
         if not method.self_play:
             first = _read_triples(context, 1, weights)
             return replace(data, reference=first.reference, reference_sha256=weights)
-        scorer = Policy(context.load_policy(0))
-    scorer.to(context.device).eval()
+        wrapped = Policy(context.load_policy(0))
+    wrapped.to(context.device).eval()
     with context.autocast():
         reference = reference_logprobs(
-            scorer,
+            wrapped,
             data,
             method.responses,
             tokens=context.recipe.training.micro_batch_tokens,
@@ -143,62 +155,62 @@ def _with_reference(context: Context, t: int, scorer: Policy, data: Triples) -> 
     return replace(data, reference=reference, reference_sha256=weights)
 
 
-def _reference_iterate(context: Context, t: int) -> int | None:
-    """Which iterate is iteration t's reference; None where the method has none."""
+def _reference_iteration(context: RunContext, t: int) -> int | None:
+    """The iteration whose policy is the reference in iteration t; None if the method has no reference."""
     settings = context.run.objective
     if not isinstance(settings, Referenced):
         return None
     return 0 if settings.reference == "start" else t - 1
 
 
-def _reference_sha256(context: Context, t: int) -> str | None:
-    """The weights of iteration t's reference, by their hash; None where the method has none."""
-    iterate = _reference_iterate(context, t)
-    return None if iterate is None else context.folder.iteration(iterate).weights_sha256
+def _reference_sha256(context: RunContext, t: int) -> str | None:
+    """The weight hash of the reference policy in iteration t; None if the method has no reference."""
+    reference = _reference_iteration(context, t)
+    return None if reference is None else context.folder.iteration(reference).weights_sha256
 
 
-def _read_triples(context: Context, t: int, reference: str | None) -> Triples:
-    """The triples of iteration t, whose reference log-probabilities must be of these weights."""
-    its = context.folder.iteration(t)
+def _read_triples(context: RunContext, t: int, reference_sha256: str | None) -> Triples:
+    """Read the triples of iteration t; their reference log-probabilities must come from the weights with this hash."""
+    folder = context.folder.iteration(t)
     remedy = "remove it and repeat the command"
-    if its.has_policy:  # a later iteration reads them: what was trained on them must be made again too
-        remedy = f"remove {its.path} and all iterations after it, and repeat"
-    return triples.read(its.triples_file, reference=reference, remedy=remedy)
+    if folder.has_policy:  # called from a later iteration: the policies that were trained on these triples go too
+        remedy = f"remove {folder.path} and all iterations after it, and repeat"
+    return triples.read(folder.triples_file, reference=reference_sha256, remedy=remedy)
 
 
 # Optimiser steps
 
 
-def _schedule(context: Context, t: int, data: Triples) -> Schedule:
+def _schedule(context: RunContext, t: int, data: Triples) -> Schedule:
     training = context.recipe.training
     return Schedule(
-        sizes=data.sizes(methods.get(context.run.method).responses),
+        lengths=data.sizes(methods.get(context.run.method).responses),
         batch_size=training.batch_size,
         micro_batch_tokens=training.micro_batch_tokens,
         epochs=training.epochs,
-        learning_rate=learning_rate(context.run, t),
-        shape=training.schedule,
-        warmup=training.warmup,
+        learning_rate=peak_learning_rate(context.run, t),
+        lr_scheduler_type=training.schedule,
+        warmup_ratio=training.warmup,
         seed=(context.run.seed, "order", t),
     )
 
 
-def _engine(context: Context, scorer: Policy) -> Build:
-    """The recipe's engine on the policy, ready to be built."""
+def _engine_factory(context: RunContext, wrapped: Policy) -> EngineFactory:
+    """The factory of the recipe's training engine, with the policy on its device and in training mode."""
     training = context.recipe.training
-    scorer.to(context.device)
+    wrapped.to(context.device)
     if training.gradient_checkpointing:
-        how = {"use_reentrant": False, "context_fn": precision.contexts}
-        scorer.model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
-    scorer.train()
-    optimizer = optimizer_for(training.optimizer, scorer, weight_decay=training.weight_decay)
+        options = {"use_reentrant": False, "context_fn": precision.contexts}
+        wrapped.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[no-untyped-call]
+    wrapped.train()
+    optimizer = create_optimizer(training.optimizer, wrapped, weight_decay=training.weight_decay)
     spec = engines.get(training.engine)
-    return Build(spec, scorer, optimizer, training.max_grad_norm, bfloat16=training.precision == "bfloat16")
+    return EngineFactory(spec, wrapped, optimizer, training.max_grad_norm, bfloat16=training.precision == "bfloat16")
 
 
-def _save(context: Context, t: int, model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
-    """Write iterate t with the weights that the engine says it has."""
-    if engines.get(context.recipe.training.engine).shards_optimizer:  # the trained model is in the engine's pieces by now
+def _save(context: RunContext, t: int, model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
+    """Write iterate t with the weights that the engine returned."""
+    if engines.get(context.recipe.training.engine).shards_optimizer:  # the engine has taken the trained model apart
         model, _ = policy.load(context.folder.iteration(t - 1).policy, context.recipe.policy)
     checkpoints.load_model(Policy(model), weights)
     context.save_policy(t, model)
@@ -207,58 +219,68 @@ def _save(context: Context, t: int, model: PreTrainedModel, weights: dict[str, T
 # The loss
 
 
-def learning_rate(run: Run, iteration: int) -> float:
-    """The highest learning rate of an iteration."""
+def peak_learning_rate(run: Run, iteration: int) -> float:
+    """Return the peak learning rate of an iteration; the last iteration may have its own."""
     last = run.objective.last_learning_rate if iteration == run.recipe.training.iterations else None
     return last or run.objective.learning_rate
 
 
 def beta(settings: Referenced, iteration: int, iterations: int) -> float:
-    """β of an iteration."""
+    """Return β of an iteration; the last of the `iterations` may have its own."""
     return settings.last_beta if iteration == iterations and settings.last_beta else settings.beta
 
 
-def objective(run: Run, iteration: int, policy: Any, *, data: Triples) -> Objective:
-    """The method's loss on some rows of the data. `policy` is a `Policy`, or what an engine made of it."""
+def make_objective(run: Run, iteration: int, policy: Any, *, data: Triples) -> Objective:
+    """Make the method's loss function over rows of the data.
+
+    Args:
+        run: method and hyperparameters.
+        iteration: the iteration, from 1.
+        policy: a `Policy`, or an engine's wrapper around one.
+        data: responses and their reference log-probabilities.
+
+    Returns:
+        An objective over row indices. It also returns what `_details` lists.
+    """
     method = methods.get(run.method)
     names, loss = method.responses, method.load_loss()
-    known = _keywords(run, method, iteration) | _statistics(method, data)
+    arguments = _hyperparameters(run, method, iteration) | _data_statistics(method, data)
 
-    def losses(rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
         packed = pack(data.groups(names, rows), device=next(policy.parameters()).device)
         logprobs = dict(zip(names, policy(packed).view(len(rows), len(names)).unbind(1), strict=True))
         if not method.has_reference:
-            return loss(*logprobs.values(), **known), {}
-        rows = list(rows)
-        rho = {name: value - data.reference[name][rows].to(value.device) for name, value in logprobs.items()}
-        return loss(*rho.values(), **known), _details(rho, known["beta"])
+            return loss(*logprobs.values(), **arguments), {}
+        indices = list(rows)
+        rho = {name: value - data.reference[name][indices].to(value.device) for name, value in logprobs.items()}
+        return loss(*rho.values(), **arguments), _details(rho, arguments["beta"])
 
-    return losses
+    return objective
 
 
-def _keywords(run: Run, method: Method, iteration: int) -> dict[str, Any]:
-    """What the loss takes from the recipe; β is that of the iteration."""
+def _hyperparameters(run: Run, method: Method, iteration: int) -> dict[str, Any]:
+    """The loss's hyperparameters from the recipe, with β of the iteration."""
     settings = run.objective
-    found = {name: getattr(settings, name) for name in method.hyperparameters}
+    values = {name: getattr(settings, name) for name in method.hyperparameters}
     if isinstance(settings, Referenced):
-        found["beta"] = beta(settings, iteration, run.recipe.training.iterations)
-    return found
+        values["beta"] = beta(settings, iteration, run.recipe.training.iterations)
+    return values
 
 
-def _statistics(method: Method, data: Triples) -> dict[str, float]:
-    """What the loss takes from the data."""
+def _data_statistics(method: Method, data: Triples) -> dict[str, float]:
+    """The loss's arguments that come from the data."""
     if "mean_length" not in method.statistics:
         return {}
     return {"mean_length": sum(mapped.lengths(data.responses["chosen"])) / len(data.prompts)}
 
 
-def _details(rho: dict[str, Tensor], strength: float) -> dict[str, Tensor]:
-    """What the curves are drawn from, each [rows]: ρ of each response; preference margin and accuracy; the critic's gap."""
+def _details(rho: dict[str, Tensor], beta: float) -> dict[str, Tensor]:
+    """Values to log, each [rows]: ρ of each response, preference margin and accuracy, critic gap (docs/glossary.md)."""
     details = {f"rho_{name}": value for name, value in rho.items()}
     if "rejected" in rho:
-        margin = strength * (rho["chosen"] - rho["rejected"])
+        margin = beta * (rho["chosen"] - rho["rejected"])
         details |= {"margin": margin, "accuracy": (margin > 0).float()}
     if "selfplay" in rho:
         data = [rho[name] for name in ("chosen", "rejected") if name in rho]
-        details["critic_gap"] = strength * (rho["selfplay"] - sum(data) / len(data))
+        details["critic_gap"] = beta * (rho["selfplay"] - sum(data) / len(data))
     return details

@@ -1,8 +1,8 @@
-"""A run from top to bottom: data → start → self-play iterations, every iterate scored → results.
+"""A run from top to bottom: data → start policy → self-play iterations, with scores of every iterate → results.
 
-Each stage leaves its result in the run folder, appears there whole, and is skipped when it is there. So repeating an interrupted
-command goes on where it stopped, and what is computed never depends on how often that happened: every stage reads its input from
-disk, and every draw has a seed of its own.
+Each stage leaves its result in the run folder, which appears there only when it is complete, and is skipped when it is there. So an
+interrupted command resumes when it is repeated. Interruptions never change what is computed: every stage reads its input from disk,
+and every random draw has its own seed.
 """
 
 import os
@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from spac_repro import engines, iteration, methods, start
-from spac_repro.context import Context, there
+from spac_repro import engines, iteration, methods, start_policy
 from spac_repro.data import tokenizers
 from spac_repro.data.inputs import Inputs
 from spac_repro.data.rendering import Renderer
@@ -24,10 +23,11 @@ from spac_repro.evaluation import contamination
 from spac_repro.evaluation import iterate as evaluation
 from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.model import policy, precision
-from spac_repro.optim import processes
-from spac_repro.optim.metrics import Metrics
+from spac_repro.optim import distributed
+from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.progress import Progress
 from spac_repro.recipe import Run
+from spac_repro.run_context import RunContext
 from spac_repro.runs import environment, files, results
 from spac_repro.runs import manifest as manifests
 from spac_repro.runs.folder import RunFolder
@@ -45,100 +45,110 @@ def train(
     allow_changed_environment: bool,
     until: int | None = None,
     start_from: Path | None = None,
-    inspect: Callable[[Manifest], None] = lambda manifest: None,
+    check_manifest: Callable[[Manifest], None] = lambda manifest: None,
     progress: Progress,
 ) -> Results | None:
-    """Carry out a run, or what of it is not there yet, and return its results.
+    """Carry out a run, except for the stages whose results are in its folder.
 
-    With `until`, stop after that iteration; the results are None unless the run is complete. With `start_from`, iteration 0 is not
-    computed but shared with another run of the same recipe and seed. `inspect` sees the manifest before anything is written.
+    Args:
+        run: recipe, method and seed.
+        path: the run folder; it is created.
+        inputs: the preference pairs and the leaderboard's questions.
+        allow_changed_environment: resume a run that was begun in another environment; it then claims no equal bits.
+        until: stop after this iteration.
+        start_from: a run of the same recipe and seed whose start policy is reused.
+        check_manifest: gets the manifest before anything is written, and may raise.
+        progress: where to report.
+
+    Returns:
+        The results, or None where `until` stopped the run before its last iteration.
 
     Raises:
-        UserError: the folder is another run's or in use; a damaged file; a loss that is not finite.
-        UnfitEnvironmentError: the disk is full, or an input cannot be had here.
+        UserError: the folder belongs to another run or is in use; a file is damaged; the loss is not finite.
+        UnfitEnvironmentError: the disk is full, or an input is not available on this machine.
     """
     _prepare_process(run, progress)
     folder = RunFolder(path)
     half = "bfloat16" in (run.recipe.training.precision, run.recipe.policy.dtype)
-    with files.explain_disk_errors(path), precision.widened() if half else nullcontext(), ExitStack() as held:
-        processes.on_main(lambda: held.enter_context(folder.exclusive_access()))
+    with files.explain_disk_errors(path), precision.widened() if half else nullcontext(), ExitStack() as stack:
+        distributed.on_main_process(lambda: stack.enter_context(folder.exclusive_access()))
         model, tokenizer = policy.create(run.recipe.policy, seed=derive(run.seed, "weights"))
         _check_model(run, model, progress)
         renderer = Renderer(tokenizer, run.recipe.data)
-        context = Context(run, folder, inputs, renderer, renderer.examples(inputs.rows), progress)
-        processes.on_main(lambda: _claim(context, model, start_from, inspect, allow_changed_environment))
-        if there(folder.results_file):
+        context = RunContext(run, folder, inputs, renderer, renderer.examples(inputs.rows), progress)
+        distributed.on_main_process(lambda: _claim(context, model, start_from, check_manifest, allow_changed_environment))
+        if distributed.path_exists(folder.results_file):
             progress.say(f"{path} is complete; nothing to do")
             return folder.results
 
-        processes.on_main(lambda: contamination.measure(context))
+        distributed.on_main_process(lambda: contamination.measure(context))
         last = run.recipe.training.iterations
-        with Metrics(folder) as log:
+        with MetricsWriter(folder) as metrics:
             if start_from is not None:
-                processes.on_main(lambda: start.share(context, start_from))
-            processes.on_main(lambda: start.make(context, model, log))
+                distributed.on_main_process(lambda: start_policy.reuse(context, start_from))
+            distributed.on_main_process(lambda: start_policy.prepare(context, model, metrics))
             evaluation.score(context, 0)
             for t in range(1, last + 1 if until is None else min(until, last) + 1):
-                iteration.improve(context, t, log)
+                iteration.run_iteration(context, t, metrics)
                 evaluation.score(context, t)
         if until is not None and until < last:
             return None
-        processes.on_main(lambda: files.write_json(folder.results_file, _results(context).as_json()))
+        distributed.on_main_process(lambda: files.write_json(folder.results_file, _results(context).as_json()))
         return folder.results
 
 
 def _prepare_process(run: Run, progress: Progress) -> None:
-    """Deterministic kernels, the recipe's threads, and the other processes."""
+    """Set deterministic kernels and threads, connect the processes, and check that the method and the sampler are available."""
     training = run.recipe.training
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns where it has to find that out by itself
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns that it guessed
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and nothing here reads such memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # takes time, and nothing here reads uninitialised memory
     torch.backends.cudnn.benchmark = False
     if training.threads and not torch.cuda.is_available():
         torch.set_num_threads(training.threads)
-    processes.join(training.processes, group=engines.get(training.engine).needs_process_group)
-    if processes.world() > 1:
-        progress.say(f"{processes.world()} processes have found each other; engine {training.engine}")
-    # What cannot be had is said before hours of work.
+    distributed.init_process_group(training.processes, force=engines.get(training.engine).needs_process_group)
+    if distributed.world_size() > 1:
+        progress.say(f"{distributed.world_size()} processes are connected; engine {training.engine}")
+    # Fail now and not after hours of work.
     methods.get(run.method).load_loss()
     if run.recipe.selfplay.generator == "vllm":
         vllm.check()
 
 
 def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
-    """Say what a model that cannot be packed costs, and refuse an engine that cannot do with it."""
+    """Warn about a model whose rows cannot be packed; refuse it under an engine that shards the weights."""
     if policy.packs(model):
         return
     kind, engine = model.config.model_type, engines.get(run.recipe.training.engine)
     if engine.shards_weights:
         raise UnfitEnvironmentError(
-            f"{kind} is computed response by response here, and {engine.name} needs as many passes on every process; "
-            "--set training.engine=deepspeed-zero2"
+            f"{kind} is computed response by response, but {engine.name} needs equally many forward passes on every process; "
+            "use --set training.engine=deepspeed-zero2"
         )
     progress.say(
-        f"{kind}: a prompt is computed again for each of its responses; once for all of them where that is known to be exact: "
-        f"{', '.join(policy.PACKED)} with attention sdpa"
+        f"{kind}: every response is computed with its own copy of the prompt, which is slower; responses share a prompt only with "
+        f"{', '.join(policy.PACKED)} and attention sdpa"
     )
 
 
 def _claim(
-    context: Context,
+    context: RunContext,
     model: PreTrainedModel,
     start_from: Path | None,
-    inspect: Callable[[Manifest], None],
+    check_manifest: Callable[[Manifest], None],
     allow_changed_environment: bool,
 ) -> None:
     identity = _manifest(context, model)
-    inspect(identity)
+    check_manifest(identity)
     if start_from is not None and not context.folder.iteration(0).has_policy:
-        start.check(start_from, identity)  # before anything is written
+        start_policy.check_reusable(start_from, identity)  # before anything is written
     context.folder.create_or_resume(identity, allow_changed_environment=allow_changed_environment)
 
 
-def _manifest(context: Context, model: PreTrainedModel) -> Manifest:
+def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
     run = context.run
     return Manifest(
         schema=manifests.SCHEMA,
@@ -154,26 +164,26 @@ def _manifest(context: Context, model: PreTrainedModel) -> Manifest:
             **tokenizers.identity(context.renderer.tokenizer),
         },
         environment={**environment.describe(), **_plugins(run)},
-        equal_bits_claimed=run.recipe.selfplay.generator == "transformers",  # of vLLM it is not known
+        equal_bits_claimed=run.recipe.selfplay.generator == "transformers",  # unknown for vLLM
     )
 
 
 def _plugins(run: Run) -> dict[str, Any]:
-    """Which distribution the method and the engine are from, where that is not this one; its code bears on every bit."""
+    """The distribution, version and code hash of a method or an engine that a plugin registered."""
     engine = run.recipe.training.engine
-    used = {
+    sources = {
         "method": (methods.origin(run.method), methods.get(run.method).loss),
         "engine": (engines.origin(engine), engines.get(engine).implementation),
     }
-    found = {
-        kind: {"distribution": source.distribution, "version": source.version, "sha256": environment.module_sha256(place)}
-        for kind, (source, place) in used.items()
+    plugins = {
+        kind: {"distribution": source.distribution, "version": source.version, "sha256": environment.module_sha256(module)}
+        for kind, (source, module) in sources.items()
         if source is not None
     }
-    return {"plugins": found} if found else {}
+    return {"plugins": plugins} if plugins else {}
 
 
-def _results(context: Context) -> Results:
+def _results(context: RunContext) -> Results:
     run, folder = context.run, context.folder
     iterates = [
         IterateScores(iteration=t, weights_sha256=folder.iteration(t).weights_sha256, scores=folder.iteration(t).scores())

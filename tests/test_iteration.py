@@ -59,7 +59,7 @@ def run(method: str, **changes) -> Run:
 
 
 def evaluate(tiny_models, data, the_run, *, t=1, rows=ROWS):
-    losses, details = iteration.objective(the_run, t, Policy(tiny_models["llama"]), data=data)(rows)
+    losses, details = iteration.make_objective(the_run, t, Policy(tiny_models["llama"]), data=data)(rows)
     return losses.tolist(), {name: values.tolist() for name, values in details.items()}
 
 
@@ -132,7 +132,7 @@ def test_what_is_logged(tiny_models, data, rho):
 @pytest.mark.parametrize("method", methods.names())
 def test_the_gradient_reaches_every_weight(tiny_models, data, method):
     model = tiny_models["llama"]
-    losses, _ = iteration.objective(run(method), 1, Policy(model), data=data)(ROWS)
+    losses, _ = iteration.make_objective(run(method), 1, Policy(model), data=data)(ROWS)
     gradients = torch.autograd.grad(losses.sum(), list(model.parameters()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
     assert not data.reference["chosen"].requires_grad
@@ -142,10 +142,10 @@ def test_the_last_iteration_may_have_its_own_learning_rate_and_beta(tiny_models,
     own = run(
         "dpo", objective__beta=0.3, objective__last_beta=5.0, objective__learning_rate=5e-7, objective__last_learning_rate=1e-7
     )
-    assert [iteration.learning_rate(own, t) for t in (1, 2, 3)] == [5e-7, 5e-7, 1e-7]
+    assert [iteration.peak_learning_rate(own, t) for t in (1, 2, 3)] == [5e-7, 5e-7, 1e-7]
     assert [iteration.beta(own.objective, t, 3) for t in (1, 2, 3)] == [0.3, 0.3, 5.0]
     losses, _ = evaluate(tiny_models, data, own, t=3)
     assert losses == pytest.approx([softplus(-5 * (rho["chosen"][i] - rho["rejected"][i])) for i in ROWS], rel=1e-4, abs=1e-5)
     same = run("dpo", objective__last_beta=None, objective__last_learning_rate=None, objective__learning_rate=2e-5)
-    assert [iteration.learning_rate(same, t) for t in (1, 3)] == [2e-5, 2e-5]
+    assert [iteration.peak_learning_rate(same, t) for t in (1, 3)] == [2e-5, 2e-5]
     assert iteration.beta(same.objective, 3, 3) == same.objective.beta

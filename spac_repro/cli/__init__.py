@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import typer
 
 from spac_repro.errors import UserError
-from spac_repro.optim import processes, signals
+from spac_repro.optim import distributed, signals
 
 INTERRUPTED = 130
 USAGE_ERROR: Any = typer.BadParameter.__base__  # what typer raises for a wrong command line; it has no public name for it
@@ -19,7 +19,7 @@ def main() -> None:
     # A short spin: threads that spin for long slow each other down many times over where cores are shared, and threads that
     # sleep at once are slow to wake (docs/decisions/03-threads.md). Must be set before torch starts.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    signals.listen()
+    signals.install_handlers()
     try:
         from spac_repro.cli.root import app  # here, because methods from outside are loaded with it, and they may be refused
 
@@ -28,7 +28,7 @@ def main() -> None:
             _end_interrupted()
         sys.exit(code)
     except UserError as error:
-        if processes.is_main():
+        if distributed.is_main_process():
             print(f"spac-repro: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except USAGE_ERROR as error:
@@ -39,14 +39,14 @@ def main() -> None:
     except KeyboardInterrupt:
         _end_interrupted()
     except Exception:
-        if not signals.came():
+        if not signals.signal_received():
             raise
         _end_interrupted()  # a library that is interrupted while it is imported fails in words of its own
 
 
 def _end_interrupted() -> NoReturn:
     """All is closed and written by now. Python's own way out would at times be a death by SIGINT instead of this exit code."""
-    if processes.is_main():
+    if distributed.is_main_process():
         print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):

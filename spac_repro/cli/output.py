@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from spac_repro.optim import processes
+from spac_repro.optim import distributed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +18,7 @@ def progress(as_json: bool) -> Iterator["Progress"]:
     """Where a command's work reports to: a bar on a terminal, lines elsewhere, nothing where JSON is asked for."""
     from spac_repro.progress import Bar, Lines, Mute, Silent
 
-    if not processes.is_main():
+    if not distributed.is_main_process():
         yield Mute()
     elif as_json:
         yield Silent()

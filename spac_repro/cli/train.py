@@ -14,7 +14,7 @@ from spac_repro.cli import in_image, output
 from spac_repro.cli.choices import Method, one_of
 from spac_repro.cli.options import AsJson, Inside, Memory, Network, OtherVersion, Overrides, Questions, RecipeName
 from spac_repro.errors import UserError
-from spac_repro.optim import processes
+from spac_repro.optim import distributed, launch
 
 if TYPE_CHECKING:
     from spac_repro.progress import Progress
@@ -98,8 +98,8 @@ def train(
         raise typer.Exit(in_image.carry_out(["train"], context, inside, limits, out=folder))
     elif limits != in_image.limits():
         raise UserError("--memory, --network and --other-version are about an image; name one with --in, or leave them out")
-    elif not processes.started() and _has_process_group(run):
-        raise typer.Exit(processes.start(run.recipe.training.processes, sys.argv[1:]))
+    elif not distributed.is_launched() and _has_process_group(run):
+        raise typer.Exit(launch.launch(run.recipe.training.processes, sys.argv[1:]))
     else:
         _carry_out(request)
 
@@ -198,9 +198,9 @@ def _carry_out(request: Request) -> None:
             until=request.until,
             start_from=request.start_from,
             progress=progress,
-            inspect=_inspection(request, progress),
+            check_manifest=_inspection(request, progress),
         )
-    if not processes.is_main():
+    if not distributed.is_main_process():
         return
     if results is not None:
         _conclude(request, results)

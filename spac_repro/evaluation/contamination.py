@@ -1,12 +1,12 @@
 """Which prompts of the preferences are also questions of the leaderboard: measured, and reported, before training."""
 
-from spac_repro.context import Context
 from spac_repro.data import contamination
 from spac_repro.evaluation.leaderboard import scoring
+from spac_repro.run_context import RunContext
 from spac_repro.runs import files
 
 
-def measure(context: Context) -> None:
+def measure(context: RunContext) -> None:
     """Leave the overlap in the run folder, unless it is there or there is nothing to measure."""
     folder, settings = context.folder, context.recipe.evaluation
     if folder.contamination_file.exists() or settings.suite.asks_world or not settings.suite.asks:
@@ -20,7 +20,7 @@ def measure(context: Context) -> None:
     files.write_json(folder.contamination_file, found.as_json())
 
 
-def notes(context: Context) -> dict[str, str]:
+def notes(context: RunContext) -> dict[str, str]:
     """The mark of each task whose questions are partly in the preferences."""
     tasks = (context.folder.contamination() or {"tasks": {}})["tasks"]
     return {name: f"overlap: {len(t['item_indexes'])} of {t['items']} items" for name, t in tasks.items() if t["item_indexes"]}

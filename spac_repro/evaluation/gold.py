@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 
 from transformers import PreTrainedModel
 
-from spac_repro.context import Context
 from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer
 from spac_repro.data.world import World
-from spac_repro.optim import processes
+from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlay
+from spac_repro.run_context import RunContext
 from spac_repro.runs import files
 from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
@@ -31,7 +31,7 @@ class Rewards:
         return [statistics.fmean(values[i : i + self.samples]) for i in range(0, len(values), self.samples)]
 
 
-def measure(context: Context, t: int, model: PreTrainedModel) -> list[Score]:
+def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
     """Gold rewards of sampled responses, beside the start's, which iteration 0 keeps."""
     assert context.inputs.world is not None  # the recipe's own check
     settings, kept = context.recipe.evaluation, context.folder.iteration(0).gold_file
@@ -47,7 +47,7 @@ def measure(context: Context, t: int, model: PreTrainedModel) -> list[Score]:
             advance=context.progress.advance,
         )
     if t == 0:
-        processes.on_main(lambda: files.write_json(kept, asdict(rewards)))
+        distributed.on_main_process(lambda: files.write_json(kept, asdict(rewards)))
     return scores(rewards, Rewards(**files.read_json(kept)))
 
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel
 
-from spac_repro.context import Context
 from spac_repro.data import triples
 from spac_repro.data.rendering import Renderer
 from spac_repro.data.triples import RESPONSES, Triples
 from spac_repro.data.world import World
 from spac_repro.model.policy import Policy
 from spac_repro.model.reference import reference_logprobs
-from spac_repro.optim import processes
+from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlay
+from spac_repro.run_context import RunContext
 from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
 from spac_repro.seeds import derive
@@ -25,7 +25,7 @@ from spac_repro.seeds import derive
 NOTE = "against the start"
 
 
-def measure(context: Context, t: int, model: PreTrainedModel) -> list[Score]:
+def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
     """How far the iterate has moved on preferences that no training saw; iteration 0 draws them."""
     assert context.inputs.world is not None  # the recipe's own check
     start, scorer, tokens = context.folder.iteration(0), Policy(model), context.recipe.training.micro_batch_tokens
@@ -42,7 +42,7 @@ def measure(context: Context, t: int, model: PreTrainedModel) -> list[Score]:
                 advance=context.progress.advance,
             )
             drawn = replace(drawn, reference_sha256=start.weights_sha256)
-            processes.on_main(lambda: triples.write(start.heldout_file, drawn, {}))
+            distributed.on_main_process(lambda: triples.write(start.heldout_file, drawn, {}))
         remedy = f"remove it and {start.scores_file}, and repeat the command"
         data = triples.read(start.heldout_file, reference=start.weights_sha256, remedy=remedy)
         return scores(scorer, data, tokens=tokens, advance=context.progress.advance)

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel
 
-from spac_repro.context import Context, there
 from spac_repro.evaluation import contamination, gold, heldout
 from spac_repro.evaluation.leaderboard import scoring
-from spac_repro.optim import processes
+from spac_repro.optim import distributed
+from spac_repro.run_context import RunContext
 from spac_repro.runs import files
 from spac_repro.runs.results import Score
 from spac_repro.sampling import selfplay
@@ -16,10 +16,10 @@ from spac_repro.seeds import derive
 SHOWN = 12  # prompts that every iterate answers for the report
 
 
-def score(context: Context, t: int) -> None:
+def score(context: RunContext, t: int) -> None:
     """Leave the scores of iterate t in the run folder, unless they are there."""
     its, settings = context.folder.iteration(t), context.recipe.evaluation
-    if there(its.scores_file):
+    if distributed.path_exists(its.scores_file):
         return
     model = context.load_policy(t).to(context.device).eval()  # type: ignore[arg-type]  # the stubs know no torch.device
     scores = gold.measure(context, t, model) if settings.gold_prompts else []
@@ -34,10 +34,10 @@ def score(context: Context, t: int) -> None:
         files.write_json(its.samples_file, samples)
         files.write_json(its.scores_file, [score.as_dict() for score in scores])
 
-    processes.on_main(keep)
+    distributed.on_main_process(keep)
 
 
-def _leaderboard(context: Context, model: PreTrainedModel) -> list[Score]:
+def _leaderboard(context: RunContext, model: PreTrainedModel) -> list[Score]:
     settings = context.recipe.evaluation
     scores = scoring.evaluate(
         model,
@@ -54,7 +54,7 @@ def _leaderboard(context: Context, model: PreTrainedModel) -> list[Score]:
     return [replace(score, note=notes.get(score.task, score.note)) for score in scores]
 
 
-def _samples(context: Context, t: int, model: PreTrainedModel) -> list[str]:
+def _samples(context: RunContext, t: int, model: PreTrainedModel) -> list[str]:
     """What iterate t says to the first prompts, for whoever reads the report; DPO's runs hold no other response of a policy."""
     responses = selfplay.respond(
         model,

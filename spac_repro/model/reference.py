@@ -8,8 +8,8 @@ from torch import Tensor
 from spac_repro.data.triples import Triples
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
-from spac_repro.optim import processes
-from spac_repro.optim.loop import within_budget
+from spac_repro.optim import distributed
+from spac_repro.optim.loop import batch_by_tokens
 
 
 @torch.no_grad()
@@ -28,12 +28,12 @@ def reference_logprobs(
     sizes = triples.sizes(names)
     order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
     result = torch.empty(len(sizes), len(names))
-    batches = within_budget(order, sizes, tokens)
+    batches = batch_by_tokens(order, sizes, tokens)
     own: dict[int, Tensor] = {}
-    for number, rows in processes.mine(list(enumerate(batches))):
+    for number, rows in distributed.shard(list(enumerate(batches))):
         advance(number, len(batches))
         packed = pack(triples.groups(names, rows), device=policy.model.device)
         own[number] = policy(packed).view(len(rows), len(names)).float().cpu()
-    for number, values in processes.gather(own).items():
+    for number, values in distributed.all_gather(own).items():
         result[batches[number]] = values
     return dict(zip(names, result.unbind(1), strict=True))

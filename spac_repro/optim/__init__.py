@@ -1,1 +1,1 @@
-"""Optimiser steps: engines, schedule, checkpoints, processes, signals, metrics."""
+"""Optimiser steps: training loop, engines, checkpoints, distributed processes, signals, metrics."""

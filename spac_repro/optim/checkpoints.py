@@ -1,137 +1,141 @@
-"""Training state on disk: weights, optimizer, random generator and position, as safetensors beside a JSON file with its hash.
+"""Checkpoints of the training state: weights, optimizer, random generator and step, as safetensors with a hash.
 
-Each checkpoint is a folder that appears whole; the newest few are kept, and all go when the work they belong to is done. Where
-several processes share the state out among them, each writes its share into the folder before it appears.
+A checkpoint is a folder that appears only when it is complete. The newest few are kept, and all are deleted when their iteration is
+finished. An engine that divides the state among the processes writes one file per process into the folder.
 """
 
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spac_repro.errors import UserError
-from spac_repro.optim import processes
+from spac_repro.optim import distributed
 from spac_repro.runs.files import atomic_folder, read_json, sha256_file, write_json
 
-STATE = "state.safetensors"
+STATE_FILE = "state.safetensors"
 
 
-def write(folder: Path, step: int, whole: dict[str, Tensor], share: dict[str, Tensor], *, keep: int) -> None:
-    """Write a checkpoint, then drop all but the newest `keep`.
+class TrainingState(NamedTuple):
+    """The tensors of a checkpoint, by name."""
 
-    What is whole comes from the main process; every process adds its own share where there is one.
-    """
-    with ExitStack() as held:
-        new = processes.on_main(lambda: held.enter_context(atomic_folder(folder / f"step-{step:07d}")))
-        if share:
-            save_file(share, new / _share_file())
-        shares = processes.gather({_share_file(): sha256_file(new / _share_file())} if share else {})
+    full: dict[str, Tensor]  # not divided among processes; on the main process
+    shard: dict[str, Tensor]  # this process's part of what is divided; empty where nothing is
+
+
+def save(folder: Path, step: int, state: TrainingState, *, save_total_limit: int) -> None:
+    """Write a checkpoint, then delete all but the newest `save_total_limit`. All processes call this together."""
+    with ExitStack() as stack:
+        new = distributed.on_main_process(lambda: stack.enter_context(atomic_folder(folder / f"step-{step:07d}")))
+        if state.shard:
+            save_file(state.shard, new / _shard_file())
+        shards = distributed.all_gather({_shard_file(): sha256_file(new / _shard_file())} if state.shard else {})
 
         def finish() -> None:
-            save_file({**whole, "generator": torch.get_rng_state()}, new / STATE)
+            save_file({**state.full, "generator": torch.get_rng_state()}, new / STATE_FILE)
             write_json(
                 new / "checkpoint.json",
-                {"step": step, "sha256": sha256_file(new / STATE)} | ({"shares": shares} if shares else {}),
+                {"step": step, "sha256": sha256_file(new / STATE_FILE)} | ({"shares": shards} if shards else {}),
             )
-            held.close()
-            for old in _newest_first(folder)[keep:]:
+            stack.close()
+            for old in _newest_first(folder)[save_total_limit:]:
                 shutil.rmtree(old)
 
-        processes.on_main(finish)
+        distributed.on_main_process(finish)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What is whole, and this process's share (empty where there is none); sets the random generator.
+def load(path: Path) -> TrainingState:
+    """Read a checkpoint and restore torch's random generator from it.
 
     Raises:
-        UserError: the shares are of another number of processes.
+        UserError: the checkpoint was written by a different number of processes.
     """
-    whole = load_file(path / STATE)
-    torch.set_rng_state(whole.pop("generator"))
-    shares = read_json(path / "checkpoint.json").get("shares", {})
-    if shares and len(shares) != processes.world():
-        raise UserError(f"{path} was written by {len(shares)} processes, and {processes.world()} are here; start as many")
-    return whole, load_file(path / _share_file()) if shares else {}
+    full = load_file(path / STATE_FILE)
+    torch.set_rng_state(full.pop("generator"))
+    shards = read_json(path / "checkpoint.json").get("shares", {})
+    if shards and len(shards) != distributed.world_size():
+        raise UserError(
+            f"{path} was written by {len(shards)} processes, and {distributed.world_size()} are running; start {len(shards)}"
+        )
+    return TrainingState(full, load_file(path / _shard_file()) if shards else {})
 
 
-def newest(folder: Path, *, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole, which the main process chooses for all; damaged ones before it are named."""
-
-    def look() -> Path | None:
-        for path in _newest_first(folder):
-            if not (reason := damage(path)):
-                return path
-            warn(f"{path} is damaged ({reason}); going back to the checkpoint before it")
-        return None
-
-    return processes.on_main(look)
+def latest_valid(folder: Path, *, warn: Callable[[str], None] = lambda message: None) -> Path | None:
+    """Find the newest checkpoint that is not damaged; None if there is none. `warn` gets a line for each damaged one."""
+    for path in _newest_first(folder):
+        if not (reason := damage(path)):
+            return path
+        warn(f"{path} is damaged ({reason}); going back to the checkpoint before it")
+    return None
 
 
 def step_of(path: Path) -> int:
-    """The optimiser steps taken before a checkpoint."""
+    """Return the number of optimiser steps taken before a checkpoint."""
     return int(read_json(path / "checkpoint.json")["step"])
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """Say how a checkpoint is damaged; None if it is not."""
     try:
-        said = read_json(path / "checkpoint.json")
-        if any(sha256_file(path / name) != sha256 for name, sha256 in {STATE: said["sha256"], **said.get("shares", {})}.items()):
+        content = read_json(path / "checkpoint.json")
+        hashes = {STATE_FILE: content["sha256"], **content.get("shares", {})}
+        if any(sha256_file(path / name) != sha256 for name, sha256 in hashes.items()):
             return "its hash is not the one written beside it"
     except (OSError, UserError, KeyError, TypeError, AttributeError) as error:
         return str(error)
     return None
 
 
-def last_good(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole."""
-    return next((path for path in _newest_first(folder) if not damage(path)), None)
-
-
-def _share_file() -> str:
-    return f"share-{processes.rank():04d}.safetensors"
+def _shard_file() -> str:
+    return f"share-{distributed.rank():04d}.safetensors"
 
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def _distinct(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors, one name for each: safetensors refuses to write a tied weight twice."""
+def _unique_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors with one name each: safetensors refuses to write a tied weight twice."""
     seen: dict[int, str] = {}
     return {name: t for name, t in model.state_dict().items() if seen.setdefault(t.data_ptr(), name) == name}
 
 
-def of_model(model: nn.Module) -> dict[str, Tensor]:
-    """The weights, under the names they have in a checkpoint."""
-    return {f"model.{name}": tensor.contiguous() for name, tensor in _distinct(model).items()}
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's weights under their names in a checkpoint."""
+    return {f"model.{name}": tensor.contiguous() for name, tensor in _unique_tensors(model).items()}
 
 
-def of_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state, under the names it has in a checkpoint."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's state under its names in a checkpoint."""
     state = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{name}": torch.as_tensor(value) for i, its in state.items() for name, value in its.items()}
+    return {f"optimizer.{i}.{name}": torch.as_tensor(value) for i, values in state.items() for name, value in values.items()}
 
 
 def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy weights in; a tied weight has one name on disk, and writing it writes all its names."""
-    tensors = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    own = _distinct(model)
-    if own.keys() != tensors.keys():
-        raise UserError(f"the checkpoint is of another model: {sorted(own.keys() ^ tensors.keys())[0]} is in one of the two only")
+    """Copy the weights of a checkpoint into a model; other tensors are ignored.
+
+    Raises:
+        UserError: the names or shapes are those of a different model.
+    """
+    saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    own = _unique_tensors(model)  # a tied weight has one name in both, and writing it sets all its names
+    if own.keys() != saved.keys():
+        name = sorted(own.keys() ^ saved.keys())[0]
+        raise UserError(f"the checkpoint is of another model: only one of the two has {name}; remove the checkpoint")
     for name, tensor in own.items():
-        if tensor.shape != tensors[name].shape:  # copying would stretch a smaller one without a word
+        if tensor.shape != saved[name].shape:  # copy_ would broadcast a smaller tensor silently
             raise UserError(
-                f"the checkpoint is of another model: {name} is {_shape(tensors[name])} there and {_shape(tensor)} here"
+                f"the checkpoint is of another model: {name} is {_shape(saved[name])} in the checkpoint and {_shape(tensor)} in "
+                "the model; remove the checkpoint"
             )
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(saved[name])
 
 
 def _shape(tensor: Tensor) -> str:
@@ -139,7 +143,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put the optimizer into the state it was in."""
+    """Restore an optimizer's state from the tensors of a checkpoint; other tensors are ignored."""
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         if not name.startswith("optimizer."):

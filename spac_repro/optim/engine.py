@@ -1,8 +1,4 @@
-"""What an engine is: gradient, step and state of a model over all processes; and how one is built.
-
-Whichever it is, `backward` is given losses in which every example weighs 1 / (examples of the step, over all processes), and the
-gradient is their sum over all processes.
-"""
+"""The interface of a training engine: gradient, optimiser step and state of a model over all processes."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,46 +9,51 @@ import torch
 from torch import Tensor, nn
 
 from spac_repro.engines import EngineSpec
+from spac_repro.optim.checkpoints import TrainingState
 from spac_repro.registry import load
-
-State = tuple[dict[str, Tensor], dict[str, Tensor]]  # what is whole, on the main process; this process's own share
 
 
 class Engine(Protocol):
-    """Gradient, step and state of a model. It begins, when it is built, in the state of its checkpoint."""
+    """A training engine. Its constructor restores the state of a checkpoint, if it gets one."""
 
     @property
     def module(self) -> nn.Module:
-        """What is called to compute log-probabilities."""
+        """The module that computes log-probabilities: the policy, or the engine's wrapper around it."""
 
     def autocast(self) -> AbstractContextManager[None]:
-        """What surrounds the computation of a loss; nothing where the engine sees to precision itself."""
+        """Return the context in which the loss is computed; it does nothing where the engine handles precision itself."""
 
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add to the gradient; `last`: the step comes next."""
+    def backward(self, loss: Tensor, *, last_micro_batch: bool) -> None:
+        """Accumulate the gradient of a scalar loss.
 
-    def step(self, rate: float) -> float:
-        """Move along the gradient, which is cut to length; returns its norm before that."""
+        Args:
+            loss: the sum of example losses, each divided by the number of examples of the step over all processes. The gradient
+                of the step is the sum over micro-batches and processes.
+            last_micro_batch: whether `step` comes next, so that gradients must be summed over the processes now.
+        """
 
-    def state(self) -> State:
-        """What a checkpoint keeps."""
+    def step(self, learning_rate: float) -> float:
+        """Clip the gradient and take an optimiser step; returns the gradient norm before clipping."""
+
+    def state(self) -> TrainingState:
+        """Return what a checkpoint keeps."""
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights, whole, by the names in a checkpoint; on the main process."""
+        """Return the model's full weights, under their names in a checkpoint; only the main process needs to have them."""
 
 
 @dataclass(frozen=True)
-class Build:
-    """How an engine is made: which one, of which model and optimizer, with which clipping and precision."""
+class EngineFactory:
+    """Builds a training engine for a model and an optimizer."""
 
     spec: EngineSpec
     model: nn.Module
     optimizer: torch.optim.Optimizer
     max_grad_norm: float
-    bfloat16: bool = False  # autocast to it
+    bfloat16: bool = False  # compute losses under autocast to bfloat16
 
     def __call__(self, checkpoint: Path | None) -> Engine:
-        """The engine, in the state of a checkpoint if there is one."""
+        """Build the engine, in the state of the checkpoint if there is one."""
         engine: Engine = load(self.spec.implementation)(
             self.model, self.optimizer, checkpoint, max_grad_norm=self.max_grad_norm, bfloat16=self.bfloat16
         )

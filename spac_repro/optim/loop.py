@@ -1,4 +1,4 @@
-"""A number of optimiser steps, one way for every method and for the supervised start; interrupted and resumed at will."""
+"""The training loop: the optimiser steps of every method and of the supervised start, interruptible after any step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,171 +10,209 @@ import torch
 from torch import Tensor, nn
 
 from spac_repro.errors import UserError
-from spac_repro.optim import checkpoints, processes, signals
+from spac_repro.optim import checkpoints, distributed, signals
 from spac_repro.optim.engine import Engine
-from spac_repro.optim.metrics import Metrics
+from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.seeds import permutation
 
-# From the numbers of some examples to their losses [examples], and to what is worth logging about them, each [examples].
+# A loss function: takes the indices of some examples, returns their losses [examples] and values to log by name, each [examples].
 Objective = Callable[[Sequence[int]], tuple[Tensor, dict[str, Tensor]]]
 
 
 class NonFiniteError(UserError):
-    """The loss or its gradient is not a number; the run stops where it happened."""
+    """The loss or the gradient norm is NaN or infinite; training stops at that step."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many steps, on which examples, at which learning rate."""
+    """The batches and learning rates of all optimiser steps. Steps count from 0 here."""
 
-    sizes: Sequence[int]  # tokens of each example
-    batch_size: int  # examples an optimiser step
-    micro_batch_tokens: int  # computed at once; an example that has more is computed alone
+    lengths: Sequence[int]  # tokens of each example
+    batch_size: int  # examples per optimiser step, over all processes
+    micro_batch_tokens: int  # most tokens of a micro-batch; a longer example is a micro-batch by itself
     epochs: int
-    learning_rate: float  # the highest
-    shape: Literal["linear", "constant"]
-    warmup: float  # share of the steps
-    seed: tuple[int, str, int]  # of the order of the examples
+    learning_rate: float  # the peak
+    lr_scheduler_type: Literal["linear", "constant"]  # after the warm-up
+    warmup_ratio: float  # share of all steps
+    seed: tuple[int, str, int]  # for the order of the examples
 
     @property
-    def examples(self) -> int:
-        return len(self.sizes)
+    def num_examples(self) -> int:
+        """Examples per epoch."""
+        return len(self.lengths)
 
     @property
-    def steps_an_epoch(self) -> int:
-        return math.ceil(self.examples / self.batch_size)
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps per epoch."""
+        return math.ceil(self.num_examples / self.batch_size)
 
     @property
-    def steps(self) -> int:
-        return self.steps_an_epoch * self.epochs
+    def total_steps(self) -> int:
+        """Optimiser steps over all epochs."""
+        return self.steps_per_epoch * self.epochs
 
     def batch(self, step: int) -> list[int]:
-        """The examples of a step: each epoch takes all in an order of its own; the last batch of an epoch may be smaller."""
-        epoch, place = divmod(step, self.steps_an_epoch)
-        order = permutation(self.examples, *self.seed, epoch)
-        return order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+        """Return the example indices of a step.
 
-    def micro_batches(self, step: int, rank: int = 0, world: int = 1) -> list[list[int]]:
-        """What of a step's examples falls to a process, cut up into what is computed at once."""
-        return within_budget(self.batch(step)[rank::world], self.sizes, self.micro_batch_tokens)
+        Every epoch shuffles all examples anew; its last batch may be smaller.
+        """
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        order = permutation(self.num_examples, *self.seed, epoch)
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
 
-    def passes(self, step: int, world: int) -> int:
-        """How often the process with the most micro-batches computes."""
-        return max(len(self.micro_batches(step, rank, world)) for rank in range(world))
+    def micro_batches(self, step: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+        """Return the micro-batches of a step that one process computes."""
+        return batch_by_tokens(self.batch(step)[rank::world_size], self.lengths, self.micro_batch_tokens)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step: up to the highest during the warm-up, then down in a line to 0 after the last step."""
-        warm = math.ceil(self.warmup * self.steps)
-        if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        return self.learning_rate * ((self.steps - step) / (self.steps - warm) if self.shape == "linear" else 1.0)
+    def max_micro_batches(self, step: int, world_size: int) -> int:
+        """Return the number of micro-batches of the process that has the most."""
+        return max(len(self.micro_batches(step, rank, world_size)) for rank in range(world_size))
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of a step.
+
+        It rises linearly to the peak during the warm-up; then it is constant, or falls linearly and would be 0 after the last step.
+        """
+        warmup_steps = math.ceil(self.warmup_ratio * self.total_steps)
+        if step < warmup_steps:
+            return self.learning_rate * (step + 1) / warmup_steps
+        if self.lr_scheduler_type == "constant":
+            return self.learning_rate
+        return self.learning_rate * ((self.total_steps - step) / (self.total_steps - warmup_steps))
 
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    """Where and how often training state is kept."""
+    """Where and how often checkpoints are saved, and how many are kept."""
 
     folder: Path
-    every: int
-    keep: int
+    save_steps: int
+    save_total_limit: int
 
 
-def optimizer_for(name: str, model: nn.Module, *, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW, or RMSProp with the smoothing that DPO's reference code left at torch's default (α = 0.99)."""
+def create_optimizer(name: str, model: nn.Module, *, weight_decay: float) -> torch.optim.Optimizer:
+    """Create AdamW, or RMSprop with torch's default smoothing constant 0.99, which DPO's reference code uses."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name == "adamw":
         return torch.optim.AdamW(
             parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
-        )  # a fifth of the time
+        )  # fused: a fifth of the time
     return torch.optim.RMSprop(parameters, lr=0.0, weight_decay=weight_decay)
 
 
-@signals.held()
+@signals.defer_signals()
 def optimise(
-    build: Callable[[Path | None], Engine],
-    objective: Callable[[nn.Module], Objective],
+    build_engine: Callable[[Path | None], Engine],
+    make_objective: Callable[[nn.Module], Objective],
     schedule: Schedule,
     *,
     iteration: int,
-    keeping: CheckpointPolicy,
-    metrics: Metrics,
+    checkpointing: CheckpointPolicy,
+    metrics: MetricsWriter,
     warn: Callable[[str], None],
     advance: Callable[[int, int], None],
 ) -> Engine:
-    """Take the schedule's steps, from the last checkpoint on; the loss of a step is the mean over its examples.
+    """Take all optimiser steps of a schedule, from the latest checkpoint on. The loss of a step is the mean over its examples.
 
-    `build` makes the engine in the state of a checkpoint, `objective` the loss of what that engine calls; the engine is returned.
-    All processes take the steps together, each on its part of every step's examples. `advance` is told (steps done, steps in all).
+    All processes take each step together; each computes its share of the step's examples.
+
+    Args:
+        build_engine: builds the engine, in the state of a checkpoint if it gets one.
+        make_objective: makes the loss function of the engine's module.
+        schedule: batches and learning rates.
+        iteration: the self-play iteration, for metrics and messages; 0 is the supervised start.
+        checkpointing: where and how often to save checkpoints.
+        metrics: gets a line for every step.
+        warn: gets a line for every damaged checkpoint.
+        advance: gets the steps done and the total, before every step and at the end.
+
+    Returns:
+        The engine, after the last step.
 
     Raises:
-        NonFiniteError: with the step, the examples and the last good checkpoint; nothing after that checkpoint is kept.
-        KeyboardInterrupt: a process was asked to stop; all do, after the same step, which is kept.
+        NonFiniteError: names the step, its examples and the latest valid checkpoint; nothing after that checkpoint is kept.
+        KeyboardInterrupt: a process received a signal; all processes stop after the same step and save a checkpoint of it.
     """
-    found = checkpoints.newest(keeping.folder, warn=warn)
-    engine = build(found)
-    losses = objective(engine.module)
-    first = checkpoints.step_of(found) if found else 0
-    if processes.is_main():
-        metrics.go_on(iteration, first)
-    for step in range(first, schedule.steps):
-        advance(step, schedule.steps)
-        values = _gradient(engine, losses, schedule, step)
-        norm = engine.step(schedule.rate(step))
-        if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
-            raise NonFiniteError(_not_finite(iteration, step, values["loss"], norm, schedule.batch(step), keeping.folder))
+    checkpoint = distributed.on_main_process(lambda: checkpoints.latest_valid(checkpointing.folder, warn=warn))
+    engine = build_engine(checkpoint)
+    objective = make_objective(engine.module)
+    first = checkpoints.step_of(checkpoint) if checkpoint else 0
+    if distributed.is_main_process():
+        metrics.rewind_to(iteration, first)
+    for step in range(first, schedule.total_steps):
+        advance(step, schedule.total_steps)
+        means = accumulate_gradient(engine, objective, schedule, step)
+        learning_rate = schedule.learning_rate_at(step)
+        grad_norm = engine.step(learning_rate)
+        if not (math.isfinite(means["loss"]) and math.isfinite(grad_norm)):
+            batch = schedule.batch(step)
+            raise NonFiniteError(non_finite_message(iteration, step, means["loss"], grad_norm, batch, checkpointing.folder))
         done = step + 1
-        if processes.is_main():
-            metrics.write(iteration, done, {**values, "grad_norm": norm, "learning_rate": schedule.rate(step)})
-        stop = processes.any_of(signals.asked())
-        if stop or (done % keeping.every == 0 and done < schedule.steps):
-            checkpoints.write(keeping.folder, done, *engine.state(), keep=keeping.keep)
+        if distributed.is_main_process():
+            metrics.write(iteration, done, {**means, "grad_norm": grad_norm, "learning_rate": learning_rate})
+        stop = distributed.any_process(signals.stop_requested())
+        if stop or (done % checkpointing.save_steps == 0 and done < schedule.total_steps):
+            checkpoints.save(checkpointing.folder, done, engine.state(), save_total_limit=checkpointing.save_total_limit)
         if stop:
             raise KeyboardInterrupt
-    advance(schedule.steps, schedule.steps)
+    advance(schedule.total_steps, schedule.total_steps)
     return engine
 
 
-def within_budget(order: Sequence[int], sizes: Sequence[int], tokens: int) -> list[list[int]]:
-    """Cut examples up, in their order, into batches of at most so many tokens; an example that has more stands alone."""
+def batch_by_tokens(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Split examples, in their order, into batches of at most `max_tokens` tokens; a longer example is a batch by itself.
+
+    Args:
+        order: example indices.
+        lengths: tokens of each example, by index.
+        max_tokens: most tokens of a batch.
+
+    Returns:
+        Example indices by batch.
+    """
     batches: list[list[int]] = []
-    full = tokens
+    tokens = max_tokens
     for example in order:
-        if not batches or full + sizes[example] > tokens:
+        if not batches or tokens + lengths[example] > max_tokens:
             batches.append([])
-            full = 0
+            tokens = 0
         batches[-1].append(example)
-        full += sizes[example]
+        tokens += lengths[example]
     return batches
 
 
-def _gradient(engine: Engine, objective: Objective, schedule: Schedule, step: int) -> dict[str, float]:
-    """Accumulate the gradient of the batch's mean loss, every example weighing the same however the batch is cut up.
+def accumulate_gradient(engine: Engine, objective: Objective, schedule: Schedule, step: int) -> dict[str, float]:
+    """Accumulate the gradient of a batch's mean loss; every example has the same weight, whatever the micro-batches.
 
-    A process with fewer micro-batches than another computes some example again at weight 0: with ZeRO-3 every process must take
-    part in every pass, or all wait for ever.
+    A process with fewer micro-batches than another computes an example again at weight 0: under ZeRO-3 every process must take part
+    in every forward and backward pass, or the processes deadlock.
+
+    Returns:
+        The batch's mean loss as "loss", and the mean of every other value that the objective returns.
     """
     sums: dict[str, float] = {}
     batch = schedule.batch(step)
-    own = schedule.micro_batches(step, processes.rank(), processes.world())
-    passes = schedule.passes(step, processes.world())
+    micro_batches = schedule.micro_batches(step, distributed.rank(), distributed.world_size())
+    passes = schedule.max_micro_batches(step, distributed.world_size())
     for number in range(passes):
-        counts = number < len(own)
+        counts = number < len(micro_batches)
         with engine.autocast():
-            losses, details = objective(own[number] if counts else batch[:1])
+            losses, details = objective(micro_batches[number] if counts else batch[:1])
         loss = losses.sum() / len(batch)
-        engine.backward(loss if counts else loss * 0.0, last=number + 1 == passes)
+        engine.backward(loss if counts else loss * 0.0, last_micro_batch=number + 1 == passes)
         for name, values in {"loss": losses, **details}.items():
             sums[name] = sums.get(name, 0.0) + (float(values.detach().double().sum()) if counts else 0.0)
-    return {name: total / len(batch) for name, total in processes.total(sums).items()}
+    return {name: total / len(batch) for name, total in distributed.all_reduce_sum(sums).items()}
 
 
-def _not_finite(iteration: int, step: int, loss: float, norm: float, batch: Sequence[int], folder: Path) -> str:
-    what = f"loss {loss:g}" if not math.isfinite(loss) else f"gradient norm {norm:g}"
-    good = checkpoints.last_good(folder)
+def non_finite_message(iteration: int, step: int, loss: float, grad_norm: float, batch: Sequence[int], folder: Path) -> str:
+    """Return the message of a `NonFiniteError`, in one line."""
+    what = f"loss {loss:g}" if not math.isfinite(loss) else f"gradient norm {grad_norm:g}"
+    checkpoint = checkpoints.latest_valid(folder)
     examples = ", ".join(map(str, batch[:16])) + (", …" if len(batch) > 16 else "")
     return (
-        f"iteration {iteration}, step {step + 1}: {what}; examples {examples}; the last good checkpoint is {good or 'the start'}; "
-        "look at these examples, or lower the learning rate"
+        f"iteration {iteration}, step {step + 1}: {what}; examples {examples}; latest valid checkpoint: {checkpoint or 'none'}; "
+        "check these examples, or lower the learning rate"
     )

@@ -1,4 +1,4 @@
-"""Metrics as they are written: a line an optimiser step, and the same as TensorBoard events."""
+"""Write the metrics of optimiser steps: a line per step in the metrics file, and the same values as TensorBoard events."""
 
 from types import TracebackType
 from typing import Any
@@ -8,8 +8,8 @@ from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.metrics import StepMetrics, read
 
 
-class Metrics:
-    """The metrics of one run; a context manager."""
+class MetricsWriter:
+    """Writes the metrics of one run; a context manager."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.path = folder.metrics_file
@@ -18,7 +18,7 @@ class Metrics:
         self._file: Any = None
         self._writer: Any = None
 
-    def __enter__(self) -> "Metrics":
+    def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -26,8 +26,8 @@ class Metrics:
             self._file.close()
             self._writer.close()
 
-    def go_on(self, iteration: int, step: int) -> None:
-        """Drop what was written past `step` of `iteration`: those steps are about to be taken again."""
+    def rewind_to(self, iteration: int, step: int) -> None:
+        """Drop the lines after a step, because training resumes there; must come before `write`."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.__exit__(None, None, None)
@@ -38,7 +38,7 @@ class Metrics:
         self._writer = SummaryWriter(str(self.events), purge_step=self.lines + 1)
 
     def write(self, iteration: int, step: int, values: dict[str, float]) -> None:
-        """Add the line of a step; steps count from 1 in every iteration, and iteration 0 is the supervised start."""
+        """Append the line of a step. Steps count from 1 in every iteration; iteration 0 is the supervised start."""
         self._file.write(StepMetrics(iteration, step, values).encode())
         self._file.flush()
         self.lines += 1

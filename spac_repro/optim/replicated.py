@@ -1,4 +1,4 @@
-"""The engine that replicates: every process holds weights, gradients and optimizer state whole."""
+"""The training engine without sharding: every process holds all weights, gradients and optimizer state."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from spac_repro.optim import checkpoints, processes
-from spac_repro.optim.engine import State
+from spac_repro.optim import checkpoints, distributed
+from spac_repro.optim.checkpoints import TrainingState
 
 
 class Replicated:
-    """Every process holds everything; gradients are summed over processes one parameter after the other.
+    """Data parallelism: every process holds everything, and gradients are summed over processes parameter by parameter.
 
-    Not by DistributedDataParallel: that lays its buckets out anew after the first step, so with more than two processes a resumed
-    run would add in another order than one that was never stopped.
+    It does not use DistributedDataParallel, which rearranges its buckets after the first step: with more than two processes a
+    resumed run would then sum in a different order than an uninterrupted one.
     """
 
     def __init__(
@@ -32,36 +32,41 @@ class Replicated:
         self.max_grad_norm = max_grad_norm
         self.bfloat16 = bfloat16
         if checkpoint is not None:
-            whole, _ = checkpoints.read(checkpoint)
-            checkpoints.load_model(self.module, whole)
-            checkpoints.load_optimizer(self.optimizer, whole)
+            state = checkpoints.load(checkpoint)
+            checkpoints.load_model(self.module, state.full)
+            checkpoints.load_optimizer(self.optimizer, state.full)
 
     def autocast(self) -> AbstractContextManager[None]:
+        """Return torch's autocast to bfloat16 if that is on."""
         if not self.bfloat16:
             return nullcontext()
         device = next(self.module.parameters()).device.type
         return torch.autocast(device_type=device, dtype=torch.bfloat16)
 
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        loss.backward()
-        if last and processes.world() > 1:
+    def backward(self, loss: Tensor, *, last_micro_batch: bool) -> None:
+        """Accumulate the gradient; sum it over processes after the last micro-batch."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        if last_micro_batch and distributed.world_size() > 1:
             import torch.distributed as dist
 
             gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
             for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
                 work.wait()
 
-    def step(self, rate: float) -> float:
-        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.max_grad_norm))
-        if math.isfinite(norm):
+    def step(self, learning_rate: float) -> float:
+        """Clip and step, unless the gradient is not finite; returns the gradient norm before clipping."""
+        grad_norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.max_grad_norm))
+        if math.isfinite(grad_norm):
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = learning_rate
             self.optimizer.step()
         self.optimizer.zero_grad()
-        return norm
+        return grad_norm
 
-    def state(self) -> State:
-        return {**self.weights(), **checkpoints.of_optimizer(self.optimizer)}, {}
+    def state(self) -> TrainingState:
+        """Return weights and optimizer state; nothing is sharded."""
+        return TrainingState({**self.weights(), **checkpoints.optimizer_tensors(self.optimizer)}, {})
 
     def weights(self) -> dict[str, Tensor]:
-        return checkpoints.of_model(self.module)
+        """Return the model's weights."""
+        return checkpoints.model_tensors(self.module)

@@ -1,6 +1,6 @@
-"""Being asked to stop, by a signal: at once where nothing is lost by it, and between two optimiser steps where a step would be.
+"""Stop on a signal: immediately where nothing would be lost, after the optimiser step otherwise.
 
-SIGTERM comes from whoever ends the process; SIGUSR2 from a scheduler, some time before it does.
+SIGTERM comes from whoever ends the process; SIGUSR2 comes from a scheduler, some time before the time limit.
 """
 
 import signal
@@ -8,49 +8,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-_asked = False
-_held = False
-_came = False
+_deferring = False
+_stop_requested = False
+_signal_received = False
 
 
-def listen() -> None:
-    """From now on these signals interrupt the process like Ctrl-C, once: a second one must not disturb the end already begun."""
+def install_handlers() -> None:
+    """Make SIGTERM and SIGUSR2 raise KeyboardInterrupt, once; later signals are ignored, so that the shutdown can finish."""
     for number in _SIGNALS:
-        signal.signal(number, _ask)
+        signal.signal(number, _handle)
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """While this lasts, being asked to stop is only noted: whoever holds it looks at `asked`, and stops where it suits.
+def defer_signals() -> Iterator[None]:
+    """Inside this block a signal only sets `stop_requested`; the caller checks it and stops at a safe point.
 
     Raises:
-        KeyboardInterrupt: at the end, if it was asked to stop.
+        KeyboardInterrupt: at the end of the block, if a signal arrived inside.
     """
-    global _held, _asked
-    _held = True
+    global _deferring, _stop_requested
+    _deferring = True
     try:
         yield
-        if _asked:
+        if _stop_requested:
             raise KeyboardInterrupt
     finally:
-        _held = _asked = False
+        _deferring = _stop_requested = False
 
 
-def asked() -> bool:
-    """Whether the process was asked to stop while that was held."""
-    return _asked
+def stop_requested() -> bool:
+    """Whether a signal arrived inside the current `defer_signals` block."""
+    return _stop_requested
 
 
-def came() -> bool:
-    """Whether one of these signals ever came. What fails from then on may fail because of it."""
-    return _came
+def signal_received() -> bool:
+    """Whether a signal ever arrived. Errors after that may be caused by it."""
+    return _signal_received
 
 
-def _ask(number: int, frame: object) -> None:
-    global _asked, _came
-    _came = True
+def _handle(number: int, frame: object) -> None:
+    global _stop_requested, _signal_received
+    _signal_received = True
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    if not _held:
+    if not _deferring:
         raise KeyboardInterrupt
-    _asked = True
+    _stop_requested = True

@@ -1,4 +1,4 @@
-"""The engines of DeepSpeed: ZeRO divides optimizer state, gradients and, at stage 3, weights among the processes."""
+"""DeepSpeed's ZeRO as training engines: optimizer state, gradients and, at stage 3, weights are sharded over the processes."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -7,12 +7,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from spac_repro.optim import checkpoints, processes
-from spac_repro.optim.engine import State
+from spac_repro.optim import checkpoints, distributed
+from spac_repro.optim.checkpoints import TrainingState
 
 
 class Zero:
-    """DeepSpeed's ZeRO, stage 2 or 3. Its own checkpoints are pickles; here each process's share goes into safetensors."""
+    """DeepSpeed's ZeRO, stage 2 or 3.
+
+    DeepSpeed's own checkpoints are pickles; here every process's shard is a safetensors file.
+    """
 
     stage: ClassVar[int]
 
@@ -27,13 +30,13 @@ class Zero:
     ) -> None:
         import deepspeed
 
-        whole, share = checkpoints.read(checkpoint) if checkpoint else ({}, {})
-        if whole:
-            checkpoints.load_model(model, whole)  # before ZeRO shares the weights out
-        _compile_nothing()
+        state = checkpoints.load(checkpoint) if checkpoint else None
+        if state:
+            checkpoints.load_model(model, state.full)  # before ZeRO shards the weights
+        _disable_shared_memory_collectives()
         half = next(model.parameters()).dtype == torch.bfloat16
         settings = {
-            "train_micro_batch_size_per_gpu": 1,  # nominal: how examples are weighted and cut up is decided in loop.py
+            "train_micro_batch_size_per_gpu": 1,  # nominal: loop.py weights the examples and makes the micro-batches
             "gradient_accumulation_steps": 1,
             "gradient_clipping": max_grad_norm,
             "zero_optimization": {"stage": self.stage, "stage3_param_persistence_threshold": 10_000},
@@ -43,78 +46,84 @@ class Zero:
             "steps_per_print": 10**9,
         }
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-        if share:
-            self._load(share)
+        if state and state.shard:
+            self._load_shard(state.shard)
 
     @property
     def module(self) -> nn.Module:
+        """DeepSpeed's engine, which wraps the policy."""
         engine: nn.Module = self.engine
         return engine
 
     def autocast(self) -> AbstractContextManager[None]:
-        return nullcontext()  # DeepSpeed has an autocast of its own, and switches off another around it
+        """Return a context that does nothing: DeepSpeed has its own autocast, and disables one around it."""
+        return nullcontext()
 
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        self.engine.set_gradient_accumulation_boundary(last)
-        self.engine.backward(loss * processes.world())  # DeepSpeed takes the mean over processes
+    def backward(self, loss: Tensor, *, last_micro_batch: bool) -> None:
+        """Accumulate the gradient; DeepSpeed averages it over processes, so the loss is multiplied by their number."""
+        self.engine.set_gradient_accumulation_boundary(last_micro_batch)
+        self.engine.backward(loss * distributed.world_size())
 
-    def step(self, rate: float) -> float:
+    def step(self, learning_rate: float) -> float:
+        """Clip and step; returns the gradient norm before clipping."""
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
 
-    def state(self) -> State:
-        share = {}
-        for i, weights in enumerate(self._flat()):
-            share[f"{i}.weights"] = weights.detach().contiguous()
+    def state(self) -> TrainingState:
+        """Return the full weights, and this process's shard of float32 weights and optimizer state."""
+        shard = {}
+        for i, weights in enumerate(self._weight_shards()):
+            shard[f"{i}.weights"] = weights.detach().contiguous()
             for name, value in self.engine.optimizer.optimizer.state.get(weights, {}).items():
-                share[f"{i}.state.{name}"] = torch.as_tensor(value).contiguous()
-        return self.weights(), share
+                shard[f"{i}.state.{name}"] = torch.as_tensor(value).contiguous()
+        return TrainingState(self.weights(), shard)
 
     def weights(self) -> dict[str, Tensor]:
+        """Return the full weights on the main process, gathered parameter by parameter; an empty dict elsewhere."""
         import deepspeed
 
-        whole: dict[str, Tensor] = {}
+        full: dict[str, Tensor] = {}
         for name, parameter in self.engine.module.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-                if processes.is_main():
-                    whole[f"model.{name}"] = parameter.detach().cpu().clone()
-        return whole
+                if distributed.is_main_process():
+                    full[f"model.{name}"] = parameter.detach().cpu().clone()
+        return full
 
-    def _load(self, share: dict[str, Tensor]) -> None:
+    def _load_shard(self, shard: dict[str, Tensor]) -> None:
         state = self.engine.optimizer.optimizer.state
-        for i, weights in enumerate(self._flat()):
-            weights.data.copy_(share[f"{i}.weights"])
+        for i, weights in enumerate(self._weight_shards()):
+            weights.data.copy_(shard[f"{i}.weights"])
             prefix = f"{i}.state."
-            names = [name for name in share if name.startswith(prefix)]
-            # A count of steps lies where the optimizer put it; all else beside the weights.
+            names = [name for name in shard if name.startswith(prefix)]
+            # A scalar step count stays on the device where the optimizer keeps it; all else goes to the weights' device.
             state[weights] = {
-                name.removeprefix(prefix): share[name].to(weights.device) if share[name].dim() else share[name] for name in names
+                name.removeprefix(prefix): shard[name].to(weights.device) if shard[name].dim() else shard[name] for name in names
             }
 
-    def _flat(self) -> list[Tensor]:
-        """This process's share of the weights that the optimizer moves, in float32."""
+    def _weight_shards(self) -> list[Tensor]:
+        """This process's flat float32 weights, one tensor per parameter group."""
         zero = self.engine.optimizer
         return list(getattr(zero, "fp32_partitioned_groups_flat", None) or zero.single_partition_of_fp32_groups)
 
 
 class Zero2(Zero):
-    """Gradients and optimizer state are divided among the processes."""
+    """ZeRO stage 2: gradients and optimizer state are sharded over the processes."""
 
     stage = 2
 
 
 class Zero3(Zero):
-    """Weights, gradients and optimizer state are divided among the processes."""
+    """ZeRO stage 3: weights, gradients and optimizer state are sharded over the processes."""
 
     stage = 3
 
 
-def _compile_nothing() -> None:
-    """Keep DeepSpeed from building its shared-memory collectives with whatever compiler is here: gloo's serve, and are pinned.
+def _disable_shared_memory_collectives() -> None:
+    """Keep DeepSpeed from compiling its shared-memory collectives; gloo's are used, and their version is pinned.
 
-    The build leaves a lock when it is killed, and every later run would wait for that for ever.
+    A build that is killed leaves a lock, and every later run would wait for it forever.
     """
     import deepspeed
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
 from spac_repro.data import mapped
-from spac_repro.optim import processes
+from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlay
 from spac_repro.runs.files import read_json, write_json
 from spac_repro.seeds import derive
@@ -45,7 +45,7 @@ def respond(
     order = sorted(range(len(prompts)), key=lambda i: (lengths[i], i))
     batches = [order[begin : begin + settings.batch_size] for begin in range(0, len(order), settings.batch_size)]
     own: dict[int, list[array[int]]] = {}
-    for number, batch in processes.mine(list(enumerate(batches))):
+    for number, batch in distributed.shard(list(enumerate(batches))):
         advance(number, len(batches))
         kept = folder / f"batch-{number:05d}.json" if folder else None
         if kept and kept.exists():
@@ -56,7 +56,7 @@ def respond(
                 write_json(kept, sampled)
         own[number] = [array("i", response) for response in sampled]  # 4 bytes a token, where a list takes 36
     responses: list[array[int]] = [array("i")] * len(prompts)
-    for number, sampled in processes.gather(own).items():
+    for number, sampled in distributed.all_gather(own).items():
         for i, response in zip(batches[number], sampled, strict=True):
             responses[i] = response
     advance(len(batches), len(batches))

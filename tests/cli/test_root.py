@@ -123,7 +123,7 @@ def test_what_fails_after_a_signal_is_an_interruption(invoke, monkeypatch):
     monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(RecursionError):
         invoke("train")
-    monkeypatch.setattr(signals, "_came", True)
+    monkeypatch.setattr(signals, "_signal_received", True)
     assert invoke("train").code == 130
 
 

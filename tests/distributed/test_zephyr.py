@@ -68,7 +68,7 @@ def test_all_but_the_size(repositories: Path, shared: Path, tmp_path: Path) -> N
         environment |= {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert "2 processes have found each other; engine deepspeed-zero3" in done.stderr
+    assert "2 processes are connected; engine deepspeed-zero3" in done.stderr
 
     settings = json.loads((tmp_path / "run/manifest.json").read_text())["settings"]
     theirs = RECIPE.training

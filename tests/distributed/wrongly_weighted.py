@@ -3,19 +3,22 @@
 from types import SimpleNamespace
 
 from spac_repro import cli
-from spac_repro.optim import loop, processes
+from spac_repro.optim import distributed, loop
 
-right = loop._gradient
+right = loop.accumulate_gradient
 
 
 def gradient(engine, objective, schedule, step):  # type: ignore[no-untyped-def]
     batch = schedule.batch(step)
-    weight = len(batch) / (processes.world() * len(processes.mine(batch)))  # 1 in the start, which is not divided
-    wrong = SimpleNamespace(autocast=engine.autocast, backward=lambda loss, *, last: engine.backward(loss * weight, last=last))
+    weight = len(batch) / (distributed.world_size() * len(distributed.shard(batch)))  # 1 in the start, which is not divided
+    wrong = SimpleNamespace(
+        autocast=engine.autocast,
+        backward=lambda loss, *, last_micro_batch: engine.backward(loss * weight, last_micro_batch=last_micro_batch),
+    )
     return right(wrong, objective, schedule, step)
 
 
-loop._gradient = gradient
+loop.accumulate_gradient = gradient
 
 if __name__ == "__main__":
     cli.main()

@@ -91,7 +91,7 @@ def test_a_start_of_another_seed_or_setting_or_none_is_refused(uninterrupted: Pa
     for arguments, why in (
         (("--seed", "1", *start), "seed is 0 there and 1 here"),
         ((*slower, *start), "start.learning_rate is 0.003 there and 0.001 here"),
-        (("--start-from", str(tmp_path)), "has no finished start"),
+        (("--start-from", str(tmp_path)), "has no finished start policy"),
     ):
         refused = cut_down.train(tmp_path / "refused", *arguments)
         assert refused.returncode == 2
@@ -120,7 +120,7 @@ def test_packed_rows_give_the_loss_curve_of_responses_computed_one_by_one(uninte
     """From the supervised start on: to fp32 rounding that all steps before have passed on."""
     done = cut_down.train(tmp_path, "--set", "policy.attention=eager", "--until", "1")
     assert done.returncode == 0, done.stderr
-    assert "a prompt is computed again for each of its responses" in done.stderr
+    assert "every response is computed with its own copy of the prompt" in done.stderr
     packed, apart = (
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (uninterrupted, tmp_path)
     )

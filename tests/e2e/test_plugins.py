@@ -61,9 +61,9 @@ class Halved(Replicated):
 class Counting(Replicated):
     backwards = 0
 
-    def backward(self, loss, *, last):
+    def backward(self, loss, *, last_micro_batch):
         Counting.backwards += 1
-        super().backward(loss, last=last)
+        super().backward(loss, last_micro_batch=last_micro_batch)
 """
 
 

@@ -11,7 +11,7 @@ from torch.nn.attention import flex_attention
 from spac_repro.model import packing
 from spac_repro.model.packing import Group, pack
 from spac_repro.model.policy import Policy
-from spac_repro.optim.loop import within_budget
+from spac_repro.optim.loop import batch_by_tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,7 +91,7 @@ def test_how_groups_are_cut_into_rows_changes_nothing(tiny_models, name, its, bu
     slopes = gradients(model, whole)
     summed = {parameter: torch.zeros_like(slope) for parameter, slope in slopes.items()}
     done = 0
-    for rows in within_budget(range(len(its)), [group.size for group in its], budget):
+    for rows in batch_by_tokens(range(len(its)), [group.size for group in its], budget):
         values = Policy(model)(pack([its[i] for i in rows]))
         assert_same(values, whole[done : done + len(values)])
         for parameter, slope in gradients(model, values, done).items():

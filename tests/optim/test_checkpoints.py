@@ -9,7 +9,7 @@ from torch import nn
 
 from spac_repro.errors import UserError
 from spac_repro.optim import checkpoints
-from spac_repro.optim.loop import optimizer_for
+from spac_repro.optim.loop import create_optimizer
 from spac_repro.optim.replicated import Replicated
 from spac_repro.runs import files
 
@@ -41,7 +41,7 @@ MODELS = {"separate": separate, "tied": Tied}
 def make(kind: str, optimizer: str, seed: int):
     torch.manual_seed(seed)
     model = MODELS[kind]()
-    return model, optimizer_for(optimizer, model, weight_decay=0.1)
+    return model, create_optimizer(optimizer, model, weight_decay=0.1)
 
 
 def step(model, optimizer, n: int) -> None:
@@ -55,14 +55,14 @@ def step(model, optimizer, n: int) -> None:
 
 def save(folder, number: int, model, optimizer, *, keep: int) -> None:
     """As the training loop writes a checkpoint after `number` steps."""
-    checkpoints.write(folder, number, *engine(model, optimizer).state(), keep=keep)
+    checkpoints.save(folder, number, engine(model, optimizer).state(), save_total_limit=keep)
 
 
 def restore(folder, model, optimizer, *, warn) -> int:
     """As the training loop begins: the steps taken before the newest checkpoint that is whole."""
-    found = checkpoints.newest(folder, warn=warn)
-    engine(model, optimizer, found)
-    return checkpoints.step_of(found) if found else 0
+    checkpoint = checkpoints.latest_valid(folder, warn=warn)
+    engine(model, optimizer, checkpoint)
+    return checkpoints.step_of(checkpoint) if checkpoint else 0
 
 
 def engine(model, optimizer, checkpoint=None) -> Replicated:
@@ -122,7 +122,7 @@ def test_where_there_is_nothing_training_begins_at_0(tmp_path):
     before = bits(model, stepper)
     assert restore(tmp_path / "training", model, stepper, warn=never) == 0
     assert same(bits(model, stepper), before)
-    assert checkpoints.last_good(tmp_path / "training") is None
+    assert checkpoints.latest_valid(tmp_path / "training") is None
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_of_a_damaged_newest_the_one_before_is_taken_and_it_is_said(three, damag
     assert f"{folder / 'step-0000003'} is damaged (" in warnings[0]
     assert "going back" in warnings[0]
     assert "\n" not in warnings[0]
-    assert checkpoints.last_good(folder) == folder / "step-0000002"
+    assert checkpoints.latest_valid(folder) == folder / "step-0000002"
 
 
 def test_where_all_are_damaged_training_begins_at_0_with_nothing_loaded(three):
@@ -185,7 +185,7 @@ def test_where_all_are_damaged_training_begins_at_0_with_nothing_loaded(three):
     assert restore(folder, model, stepper, warn=warnings.append) == 0
     assert same(bits(model, stepper), before)
     assert len(warnings) == 3
-    assert checkpoints.last_good(folder) is None
+    assert checkpoints.latest_valid(folder) is None
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -229,7 +229,7 @@ def test_what_a_kill_left_of_a_checkpoint_is_not_taken_for_one(three):
 def test_another_models_checkpoint_is_refused(three, other):
     folder, _ = three
     with pytest.raises(UserError, match="the checkpoint is of another model"):
-        restore(folder, other, optimizer_for("adamw", other, weight_decay=0.1), warn=never)
+        restore(folder, other, create_optimizer("adamw", other, weight_decay=0.1), warn=never)
 
 
 def test_a_smaller_weight_is_not_stretched_over_a_larger(three):
@@ -241,7 +241,7 @@ def test_a_smaller_weight_is_not_stretched_over_a_larger(three):
     save_file(tensors, path / "state.safetensors")
     files.write_json(path / "checkpoint.json", {"step": 3, "sha256": files.sha256_file(path / "state.safetensors")})
     model, stepper = make("separate", "adamw", seed=2)
-    with pytest.raises(UserError, match=r"2\.bias is 1 there and 4 here"):
+    with pytest.raises(UserError, match=r"2\.bias is 1 in the checkpoint and 4 in the model"):
         restore(folder, model, stepper, warn=never)
 
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from spac_repro import engines
 from spac_repro.optim import checkpoints, loop
-from spac_repro.optim.engine import Build
-from spac_repro.optim.loop import CheckpointPolicy, NonFiniteError, Schedule, optimise, optimizer_for
-from spac_repro.optim.metrics import Metrics
+from spac_repro.optim.engine import EngineFactory
+from spac_repro.optim.loop import CheckpointPolicy, NonFiniteError, Schedule, create_optimizer, optimise
+from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def schedule(**changes) -> Schedule:
     given = {
-        "sizes": [1] * 10,
+        "lengths": [1] * 10,
         "batch_size": 4,
         "micro_batch_tokens": 4,
         "epochs": 2,
         "learning_rate": 0.05,
-        "shape": "linear",
-        "warmup": 0.2,
+        "lr_scheduler_type": "linear",
+        "warmup_ratio": 0.2,
         "seed": (0, "order", 1),
     }
     return Schedule(**{**given, **changes})
@@ -37,12 +37,12 @@ def schedule(**changes) -> Schedule:
 
 schedules = st.builds(
     schedule,
-    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=40),
     batch_size=st.integers(1, 12),
     epochs=st.integers(1, 4),
     learning_rate=st.floats(1e-7, 1.0),
-    shape=st.sampled_from(["linear", "constant"]),
-    warmup=st.floats(0, 1),
+    lr_scheduler_type=st.sampled_from(["linear", "constant"]),
+    warmup_ratio=st.floats(0, 1),
     seed=st.tuples(st.integers(0, 99), st.just("order"), st.integers(0, 3)),
 )
 
@@ -52,11 +52,11 @@ schedules = st.builds(
 
 @given(schedules)
 def test_every_epoch_takes_every_example_once(plan):
-    assert plan.steps == plan.epochs * math.ceil(plan.examples / plan.batch_size)
-    batches = [plan.batch(step) for step in range(plan.steps)]
+    assert plan.total_steps == plan.epochs * math.ceil(plan.num_examples / plan.batch_size)
+    batches = [plan.batch(step) for step in range(plan.total_steps)]
     for epoch in range(plan.epochs):
-        its = batches[epoch * plan.steps_an_epoch : (epoch + 1) * plan.steps_an_epoch]
-        assert sorted(example for batch in its for example in batch) == list(range(plan.examples))
+        its = batches[epoch * plan.steps_per_epoch : (epoch + 1) * plan.steps_per_epoch]
+        assert sorted(example for batch in its for example in batch) == list(range(plan.num_examples))
         assert all(len(batch) == plan.batch_size for batch in its[:-1])
         assert 1 <= len(its[-1]) <= plan.batch_size
 
@@ -64,40 +64,40 @@ def test_every_epoch_takes_every_example_once(plan):
 @given(schedules, st.integers(1, 20))
 def test_micro_batches_hold_a_steps_examples_in_order_and_no_more_tokens_than_allowed(plan, tokens):
     plan = dataclasses.replace(plan, micro_batch_tokens=tokens)
-    for step in range(plan.steps):
+    for step in range(plan.total_steps):
         cut = plan.micro_batches(step)
         assert [example for rows in cut for example in rows] == plan.batch(step)
-        assert all(sum(plan.sizes[example] for example in rows) <= tokens or len(rows) == 1 for rows in cut)
+        assert all(sum(plan.lengths[example] for example in rows) <= tokens or len(rows) == 1 for rows in cut)
         for rows, following in itertools.pairwise(cut):  # none could have taken one more
-            assert sum(plan.sizes[example] for example in [*rows, following[0]]) > tokens
+            assert sum(plan.lengths[example] for example in [*rows, following[0]]) > tokens
 
 
 def test_epochs_iterations_and_seeds_have_orders_of_their_own():
-    plan = schedule(sizes=[1] * 50, batch_size=50, epochs=2)
-    orders = [plan.batch(0), plan.batch(1), schedule(sizes=[1] * 50, batch_size=50, seed=(0, "order", 2)).batch(0)]
-    orders.append(schedule(sizes=[1] * 50, batch_size=50, seed=(1, "order", 1)).batch(0))
+    plan = schedule(lengths=[1] * 50, batch_size=50, epochs=2)
+    orders = [plan.batch(0), plan.batch(1), schedule(lengths=[1] * 50, batch_size=50, seed=(0, "order", 2)).batch(0)]
+    orders.append(schedule(lengths=[1] * 50, batch_size=50, seed=(1, "order", 1)).batch(0))
     orders.append(list(range(50)))
     assert len({tuple(order) for order in orders}) == 5
-    assert plan.batch(0) == schedule(sizes=[1] * 50, batch_size=50, epochs=2).batch(0)
+    assert plan.batch(0) == schedule(lengths=[1] * 50, batch_size=50, epochs=2).batch(0)
 
 
 @given(schedules)
 def test_the_rate_rises_in_the_warm_up_and_then_falls_or_stays(plan):
-    rates = [plan.rate(step) for step in range(plan.steps)]
-    warm = math.ceil(plan.warmup * plan.steps)
+    rates = [plan.learning_rate_at(step) for step in range(plan.total_steps)]
+    warm = math.ceil(plan.warmup_ratio * plan.total_steps)
     assert all(0 < rate <= plan.learning_rate * (1 + 1e-12) for rate in rates)
     for step, rate in enumerate(rates):
         if step < warm:
             expected = plan.learning_rate * (step + 1) / warm
-        elif plan.shape == "constant":
+        elif plan.lr_scheduler_type == "constant":
             expected = plan.learning_rate
         else:  # a line from the highest rate, at the first step after the warm-up, to 0 at the step that is not taken any more
-            expected = plan.learning_rate * (1 - (step - warm) / (plan.steps - warm))
+            expected = plan.learning_rate * (1 - (step - warm) / (plan.total_steps - warm))
         assert rate == pytest.approx(expected)
 
 
 def test_the_rates_of_a_schedule_written_out():
-    assert [schedule(epochs=2, learning_rate=1.0, warmup=0.3).rate(step) for step in range(6)] == pytest.approx(
+    assert [schedule(epochs=2, learning_rate=1.0, warmup_ratio=0.3).learning_rate_at(step) for step in range(6)] == pytest.approx(
         [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     )
 
@@ -129,12 +129,12 @@ def take(model, optimizer, objective, plan, folder, *, max_grad_norm=1e9, **chan
     warnings: list[str] = []
     given = {
         "iteration": 1,
-        "keeping": CheckpointPolicy(folder / "training", 2, 2),
+        "checkpointing": CheckpointPolicy(folder / "training", 2, 2),
         "warn": warnings.append,
         "advance": lambda done, total: None,
     }
-    with Metrics(RunFolder(folder)) as log:
-        build = Build(engines.REPLICATED, model, optimizer, max_grad_norm)
+    with MetricsWriter(RunFolder(folder)) as log:
+        build = EngineFactory(engines.REPLICATED, model, optimizer, max_grad_norm)
         optimise(build, lambda module: objective, plan, metrics=log, **{**given, **changes})
     return warnings
 
@@ -145,11 +145,16 @@ def test_the_gradient_is_the_mean_over_the_batch_however_it_is_cut_up(tmp_path, 
     """Two steps of plain descent, by closed form: w ← w − α · 2/B · Xᵀ(Xw − y); the last batch and micro-batch may be partial."""
     model = linear_model()
     plan = schedule(
-        batch_size=batch_size, micro_batch_tokens=micro_batch_tokens, epochs=1, learning_rate=0.1, shape="constant", warmup=0
+        batch_size=batch_size,
+        micro_batch_tokens=micro_batch_tokens,
+        epochs=1,
+        learning_rate=0.1,
+        lr_scheduler_type="constant",
+        warmup_ratio=0,
     )
     weight = model.weight.detach().flatten().clone()
     norms, losses = [], []
-    for step in range(plan.steps):
+    for step in range(plan.total_steps):
         rows = plan.batch(step)
         residual = INPUTS[rows] @ weight - TARGETS[rows]
         gradient = 2 / len(rows) * INPUTS[rows].T @ residual
@@ -159,16 +164,16 @@ def test_the_gradient_is_the_mean_over_the_batch_however_it_is_cut_up(tmp_path, 
     take(model, torch.optim.SGD(model.parameters(), lr=0.0), squared_error(model), plan, tmp_path)
     torch.testing.assert_close(model.weight.detach().flatten(), weight, rtol=1e-12, atol=1e-14)
     steps = RunFolder(tmp_path).metrics()
-    assert [each.step for each in steps] == list(range(1, plan.steps + 1))
+    assert [each.step for each in steps] == list(range(1, plan.total_steps + 1))
     assert [each.values["loss"] for each in steps] == pytest.approx(losses, rel=1e-12)
     assert [each.values["grad_norm"] for each in steps] == pytest.approx(norms, rel=1e-6)
-    assert [each.values["learning_rate"] for each in steps] == [0.1] * plan.steps
+    assert [each.values["learning_rate"] for each in steps] == [0.1] * plan.total_steps
 
 
 def test_long_gradients_are_cut_to_length(tmp_path):
     model = linear_model()
     before = model.weight.detach().clone()
-    plan = schedule(batch_size=10, epochs=1, learning_rate=1.0, shape="constant", warmup=0)
+    plan = schedule(batch_size=10, epochs=1, learning_rate=1.0, lr_scheduler_type="constant", warmup_ratio=0)
     take(model, torch.optim.SGD(model.parameters(), lr=0.0), squared_error(model), plan, tmp_path, max_grad_norm=1e-3)
     assert (model.weight.detach() - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
     assert RunFolder(tmp_path).metrics()[0].values["grad_norm"] > 0.1  # what is logged is the length before
@@ -182,7 +187,7 @@ def test_optimizers_are_those_of_the_recipe(name):
     model.register_parameter("frozen", frozen)
     with torch.no_grad():
         model.weight.fill_(2.0)
-    optimizer = optimizer_for(name, model, weight_decay=0.0)
+    optimizer = create_optimizer(name, model, weight_decay=0.0)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
     for group in optimizer.param_groups:
         group["lr"] = 0.01
@@ -215,7 +220,7 @@ def train(folder, name, *, die_at: int | None = None, plan=None) -> tuple[dict, 
         return compute(rows)
 
     torch.manual_seed(11)
-    warnings = take(model, optimizer_for(name, model, weight_decay=0.1), objective, plan or schedule(epochs=4), folder)
+    warnings = take(model, create_optimizer(name, model, weight_decay=0.1), objective, plan or schedule(epochs=4), folder)
     return model.state_dict(), warnings
 
 
@@ -226,7 +231,7 @@ def same(one: dict, other: dict) -> bool:
 @pytest.mark.parametrize("name", ["adamw", "rmsprop"])
 def test_stopped_anywhere_and_resumed_it_ends_in_the_same_bits(tmp_path, name):
     plan = schedule(epochs=4)
-    assert plan.steps == 12
+    assert plan.total_steps == 12
     whole, _ = train(tmp_path / "whole", name, plan=plan)
     lines = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     for step in (1, 3, 4, 12):  # before the first checkpoint, right after one, between two, at the last step
@@ -284,7 +289,7 @@ BAD = 3  # an example
 def test_what_is_not_finite_stops_the_run_and_says_where(tmp_path, cause):
     """After 5 steps, at the first that holds example 3 in the second epoch; checkpoints are at 2 and 4."""
     plan = schedule(batch_size=2, epochs=2)
-    bad_step = next(step for step in range(plan.steps_an_epoch, plan.steps) if BAD in plan.batch(step))
+    bad_step = next(step for step in range(plan.steps_per_epoch, plan.total_steps) if BAD in plan.batch(step))
     model = linear_model()
     compute = squared_error(model)
     calls = 0
@@ -307,21 +312,21 @@ def test_what_is_not_finite_stops_the_run_and_says_where(tmp_path, cause):
     last = f"step-{bad_step // 2 * 2:07d}"
     assert f"iteration 2, step {bad_step + 1}: {cause} nan; " in message
     assert f"examples {', '.join(map(str, plan.batch(bad_step)))};" in message
-    assert f"the last good checkpoint is {tmp_path / 'training' / last};" in message
+    assert f"latest valid checkpoint: {tmp_path / 'training' / last};" in message
     assert "\n" not in message
     assert stopped.value.exit_code == 1
     assert torch.isfinite(model.weight).all()
-    assert checkpoints.last_good(tmp_path / "training").name == last
+    assert checkpoints.latest_valid(tmp_path / "training").name == last
     assert [each.step for each in RunFolder(tmp_path).metrics()] == list(range(1, bad_step + 1))
 
 
 def test_what_is_not_finite_from_the_start_has_no_checkpoint_before_it(tmp_path):
     model = linear_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with pytest.raises(NonFiniteError, match="the last good checkpoint is the start"):
+    with pytest.raises(NonFiniteError, match="latest valid checkpoint: none"):
         take(model, optimizer, lambda rows: (model(INPUTS[list(rows)]).squeeze(-1) * math.inf, {}), schedule(), tmp_path)
 
 
 def test_of_many_examples_the_first_are_named():
-    message = loop._not_finite(1, 0, math.inf, 1.0, range(100), Path("nowhere"))
+    message = loop.non_finite_message(1, 0, math.inf, 1.0, range(100), Path("nowhere"))
     assert "loss inf; examples 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, …;" in message

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spac_repro.errors import UserError
-from spac_repro.optim.metrics import Metrics
+from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.metrics import StepMetrics
 
@@ -37,10 +37,10 @@ def no_tensorboard():
 
 
 def write(folder: Path, steps, iteration: int, step: int) -> None:
-    with Metrics(RunFolder(folder)) as its:
-        its.go_on(iteration, step)
+    with MetricsWriter(RunFolder(folder)) as metrics:
+        metrics.rewind_to(iteration, step)
         for each in steps:
-            its.write(each.iteration, each.step, each.values)
+            metrics.write(each.iteration, each.step, each.values)
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -109,9 +109,9 @@ def test_an_iteration_begun_again_keeps_the_ones_before(tmp_path):
 
 def test_a_line_is_on_its_way_to_the_disk_before_the_next_step(tmp_path):
     """A kill loses no line of a finished step: none waits in the process."""
-    with Metrics(RunFolder(tmp_path)) as its:
-        its.go_on(0, 0)
-        its.write(0, 1, {"loss": 2.0})
+    with MetricsWriter(RunFolder(tmp_path)) as metrics:
+        metrics.rewind_to(0, 0)
+        metrics.write(0, 1, {"loss": 2.0})
         assert RunFolder(tmp_path).metrics() == [StepMetrics(0, 1, {"loss": 2.0})]
 
 

@@ -56,7 +56,7 @@ def test_two_nodes_with_two_processes_train_together(
     sweep, alone = together[engine], direct(1)["spac"]
     cells = sweep.ended()
     assert cells[CELL]["stage"] == "done", (cells, sweep.log(CELL))
-    assert f"4 processes have found each other; engine {engine}" in sweep.log(CELL)
+    assert f"4 processes are connected; engine {engine}" in sweep.log(CELL)
     row = cluster.ask("sacct", "-X", "-n", "-P", "-j", sweep.job(CELL), "-o", "NNodes").strip()
     assert row == "2"
 
@@ -76,4 +76,4 @@ def test_a_signal_stops_all_four_at_one_step(together: dict[str, lab.Sweep]) -> 
     begun = sweep.attempts(CELL)
     assert len(begun) == len({attempt["position"] for attempt in begun}) == 2
     assert len(asked(sweep)) == 2
-    assert sweep.log(CELL).count("4 processes have found each other") == 2
+    assert sweep.log(CELL).count("4 processes are connected") == 2

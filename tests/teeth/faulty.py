@@ -14,7 +14,7 @@ from spac_repro.data.rendering import Renderer
 
 def no_learning() -> None:
     """The learning rate is zero."""
-    iteration.learning_rate = lambda run, t: 0.0
+    iteration.peak_learning_rate = lambda run, t: 0.0
 
 
 def critic_flipped() -> None:

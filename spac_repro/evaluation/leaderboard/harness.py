@@ -34,8 +34,8 @@ from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.task import Leaves, Task
 from spac_repro.model.packing import Group, pack
 from spac_repro.model.policy import Policy, packs
-from spac_repro.optim import processes
-from spac_repro.optim.loop import within_budget
+from spac_repro.optim import distributed
+from spac_repro.optim.loop import batch_by_tokens
 from spac_repro.runs.results import Score
 
 TOKENS_AT_ONCE = 4096
@@ -72,7 +72,7 @@ class LanguageModel(HFLM):
             return super()._loglikelihood_tokens(requests, *arguments, **more)
         groups = shared_prompts([self._cut(prompt, continuation) for _, prompt, continuation in requests])
         answers: list[tuple[float, bool]] = []
-        for rows in within_budget(range(len(groups)), [group.size for group in groups], TOKENS_AT_ONCE):
+        for rows in batch_by_tokens(range(len(groups)), [group.size for group in groups], TOKENS_AT_ONCE):
             for answer in self._answers([groups[i] for i in rows]):
                 self.cache_hook.add_partial("loglikelihood", requests[len(answers)][0], answer)
                 answers.append(answer)
@@ -102,10 +102,10 @@ class LanguageModel(HFLM):
 
         Its own way to divide work gives a process whole documents, and fails where a subject has fewer than there are processes.
         """
-        own = processes.mine(range(len(requests)))
+        own = distributed.shard(range(len(requests)))
         self._done, self._total = 0, len(own)
         answers = answer([requests[i] for i in own], disable_tqdm=True) if own else []
-        gathered = processes.gather(dict(zip(own, answers, strict=True)))
+        gathered = distributed.all_gather(dict(zip(own, answers, strict=True)))
         return [gathered[i] for i in range(len(requests))]
 
 

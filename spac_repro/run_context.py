@@ -1,13 +1,12 @@
-"""What every stage of a run is given: the run, its folder, its data in tokens, and how to report. It does not change.
+"""What every stage of a run gets: the run, its folder, its tokenized data, and where to report progress.
 
-A stage is a function of this and of what lies in the run folder; it leaves its result there.
+A stage is a function of this and of the files in the run folder; it leaves its result there.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from spac_repro.data.inputs import Inputs
 from spac_repro.data.rendering import Examples, Renderer
 from spac_repro.errors import UserError
 from spac_repro.model import policy
-from spac_repro.optim import processes
+from spac_repro.optim import distributed
 from spac_repro.progress import Progress
 from spac_repro.publish.model_card import card
 from spac_repro.recipe import Recipe, Run
@@ -28,18 +27,19 @@ from spac_repro.runs.iteration import CARD, write_fingerprint
 
 
 @dataclass(frozen=True)
-class Context:
-    """The fixed surroundings of a run's stages."""
+class RunContext:
+    """What is fixed during a run."""
 
     run: Run
     folder: RunFolder
     inputs: Inputs
     renderer: Renderer
-    examples: Examples  # the preferences in tokens
+    examples: Examples  # the tokenized preference pairs
     progress: Progress
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe of the run."""
         return self.run.recipe
 
     @cached_property
@@ -49,41 +49,39 @@ class Context:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
-        return self._accelerator.device
+        """The device of this process."""
+        device: torch.device = self._accelerator.device
+        return device
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The precision of training, for what is computed outside an engine."""
+        """Return an autocast to the precision of training, for computations outside a training engine."""
         context: AbstractContextManager[None] = self._accelerator.autocast()
         return context
 
     @contextmanager
     def timed(self, t: int, stage: str) -> Iterator[dict[str, Any]]:
-        """Report and time a stage of iteration t; what is put into the dict stands in timing.json too."""
+        """Report and time a stage of iteration t. timing.json also gets what is put into the yielded dict."""
         self.progress.stage(f"iteration {t}: {stage}")
-        with timing.record_stage(self.folder.timing_file, t, stage, write=processes.is_main()) as entry:
+        with timing.record_stage(self.folder.timing_file, t, stage, write=distributed.is_main_process()) as entry:
             yield entry
 
     def load_policy(self, t: int) -> PreTrainedModel:
-        """Iterate t, checked against the hash that was written beside it.
+        """Load iterate t and compare its weights with the hash beside them.
 
         Raises:
-            UserError: the weights are other ones, or damaged.
+            UserError: the weights are damaged, or were replaced.
         """
-        its = self.folder.iteration(t)
-        model, _ = policy.load(its.policy, self.recipe.policy)
-        if policy.weights_sha256(model) != its.weights_sha256:
-            raise UserError(f"{its.policy}: the weights are not those that were written; remove {its.path} and repeat the command")
+        iteration = self.folder.iteration(t)
+        model, _ = policy.load(iteration.policy, self.recipe.policy)
+        if policy.weights_sha256(model) != iteration.weights_sha256:
+            raise UserError(
+                f"{iteration.policy}: the weights are not those that were written; remove {iteration.path} and repeat the command"
+            )
         return model
 
     def save_policy(self, t: int, model: PreTrainedModel) -> None:
-        """Write iterate t, whole or not at all, with its hash and its card."""
+        """Write iterate t with its weight hash and model card; the folder appears only when it is complete."""
         with files.atomic_folder(self.folder.iteration(t).policy) as folder:
             policy.save(model, self.renderer.tokenizer, folder)
             write_fingerprint(folder, policy.weights_sha256(model))
             files.write_bytes(folder / CARD, card(self.run, t).encode())
-
-
-def there(path: Path) -> bool:
-    """Whether a file is there: the main process looks for all, lest one sees what another does not see yet."""
-    return processes.on_main(path.exists)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spac_repro import start
+from spac_repro import start_policy
 from spac_repro.model import policy
 from spac_repro.model.policy import Policy
 from spac_repro.recipe import Architecture
@@ -35,7 +35,9 @@ def tokens(tokenizer, text: str) -> list[int]:
 
 def test_alone_each_response_is_learned_with_its_end(made, slow_logprob):
     model, tokenizer = made
-    losses, details = start.objective(Policy(model), tokenizer=tokenizer, demonstrations=DEMONSTRATIONS, few_shot_share=0.0)(ROWS)
+    losses, details = start_policy.make_objective(
+        Policy(model), tokenizer=tokenizer, demonstrations=DEMONSTRATIONS, few_shot_share=0.0
+    )(ROWS)
     assert details == {}
     with torch.no_grad():
         for loss, i in zip(losses, ROWS, strict=True):
@@ -50,7 +52,9 @@ def test_alone_each_response_is_learned_with_its_end(made, slow_logprob):
 
 def test_together_responses_and_line_breaks_are_learned_and_prompts_are_not(made, slow_logprob):
     model, tokenizer = made
-    losses, _ = start.objective(Policy(model), tokenizer=tokenizer, demonstrations=DEMONSTRATIONS, few_shot_share=1.0)(ROWS)
+    losses, _ = start_policy.make_objective(Policy(model), tokenizer=tokenizer, demonstrations=DEMONSTRATIONS, few_shot_share=1.0)(
+        ROWS
+    )
     assert len(losses) == 2  # eight demonstrations, at most six in a row
     with torch.no_grad():
         for loss, members in zip(losses, (ROWS[:6], ROWS[6:]), strict=True):
@@ -75,7 +79,7 @@ def test_the_share_of_few_shot_steps_is_the_recipes(made):
 
     count.model = torch.nn.Linear(1, 1)
     count.model.device = "cpu"
-    objective = start.objective(count, tokenizer=tokenizer, demonstrations=many, few_shot_share=0.3)
+    objective = start_policy.make_objective(count, tokenizer=tokenizer, demonstrations=many, few_shot_share=0.3)
     for first in range(400):
         objective([first, (first + 1) % 400])
     assert sum(together) / 400 == pytest.approx(0.3, abs=0.1)

@@ -1,0 +1,164 @@
+"""The processes of a run: rank, world size, and collectives over Python objects.
+
+A launcher (torchrun, `accelerate launch` or `optim.launch`) sets RANK and WORLD_SIZE. `init_process_group` checks that the
+processes are really connected: processes that each believe they are the only one would all train, without an error. With one
+process every function here is the identity, and torch is not imported.
+"""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.optim import launch
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+TIMEOUT = timedelta(hours=6)  # of a collective; the launcher notices a process that died much earlier
+
+_single_process = False
+
+
+def is_launched() -> bool:
+    """Whether a launcher started this process as one of a group."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def rank() -> int:
+    """The rank of this process, from 0."""
+    return 0 if _single_process else int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return 1 if _single_process else int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0, which owns the run folder and prints."""
+    return rank() == 0
+
+
+def init_process_group(expected: int, *, force: bool = False) -> None:
+    """Connect the processes of the run and check their number.
+
+    Args:
+        expected: the world size that the recipe asks for.
+        force: create the process group even if there is only one process.
+
+    Raises:
+        UserError: a different number of processes was started.
+        UnfitEnvironmentError: the processes cannot connect.
+    """
+    if world_size() != expected:
+        raise UserError(
+            f"training.processes is {expected}, and {world_size()} were started; start {expected} processes "
+            f"(nodes × processes per node), or --set training.processes={world_size()}"
+        )
+    launch.exit_with_launcher()
+    if world_size() == 1 and not force:
+        return
+    import torch
+    import torch.distributed as dist
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # otherwise Accelerate chooses a number of threads
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # the recipe chooses the engine, not the launcher
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if not dist.is_initialized():
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UnfitEnvironmentError(
+                f"process {rank()} of {world_size()} cannot connect to the others: {error}; start them with torchrun"
+            ) from None
+    connected = dist.get_world_size()
+    answered = len(all_gather({rank(): True}))
+    if not connected == answered == expected:
+        raise UnfitEnvironmentError(
+            f"training.processes is {expected}, but {connected} processes are connected and {answered} answered; "
+            "start them with torchrun"
+        )
+
+
+def shard(items: Sequence[T]) -> Sequence[T]:
+    """This process's share of the items: every `world_size`-th item, starting at this rank."""
+    return items[rank() :: world_size()]
+
+
+def all_gather(own: Mapping[K, T]) -> dict[K, T]:
+    """Merge the mappings of all processes; every process gets the result. Keys must not repeat."""
+    if world_size() == 1:
+        return dict(own)
+    import torch.distributed as dist
+
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, dict(own))
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def all_reduce_sum(values: Mapping[str, float]) -> dict[str, float]:
+    """Sum each value over all processes, in float64. All processes pass the same keys in the same order."""
+    if world_size() == 1:
+        return dict(values)
+    import torch
+    import torch.distributed as dist
+
+    sums = torch.tensor(list(values.values()), dtype=torch.float64)
+    dist.all_reduce(sums)
+    return dict(zip(values, sums.tolist(), strict=True))
+
+
+def any_process(condition: bool) -> bool:
+    """Whether the condition holds in at least one process; every process gets the same answer."""
+    return all_reduce_sum({"count": float(condition)})["count"] > 0
+
+
+def on_main_process(work: Callable[[], T]) -> T:
+    """Call `work` on the main process and broadcast its result; an exception is raised in every process."""
+    if world_size() == 1:
+        return work()
+    import torch.distributed as dist
+
+    outcome: list[Any] = [None, None]  # result, exception
+    if is_main_process():
+        try:
+            outcome[0] = work()
+        except Exception as error:
+            outcome[1] = _picklable(error)
+            dist.broadcast_object_list(outcome, src=0)
+            raise
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return cast(T, outcome[0])
+
+
+def path_exists(path: Path) -> bool:
+    """Whether a path exists for the main process; on a shared disk another process may see it later."""
+    return on_main_process(path.exists)
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"process 0: {type(error).__name__}: {error}")
+    return error
+
+
+@contextmanager
+def single_process() -> Iterator[None]:
+    """Inside this block every function here treats the process as the only one. No other process may wait for it meanwhile."""
+    global _single_process
+    before, _single_process = _single_process, True
+    try:
+        yield
+    finally:
+        _single_process = before
