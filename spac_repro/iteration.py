@@ -201,7 +201,7 @@ def _engine_factory(context: RunContext, wrapped: Policy) -> EngineFactory:
     wrapped.to(context.device)
     if training.gradient_checkpointing:
         options = {"use_reentrant": False, "context_fn": precision.contexts}
-        wrapped.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)  # type: ignore[no-untyped-call]
+        wrapped.model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     wrapped.train()
     optimizer = create_optimizer(training.optimizer, wrapped, weight_decay=training.weight_decay)
     spec = engines.get(training.engine)

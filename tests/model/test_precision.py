@@ -100,7 +100,7 @@ def test_what_is_computed_again_for_the_gradient_is_what_was_computed(tiny_model
         model = copy.deepcopy(tiny_models["mistral"]).to(weights).train()
         if checkpointed:
             how = {"use_reentrant": False, "context_fn": precision.contexts}
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
         policy = Policy(model)
         at_once = 2 * model.config.vocab_size if checkpointed else 2**20
         with precision.widened(), pytest.MonkeyPatch.context() as patch:
