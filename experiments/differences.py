@@ -50,7 +50,7 @@ def train(
     """A cut-down run in this process, with some settings, rows or the chat template changed."""
     from spac_repro import pipeline, recipes
     from spac_repro.data import inputs, tokenizers
-    from spac_repro.progress import Silent
+    from spac_repro.progress import MessagesOnly
 
     run = recipes.load("tiny", method=method, seed=seed, overrides=[*cut_down.SETTINGS, *settings])
     read = inputs.read(run, preferences=None, questions=None)
@@ -63,7 +63,7 @@ def train(
 
     tokenizers.of_world = with_template
     try:
-        pipeline.train(run, out, replace(read, rows=rows(read.rows)), allow_changed_environment=False, progress=Silent())
+        pipeline.train(run, out, replace(read, rows=rows(read.rows)), allow_changed_environment=False, progress=MessagesOnly())
     finally:
         tokenizers.of_world = usual
 

@@ -70,7 +70,7 @@ def expected(manifest: Manifest, by_method: dict[str, list[Evidence]]) -> Expect
         "kind": "measured",
         "commit": manifest.environment["source"]["commit"],
         "lock_sha256": manifest.environment["lock"]["sha256"],
-        "hardware": f"{environment.cpu()}, one thread a run",
+        "hardware": f"{environment.cpu_model()}, one thread a run",
         "date": date.today().isoformat(),
         "seeds": seeds,
         "command": "spac-repro sweep submit ten_seeds --cluster local",

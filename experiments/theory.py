@@ -57,14 +57,14 @@ def finished(run: Path) -> list[dict[str, Any]]:
 
 def expected(studies: list[dict[str, Any]]) -> Expected:
     """The file's content: the rows, and this machine and commit as their source."""
-    source = environment.source()
+    source = environment.source_revision()
     if source is None:
         raise UserError("this package is not a git checkout, so that the rows could not name their commit; run from one")
     origin = {
         "kind": "measured",
         "commit": source["commit"] + ("+changed" if source["changed"] else ""),
-        "lock_sha256": environment.lock()["sha256"],
-        "hardware": environment.cpu(),
+        "lock_sha256": environment.lock_status()["sha256"],
+        "hardware": environment.cpu_model(),
         "date": date.today().isoformat(),
         "seeds": studies[0]["seeds"],
         "command": "spac-repro theory --first-seed 1",

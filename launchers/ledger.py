@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro.documents import strict_json
-from spac_repro.documents.place import Whole
+from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.launchers.matrix import Cell
@@ -127,7 +127,7 @@ def read(folder: Path) -> Ledger:
             f"{folder / 'sweep.json'}: schema {tree.get('schema')!r} is not {SCHEMA}; another version of spac-repro made it"
         )
     check_private(folder / JOBS)
-    cluster = validate(Cluster, tree["cluster"], Whole(str(folder / "sweep.json"), ("cluster",)))
+    cluster = validate(Cluster, tree["cluster"], NamedSource(str(folder / "sweep.json"), ("cluster",)))
     book = Ledger(folder, tree["name"], cluster, jobs=tree["jobs"])
     book.add([Cell.from_json(cell) for cell in tree["cells"]])
     return book

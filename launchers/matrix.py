@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field, JsonValue, model_validator
 
 from spac_repro import recipes
-from spac_repro.documents.message import refusal
-from spac_repro.documents.shipped import Shipped
+from spac_repro.documents.errors import user_error
+from spac_repro.documents.packaged import PackagedDocument
 from spac_repro.errors import UserError
 from spac_repro.recipe import Run
 
@@ -21,7 +21,7 @@ Value = JsonValue
 NotNegative = Annotated[int, Field(ge=0)]
 
 
-class Sweep(Shipped):
+class Sweep(PackagedDocument):
     """A sweep file. A cell is one (values of `vary`, method, seed)."""
 
     kind = "sweep"
@@ -126,7 +126,7 @@ def _load(sweep: Sweep, method: str, settings: Sequence[str]) -> Run:
     try:
         return replace(recipes.load(sweep.recipe, method=method, overrides=settings), seed=sweep.seeds[0])
     except UserError as error:
-        raise refusal(f"sweep {sweep.name}, method {method}", str(error)) from None
+        raise user_error(f"sweep {sweep.name}, method {method}", str(error)) from None
 
 
 def _setting(key: str, value: Value) -> str:

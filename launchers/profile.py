@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from spac_repro.documents.model import Positive, Settings
-from spac_repro.documents.shipped import Shipped
+from spac_repro.documents.packaged import PackagedDocument
 from spac_repro.runs import files
 
 NotNegative = Annotated[int, Field(ge=0)]
@@ -40,7 +40,7 @@ class Requeue(Settings):
     attempts_without_progress: Positive = 3  # so many attempts in a row that leave nothing new end the cell with an error
 
 
-class Cluster(Shipped):
+class Cluster(PackagedDocument):
     """A cluster file: what sbatch is told, and what surrounds the job's Python."""
 
     kind = "cluster"

@@ -41,7 +41,7 @@ def _python() -> Iterator[Check]:
     version = platform.python_version()
     right = version.startswith("3.11.")
     yield Check("Python", "ok" if right else "unfit", version, "" if right else "install Python 3.11 and repeat `make setup`")
-    departures = environment.lock()["departures"]
+    departures = environment.lock_status()["departures"]
     if departures:
         some = ", ".join(f"{name} {found or 'missing'}" for name, found in list(departures.items())[:3])
         yield Check(

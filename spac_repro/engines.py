@@ -1,14 +1,14 @@
 """The engines, one entry each: what takes an optimiser step over all processes, and what others must know of it.
 
 To add an engine: a class in optim/ that fulfils `optim.engine.Engine`, and an entry here. Another Python distribution does the same
-without touching this package, under the entry point group of `GROUP`. Torch is not imported here.
+without touching this package, under the entry point group `ENTRY_POINT_GROUP`. Torch is not imported here.
 """
 
 from dataclasses import dataclass
 
 from spac_repro.registry import Registry
 
-GROUP = "spac_repro.engines"  # the entry points of engines from outside
+ENTRY_POINT_GROUP = "spac_repro.engines"  # the entry points of engines from outside
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ _OWN = (
 )
 REPLICATED = _OWN[0]
 
-_ENGINES: Registry[EngineSpec] = Registry("engine", GROUP, EngineSpec)
+_ENGINES: Registry[EngineSpec] = Registry("engine", ENTRY_POINT_GROUP, EngineSpec)
 names, get, origin = _ENGINES.names, _ENGINES.get, _ENGINES.origin
 for _engine in _OWN:
     _ENGINES.register(_engine)

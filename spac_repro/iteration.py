@@ -29,7 +29,7 @@ from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.recipe import Run
 from spac_repro.run_context import RunContext
 from spac_repro.sampling import selfplay, vllm
-from spac_repro.seeds import derive
+from spac_repro.seeds import derive_seed
 
 
 def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
@@ -60,8 +60,8 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
             iteration=t,
             checkpointing=CheckpointPolicy(folder.checkpoints, training.checkpoint_every, training.checkpoints_kept),
             metrics=metrics,
-            warn=context.progress.say,
-            advance=context.progress.advance,
+            warn=context.progress.message,
+            advance=context.progress.update,
         )
         weights = engine.weights()
         distributed.on_main_process(lambda: _save(context, t, model, weights))
@@ -74,7 +74,7 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
 def _write_triples(context: RunContext, t: int, wrapped: Policy) -> None:
     """Write the preference pairs with the self-play responses and reference log-probabilities that the method uses."""
     method, folder, tokenizer = methods.get(context.run.method), context.folder.iteration(t), context.renderer.tokenizer
-    responses = _self_play(context, t, wrapped.model) if method.self_play else None
+    responses = _self_play(context, t, wrapped.model) if method.uses_self_play else None
     data = triples.from_examples(context.examples, responses)
     if method.has_reference:
         with context.timed(t, "reference log-probabilities"):
@@ -104,15 +104,15 @@ def _self_play(context: RunContext, t: int, model: PreTrainedModel) -> Sequence[
             longest_response=context.recipe.data.longest_response,
             pad=context.renderer.pad,
             stop=context.renderer.stop,
-            seed=derive(context.run.seed, "self-play", t),
+            seed=derive_seed(context.run.seed, "self-play", t),
             folder=batches,
             sample=sample,
-            advance=context.progress.advance,
+            advance=context.progress.update,
         )
         timing["tokens"] = sum(mapped.lengths(responses))
     if not resumed:
         rate = timing["tokens"] / (time.perf_counter() - start_time)
-        context.progress.say(f"{len(responses)} responses of {timing['tokens']} tokens, {rate:.0f} tokens/s")
+        context.progress.message(f"{len(responses)} responses of {timing['tokens']} tokens, {rate:.0f} tokens/s")
     return responses
 
 
@@ -139,7 +139,7 @@ def _add_reference_logprobs(context: RunContext, t: int, wrapped: Policy, data: 
     """
     method, weights = methods.get(context.run.method), _reference_sha256(context, t)
     if t > 1 and _reference_iteration(context, t) == 0:
-        if not method.self_play:
+        if not method.uses_self_play:
             first = _read_triples(context, 1, weights)
             return replace(data, reference=first.reference, reference_sha256=weights)
         wrapped = Policy(context.load_policy(0))
@@ -150,7 +150,7 @@ def _add_reference_logprobs(context: RunContext, t: int, wrapped: Policy, data: 
             data,
             method.responses,
             tokens=context.recipe.training.micro_batch_tokens,
-            advance=context.progress.advance,
+            advance=context.progress.update,
         )
     return replace(data, reference=reference, reference_sha256=weights)
 

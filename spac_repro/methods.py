@@ -1,7 +1,7 @@
 """The methods, one entry each. Command line, recipes, report, sweeps, benches and tests take their lists from here.
 
 To add a method: a loss in objectives.py, an entry here, a block of settings in the recipes that support it. A method of another
-Python distribution does the same without touching this package: it names its entry under the entry point group of `GROUP`.
+Python distribution does the same: it names its entry in the entry point group `ENTRY_POINT_GROUP`.
 
 Torch is not imported here: a loss is named, and imported by the run that needs it.
 """
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from spac_repro.documents.model import Above0, AtLeast0, Settings
-from spac_repro.registry import Registry, load
+from spac_repro.registry import Registry, import_object
 
-GROUP = "spac_repro.methods"  # the entry points of methods from outside
+ENTRY_POINT_GROUP = "spac_repro.methods"  # the entry points of methods from outside
 
 Response = Literal["chosen", "rejected", "selfplay"]
 
@@ -59,7 +59,7 @@ class Method:
     statistics: tuple[Literal["mean_length"], ...] = ()  # mean_length: tokens of a chosen response, on average
 
     @property
-    def self_play(self) -> bool:
+    def uses_self_play(self) -> bool:
         """Whether responses of the current policy are sampled."""
         return "selfplay" in self.responses
 
@@ -76,11 +76,11 @@ class Method:
 
     def load_loss(self) -> Callable[..., Any]:
         """The loss itself. Raises UserError where it cannot be imported."""
-        loss: Callable[..., Any] = load(self.loss)
+        loss: Callable[..., Any] = import_object(self.loss)
         return loss
 
 
-_METHODS: Registry[Method] = Registry("method", GROUP, Method)
+_METHODS: Registry[Method] = Registry("method", ENTRY_POINT_GROUP, Method)
 register, names, get, all_methods, origin = (
     _METHODS.register,
     _METHODS.names,

@@ -34,7 +34,7 @@ from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import Manifest
 from spac_repro.runs.results import IterateScores, Results
 from spac_repro.sampling import vllm
-from spac_repro.seeds import derive
+from spac_repro.seeds import derive_seed
 
 
 def train(
@@ -72,13 +72,13 @@ def train(
     half = "bfloat16" in (run.recipe.training.precision, run.recipe.policy.dtype)
     with files.explain_disk_errors(path), precision.widened() if half else nullcontext(), ExitStack() as stack:
         distributed.on_main_process(lambda: stack.enter_context(folder.exclusive_access()))
-        model, tokenizer = policy.create(run.recipe.policy, seed=derive(run.seed, "weights"))
+        model, tokenizer = policy.create(run.recipe.policy, seed=derive_seed(run.seed, "weights"))
         _check_model(run, model, progress)
         renderer = Renderer(tokenizer, run.recipe.data)
         context = RunContext(run, folder, inputs, renderer, renderer.examples(inputs.rows), progress)
         distributed.on_main_process(lambda: _claim(context, model, start_from, check_manifest, allow_changed_environment))
         if distributed.path_exists(folder.results_file):
-            progress.say(f"{path} is complete; nothing to do")
+            progress.message(f"{path} is complete; nothing to do")
             return folder.results
 
         distributed.on_main_process(lambda: contamination.measure(context))
@@ -111,7 +111,7 @@ def _prepare_process(run: Run, progress: Progress) -> None:
         torch.set_num_threads(training.threads)
     distributed.init_process_group(training.processes, force=engines.get(training.engine).needs_process_group)
     if distributed.world_size() > 1:
-        progress.say(f"{distributed.world_size()} processes are connected; engine {training.engine}")
+        progress.message(f"{distributed.world_size()} processes are connected; engine {training.engine}")
     # Fail now and not after hours of work.
     methods.get(run.method).load_loss()
     if run.recipe.selfplay.generator == "vllm":
@@ -128,7 +128,7 @@ def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
             f"{kind} is computed response by response, but {engine.name} needs equally many forward passes on every process; "
             "use --set training.engine=deepspeed-zero2"
         )
-    progress.say(
+    progress.message(
         f"{kind}: every response is computed with its own copy of the prompt, which is slower; responses share a prompt only with "
         f"{', '.join(policy.PACKED)} and attention sdpa"
     )

@@ -35,7 +35,7 @@ def prefetch(run: Run, cache: Path, *, progress: Progress) -> dict[str, Any]:
         os.environ.pop(name, None)
     with runs.explain_disk_errors(cache):
         fetched = _fetch(run, progress)
-        progress.stage("hashes")
+        progress.start_stage("hashes")
         known = runs.read_json(cache / MANIFEST)["fetched"] if (cache / MANIFEST).exists() else []
         everything = [*(item for item in known if item not in fetched), *fetched]
         hashes = {str(file.relative_to(cache)): runs.sha256_file(file) for file in _files(cache)}
@@ -66,13 +66,13 @@ def _fetch(run: Run, progress: Progress) -> list[dict[str, Any]]:
     if recipe.policy.source == "hub":
         from spac_repro.data import hub
 
-        progress.stage(f"model {recipe.policy.name}")
+        progress.start_stage(f"model {recipe.policy.name}")
         hub.snapshot(recipe.policy.name, recipe.policy.revision)
         fetched.append({"model": recipe.policy.name, "revision": recipe.policy.revision})
     if recipe.data.source == "hub" and recipe.data.name is not None:
         from spac_repro.data import preferences
 
-        progress.stage(f"preferences {recipe.data.name}")
+        progress.start_stage(f"preferences {recipe.data.name}")
         preferences.read_preferences(recipe.data.name, revision=recipe.data.revision, limit=1)
         fetched.append({"preferences": recipe.data.name, "revision": recipe.data.revision})
     if recipe.evaluation.suite.asks:
@@ -80,7 +80,7 @@ def _fetch(run: Run, progress: Progress) -> list[dict[str, Any]]:
 
         for task in scoring.chosen_tasks(recipe.evaluation.suite, recipe.evaluation.tasks):
             if task.hub is not None:
-                progress.stage(f"questions {task.name}")
+                progress.start_stage(f"questions {task.name}")
                 task.from_hub()
                 fetched.append({"questions": task.name, "data_set": task.hub.data_set})
     if not fetched:

@@ -9,47 +9,47 @@ from typing import Any, Protocol
 class Progress(Protocol):
     """Where long work reports to."""
 
-    def stage(self, name: str) -> None:
+    def start_stage(self, name: str) -> None:
         """A new stage begins."""
 
-    def advance(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int) -> None:
         """So much of the stage is done."""
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Something the user should read, now or later."""
 
 
-class Silent:
+class MessagesOnly:
     """Says nothing but what the user should read."""
 
-    def stage(self, name: str) -> None:
+    def start_stage(self, name: str) -> None:
         pass
 
-    def advance(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int) -> None:
         pass
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-class Mute(Silent):
+class NoProgress(MessagesOnly):
     """Says nothing at all: for all but the first of several processes."""
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         pass
 
 
-class Lines(Silent):
+class LogProgress(MessagesOnly):
     """One line when a stage begins: for logs."""
 
     def __init__(self) -> None:
         self.begun = time.monotonic()
 
-    def stage(self, name: str) -> None:
-        self.say(f"[{time.monotonic() - self.begun:6.1f} s] {name}")
+    def start_stage(self, name: str) -> None:
+        self.message(f"[{time.monotonic() - self.begun:6.1f} s] {name}")
 
 
-class Bar:
+class ProgressBar:
     """A progress bar a stage: for terminals. A context manager."""
 
     def __init__(self) -> None:
@@ -61,21 +61,21 @@ class Bar:
         self.rich = Rich(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
         self.task: Any = None
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> "ProgressBar":
         self.rich.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.rich.stop()
 
-    def stage(self, name: str) -> None:
+    def start_stage(self, name: str) -> None:
         if self.task is not None:
             self.rich.stop_task(self.task)
         self.task = self.rich.add_task(name, total=None)
 
-    def advance(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int) -> None:
         if self.task is not None:
             self.rich.update(self.task, completed=done, total=total)
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         self.rich.console.print(line, highlight=False, markup=False)

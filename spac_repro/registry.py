@@ -8,8 +8,8 @@ from functools import cache
 from importlib import import_module, metadata
 from typing import Any, Generic, Protocol, TypeVar
 
-from spac_repro.documents.message import one_line
-from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.errors import one_line
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
 
 
@@ -96,17 +96,17 @@ class Registry(Generic[Entry]):
         return self._origins.get(name)
 
 
-def load(place: str) -> Any:
+def import_object(path: str) -> Any:
     """What is called "module:name". Looked up at every call, so that it is the one its module holds now.
 
     Raises:
         UserError: there is no such thing.
     """
-    module, _, name = place.partition(":")
+    module, _, name = path.partition(":")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(one_line(f"{place} cannot be imported: {error}; mend its entry, or the module")) from error
+        raise UserError(one_line(f"{path} cannot be imported: {error}; mend its entry, or the module")) from error
 
 
 @cache

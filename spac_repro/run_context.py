@@ -61,7 +61,7 @@ class RunContext:
     @contextmanager
     def timed(self, t: int, stage: str) -> Iterator[dict[str, Any]]:
         """Report and time a stage of iteration t. timing.json also gets what is put into the yielded dict."""
-        self.progress.stage(f"iteration {t}: {stage}")
+        self.progress.start_stage(f"iteration {t}: {stage}")
         with timing.record_stage(self.folder.timing_file, t, stage, write=distributed.is_main_process()) as entry:
             yield entry
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def derive(seed: int, *names: str | int) -> int:
+def derive_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed for the draw that `names` describe."""
     digest = hashlib.sha256(":".join(map(str, (seed, *names))).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
@@ -17,4 +17,4 @@ def derive(seed: int, *names: str | int) -> int:
 
 def permutation(n: int, seed: int, *names: str | int) -> Tensor:
     """A random order of 0 … n−1; int64 [n]."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, *names)))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed(seed, *names)))

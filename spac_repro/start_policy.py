@@ -88,8 +88,8 @@ def _train_supervised(context: RunContext, model: PreTrainedModel, metrics: Metr
         iteration=0,
         checkpointing=CheckpointPolicy(folder.checkpoints, training.checkpoint_every, training.checkpoints_kept),
         metrics=metrics,
-        warn=context.progress.say,
-        advance=context.progress.advance,
+        warn=context.progress.message,
+        advance=context.progress.update,
     )
 
 
@@ -173,7 +173,7 @@ def reuse(context: RunContext, other: Path) -> None:
     source, target = RunFolder(other).iteration(0), context.folder.iteration(0)
     if target.has_policy:
         return
-    context.progress.stage("iteration 0: reused")
+    context.progress.start_stage("iteration 0: reused")
     target.path.mkdir(parents=True, exist_ok=True)
     for file in (source.gold_file, source.heldout_file, source.samples_file, source.scores_file):
         if file.exists() and not (target.path / file.name).exists():

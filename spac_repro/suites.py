@@ -15,14 +15,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from spac_repro.documents.model import Settings
-from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
-from spac_repro.registry import load
+from spac_repro.registry import import_object
 
-PACKAGED = Path(__file__).parent / "evaluation" / "leaderboard" / "tasks"
-ABOUT = "suite.yaml"  # in a folder of one's own: what is said about the whole
+TASKS_FOLDER = Path(__file__).parent / "evaluation" / "leaderboard" / "tasks"
+SUITE_FILE = "suite.yaml"  # in a folder of one's own: what is said about the whole
 
-NAME = r"[A-Za-z][A-Za-z0-9_.-]{0,99}"  # of a suite
+NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_.-]{0,99}"  # of a suite
 
 
 @dataclass(frozen=True)
@@ -31,47 +31,47 @@ class Suite:
 
     name: str  # as in a run's settings and beside scores
     summary: str
-    files: tuple[Path, ...]  # one task each, in the order of the scores; empty: nothing is asked
-    world_questions: str | None = None  # "module:function" that makes the questions from the built-in world; None: they are read
+    task_files: tuple[Path, ...]  # one task each, in the order of the scores; empty: nothing is asked
+    question_generator: str | None = None  # "module:function" that makes the questions from the built-in world; None: they are read
     folder: Path | None = None  # of a suite of one's own
 
     @property
     def asks(self) -> bool:
         """Whether anything is asked at all."""
-        return bool(self.files)
+        return bool(self.task_files)
 
     @property
     def asks_world(self) -> bool:
         """Whether the questions are made from the built-in world; otherwise they come from files or from the hub."""
-        return self.world_questions is not None
+        return self.question_generator is not None
 
     def identity(self) -> dict[str, str] | None:
         """The hash of each file of a suite of one's own; None for the package's, which the package's version identifies."""
         if self.folder is None:
             return None
-        about = [file for file in (self.folder / ABOUT,) if file.is_file()]
-        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (*self.files, *about)}
+        about = [file for file in (self.folder / SUITE_FILE,) if file.is_file()]
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (*self.task_files, *about)}
 
-    def load_questions(self) -> Callable[[Any], Any]:
+    def load_question_generator(self) -> Callable[[Any], Any]:
         """The function that makes the questions from a world: {task: {split: rows}}."""
-        assert self.world_questions is not None
-        questions: Callable[[Any], Any] = load(self.world_questions)
+        assert self.question_generator is not None
+        questions: Callable[[Any], Any] = import_object(self.question_generator)
         return questions
 
 
-class About(Settings):
+class SuiteInfo(Settings):
     """suite.yaml, which a suite of one's own may have."""
 
-    suite: Annotated[str, Field(pattern=f"^{NAME}$")] | None = None  # its name; the folder's where this is left out
+    suite: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")] | None = None  # its name; the folder's where this is left out
     summary: str = ""
 
 
-def _packaged(name: str, summary: str, *tasks: str, world_questions: str | None = None) -> Suite:
-    return Suite(name, summary, tuple(PACKAGED / name / f"{task}.yaml" for task in tasks), world_questions)
+def _builtin(name: str, summary: str, *tasks: str, question_generator: str | None = None) -> Suite:
+    return Suite(name, summary, tuple(TASKS_FOLDER / name / f"{task}.yaml" for task in tasks), question_generator)
 
 
 _SUITES = (
-    _packaged(
+    _builtin(
         "mini",
         "the built-in world",
         "mini_arc",
@@ -80,9 +80,9 @@ _SUITES = (
         "mini_mmlu",
         "mini_winogrande",
         "mini_gsm8k",
-        world_questions="spac_repro.evaluation.leaderboard.mini:mini_items",
+        question_generator="spac_repro.evaluation.leaderboard.mini:mini_items",
     ),
-    _packaged("openllm", "Open LLM Leaderboard v1", "arc_challenge", "hellaswag", "truthfulqa_mc2", "mmlu", "winogrande", "gsm8k"),
+    _builtin("openllm", "Open LLM Leaderboard v1", "arc_challenge", "hellaswag", "truthfulqa_mc2", "mmlu", "winogrande", "gsm8k"),
 )
 NONE = Suite("none", "nothing is asked", ())
 
@@ -92,7 +92,7 @@ def names() -> tuple[str, ...]:
     return tuple(suite.name for suite in _SUITES)
 
 
-def packaged() -> tuple[Suite, ...]:
+def builtin() -> tuple[Suite, ...]:
     """The suites of the package."""
     return _SUITES
 
@@ -107,29 +107,29 @@ def get(name: str) -> Suite:
         if suite.name == name:
             return suite
     if name and Path(name).is_dir():
-        return _own(Path(name))
+        return _user_suite(Path(name))
     known = [*names(), NONE.name]
     raise UserError(f"unknown suite {name!r}{did_you_mean(name, known)}; take {', '.join(known)}, or a folder of task files")
 
 
-def _own(folder: Path) -> Suite:
+def _user_suite(folder: Path) -> Suite:
     """A suite of one's own: the YAML files of a folder, in the order of their names."""
-    files = tuple(sorted(file for file in folder.glob("*.yaml") if file.name != ABOUT))
+    files = tuple(sorted(file for file in folder.glob("*.yaml") if file.name != SUITE_FILE))
     if not files:
         raise UserError(f"{folder}: no task files; a suite is a folder with one YAML file a task (docs/leaderboard.md)")
-    about = _about(folder)
+    about = _suite_info(folder)
     name = about.suite or folder.resolve().name
-    if name in (*names(), NONE.name) or not re.fullmatch(NAME, name):
-        problem = "is the name of another suite" if re.fullmatch(NAME, name) else "is no name of a suite"
-        raise UserError(f"{folder}: {name!r} {problem}; write another one into {ABOUT}: `suite: my_suite`")
+    if name in (*names(), NONE.name) or not re.fullmatch(NAME_PATTERN, name):
+        problem = "is the name of another suite" if re.fullmatch(NAME_PATTERN, name) else "is no name of a suite"
+        raise UserError(f"{folder}: {name!r} {problem}; write another one into {SUITE_FILE}: `suite: my_suite`")
     return Suite(name, about.summary, files, folder=folder)
 
 
-def _about(folder: Path) -> About:
+def _suite_info(folder: Path) -> SuiteInfo:
     from spac_repro.documents import yaml_subset
     from spac_repro.documents.validation import validate
 
-    if not (folder / ABOUT).exists():
-        return About()
-    document = yaml_subset.read(folder / ABOUT)
-    return validate(About, document.value, document)
+    if not (folder / SUITE_FILE).exists():
+        return SuiteInfo()
+    document = yaml_subset.read(folder / SUITE_FILE)
+    return validate(SuiteInfo, document.value, document)

@@ -30,7 +30,7 @@ def test_each_loads_under_its_name_for_every_method(name, method):
 def test_every_setting_says_where_it_comes_from(name):
     run = recipes.load(name)
     values = run.recipe.model_dump(mode="json")
-    for key in recipes.leaves(values):
+    for key in recipes.leaf_keys(values):
         value = values
         for part in key.split("."):
             value = value[part]

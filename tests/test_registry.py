@@ -6,19 +6,19 @@ import pytest
 
 from spac_repro import engines, methods
 from spac_repro.errors import UserError
-from spac_repro.registry import load
+from spac_repro.registry import import_object
 
 
 @pytest.mark.parametrize("place", ["math:nothing", "nowhere:pi", "math"])
 def test_what_there_is_not_is_refused(place):
     with pytest.raises(UserError, match=f"{place} cannot be imported") as caught:
-        load(place)
+        import_object(place)
     assert "\n" not in str(caught.value)
 
 
 def test_what_there_is_is_found():
-    assert load("math:pi") == math.pi
+    assert import_object("math:pi") == math.pi
     for method in methods.all_methods():
         assert callable(method.load_loss())
     for name in engines.names():
-        assert callable(load(engines.get(name).implementation))
+        assert callable(import_object(engines.get(name).implementation))

@@ -24,20 +24,20 @@ def own(tmp_path: Path) -> Path:
 
 def test_the_package_s_suites_have_their_facts():
     assert suites.names() == ("mini", "openllm")
-    mini, openllm = suites.packaged()
+    mini, openllm = suites.builtin()
     assert (mini.asks, mini.asks_world, openllm.asks, openllm.asks_world) == (True, True, True, False)
     assert (suites.NONE.asks, suites.NONE.asks_world) == (False, False)
-    for suite in suites.packaged():
-        assert {*suite.files} == {*suite.files[0].parent.glob("*.yaml")}, "a task file that no entry names"
+    for suite in suites.builtin():
+        assert {*suite.task_files} == {*suite.task_files[0].parent.glob("*.yaml")}, "a task file that no entry names"
         assert suite.identity() is None
 
 
 def test_a_folder_is_a_suite(own):
     suite = suites.get(str(own))
-    assert (suite.name, suite.files, suite.asks, suite.asks_world) == ("my_suite", (own / "backwards.yaml",), True, False)
+    assert (suite.name, suite.task_files, suite.asks, suite.asks_world) == ("my_suite", (own / "backwards.yaml",), True, False)
     (own / "another.yaml").write_text("name: another\n")
     (own / "notes.md").write_text("not a task")
-    assert [file.name for file in suites.get(str(own)).files] == ["another.yaml", "backwards.yaml"]
+    assert [file.name for file in suites.get(str(own)).task_files] == ["another.yaml", "backwards.yaml"]
 
 
 def test_a_suite_of_one_s_own_is_identified_by_its_files(own):
@@ -55,7 +55,7 @@ def test_a_suite_of_one_s_own_is_identified_by_its_files(own):
 def test_suite_yaml_names_it(own):
     (own / "suite.yaml").write_text("suite: words\nsummary: about words\n")
     suite = suites.get(str(own))
-    assert (suite.name, suite.summary, len(suite.files)) == ("words", "about words", 1)
+    assert (suite.name, suite.summary, len(suite.task_files)) == ("words", "about words", 1)
 
 
 @pytest.mark.parametrize("place", ["my_suite", "./my_suite/", "my_suite/"])
@@ -63,7 +63,7 @@ def test_settings_hold_the_name_and_no_place(own, monkeypatch, place):
     monkeypatch.chdir(own.parent)
     run = recipes.load("tiny", overrides=[f"evaluation.suite={place}"])
     assert run.settings()["evaluation"]["suite"] == "my_suite"
-    assert run.recipe.evaluation.suite.files[0].name == "backwards.yaml"
+    assert run.recipe.evaluation.suite.task_files[0].name == "backwards.yaml"
     assert run.settings_sha256 == recipes.load("tiny", overrides=[f"evaluation.suite={own}"]).settings_sha256
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from spac_repro import methods, suites
-from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.images import reference
 from spac_repro.theory.experiments import EXPERIMENTS
 

@@ -19,7 +19,7 @@ def evaluate(
         str,
         typer.Option(
             autocompletion=choices.suite_names,
-            help=f"{'; '.join(f'{its.name}: {its.summary}' for its in suites.packaged())}; or a folder of task files.",
+            help=f"{'; '.join(f'{its.name}: {its.summary}' for its in suites.builtin())}; or a folder of task files.",
         ),
     ] = "openllm",
     data: Questions = None,
@@ -34,7 +34,7 @@ def evaluate(
 
     chosen = suites.get(suite)
     with output.progress(as_json) as progress:
-        progress.stage(f"{chosen.name} leaderboard")
+        progress.start_stage(f"{chosen.name} leaderboard")
         scores = model_folder.evaluate(
             target,
             chosen,

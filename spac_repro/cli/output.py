@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 @contextmanager
 def progress(as_json: bool) -> Iterator["Progress"]:
     """Where a command's work reports to: a bar on a terminal, lines elsewhere, nothing where JSON is asked for."""
-    from spac_repro.progress import Bar, Lines, Mute, Silent
+    from spac_repro.progress import LogProgress, MessagesOnly, NoProgress, ProgressBar
 
     if not distributed.is_main_process():
-        yield Mute()
+        yield NoProgress()
     elif as_json:
-        yield Silent()
+        yield MessagesOnly()
     elif sys.stderr.isatty():
-        with Bar() as bar:
+        with ProgressBar() as bar:
             yield bar
     else:
-        yield Lines()
+        yield LogProgress()
 
 
 def table(title: str, *columns: str) -> "Table":

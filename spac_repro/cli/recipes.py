@@ -41,7 +41,7 @@ def show(
         print(json.dumps({"settings": values, "provenance": {k: asdict(v) for k, v in run.provenance.items()}}))
         return
     table = output.table(run.recipe.summary, "setting", "value", "from", "why")
-    for key in recipes.leaves(values):
+    for key in recipes.leaf_keys(values):
         source = run.provenance.get(key)
         value = values
         for part in key.split("."):

@@ -216,7 +216,7 @@ def _inspection(request: Request, progress: "Progress") -> Callable[["Manifest"]
         return lambda manifest: None
     from spac_repro.trust import replay
 
-    return replay.check(request.like, allowed=request.allow_changed_environment, say=progress.say)
+    return replay.check(request.like, allowed=request.allow_changed_environment, say=progress.message)
 
 
 def _conclude(request: Request, results: "Results") -> None:

@@ -14,9 +14,9 @@ from typing import IO, Any, cast
 
 from spac_repro.data import mapped
 from spac_repro.documents import strict_json
-from spac_repro.documents.message import one_line
-from spac_repro.documents.strict_json import kind_of
-from spac_repro.documents.text import decoded
+from spac_repro.documents.errors import one_line
+from spac_repro.documents.strict_json import json_type
+from spac_repro.documents.text import decode_utf8
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 Message = dict[str, str]
@@ -134,14 +134,14 @@ def _folder_records(folder: Path) -> Iterator[Record]:
 def _json_lines(path: Path) -> Iterator[Record]:
     with _reading(path), _open(path) as lines:
         for number, line in enumerate(lines, start=1):
-            text = decoded(line, str(path), number)
+            text = decode_utf8(line, str(path), number)
             if text.strip():
                 yield f"{path}, line {number}", strict_json.parse(text, str(path), line=number)
 
 
 def _json_array(path: Path) -> Iterator[Record]:
     with _reading(path), _open(path) as file:
-        text = decoded(file.read(), str(path))
+        text = decode_utf8(file.read(), str(path))
     if not text.strip():
         return
     rows = strict_json.parse(text, str(path), list, remedy="the rows are one list; one object a line is called .jsonl")
@@ -225,7 +225,7 @@ def _open(path: Path) -> IO[bytes]:
 
 def _preference(row: object, where: str) -> Preference:
     if not isinstance(row, dict):
-        raise UserError(f"{where}: a row must be an object with {', '.join(FIELDS)}; found {kind_of(row)}")
+        raise UserError(f"{where}: a row must be an object with {', '.join(FIELDS)}; found {json_type(row)}")
     for field in ("chosen", "rejected"):
         if row.get(field) is None:
             raise UserError(f"{where}: lacks the field {field}")
@@ -271,14 +271,14 @@ def _prompt(value: object, repeated: Messages, where: str) -> Messages:
 
 def _messages(value: object, where: str) -> Messages:
     if not isinstance(value, list):
-        raise UserError(f"{where}: must be text or a list of messages, found {kind_of(value)}")
+        raise UserError(f"{where}: must be text or a list of messages, found {json_type(value)}")
     if not value:
         raise UserError(f"{where}: has no message")
     messages = []
     for number, message in enumerate(value, start=1):
         place = f"{where}, message {number}"
         if not isinstance(message, dict):
-            raise UserError(f"{place}: must be an object with role and content, found {kind_of(message)}")
+            raise UserError(f"{place}: must be an object with role and content, found {json_type(message)}")
         messages.append({key: _text(message.get(key), f"{place}: {key}") for key in ("role", "content")})
     return tuple(messages)
 
@@ -294,7 +294,7 @@ def _check_roles(messages: Messages, where: str) -> None:
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{where}: must be text, found {kind_of(value)}")
+        raise UserError(f"{where}: must be text, found {json_type(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -11,21 +11,21 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from spac_repro.documents.message import one_line, refusal
-from spac_repro.documents.place import dotted
-from spac_repro.documents.text import decoded, read_text
+from spac_repro.documents.errors import one_line, user_error
+from spac_repro.documents.source import dotted_key
+from spac_repro.documents.text import decode_utf8, read_text
 
-SIZE = 1 << 28  # bytes of a file
-DEPTH = 64
-DIGITS = 300
+MAX_BYTES = 1 << 28  # bytes of a file
+MAX_DEPTH = 64
+MAX_INTEGER_DIGITS = 300
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _BRACKET = re.compile(r"[\[\]{}]")
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how half a surrogate pair, or a whole one, is written
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # how half a surrogate pair, or a whole one, is written
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
-class _RefusedError(ValueError):
+class _InvalidJsonError(ValueError):
     """What the callbacks of Python's reader found."""
 
     def __init__(self, problem: str, key: str = "") -> None:
@@ -33,15 +33,15 @@ class _RefusedError(ValueError):
         self.problem, self.key = problem, key
 
 
-def read(path: Path, kind: type | None = None, *, absent: str = "", remedy: str = "") -> Any:
+def read(path: Path, kind: type | None = None, *, missing_file_remedy: str = "", remedy: str = "") -> Any:
     """The content of a JSON file; with `kind` (dict or list) it must be that.
 
-    `absent` is the remedy where there is no such file, `remedy` the one where it is not what it should be.
+    `missing_file_remedy` is the remedy where there is no such file, `remedy` the one where it is not what it should be.
 
     Raises:
         UserError: it cannot be read, is not JSON, or is of another kind.
     """
-    return parse(read_text(path, most=SIZE, absent=absent), str(path), kind, remedy=remedy)
+    return parse(read_text(path, max_bytes=MAX_BYTES, missing_file_remedy=missing_file_remedy), str(path), kind, remedy=remedy)
 
 
 def parse(text: str | bytes, where: str, kind: type | None = None, *, line: int | None = None, remedy: str = "") -> Any:
@@ -50,24 +50,24 @@ def parse(text: str | bytes, where: str, kind: type | None = None, *, line: int 
     Raises:
         UserError: it is not JSON, or is of another kind than `kind` (dict or list).
     """
-    text = decoded(text, where, line) if isinstance(text, bytes) else text
+    text = decode_utf8(text, where, line) if isinstance(text, bytes) else text
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float)
-        if _HALF.search(text) or _depth(text) > DEPTH:
+        if _SURROGATE_ESCAPE.search(text) or _depth(text) > MAX_DEPTH:
             _check(value)
     except json.JSONDecodeError as error:
         problem = f"not JSON ({error.msg} at column {error.colno})"
-        raise refusal(where, problem, line=line or error.lineno, remedy=remedy) from None
-    except _RefusedError as error:
-        raise refusal(where, error.problem, line=line, key=error.key, remedy=remedy) from None
+        raise user_error(where, problem, line=line or error.lineno, remedy=remedy) from None
+    except _InvalidJsonError as error:
+        raise user_error(where, error.problem, line=line, key=error.key, remedy=remedy) from None
     except RecursionError:
-        raise refusal(where, f"nested more than {DEPTH} levels deep", line=line, remedy=remedy) from None
+        raise user_error(where, f"nested more than {MAX_DEPTH} levels deep", line=line, remedy=remedy) from None
     if kind is not None and type(value) is not kind:
-        raise refusal(where, f"must be {_KINDS[kind]}, found {kind_of(value)}", line=line, remedy=remedy)
+        raise user_error(where, f"must be {_KINDS[kind]}, found {json_type(value)}", line=line, remedy=remedy)
     return value
 
 
-def kind_of(value: object) -> str:
+def json_type(value: object) -> str:
     """What JSON calls a value: `an object`, `a list`, …"""
     return "nothing" if value is None else _KINDS.get(type(value), type(value).__name__)
 
@@ -76,27 +76,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs if len(dict(pairs)) < len(pairs) else ():
         if name in found:
-            raise _RefusedError("stands there twice", name)
+            raise _InvalidJsonError("stands there twice", name)
         found[name] = value
     return dict(pairs)
 
 
 def _integer(text: str) -> int:
-    if len(text) > DIGITS:
-        raise _RefusedError(f"an integer of {len(text)} digits is too large")
+    if len(text) > MAX_INTEGER_DIGITS:
+        raise _InvalidJsonError(f"an integer of {len(text)} digits is too large")
     return int(text)
 
 
 def _float(text: str) -> float:
     value = float(text)
     if abs(value) == float("inf"):
-        raise _RefusedError(f"{one_line(text, 40)} is too large for a number")
+        raise _InvalidJsonError(f"{one_line(text, 40)} is too large for a number")
     return value
 
 
 def _depth(text: str) -> int:
     """How deep a JSON text is nested; an upper bound where it has few brackets. Walking through the values takes longer."""
-    if (brackets := text.count("[") + text.count("{")) <= DEPTH:
+    if (brackets := text.count("[") + text.count("{")) <= MAX_DEPTH:
         return brackets
     steps = (1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(_STRING.sub("", text)))
     return max(accumulate(steps), default=0)
@@ -105,7 +105,7 @@ def _depth(text: str) -> int:
 def _check(value: Any) -> None:
     """Depth, and whole characters, level by level: a value may be nested deeper than calls can be."""
     level: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
-    for _ in range(DEPTH + 1):
+    for _ in range(MAX_DEPTH + 1):
         below: list[tuple[tuple[str | int, ...], Any]] = []
         for path, each in level:
             if isinstance(each, dict):
@@ -114,7 +114,7 @@ def _check(value: Any) -> None:
             elif isinstance(each, list):
                 below += [((*path, position), inner) for position, inner in enumerate(each)]
             elif isinstance(each, str) and any("\ud800" <= character <= "\udfff" for character in each):
-                raise _RefusedError("half a surrogate pair is no character", dotted(path))
+                raise _InvalidJsonError("half a surrogate pair is no character", dotted_key(path))
         level = below
     if level:
-        raise _RefusedError(f"nested more than {DEPTH} levels deep")
+        raise _InvalidJsonError(f"nested more than {MAX_DEPTH} levels deep")

@@ -2,30 +2,32 @@
 
 from pathlib import Path
 
-from spac_repro.documents.message import refusal
+from spac_repro.documents.errors import user_error
 
 
-def read_text(path: Path, *, most: int, absent: str = "") -> str:
-    """The text of a file of at most `most` bytes, with or without a byte order mark.
+def read_text(path: Path, *, max_bytes: int, missing_file_remedy: str = "") -> str:
+    """The text of a file of at most `max_bytes` bytes, with or without a byte order mark.
 
-    `absent` is the remedy where there is no such file.
+    `missing_file_remedy` is the remedy where there is no such file.
 
     Raises:
         UserError: it cannot be read, is larger, or is not UTF-8.
     """
     try:
         with path.open("rb") as file:
-            data = file.read(most + 1)
+            data = file.read(max_bytes + 1)
     except FileNotFoundError:
-        raise refusal(str(path), "no such file", remedy=absent) from None
+        raise user_error(str(path), "no such file", remedy=missing_file_remedy) from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise refusal(str(path), f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if len(data) > most:
-        raise refusal(str(path), f"larger than {most:,} bytes, so it is not what it should be", remedy="look at what wrote it")
-    return decoded(data, str(path))
+        raise user_error(str(path), f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(data) > max_bytes:
+        raise user_error(
+            str(path), f"larger than {max_bytes:,} bytes, so it is not what it should be", remedy="look at what wrote it"
+        )
+    return decode_utf8(data, str(path))
 
 
-def decoded(data: bytes, where: str, line: int | None = None) -> str:
+def decode_utf8(data: bytes, where: str, line: int | None = None) -> str:
     """The text of UTF-8 bytes, with or without a byte order mark.
 
     Raises:
@@ -35,4 +37,4 @@ def decoded(data: bytes, where: str, line: int | None = None) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = line or data.count(b"\n", 0, error.start) + 1
-        raise refusal(where, f"not UTF-8 at byte {error.start}", line=line, remedy="save it as UTF-8") from None
+        raise user_error(where, f"not UTF-8 at byte {error.start}", line=line, remedy="save it as UTF-8") from None

@@ -6,61 +6,61 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from spac_repro.documents.message import one_line
-from spac_repro.documents.names import did_you_mean
-from spac_repro.documents.place import Path, Place
+from spac_repro.documents.errors import one_line
+from spac_repro.documents.source import KeyPath, Source
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def validate(model: type[Model], value: Any, place: Place, *, pattern: str = "", remedy: str = "") -> Model:
-    """The model made of a value. `pattern` is the remedy where a key is missing, `remedy` the one for anything else.
+def validate(model: type[Model], value: Any, source: Source, *, missing_key_remedy: str = "", remedy: str = "") -> Model:
+    """The model made of a value. `missing_key_remedy` is the remedy where a key is missing, `remedy` the one for anything else.
 
     A number that stands where text is wanted is the text as it was written: commits and versions may look like numbers.
 
     Raises:
-        UserError: the first thing that is wrong, with its place. A misspelt key comes before the one that it leaves missing.
+        UserError: the first thing that is wrong, with its source. A misspelt key comes before the one that it leaves missing.
     """
     if not isinstance(value, Mapping):
-        raise place.refusal((), f"must hold the keys {', '.join(_keys(model))}", pattern or remedy)
+        raise source.error((), f"must hold the keys {', '.join(_keys(model))}", missing_key_remedy or remedy)
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        texts = dict(_texts(model, error, place))
+        texts = dict(_texts(model, error, source))
         if not texts:
-            raise refusal(model, error, place, pattern=pattern, remedy=remedy) from None
+            raise first_error(model, error, source, missing_key_remedy=missing_key_remedy, remedy=remedy) from None
     try:
         return model.model_validate(_with_texts(value, texts))
     except ValidationError as error:
-        raise refusal(model, error, place, pattern=pattern, remedy=remedy) from None
+        raise first_error(model, error, source, missing_key_remedy=missing_key_remedy, remedy=remedy) from None
 
 
-def refusal(model: type[BaseModel], error: ValidationError, place: Place, *, pattern: str = "", remedy: str = "") -> UserError:
+def first_error(
+    model: type[BaseModel], error: ValidationError, source: Source, *, missing_key_remedy: str = "", remedy: str = ""
+) -> UserError:
     """The first thing that is wrong, in one line."""
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     path, holder = _follow(model, first["loc"])
     if first["type"] == "extra_forbidden":
         near = did_you_mean(str(path[-1]), _keys(holder))
-        return place.refusal(
-            path, f"unknown key{near}", remedy or ("" if near else f"the keys here are {', '.join(_keys(holder))}")
-        )
+        return source.error(path, f"unknown key{near}", remedy or ("" if near else f"the keys here are {', '.join(_keys(holder))}"))
     if first["type"] == "missing":
-        return place.refusal(path, "missing", pattern or remedy)
+        return source.error(path, "missing", missing_key_remedy or remedy)
     given = first["input"]
     shown = "" if isinstance(given, Mapping | Sequence) and not isinstance(given, str) else f" (given {one_line(repr(given), 60)})"
-    return place.refusal(path, f"{one_line(first['msg']).removeprefix('Value error, ')}{shown}", remedy)
+    return source.error(path, f"{one_line(first['msg']).removeprefix('Value error, ')}{shown}", remedy)
 
 
-def _texts(model: type[BaseModel], error: ValidationError, place: Place) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _texts(model: type[BaseModel], error: ValidationError, source: Source) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """The numbers that stand where text is wanted, as they were written."""
     for problem in error.errors(include_url=False):
         if problem["type"] == "string_type":
             path, _ = _follow(model, problem["loc"])
-            written = place.written(path)
-            if written is not None:
-                yield path, written
+            literal = source.literal(path)
+            if literal is not None:
+                yield path, literal
 
 
 def _with_texts(value: Any, texts: Mapping[tuple[str | int, ...], str], path: tuple[str | int, ...] = ()) -> Any:
@@ -71,7 +71,7 @@ def _with_texts(value: Any, texts: Mapping[tuple[str | int, ...], str], path: tu
     return [_with_texts(inner, texts, (*path, i)) for i, inner in enumerate(value)] if isinstance(value, list) else value
 
 
-def _follow(kind: Any, location: Path) -> tuple[tuple[str | int, ...], Any]:
+def _follow(kind: Any, location: KeyPath) -> tuple[tuple[str | int, ...], Any]:
     """The keys and positions of an error's location, and the kind of what holds the last of them.
 
     A location also names the member of a union that was tried, which is no level of the document.

@@ -15,15 +15,14 @@ from typing import Any
 
 import yaml
 
-from spac_repro.documents import place
-from spac_repro.documents.message import one_line, refusal
-from spac_repro.documents.place import dotted
+from spac_repro.documents.errors import one_line, user_error
+from spac_repro.documents.source import KeyPath, dotted_key
 from spac_repro.documents.text import read_text
 from spac_repro.errors import UserError
 
-SIZE = 1 << 20  # bytes of a file: seconds to read, and twenty times as much as any that ships
-DEPTH = 64
-DIGITS = 300  # of an integer, so that each fits into a float
+MAX_BYTES = 1 << 20  # bytes of a file: seconds to read, and twenty times as much as any that ships
+MAX_DEPTH = 64
+MAX_INTEGER_DIGITS = 300  # of an integer, so that each fits into a float
 
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -45,15 +44,15 @@ class Node:
 
     value: Any  # None, bool, int, float, str, list of nodes, dict of nodes
     line: int
-    written: str | None = None  # of a number
+    literal: str | None = None  # of a number
 
-    def plain(self) -> Any:
+    def to_python(self) -> Any:
         """The value without lines."""
         if isinstance(self.value, dict):
-            return {key: node.plain() for key, node in self.value.items()}
-        return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
+            return {key: node.to_python() for key, node in self.value.items()}
+        return [node.to_python() for node in self.value] if isinstance(self.value, list) else self.value
 
-    def below(self, part: str | int) -> "Node | None":
+    def child(self, part: str | int) -> "Node | None":
         """The value under a key or at a position, if there is one."""
         if isinstance(self.value, dict):
             return self.value.get(part)
@@ -65,65 +64,65 @@ class Node:
 
 @dataclass(frozen=True)
 class Document:
-    """What was read, with the line of each value (a Place)."""
+    """What was read, with the line of each value (a Source)."""
 
-    where: str
+    name: str
     root: Node
-    group: place.Path = ()  # the document's values stand below this key
-    lines: bool = True
+    key_prefix: KeyPath = ()  # the document's values stand below this key
+    show_lines: bool = True
 
     @property
     def value(self) -> Any:
         """The tree of plain values."""
-        return self.root.plain()
+        return self.root.to_python()
 
-    def refusal(self, path: place.Path, problem: str, remedy: str = "") -> UserError:
+    def error(self, path: KeyPath, problem: str, remedy: str = "") -> UserError:
         """An error about a value. Its line is that of the deepest part of `path` that the document has."""
-        *_, last = [None, *self._along(path)]
-        line = last.line if last and self.lines else None
-        return refusal(self.where, problem, line=line, key=dotted((*self.group, *path)), remedy=remedy)
+        *_, last = [None, *self._nodes_along(path)]
+        line = last.line if last and self.show_lines else None
+        return user_error(self.name, problem, line=line, key=dotted_key((*self.key_prefix, *path)), remedy=remedy)
 
-    def written(self, path: place.Path) -> str | None:
+    def literal(self, path: KeyPath) -> str | None:
         """The number at `path` as it was written; None for any other value."""
-        nodes = list(self._along(path)) if path else [self.root]
-        return nodes[-1].written if len(nodes) == max(len(path), 1) else None
+        nodes = list(self._nodes_along(path)) if path else [self.root]
+        return nodes[-1].literal if len(nodes) == max(len(path), 1) else None
 
-    def _along(self, path: place.Path) -> Iterator[Node]:
+    def _nodes_along(self, path: KeyPath) -> Iterator[Node]:
         node: Node | None = self.root
         for part in path:
-            node = node.below(part) if node else None
+            node = node.child(part) if node else None
             if node is not None:
                 yield node
 
 
-def read(path: Path, absent: str = "") -> Document:
-    """Read a file; `absent` is the remedy where there is none.
+def read(path: Path, missing_file_remedy: str = "") -> Document:
+    """Read a file; `missing_file_remedy` is the remedy where there is none.
 
     Raises:
         UserError: it cannot be read, or is not in the subset.
     """
-    return parse(read_text(path, most=SIZE, absent=absent), str(path))
+    return parse(read_text(path, max_bytes=MAX_BYTES, missing_file_remedy=missing_file_remedy), str(path))
 
 
-def parse(text: str, where: str, *, group: place.Path = (), lines: bool = True) -> Document:
-    """Read a text. Errors name `where`, the line (unless not `lines`), and the key below `group`.
+def parse(text: str, name: str, *, key_prefix: KeyPath = (), show_lines: bool = True) -> Document:
+    """Read a text. Errors name `name`, the line (unless not `show_lines`), and the key below `key_prefix`.
 
     Raises:
         UserError: it is not in the subset.
     """
-    return Document(where, _Composer(text, where, group, lines).document(), group, lines)
+    return Document(name, _Composer(text, name, key_prefix, show_lines).document(), key_prefix, show_lines)
 
 
 class _Composer:
     """Builds the tree of one document from the parser's events."""
 
-    def __init__(self, text: str, where: str, group: place.Path, lines: bool) -> None:
-        self.where, self.lines = where, lines
-        self.path: list[str | int] = list(group)
+    def __init__(self, text: str, name: str, key_prefix: KeyPath, show_lines: bool) -> None:
+        self.name, self.show_lines = name, show_lines
+        self.path: list[str | int] = list(key_prefix)
         self.outermost = len(self.path)
         if found := _NO_TEXT.search(text):
             line = len(_BREAK.findall(text, 0, found.start())) + 1
-            raise self._refusal(line, f"the character U+{ord(found[0]):04X} cannot stand in a text", "remove it")
+            raise self._error(line, f"the character U+{ord(found[0]):04X} cannot stand in a text", "remove it")
         self.events = yaml.parse(text, Loader=yaml.SafeLoader)
 
     def document(self) -> Node:
@@ -133,12 +132,12 @@ class _Composer:
         if isinstance(event, yaml.StreamEndEvent):
             return Node(None, 1)
         if event.version or event.tags:
-            raise self._refusal(_line(event), "directives (%) are not read here", "remove the line")
+            raise self._error(_line(event), "directives (%) are not read here", "remove the line")
         root = self._node(self._next())
         self._next()  # the document's end
         event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
-            raise self._refusal(_line(event), "a second document begins here (---)", "keep one in a file")
+            raise self._error(_line(event), "a second document begins here (---)", "keep one in a file")
         return root
 
     def _next(self) -> Any:
@@ -147,28 +146,28 @@ class _Composer:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
-            raise self._no_yaml(mark.line + 1 if mark else None, one_line(problem, 120)) from None
+            raise self._syntax_error(mark.line + 1 if mark else None, one_line(problem, 120)) from None
         except (ValueError, OverflowError):
-            raise self._no_yaml(None, "an escape that stands for no character") from None
+            raise self._syntax_error(None, "an escape that stands for no character") from None
 
     def _node(self, event: Any, line: int | None = None) -> Node:
         """The value that begins with an event; `line` is its key's."""
         line = line or _line(event)
-        self._check_plainness(event, line)
+        self._refuse_anchors_and_tags(event, line)
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, line)
-        if len(self.path) - self.outermost >= DEPTH:
+        if len(self.path) - self.outermost >= MAX_DEPTH:
             del self.path[self.outermost + 3 :]
-            raise self._refusal(line, f"nested more than {DEPTH} levels deep", "write it flatter")
+            raise self._error(line, f"nested more than {MAX_DEPTH} levels deep", "write it flatter")
         return Node(self._mapping(line) if isinstance(event, yaml.MappingStartEvent) else self._sequence(), line)
 
-    def _check_plainness(self, event: Any, line: int) -> None:
+    def _refuse_anchors_and_tags(self, event: Any, line: int) -> None:
         quotes = "or put a text in quotes"
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise self._refusal(line, "anchors (&) and aliases (*) are not read here", f"write the value out, {quotes}")
+            raise self._error(line, "anchors (&) and aliases (*) are not read here", f"write the value out, {quotes}")
         if event.tag is not None:
             tag = one_line(event.tag.replace("tag:yaml.org,2002:", "!!"), 40)
-            raise self._refusal(line, f"tags ({tag}) are not read here", f"write the plain value, {quotes}")
+            raise self._error(line, f"tags ({tag}) are not read here", f"write the plain value, {quotes}")
 
     def _sequence(self) -> list[Node]:
         items: list[Node] = []
@@ -182,14 +181,14 @@ class _Composer:
         items: dict[str, Node] = {}
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             line = _line(event)
-            self._check_plainness(event, line)
+            self._refuse_anchors_and_tags(event, line)
             if not isinstance(event, yaml.ScalarEvent):
-                raise self._refusal(line, "a key must be a word, not a list or a mapping")
+                raise self._error(line, "a key must be a word, not a list or a mapping")
             if event.style is None and event.value == "<<":
-                raise self._refusal(line, "merge keys (<<) are not read here", "write the values out")
+                raise self._error(line, "merge keys (<<) are not read here", "write the values out")
             self.path.append(key := self._text(event.value, line))
             if key in items:
-                raise self._refusal(line, f"stands there twice, first on line {items[key].line}", "remove one")
+                raise self._error(line, f"stands there twice, first on line {items[key].line}", "remove one")
             items[key] = self._node(self._next(), line)
             self.path.pop()
         return items
@@ -201,13 +200,13 @@ class _Composer:
         if text in _WORDS:
             return Node(_WORDS[text], line)
         if _INTEGER.fullmatch(text):
-            if len(text) > DIGITS:
-                raise self._refusal(
+            if len(text) > MAX_INTEGER_DIGITS:
+                raise self._error(
                     line, f"an integer of {len(text)} digits is too large", "write a smaller one, or a text in quotes"
                 )
             return Node(int(text), line, text)
         if _NOT_FINITE.fullmatch(text) or (_FLOAT.fullmatch(text) and abs(float(text)) == float("inf")):
-            raise self._refusal(line, f"{one_line(text, 40)} is not a finite number", "write a finite one, or a text in quotes")
+            raise self._error(line, f"{one_line(text, 40)} is not a finite number", "write a finite one, or a text in quotes")
         return Node(float(text), line, text) if _FLOAT.fullmatch(text) else Node(self._text(text, line), line)
 
     def _text(self, text: str, line: int) -> str:
@@ -215,18 +214,18 @@ class _Composer:
         try:
             text = text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            raise self._refusal(line, "half a surrogate pair is no character", "write the whole one") from None
+            raise self._error(line, "half a surrogate pair is no character", "write the whole one") from None
         if found := _NO_VALUE.search(text):
-            raise self._refusal(line, f"the control character U+{ord(found[0]):04X} cannot stand in a value", "remove it")
+            raise self._error(line, f"the control character U+{ord(found[0]):04X} cannot stand in a value", "remove it")
         return text
 
-    def _no_yaml(self, line: int | None, problem: str) -> UserError:
-        if self.lines:
-            return self._refusal(line, f"not YAML ({problem})")
-        return self._refusal(None, f"is not a value ({problem})", "write a number, a word or null")
+    def _syntax_error(self, line: int | None, problem: str) -> UserError:
+        if self.show_lines:
+            return self._error(line, f"not YAML ({problem})")
+        return self._error(None, f"is not a value ({problem})", "write a number, a word or null")
 
-    def _refusal(self, line: int | None, problem: str, remedy: str = "") -> UserError:
-        return refusal(self.where, problem, line=line if self.lines else None, key=dotted(self.path), remedy=remedy)
+    def _error(self, line: int | None, problem: str, remedy: str = "") -> UserError:
+        return user_error(self.name, problem, line=line if self.show_lines else None, key=dotted_key(self.path), remedy=remedy)
 
 
 def _line(event: Any) -> int:
@@ -243,6 +242,6 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("+-.0123456789"))
 
 
-def write(value: Any) -> str:
+def dump(value: Any) -> str:
     """The text of a tree of plain values, its keys in their order."""
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))

@@ -11,12 +11,12 @@ def measure(context: RunContext) -> None:
     folder, settings = context.folder, context.recipe.evaluation
     if folder.contamination_file.exists() or settings.suite.asks_world or not settings.suite.asks:
         return
-    context.progress.stage("overlap of preferences with questions")
+    context.progress.start_stage("overlap of preferences with questions")
     asked = scoring.questions(settings.suite, tasks=settings.tasks, data=context.inputs.questions, limit=settings.limit)
     prompts = ("\n".join(message["content"] for message in row.prompt) for row in context.inputs.rows)
     found = contamination.measure(prompts, {task.name: task.words(leaves) for task, leaves in asked.items()})
     for name, task in found.tasks.items():
-        context.progress.say(f"{name}: {task.note or 'no overlap with the preferences'}")
+        context.progress.message(f"{name}: {task.note or 'no overlap with the preferences'}")
     files.write_json(folder.contamination_file, found.as_json())
 
 

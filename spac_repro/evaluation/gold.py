@@ -15,7 +15,7 @@ from spac_repro.run_context import RunContext
 from spac_repro.runs import files
 from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
-from spac_repro.seeds import derive
+from spac_repro.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
             context.recipe.selfplay,
             prompts=settings.gold_prompts,
             samples=settings.gold_samples,
-            seed=derive(context.run.seed, "gold", t),
-            advance=context.progress.advance,
+            seed=derive_seed(context.run.seed, "gold", t),
+            advance=context.progress.update,
         )
     if t == 0:
         distributed.on_main_process(lambda: files.write_json(kept, asdict(rewards)))

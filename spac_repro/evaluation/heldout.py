@@ -20,7 +20,7 @@ from spac_repro.recipe import SelfPlay
 from spac_repro.run_context import RunContext
 from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
-from spac_repro.seeds import derive
+from spac_repro.seeds import derive_seed
 
 NOTE = "against the start"
 
@@ -38,14 +38,14 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
                 context.recipe.selfplay,
                 pairs=context.recipe.evaluation.heldout_pairs,
                 tokens=tokens,
-                seed=derive(context.run.seed, "held-out"),
-                advance=context.progress.advance,
+                seed=derive_seed(context.run.seed, "held-out"),
+                advance=context.progress.update,
             )
             drawn = replace(drawn, reference_sha256=start.weights_sha256)
             distributed.on_main_process(lambda: triples.write(start.heldout_file, drawn, {}))
         remedy = f"remove it and {start.scores_file}, and repeat the command"
         data = triples.read(start.heldout_file, reference=start.weights_sha256, remedy=remedy)
-        return scores(scorer, data, tokens=tokens, advance=context.progress.advance)
+        return scores(scorer, data, tokens=tokens, advance=context.progress.update)
 
 
 def draw(

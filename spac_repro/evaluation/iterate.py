@@ -11,7 +11,7 @@ from spac_repro.run_context import RunContext
 from spac_repro.runs import files
 from spac_repro.runs.results import Score
 from spac_repro.sampling import selfplay
-from spac_repro.seeds import derive
+from spac_repro.seeds import derive_seed
 
 SHOWN = 12  # prompts that every iterate answers for the report
 
@@ -48,7 +48,7 @@ def _leaderboard(context: RunContext, model: PreTrainedModel) -> list[Score]:
         world=context.inputs.world,
         limit=settings.limit,
         batch_size=settings.batch_size,
-        progress=lambda task, done, total: context.progress.advance(done, total),
+        progress=lambda task, done, total: context.progress.update(done, total),
     )
     notes = contamination.notes(context)
     return [replace(score, note=notes.get(score.task, score.note)) for score in scores]
@@ -63,6 +63,6 @@ def _samples(context: RunContext, t: int, model: PreTrainedModel) -> list[str]:
         longest_response=context.recipe.data.longest_response,
         pad=context.renderer.pad,
         stop=context.renderer.stop,
-        seed=derive(context.run.seed, "samples", t),
+        seed=derive_seed(context.run.seed, "samples", t),
     )
     return [context.renderer.text(response) for response in responses]

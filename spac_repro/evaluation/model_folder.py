@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from spac_repro.data import inputs
-from spac_repro.documents.place import Whole
+from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import scoring
@@ -53,7 +53,7 @@ def evaluate(
             world=inputs.world(settings) if settings else None,
             limit=limit,
             batch_size=batch_size,
-            progress=lambda task, done, total: progress.advance(done, total),
+            progress=lambda task, done, total: progress.update(done, total),
         )
 
 
@@ -74,4 +74,4 @@ def _world(run: RunFolder | None) -> WorldSettings | None:
     settings = run.manifest.settings.get("data", {}).get("world") if run else None
     if run is None or settings is None:
         return None
-    return validate(WorldSettings, settings, Whole(str(run.manifest_file), ("settings", "data", "world")))
+    return validate(WorldSettings, settings, NamedSource(str(run.manifest_file), ("settings", "data", "world")))

@@ -76,7 +76,7 @@ def _check(engine: str) -> None:
 
 def revision() -> str:
     """The commit that is built, with `+changed` where files differ from it."""
-    source = environment.source()
+    source = environment.source_revision()
     return f"{source['commit']}{'+changed' if source['changed'] else ''}" if source else "unknown"
 
 

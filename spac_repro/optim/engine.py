@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spac_repro.engines import EngineSpec
 from spac_repro.optim.checkpoints import TrainingState
-from spac_repro.registry import load
+from spac_repro.registry import import_object
 
 
 class Engine(Protocol):
@@ -54,7 +54,7 @@ class EngineFactory:
 
     def __call__(self, checkpoint: Path | None) -> Engine:
         """Build the engine, in the state of the checkpoint if there is one."""
-        engine: Engine = load(self.spec.implementation)(
+        engine: Engine = import_object(self.spec.implementation)(
             self.model, self.optimizer, checkpoint, max_grad_norm=self.max_grad_norm, bfloat16=self.bfloat16
         )
         return engine

@@ -16,7 +16,7 @@ def settings(view: RunView) -> Iterator[dict[str, str]]:
         if not isinstance(values, dict):
             yield _setting(view, group, values)
             continue
-        for key in recipes.leaves(values):
+        for key in recipes.leaf_keys(values):
             node: Any = values
             for part in key.split("."):
                 node = node[part]

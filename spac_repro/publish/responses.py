@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from spac_repro.publish.groups import Group, RunView
-from spac_repro.runs.columns import Columns
+from spac_repro.runs.parquet import Columns
 
 PROMPTS = 12
 LONGEST = 1200  # characters of a response that are shown

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spac_repro import methods, recipe
-from spac_repro.documents import shipped, yaml_subset
+from spac_repro.documents import packaged, yaml_subset
 from spac_repro.documents.defaults import with_defaults
-from spac_repro.documents.message import one_line, refusal
-from spac_repro.documents.names import did_you_mean
-from spac_repro.documents.place import Path, dotted
+from spac_repro.documents.errors import one_line, user_error
+from spac_repro.documents.source import KeyPath, dotted_key
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.documents.yaml_subset import Document
 from spac_repro.errors import UserError
@@ -20,7 +20,7 @@ PATTERN = "see `spac-repro recipes show tiny` for a complete recipe"
 
 def names() -> list[str]:
     """The recipes that ship with the package."""
-    return shipped.names("recipes")
+    return packaged.names("recipes")
 
 
 def load(name: str, *, method: str = "spac", seed: int = 0, overrides: Sequence[str] = ()) -> Run:
@@ -30,87 +30,87 @@ def load(name: str, *, method: str = "spac", seed: int = 0, overrides: Sequence[
         UserError: an unknown recipe, method or key (with the nearest name), or a value out of range.
     """
     methods.get(method)
-    written = _Written(shipped.find("recipe", "recipes", name))
-    tree = written.file.value
+    source = _RecipeSource(packaged.read("recipe", "recipes", name))
+    tree = source.file.value
     if not isinstance(tree, dict):
-        raise written.refusal((), "not a recipe: a mapping of settings is wanted", PATTERN)
-    given = _settings(written, tree, ())
+        raise source.error((), "not a recipe: a mapping of settings is wanted", PATTERN)
+    given = _settings(source, tree, ())
     values = with_defaults(recipe.Recipe, given)
-    for key in {*leaves(values)} - {*leaves(given)}:
-        written.provenance[key] = Provenance("default")
+    for key in {*leaf_keys(values)} - {*leaf_keys(given)}:
+        source.provenance[key] = Provenance("default")
     for override in overrides:
-        _override(written, values, override, method)
-    found = validate(recipe.Recipe, values, written, pattern=PATTERN)
+        _override(source, values, override, method)
+    found = validate(recipe.Recipe, values, source, missing_key_remedy=PATTERN)
     if getattr(found.methods, method) is None:
         supported = ", ".join(found.methods.model_dump()) or "none"
-        raise UserError(f"{written.file.where} has no settings for method {method}; it supports {supported}")
-    return Run(found, method, seed, written.provenance)
+        raise UserError(f"{source.file.name} has no settings for method {method}; it supports {supported}")
+    return Run(found, method, seed, source.provenance)
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """The dotted keys of a tree's values."""
     for name, node in values.items():
         if isinstance(node, dict):
-            yield from leaves(node, f"{prefix}{name}.")
+            yield from leaf_keys(node, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
 
 
 @dataclass(frozen=True)
-class _Written:
-    """What a recipe's settings were written in: its file, and the command line for those that it overrides (a Place)."""
+class _RecipeSource:
+    """What a recipe's settings were written in: its file, and the command line for those that it overrides (a Source)."""
 
     file: Document
     overrides: dict[str, Document] = field(default_factory=dict)  # by dotted key
     provenance: dict[str, Provenance] = field(default_factory=dict)
 
-    def refusal(self, path: Path, problem: str, remedy: str = "") -> UserError:
+    def error(self, path: KeyPath, problem: str, remedy: str = "") -> UserError:
         """An error about a setting; it names the one override that it can be about, if there is one."""
-        key = dotted(path)
+        key = dotted_key(path)
         about = [document for name, document in self.overrides.items() if not key or f"{name}.".startswith(f"{key}.")]
         if len(about) == 1:
-            return refusal(about[0].where, problem, key=key, remedy=remedy)
-        return self.file.refusal(path, problem, remedy)
+            return user_error(about[0].name, problem, key=key, remedy=remedy)
+        return self.file.error(path, problem, remedy)
 
-    def written(self, path: Path) -> str | None:
+    def literal(self, path: KeyPath) -> str | None:
         """The number at a setting, as it was written."""
-        override = self.overrides.get(dotted(path))
-        return override.written(()) if override else self.file.written((*path, "value"))
+        override = self.overrides.get(dotted_key(path))
+        return override.literal(()) if override else self.file.literal((*path, "value"))
 
 
-def _settings(written: _Written, tree: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+def _settings(source: _RecipeSource, tree: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     """The plain tree of values; the provenance of each is noted."""
     values: dict[str, Any] = {}
     for name, node in tree.items():
         here = (*path, name)
         if isinstance(node, dict) and "value" in node:
-            written.provenance[dotted(here)] = _provenance(written, here, node)
+            source.provenance[dotted_key(here)] = _provenance(source, here, node)
             values[name] = node["value"]
         elif isinstance(node, dict):
-            values[name] = _settings(written, node, here)
-        elif dotted(here) in ("name", "summary") or node is None:
+            values[name] = _settings(source, node, here)
+        elif dotted_key(here) in ("name", "summary") or node is None:
             values[name] = node
         else:
             shown = one_line(node, 60)
-            raise written.refusal(here, "no provenance", f"write it as {{value: {shown}, from: assumed, why: …}}")
+            raise source.error(here, "no provenance", f"write it as {{value: {shown}, from: assumed, why: …}}")
     return values
 
 
-def _provenance(written: _Written, path: tuple[str, ...], node: Mapping[str, Any]) -> Provenance:
+def _provenance(source: _RecipeSource, path: tuple[str, ...], node: Mapping[str, Any]) -> Provenance:
     for extra in node.keys() - {"value", "from", "why"}:
-        raise written.refusal((*path, extra), "unknown key", "a setting has value, from and why")
+        raise source.error((*path, extra), "unknown key", "a setting has value, from and why")
     mark = node.get("from")
     if mark not in MARKS:
-        raise written.refusal(path, f"`from` is {one_line(repr(mark), 60)}; it must be one of {', '.join(MARKS)}")
+        raise source.error(path, f"`from` is {one_line(repr(mark), 60)}; it must be one of {', '.join(MARKS)}")
     return Provenance(mark, str(node.get("why", "")))
 
 
-def _override(written: _Written, values: dict[str, Any], override: str, method: str) -> None:
+def _override(source: _RecipeSource, values: dict[str, Any], override: str, method: str) -> None:
     """Apply `a.b=value`; `objective.` stands for the settings of the run's method."""
     key, equals, text = override.partition("=")
     where = f"--set {override}"
     if not equals:
-        raise refusal(where, "write key=value, for example --set training.epochs=1")
+        raise user_error(where, "write key=value, for example --set training.epochs=1")
     if key.startswith("objective."):
         key = f"methods.{method}.{key.removeprefix('objective.')}"
     *groups, leaf = key.split(".")
@@ -118,9 +118,9 @@ def _override(written: _Written, values: dict[str, Any], override: str, method: 
     for group in groups:
         node = node.get(group) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict) or key in ("name", "summary"):
-        near = did_you_mean(key, leaves(values))
-        raise refusal(where, f"unknown key {one_line(key, 60)!r}{near}", remedy="`spac-repro recipes show` lists the keys")
-    document = yaml_subset.parse(text, where, group=(*groups, leaf), lines=False)
+        near = did_you_mean(key, leaf_keys(values))
+        raise user_error(where, f"unknown key {one_line(key, 60)!r}{near}", remedy="`spac-repro recipes show` lists the keys")
+    document = yaml_subset.parse(text, where, key_prefix=(*groups, leaf), show_lines=False)
     node[leaf] = document.value
-    written.overrides[key] = document
-    written.provenance[key] = Provenance("set", where)
+    source.overrides[key] = document
+    source.provenance[key] = Provenance("set", where)

@@ -23,13 +23,14 @@ def describe() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "package": spac_repro.__version__,
-        "source": source(),
+        "source": source_revision(),
         "image": os.environ.get("SPAC_REPRO_IMAGE"),  # set by `--in`: a container cannot know what it is made from
-        "lock": lock(),
+        "lock": lock_status(),
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES} | {name: its for name in EXTRAS if (its := version(name))},
+        "libraries": {name: installed_version(name) for name in LIBRARIES}
+        | {name: its for name in EXTRAS if (its := installed_version(name))},
         "platform": f"{platform.system()}-{platform.machine()}",
-        "cpu": cpu(),
+        "cpu": cpu_model(),
         "gpus": gpus,
         "cuda": torch.version.cuda if gpus else None,
         "threads": torch.get_num_threads(),
@@ -38,7 +39,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     """The installed version of a distribution, if it is installed."""
     try:
         return metadata.version(name)
@@ -46,19 +47,19 @@ def version(name: str) -> str | None:
         return None
 
 
-def lock() -> dict[str, Any]:
+def lock_status() -> dict[str, Any]:
     """The hash of the lock that the published numbers were made with, and where what is installed departs from it."""
     text = (resources.files("spac_repro") / "requirements" / "base.lock").read_text()
     # A pin with a marker is for one platform among several: absent or other here, it says nothing.
     pins = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)(?= \\)", text, flags=re.MULTILINE)
-    installed = {name: version(name) for name, _ in pins}
+    installed = {name: installed_version(name) for name, _ in pins}
     return {
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
         "departures": {name: installed[name] for name, pin in pins if installed[name] != pin},
     }
 
 
-def source() -> dict[str, Any] | None:
+def source_revision() -> dict[str, Any] | None:
     """The git commit that the package is of, and whether its files differ from it; None where neither checkout nor image says."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
@@ -83,7 +84,7 @@ def module_sha256(place: str) -> str | None:
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
-def cpu() -> str:
+def cpu_model() -> str:
     """The processor's model: another one may choose other kernels."""
     try:
         names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)

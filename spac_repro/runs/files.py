@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spac_repro.documents import strict_json
-from spac_repro.documents.message import one_line
+from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 
@@ -45,8 +45,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON; a file that is missing or is not JSON is the user's to know about."""
-    absent, remedy = f"is {path.parent} a run folder?", "the file was changed by hand or by another program"
-    return strict_json.read(path, absent=absent, remedy=remedy)
+    missing_file_remedy, remedy = f"is {path.parent} a run folder?", "the file was changed by hand or by another program"
+    return strict_json.read(path, missing_file_remedy=missing_file_remedy, remedy=remedy)
 
 
 def check_schema(path: Path, found: Mapping[str, Any], newest: int) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from spac_repro.errors import UserError
-from spac_repro.runs import columns, files
-from spac_repro.runs.columns import Columns
+from spac_repro.runs import files, parquet
+from spac_repro.runs.parquet import Columns
 from spac_repro.runs.results import Score
 
 _SCORES = TypeAdapter(tuple[Score, ...])
@@ -121,7 +121,7 @@ class IterationFolder:
         Raises:
             UserError: the file is damaged.
         """
-        return columns.read(self.triples_file)
+        return parquet.read_columns(self.triples_file)
 
 
 def write_fingerprint(policy: Path, weights_sha256: str) -> None:

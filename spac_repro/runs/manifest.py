@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from spac_repro.documents.place import Whole
+from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.recipe import Provenance, complete
@@ -77,7 +77,7 @@ def read(path: Path) -> Manifest:
     for part in REQUIRED_KEYS:
         if part not in found:
             raise UserError(f"{path}: half a manifest: no {part!r}; repeat the run's `train` command")
-    return validate(Manifest, found, Whole(str(path)), remedy="the file was changed by hand")
+    return validate(Manifest, found, NamedSource(str(path)), remedy="the file was changed by hand")
 
 
 def leaf_differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from spac_repro.documents.place import Whole
+from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.runs import files
 
@@ -79,4 +79,4 @@ def read(path: Path) -> Results:
     found = files.read_json(path)
     if isinstance(found, dict):
         files.check_schema(path, found, SCHEMA)
-    return validate(Results, found, Whole(str(path)), remedy="repeat the run's `train` command to mend it")
+    return validate(Results, found, NamedSource(str(path)), remedy="repeat the run's `train` command to mend it")

@@ -16,7 +16,7 @@ from spac_repro.data import mapped
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlay
 from spac_repro.runs.files import read_json, write_json
-from spac_repro.seeds import derive
+from spac_repro.seeds import derive_seed
 
 
 def respond(
@@ -51,7 +51,7 @@ def respond(
         if kept and kept.exists():
             sampled = read_json(kept)
         else:
-            sampled = sample([prompts[i] for i in batch], derive(seed, number))
+            sampled = sample([prompts[i] for i in batch], derive_seed(seed, number))
             if kept:
                 write_json(kept, sampled)
         own[number] = [array("i", response) for response in sampled]  # 4 bytes a token, where a list takes 36

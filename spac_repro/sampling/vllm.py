@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from spac_repro.errors import UnfitEnvironmentError
-from spac_repro.seeds import derive
+from spac_repro.seeds import derive_seed
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")  # torchrun's
 
@@ -61,7 +61,7 @@ class Sampler:
         process = self.process = self.process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        batch = [{"prompt": list(prompt), "seed": derive(seed, i)} for i, prompt in enumerate(prompts)]
+        batch = [{"prompt": list(prompt), "seed": derive_seed(seed, i)} for i, prompt in enumerate(prompts)]
         try:
             process.stdin.write(json.dumps(batch) + "\n")
             process.stdin.flush()

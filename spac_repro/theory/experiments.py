@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spac_repro.documents import strict_json
-from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
 from spac_repro.runs import verdict as verdicts
 from spac_repro.runs.files import write_bytes, write_json
@@ -66,7 +66,7 @@ def run(
     `seeds` is 20, with `quick` 5; quick also takes fewer settings. A finished experiment is not run again unless its
     settings or the code changed. Raises UserError for an unknown experiment or too few seeds.
     """
-    from spac_repro.progress import Silent
+    from spac_repro.progress import MessagesOnly
 
     names = _known(experiments)
     seeds = seeds if seeds is not None else (5 if quick else 20)
@@ -74,13 +74,13 @@ def run(
         raise UserError(f"seeds: is {seeds}; a confidence band needs at least 2")
     if first_seed < 0:
         raise UserError(f"first seed: is {first_seed}; give a number from 0")
-    progress = progress or Silent()
+    progress = progress or MessagesOnly()
     chosen = list(range(first_seed, first_seed + seeds))
     studies = {}
     for name in names:
-        progress.stage(name)
-        studies[name] = _finished(name, chosen, quick, out, progress.advance)
-    progress.stage("figures and verdict")
+        progress.start_stage(name)
+        studies[name] = _finished(name, chosen, quick, out, progress.update)
+    progress.start_stage("figures and verdict")
     files = [f"{name}.json" for name in names]
     from spac_repro.theory.figures import draw_study, table_of
 

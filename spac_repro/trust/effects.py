@@ -168,7 +168,7 @@ def _idle(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> st
     if key == "environment.libraries.deepspeed" and all(each.get("engine") == engines.REPLICATED.name for each in training):
         return "neither run uses DeepSpeed"
     used = [methods.get(str(its["method"])) for its in recorded if its.get("method") in methods.names()]
-    if key in ("settings.selfplay.temperature", "settings.selfplay.top_p") and not any(method.self_play for method in used):
+    if key in ("settings.selfplay.temperature", "settings.selfplay.top_p") and not any(method.uses_self_play for method in used):
         return "neither method draws self-play responses"
     templates = [(each.get("data") or {}).get("template") for each in settings]
     if key == "inputs.chat_template_sha256" and "chat" not in templates:

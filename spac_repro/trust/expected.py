@@ -35,7 +35,7 @@ from pydantic import (
 )
 
 from spac_repro.documents import yaml_subset
-from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.runs.verdict import ScoreKey
@@ -154,7 +154,7 @@ class Expected(Strict):
         return self.sources[row.source].kind
 
     def as_yaml(self) -> str:
-        return yaml_subset.write(self.model_dump(mode="json", exclude_defaults=True))
+        return yaml_subset.dump(self.model_dump(mode="json", exclude_defaults=True))
 
 
 def measured_rows(
@@ -183,12 +183,12 @@ def expected_path(recipe: str) -> Path:
 
 def load_expected(path: Path | str) -> Expected:
     """Read and check an expected_results file. Raises UserError naming the file, the line and the key."""
-    document = yaml_subset.read(Path(path), absent="name an expected_results file")
+    document = yaml_subset.read(Path(path), missing_file_remedy="name an expected_results file")
     expected = validate(Expected, document.value, document)
     seen: set[ScoreKey] = set()
     for index, row in enumerate(expected.rows):
         if fault := _row_problem(expected, row, seen):
-            raise document.refusal(("rows", index), f"({row.key}) {fault}")
+            raise document.error(("rows", index), f"({row.key}) {fault}")
         seen.add(row.key)
     return expected
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spac_repro import methods
-from spac_repro.documents.place import Whole
+from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.recipe import Recipe, Run
@@ -28,9 +28,9 @@ def run_of(folder: Path) -> Run:
         raise UserError(f"{path}: unknown method {method!r}; it was made by another version of spac-repro")
     # The other methods' settings are not in the manifest, and no part of the run.
     remedy = "it was made by another version of spac-repro"
-    ours = validate(methods.get(method).settings, objective, Whole(str(path), ("settings", "objective")), remedy=remedy)
+    ours = validate(methods.get(method).settings, objective, NamedSource(str(path), ("settings", "objective")), remedy=remedy)
     tree = {**settings, "summary": f"repeats {its.recipe}", "methods": {method: ours}}
-    recipe = validate(Recipe, tree, Whole(str(path), ("settings",)), remedy=remedy)
+    recipe = validate(Recipe, tree, NamedSource(str(path), ("settings",)), remedy=remedy)
     run = Run(recipe, method, its.seed, its.provenance)
     if run.settings_sha256 != its.settings_sha256:
         raise UserError(f"{path}: the settings are not those whose digest stands beside them; the file was changed by hand")

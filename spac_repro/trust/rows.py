@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from spac_repro.runs.columns import Columns
+from spac_repro.runs.parquet import Columns
 from spac_repro.trust.parting import Parting, shown
 
 PREFERENCE = ("prompt", "chosen", "rejected")

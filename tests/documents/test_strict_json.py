@@ -89,9 +89,9 @@ def test_a_line_of_many_is_named():
 
 def test_a_file_that_is_not_there_or_too_large(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"none\.json: no such file; is it a run\?"):
-        strict_json.read(tmp_path / "none.json", absent="is it a run?")
+        strict_json.read(tmp_path / "none.json", missing_file_remedy="is it a run?")
     (tmp_path / "a.json").write_text("[1, 2, 3]")
-    monkeypatch.setattr(strict_json, "SIZE", 8)
+    monkeypatch.setattr(strict_json, "MAX_BYTES", 8)
     with pytest.raises(UserError, match="larger than 8 bytes"):
         strict_json.read(tmp_path / "a.json")
 

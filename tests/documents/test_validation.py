@@ -7,7 +7,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from spac_repro.documents import yaml_subset
 from spac_repro.documents.model import Positive, Settings
-from spac_repro.documents.place import Whole
+from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 
@@ -42,7 +42,7 @@ class Owner(Settings):
 
 def read(text: str) -> Owner:
     document = yaml_subset.parse(text, "mine.yaml")
-    return validate(Owner, document.value, document, pattern="see the pattern")
+    return validate(Owner, document.value, document, missing_key_remedy="see the pattern")
 
 
 def refusal(text: str) -> str:
@@ -122,7 +122,7 @@ def test_a_number_where_text_is_wanted_is_the_text_as_it_was_written():
 
 def test_a_document_without_lines_is_named_by_key():
     with pytest.raises(UserError) as refused:
-        validate(Cat, {"kind": "cat", "lives": 0}, Whole("a.json", ("settings",)), remedy="make it again")
+        validate(Cat, {"kind": "cat", "lives": 0}, NamedSource("a.json", ("settings",)), remedy="make it again")
     assert str(refused.value) == "a.json: settings.lives: Input should be greater than 0 (given 0); make it again"
     with pytest.raises(UserError, match=r"a\.json: must hold the keys kind, lives, name; make it again"):
-        validate(Cat, None, Whole("a.json"), remedy="make it again")
+        validate(Cat, None, NamedSource("a.json"), remedy="make it again")

@@ -58,7 +58,7 @@ def test_a_json_document_is_read_as_json(tree, ascii_only, indent):
 @settings(max_examples=300)
 @given(trees)
 def test_what_is_written_is_read(tree):
-    text = yaml_subset.write(tree)
+    text = yaml_subset.dump(tree)
     assert repr(read(text)) == repr(tree)
     assert repr(yaml.safe_load(text)) == repr(tree)  # by a reader of YAML 1.1 too
 
@@ -220,14 +220,14 @@ def test_a_file_that_cannot_be_read(tmp_path):
     problems = {tmp_path: "cannot be read (Is a dir", tmp_path / "none": "no such file; write one", Path("\0"): "cannot be read ("}
     for path, problem in problems.items():
         with pytest.raises(UserError, match=re.escape(problem)):
-            yaml_subset.read(path, absent="write one")
+            yaml_subset.read(path, missing_file_remedy="write one")
     (tmp_path / "a.yaml").write_bytes(b"a: 1\nb: \xff")
     with pytest.raises(UserError, match=r"a\.yaml, line 2: not UTF-8 at byte 8; save it as UTF-8"):
         yaml_subset.read(tmp_path / "a.yaml")
 
 
 def test_on_a_command_line_there_are_no_lines():
-    how = {"group": ("training", "epochs"), "lines": False}
+    how = {"key_prefix": ("training", "epochs"), "show_lines": False}
     assert refusal("[1", **how) == (
         "mine.yaml: training.epochs: is not a value (expected ',' or ']', but got '<stream end>'); write a number, a word or null"
     )
@@ -274,15 +274,15 @@ def test_every_value_has_the_line_of_its_key():
         ("f",): 9,
     }
     for path, line in lines.items():
-        assert str(document.refusal(path, "wrong")) == f"mine.yaml, line {line}: {'.'.join(map(str, path))}: wrong"
-    assert str(document.refusal(("a", "c", 7, "x"), "missing", "add it")) == "mine.yaml, line 3: a.c.7.x: missing; add it"
-    assert str(document.refusal(("z",), "missing")) == "mine.yaml: z: missing"
-    assert str(document.refusal((), "wrong")) == "mine.yaml: wrong"
+        assert str(document.error(path, "wrong")) == f"mine.yaml, line {line}: {'.'.join(map(str, path))}: wrong"
+    assert str(document.error(("a", "c", 7, "x"), "missing", "add it")) == "mine.yaml, line 3: a.c.7.x: missing; add it"
+    assert str(document.error(("z",), "missing")) == "mine.yaml: z: missing"
+    assert str(document.error((), "wrong")) == "mine.yaml: wrong"
 
 
 def test_numbers_are_known_as_they_were_written():
     document = yaml_subset.parse("a: 1.10\nb: '1.10'\nc: [007, 12e3]\nd: true", "mine.yaml")
-    assert document.written(("a",)) == "1.10"
-    assert document.written(("c", 1)) == "12e3"
-    assert [document.written(path) for path in (("b",), ("c",), ("c", 0), ("c", 2), ("d",), ("a", "b"), ())] == [None] * 7
-    assert yaml_subset.parse("1e3", "--set").written(()) == "1e3"
+    assert document.literal(("a",)) == "1.10"
+    assert document.literal(("c", 1)) == "12e3"
+    assert [document.literal(path) for path in (("b",), ("c",), ("c", 0), ("c", 2), ("d",), ("a", "b"), ())] == [None] * 7
+    assert yaml_subset.parse("1e3", "--set").literal(()) == "1e3"

@@ -13,7 +13,7 @@ import spac_repro
 from spac_repro import objectives, pipeline, recipes
 from spac_repro.data import inputs
 from spac_repro.evaluation import gold, heldout
-from spac_repro.progress import Silent
+from spac_repro.progress import MessagesOnly
 
 pytestmark = pytest.mark.e2e
 
@@ -55,7 +55,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[H
         patch.setattr(gold, "scores", record("gold", gold.scores))
         patch.setattr(heldout, "scores", record("heldout", heldout.scores))
         read = inputs.read(run, preferences=None, questions=None)
-        pipeline.train(run, folder, read, allow_changed_environment=False, progress=Silent())
+        pipeline.train(run, folder, read, allow_changed_environment=False, progress=MessagesOnly())
     return ways, folder
 
 

@@ -178,7 +178,7 @@ def test_the_command_repeats_the_settings_given(tmp_path: Path) -> None:
 
 def test_every_setting_is_there_with_its_provenance(page: Path) -> None:
     text = page.read_text()
-    for key in recipes.leaves(recipes.load("tiny").recipe.model_dump(include={"training", "data", "selfplay"})):
+    for key in recipes.leaf_keys(recipes.load("tiny").recipe.model_dump(include={"training", "data", "selfplay"})):
         assert f"<code>{key}</code>" in text
     assert re.search(r"<code>methods\.spac\.preference_weight</code></td><td class=\"long\">3\.0</td><td>tested</td>", text)
 

@@ -7,7 +7,7 @@ import pytest
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.recipe import SelfPlay
 from spac_repro.sampling import selfplay, vllm
-from spac_repro.seeds import derive
+from spac_repro.seeds import derive_seed
 
 STOP, LONGEST = 2, 6
 HOW = {"ignore_eos": True, "detokenize": False}
@@ -67,9 +67,9 @@ def test_every_prompt_gets_its_own_answer_and_seed(tmp_path, log):
     asked = {}
     for number, batch in enumerate(batches):
         for place, (prompt, its) in enumerate(zip(batch["prompts"], batch["sampling"], strict=True)):
-            assert its.pop("seed") == derive(derive(7, number), place)
+            assert its.pop("seed") == derive_seed(derive_seed(7, number), place)
             assert its == {"temperature": 0.9, "top_p": 0.8, "max_tokens": LONGEST, "stop_token_ids": [STOP], **HOW}
-            asked[prompt["prompt_token_ids"][0]] = derive(derive(7, number), place) % 1000
+            asked[prompt["prompt_token_ids"][0]] = derive_seed(derive_seed(7, number), place) % 1000
     assert engine["engine"]["model"] == str(tmp_path)
     assert (engine["engine"]["dtype"], engine["engine"]["max_model_len"]) == ("bfloat16", 10 + LONGEST)
     assert not engine["engine"]["trust_remote_code"]

@@ -207,9 +207,9 @@ def write_task(task: Task, leaves: Leaves, folder: Path) -> None:
         if included is None or _splits(included) != task.splits:
             keys |= task.harness_splits()
         loader = f"custom_dataset: !function {__name__}.{dataset.__name__}\n"
-        (folder / f"{leaf}.yaml").write_text(yaml_subset.write(keys) + loader, encoding="utf-8")
+        (folder / f"{leaf}.yaml").write_text(yaml_subset.dump(keys) + loader, encoding="utf-8")
     if task.by_subject:
-        (folder / f"{task.name}.yaml").write_text(yaml_subset.write(task.harness_group(list(leaves))), encoding="utf-8")
+        (folder / f"{task.name}.yaml").write_text(yaml_subset.dump(task.harness_group(list(leaves))), encoding="utf-8")
 
 
 def _splits(stock: Path) -> tuple[str, ...]:

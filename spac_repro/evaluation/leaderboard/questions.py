@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, Field, create_model, model_validator
 
 from spac_repro.documents import strict_json
-from spac_repro.documents.place import Whole
+from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 
@@ -139,7 +139,7 @@ def read_split(folder: Path, split: str, row: type[Row]) -> Rows:
     path = _find(folder, split)
     rows = []
     for number, values in _parquet(path) if path.suffix == ".parquet" else _json_lines(path):
-        found = validate(row, values, Whole(f"{path}, row {number}"), remedy="mend or remove this row")
+        found = validate(row, values, NamedSource(f"{path}, row {number}"), remedy="mend or remove this row")
         rows.append(found.model_dump(by_alias=True))
     if not rows:
         raise UserError(f"{path} holds no rows; give the whole file of the benchmark")

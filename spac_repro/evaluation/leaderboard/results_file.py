@@ -29,7 +29,7 @@ def read(path: Path | str, *, recipe: str, method: str, iteration: int) -> Evide
 
 
 def _scores(content: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iterator[Score]:
-    packaged = [tasks_of(suite) for suite in suites.packaged()]
+    packaged = [tasks_of(suite) for suite in suites.builtin()]
     known = {task.name: task for tasks in packaged for task in tasks}
     scores = []
     for name, metrics in results.items():

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spac_repro.documents.message import one_line
-from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.errors import one_line
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.table import average
 from spac_repro.evaluation.leaderboard.task import Leaves, Task
@@ -64,7 +64,7 @@ def questions(
 def _of_world(suite: Suite, tasks: Sequence[Task], data: Path | None, world: "World | None") -> dict[Task, Leaves]:
     if data is not None or world is None:
         raise UserError(f"the suite {suite.name} asks questions of the built-in world; give a recipe that has one, and no data")
-    made = suite.load_questions()(world)
+    made = suite.load_question_generator()(world)
     return {task: task.grouped(made[task.name], "the built-in world") for task in tasks}
 
 

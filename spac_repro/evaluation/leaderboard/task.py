@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from spac_repro.documents.model import Settings
-from spac_repro.documents.names import did_you_mean
-from spac_repro.documents.place import Whole
+from spac_repro.documents.source import NamedSource
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.evaluation.leaderboard.prompt import SUBJECT, Written
@@ -136,7 +136,7 @@ class Task(Settings):
                 f"{self.name}: the data set {path} is neither cached nor to be had from the hub ({type(error).__name__}); "
                 "prefetch it where there is a network, or give the questions with --data DIR"
             ) from None
-        place, remedy = Whole(f"{self.name}: the data set {path} has changed"), "give the questions with --data DIR"
+        place, remedy = NamedSource(f"{self.name}: the data set {path} has changed"), "give the questions with --data DIR"
         checked = {
             split: [validate(self.check, row, place, remedy=remedy).model_dump(by_alias=True) for row in rows[split]]
             for split in rows

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spac_repro.documents import yaml_subset
-from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.prompt import SUBJECT
@@ -25,10 +25,10 @@ def tasks_of(suite: Suite) -> tuple[Task, ...]:
     Raises:
         UserError: a task file is wrong, with file, line and key; or two of them have one name.
     """
-    tasks = tuple(map(read, suite.files))
+    tasks = tuple(map(read, suite.task_files))
     for name, times in Counter(task.name for task in tasks).items():
         if times > 1:
-            files = [file.name for file, task in zip(suite.files, tasks, strict=True) if task.name == name]
+            files = [file.name for file, task in zip(suite.task_files, tasks, strict=True) if task.name == name]
             raise UserError(f"{suite.folder}: {' and '.join(files)} are both called {name}; rename one")
     return tasks
 
@@ -40,9 +40,9 @@ def read(file: Path) -> Task:
         UserError: it is wrong, with line and key.
     """
     document = yaml_subset.read(file)
-    task = validate(Task, document.value, document, pattern=PATTERN)
+    task = validate(Task, document.value, document, missing_key_remedy=PATTERN)
     for key, problem in (*_of_names(task), *_of_columns(task), *_of_metrics(task)):
-        raise document.refusal(key, problem)
+        raise document.error(key, problem)
     return task
 
 

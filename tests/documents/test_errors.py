@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spac_repro.documents.message import LIMIT, one_line, refusal
-from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.errors import MAX_MESSAGE_LENGTH, one_line, user_error
+from spac_repro.documents.suggestions import did_you_mean
 
 
 def test_the_form():
-    assert str(refusal("a.yaml", "missing")) == "a.yaml: missing"
-    assert str(refusal("a.yaml", "missing", line=3, key="x.y", remedy="add it")) == "a.yaml, line 3: x.y: missing; add it"
+    assert str(user_error("a.yaml", "missing")) == "a.yaml: missing"
+    assert str(user_error("a.yaml", "missing", line=3, key="x.y", remedy="add it")) == "a.yaml, line 3: x.y: missing; add it"
 
 
 anything = st.text(max_size=1000)
@@ -18,15 +18,15 @@ anything = st.text(max_size=1000)
 
 @given(anything, anything, anything, anything, st.none() | st.integers(1, 10**6))
 def test_any_parts_make_one_line_of_at_most_300_characters(where, problem, key, remedy, line):
-    message = str(refusal(where, problem, line=line, key=key, remedy=remedy))
-    assert len(message) <= LIMIT
+    message = str(user_error(where, problem, line=line, key=key, remedy=remedy))
+    assert len(message) <= MAX_MESSAGE_LENGTH
     assert message.isprintable()
     assert line is None or f", line {line}: " in message
 
 
 def test_the_longest_parts_are_cut_and_the_others_stay():
-    message = str(refusal("/folder" * 100 + "/mine.yaml", "unknown key", line=12, key="k" * 5000, remedy="remove it"))
-    assert LIMIT - 4 < len(message) <= LIMIT
+    message = str(user_error("/folder" * 100 + "/mine.yaml", "unknown key", line=12, key="k" * 5000, remedy="remove it"))
+    assert MAX_MESSAGE_LENGTH - 4 < len(message) <= MAX_MESSAGE_LENGTH
     assert message.startswith("/folder/folder/")
     assert "/mine.yaml, line 12: kkk" in message
     assert message.endswith("kkk: unknown key; remove it")

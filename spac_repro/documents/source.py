@@ -4,36 +4,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from spac_repro.documents.message import refusal
+from spac_repro.documents.errors import user_error
 from spac_repro.errors import UserError
 
-Path = Sequence[str | int]  # keys and positions, from the outermost one in
+KeyPath = Sequence[str | int]  # keys and positions, from the outermost one in
 
 
-class Place(Protocol):
+class Source(Protocol):
     """What is asked about the values of a document."""
 
-    def refusal(self, path: Path, problem: str, remedy: str = "") -> UserError:
+    def error(self, path: KeyPath, problem: str, remedy: str = "") -> UserError:
         """An error about the value at `path`, or about one that is missing there."""
 
-    def written(self, path: Path) -> str | None:
+    def literal(self, path: KeyPath) -> str | None:
         """The number at `path` as it was written, where that is known."""
 
 
 @dataclass(frozen=True)
-class Whole:
+class NamedSource:
     """A document of which nothing but its name is known: no lines."""
 
-    where: str
-    group: Path = ()  # the values checked stand below this key
+    name: str
+    key_prefix: KeyPath = ()  # the values checked stand below this key
 
-    def refusal(self, path: Path, problem: str, remedy: str = "") -> UserError:
-        return refusal(self.where, problem, key=dotted((*self.group, *path)), remedy=remedy)
+    def error(self, path: KeyPath, problem: str, remedy: str = "") -> UserError:
+        return user_error(self.name, problem, key=dotted_key((*self.key_prefix, *path)), remedy=remedy)
 
-    def written(self, path: Path) -> str | None:
+    def literal(self, path: KeyPath) -> str | None:
         return None
 
 
-def dotted(path: Path) -> str:
+def dotted_key(path: KeyPath) -> str:
     """`policy.architecture.layers` of its parts."""
     return ".".join(map(str, path))

@@ -8,7 +8,7 @@ from spac_repro.errors import UserError
 Columns = dict[str, list[Any]]
 
 
-def read(file: Path) -> Columns:
+def read_columns(file: Path) -> Columns:
     """The columns by name.
 
     Raises:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-LONGEST = 100  # characters of a name that others are compared with: the comparison takes the square of its length
+MAX_NAME_LENGTH = 100  # characters of a name that others are compared with: the comparison takes the square of its length
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -11,7 +11,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 
     A dotted key may be right but for its group, so last parts are compared too.
     """
-    if len(given) > LONGEST:
+    if len(given) > MAX_NAME_LENGTH:
         return ""
     known = list(known)
     tails = {name.rsplit(".", 1)[-1]: name for name in known}

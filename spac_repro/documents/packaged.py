@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from spac_repro.documents import yaml_subset
-from spac_repro.documents.message import one_line
+from spac_repro.documents.errors import one_line
 from spac_repro.documents.model import Settings
-from spac_repro.documents.names import did_you_mean
+from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.documents.yaml_subset import Document
 from spac_repro.errors import UserError
@@ -20,7 +20,7 @@ def names(folder: str) -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
 
 
-def find(kind: str, folder: str, name: str) -> Document:
+def read(kind: str, folder: str, name: str) -> Document:
     """Read the document of that name in a folder of the package, or a file. `kind` is what such a document is called.
 
     Raises:
@@ -31,13 +31,13 @@ def find(kind: str, folder: str, name: str) -> Document:
         text = (resources.files("spac_repro") / folder / f"{name}.yaml").read_text(encoding="utf-8")
         return yaml_subset.parse(text, f"{kind} {name}")
     if name.endswith((".yaml", ".yml")) or os.path.isfile(name):
-        return yaml_subset.read(Path(name), absent=f"name a file, or one of {', '.join(known)}")
+        return yaml_subset.read(Path(name), missing_file_remedy=f"name a file, or one of {', '.join(known)}")
     article = "an" if kind[0] in "aeiou" else "a"
     problem = f"unknown {kind} {one_line(name, 100)!r}{did_you_mean(name, known)}"
     raise UserError(one_line(f"{problem}; the {kind}s are {', '.join(known)}, or give {article} {kind} as a YAML file"))
 
 
-class Shipped(Settings):
+class PackagedDocument(Settings):
     """A kind of document that ships with the package."""
 
     kind: ClassVar[str]
@@ -55,5 +55,5 @@ class Shipped(Settings):
         Raises:
             UserError: there is none, or it is not one; with file, line and key.
         """
-        document = find(cls.kind, cls.folder, name)
-        return validate(cls, document.value, document, pattern=f"take one of {cls.folder}/ as a pattern")
+        document = read(cls.kind, cls.folder, name)
+        return validate(cls, document.value, document, missing_key_remedy=f"take one of {cls.folder}/ as a pattern")

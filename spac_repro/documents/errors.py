@@ -2,18 +2,18 @@
 
 from spac_repro.errors import UserError
 
-LIMIT = 300  # characters of a whole message
+MAX_MESSAGE_LENGTH = 300  # characters of a whole message
 
 
-def refusal(where: str, problem: str, *, line: int | None = None, key: str = "", remedy: str = "") -> UserError:
+def user_error(where: str, problem: str, *, line: int | None = None, key: str = "", remedy: str = "") -> UserError:
     """An error in one line of at most 300 characters, without control characters. The longest of its parts are cut first."""
     place = f", line {line}" if line else ""
     signs = len(place) + len(": : ; ")
-    where, key, problem, remedy = _fit([one_line(part) for part in (where, key, problem, remedy)], LIMIT - signs)
+    where, key, problem, remedy = _fit([one_line(part) for part in (where, key, problem, remedy)], MAX_MESSAGE_LENGTH - signs)
     return UserError(f"{where}{place}: {f'{key}: ' if key else ''}{problem}{f'; {remedy}' if remedy else ''}")
 
 
-def one_line(text: object, limit: int = LIMIT) -> str:
+def one_line(text: object, limit: int = MAX_MESSAGE_LENGTH) -> str:
     """A text in one line of printable characters, cut in its middle to `limit` characters."""
     shown = " ".join(str(text).split())
     return _cut("".join(character for character in shown if character.isprintable()), limit)
