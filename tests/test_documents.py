@@ -17,7 +17,7 @@ from spac_repro import cli
 from spac_repro.cli.root import app
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # Commands that other tests run, with the folder or file that does. `make check` and hands run `make`, `bench/`, `experiments/`.
 ELSEWHERE = {
@@ -93,7 +93,9 @@ def test_it_parses(command: Command) -> None:
     elif words[0].endswith("python"):
         assert words[1].startswith("-m") or (ROOT / words[1]).is_file()
     else:
-        assert words[0] in ("git", "cd", "source", "pip", "time", "/usr/bin/time", "docker"), f"what is {words[0]}?"
+        assert words[0] in ("git", "cd", "source", "pip", "time", "/usr/bin/time", "docker", "pipx", "pre-commit"), (
+            f"what is {words[0]}?"
+        )
 
 
 @each

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from spac_repro import __version__
 
@@ -53,3 +54,18 @@ def test_a_decision_has_a_date_a_status_and_its_context(page):
 
 def test_each_decision_has_its_own_number():
     assert [int(page.name[:2]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+
+
+def test_the_changelog_begins_with_this_version():
+    versions = re.findall(rf"^## \[{VERSION}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == __version__
+    assert versions == sorted(versions, reverse=True)
+
+
+def test_the_hooks_before_a_commit_are_make_lint():
+    (recipe,) = re.findall(r"^lint: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.splitlines()]
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert local["repo"] == "local"
+    assert [hook["entry"] for hook in local["hooks"]] == commands
+    assert {(hook["language"], hook["pass_filenames"]) for hook in local["hooks"]} == {("system", False)}, "nothing is downloaded"
