@@ -18,13 +18,13 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from spac_repro.theory.comparisons import Comparisons, draw, stack
-from spac_repro.theory.critic import solve
-from spac_repro.theory.game import follow
-from spac_repro.theory.instances import Array, crowd
+from spac_repro.theory.critic import solve_critic
+from spac_repro.theory.instances import Array, long_tail
+from spac_repro.theory.preference_graph import PreferenceGraph, concatenate, sample_graph
+from spac_repro.theory.spac_t import mirror_descent_step
 
 
-def one(data: Comparisons, linear: Array, weight: float, bound: float, start: Array) -> tuple[Array, float]:
+def one(data: PreferenceGraph, linear: Array, weight: float, bound: float, start: Array) -> tuple[Array, float]:
     """A single problem by L-BFGS-B: f and its value."""
 
     def loss(f: Array) -> tuple[float, Array]:
@@ -32,7 +32,7 @@ def one(data: Comparisons, linear: Array, weight: float, bound: float, start: Ar
         tail = np.log1p(np.exp(-np.abs(d)))
         value = data.wins @ (tail + np.maximum(-d, 0)) + data.losses @ (tail + np.maximum(d, 0))
         slope = data.losses * expit(d) - data.wins * expit(-d)
-        return float(linear @ f + weight * value), linear + weight * data.gather(slope, -slope)
+        return float(linear @ f + weight * value), linear + weight * data.node_sums(slope, -slope)
 
     found = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=[(0, bound)] * len(start),
@@ -42,20 +42,20 @@ def one(data: Comparisons, linear: Array, weight: float, bound: float, start: Ar
 
 
 def measure(seeds: int, rounds: int, pairs: int) -> dict[str, float]:
-    instance = crowd()
+    instance = long_tail()
     bound, weight = instance.bound, 2 / np.sqrt(pairs)
-    runs = [draw(instance, pairs, seed) for seed in range(1, seeds + 1)]
-    data, size = stack(runs), instance.shape[1]
+    runs = [sample_graph(instance, pairs, seed) for seed in range(1, seeds + 1)]
+    data, size = concatenate(runs), instance.shape[1]
     spent = {"batched": 0.0, "cold": 0.0, "warm": 0.0}
     gap = excess = 0.0
-    policy, values = data.empirical, np.where(data.seen > 0, bound / 2, 0.0)
+    policy, values = data.empirical, np.where(data.counts > 0, bound / 2, 0.0)
     cold, warm = values.copy(), values.copy()
     with np.errstate(divide="ignore"):
         logits = np.log(policy)
     for _ in range(rounds):
         linear = policy - data.empirical
         begun = time.perf_counter()
-        critic = solve(data, linear, np.full(seeds, weight), bound, start=values, tolerance=1e-8)
+        critic = solve_critic(data, linear, np.full(seeds, weight), bound, warm_start=values, tolerance=1e-8)
         spent["batched"] += time.perf_counter() - begun
         values, gap = critic.values, max(gap, float(critic.gap.max()))
         for name, start in (("cold", cold), ("warm", warm)):
@@ -66,7 +66,7 @@ def measure(seeds: int, rounds: int, pairs: int) -> dict[str, float]:
             excess = max(excess, *(value - critic.objective[k] for k, (_, value) in enumerate(found)))
             if name == "warm":
                 warm = np.concatenate([f for f, _ in found])
-        logits, policy = follow(logits, values, data)
+        logits, policy = mirror_descent_step(logits, values, data)
     solves = seeds * rounds
     return {
         "solves": solves,

@@ -17,7 +17,7 @@ from typing import Any
 from spac_repro.errors import UserError
 from spac_repro.runs import environment
 from spac_repro.runs.verdict import ScoreKey
-from spac_repro.theory.experiments import EXPERIMENTS
+from spac_repro.theory.runner import EXPERIMENTS
 from spac_repro.trust.expected import Expected, Row, measured_rows
 
 ROUNDING = 1e-6  # another machine's rounding moves a slope or a share of 1e-3 in the last digits only
@@ -41,21 +41,21 @@ def finished(run: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: an experiment is missing, was cut short with --quick, or has other seeds than the first.
     """
-    studies: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for name in EXPERIMENTS:
         path = run / f"{name}.json"
         if not path.is_file():
             raise UserError(f"{path}: no such file; run `spac-repro theory --first-seed 1 --out {run}` to the end")
-        study = json.loads(path.read_text())
-        if study["quick"]:
+        result = json.loads(path.read_text())
+        if result["quick"]:
             raise UserError(f"{path}: is of a run with --quick; rows are made of full runs")
-        if studies and study["seeds"] != studies[0]["seeds"]:
-            raise UserError(f"{path}: has other seeds than {studies[0]['name']}; rows are made of one run")
-        studies.append(study)
-    return studies
+        if results and result["seeds"] != results[0]["seeds"]:
+            raise UserError(f"{path}: has other seeds than {results[0]['name']}; rows are made of one run")
+        results.append(result)
+    return results
 
 
-def expected(studies: list[dict[str, Any]]) -> Expected:
+def expected(results: list[dict[str, Any]]) -> Expected:
     """The file's content: the rows, and this machine and commit as their source."""
     source = environment.source_revision()
     if source is None:
@@ -66,16 +66,16 @@ def expected(studies: list[dict[str, Any]]) -> Expected:
         "lock_sha256": environment.lock_status()["sha256"],
         "hardware": environment.cpu_model(),
         "date": date.today().isoformat(),
-        "seeds": studies[0]["seeds"],
+        "seeds": results[0]["seeds"],
         "command": "spac-repro theory --first-seed 1",
     }
-    return Expected.model_validate({"recipe": "theory", "alpha": 0.01, "sources": {"ours": origin}, "rows": rows(studies)})
+    return Expected.model_validate({"recipe": "theory", "alpha": 0.01, "sources": {"ours": origin}, "rows": rows(results)})
 
 
-def rows(studies: list[dict[str, Any]]) -> list[Row]:
+def rows(results: list[dict[str, Any]]) -> list[Row]:
     """One row for each value that an experiment measured."""
     made: list[Row] = []
-    for measured in (row for study in studies for row in study["measured"]):
+    for measured in (row for result in results for row in result["measured"]):
         key, effect = ScoreKey(measured["method"], measured["task"], measured["metric"]), measured["effect"]
         extra = {} if effect is None else {"effect": effect}
         made += measured_rows(

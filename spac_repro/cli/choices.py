@@ -10,7 +10,7 @@ import typer
 from spac_repro import methods, suites
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.images import reference
-from spac_repro.theory.experiments import EXPERIMENTS
+from spac_repro.theory.runner import EXPERIMENTS
 
 if TYPE_CHECKING:  # the lists are made at run time; a command gets the name as text
     Method = str

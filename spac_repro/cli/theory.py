@@ -9,7 +9,7 @@ import typer
 from spac_repro.cli import output
 from spac_repro.cli.choices import Experiment, one_of
 from spac_repro.cli.options import AsJson
-from spac_repro.theory.experiments import EXPERIMENTS
+from spac_repro.theory.runner import EXPERIMENTS
 
 
 def theory(
@@ -27,7 +27,7 @@ def theory(
 
     docs/theory.md says what each experiment shows.
     """
-    from spac_repro.theory.experiments import run
+    from spac_repro.theory.runner import run
     from spac_repro.trust import terminal
 
     with output.progress(as_json) as progress:

@@ -1,160 +1,314 @@
-"""The theorem rerun: do the studies, keep what is finished, draw, tabulate, and hold the numbers against expected_results."""
+"""The experiments. Instances, sizes, T, η and fit ranges are constants of this module and of no other.
+
+Each is a function of the seeds, of `quick` (fewer settings) and of a callback that is told how much is done. The letters are the
+sections of docs/theory.md.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from spac_repro.documents import strict_json
-from spac_repro.documents.suggestions import did_you_mean
-from spac_repro.errors import UserError
-from spac_repro.runs import verdict as verdicts
-from spac_repro.runs.files import write_bytes, write_json
+import numpy as np
 
-if TYPE_CHECKING:
-    from spac_repro.progress import Progress
-    from spac_repro.runs.verdict import Verdict
-    from spac_repro.trust.expected import Fresh
+from spac_repro.theory import batches, spac_t
+from spac_repro.theory.batches import KL_GRID, LAMBDA_SCALE, Batch, best_setting
+from spac_repro.theory.instances import Array, Instance, long_tail, many_prompts, shrinking_gap
+from spac_repro.theory.preference_graph import sample_preferences
+from spac_repro.theory.result import ExperimentResult
 
-EXPERIMENTS = {
-    "prototype": "one prompt, 50 responses, n = 100 … 10,000: the table the method was first tried on",
-    "samples": "suboptimality against n while T grows with n, on a shrinking and on a fixed gap",
-    "rounds": "suboptimality against T at large n, prescribed and constant step",
-    "coverage": "π* stays covered while the rest of μ thins out",
-    "uncovered": "the coverage of π* itself shrinks: where SPAC-T must fail too",
-    "loose": "the critic's bound is wider than the truth needs",
-    "tuning": "λ, η and the rivals' parameters away from their best",
-    "features": "a critic linear in features, over 20 prompts",
-    "baseline": "the practical loss on softmax policies, with and without the critic's baseline",
-}
-FIRST_SEED = 101  # expected_results/theory.yaml has seeds 1 … 20; a fresh run takes others
+Advance = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a run found: the studies' data, the verdict, and the files written, relative to the output folder."""
-
-    studies: dict[str, dict[str, Any]]
-    verdict: Verdict
-    files: list[str]
-    table: str
-
-    def as_json(self) -> dict[str, Any]:
-        found = {name: {key: study[key] for key in ("slopes", "tests", "findings")} for name, study in self.studies.items()}
-        return {"studies": found, "verdict": self.verdict.as_json(), "files": self.files}
+def _add_rivals(result: ExperimentResult, batch: Batch, panel: str, x: Sequence[float]) -> dict[str, Array]:
+    """Add a curve for every rival at its best settings; return their suboptimality [x, seeds] by name."""
+    suboptimality = {}
+    for name, grid in batch.rivals().items():
+        suboptimality[name], setting = best_setting(grid, (len(x), len(result.seeds)))
+        result.add_curve(name, panel, x, suboptimality[name], setting)
+    return suboptimality
 
 
-def run(
-    experiments: Sequence[str] | None = None,
-    *,
-    quick: bool = False,
-    out: Path,
-    seeds: int | None = None,
-    first_seed: int = FIRST_SEED,
-    expected: Path | None = None,
-    progress: Progress | None = None,
-) -> Report:
-    """Run the experiments named (default: all) on `seeds` seeds from `first_seed` and write into `out`:
-
-        <experiment>.json, .png, .svg    its data and its figure (quick: no .svg)
-        table.md  verdict.json           every curve in numbers; fresh values against expected_results/theory.yaml
-
-    `seeds` is 20, with `quick` 5; quick also takes fewer settings. A finished experiment is not run again unless its
-    settings or the code changed. Raises UserError for an unknown experiment or too few seeds.
-    """
-    from spac_repro.progress import MessagesOnly
-
-    names = _known(experiments)
-    seeds = seeds if seeds is not None else (5 if quick else 20)
-    if seeds < 2:
-        raise UserError(f"seeds: is {seeds}; a confidence band needs at least 2")
-    if first_seed < 0:
-        raise UserError(f"first seed: is {first_seed}; give a number from 0")
-    progress = progress or MessagesOnly()
-    chosen = list(range(first_seed, first_seed + seeds))
-    studies = {}
-    for name in names:
-        progress.start_stage(name)
-        studies[name] = _finished(name, chosen, quick, out, progress.update)
-    progress.start_stage("figures and verdict")
-    files = [f"{name}.json" for name in names]
-    from spac_repro.theory.figures import draw_study, table_of
-
-    for study in studies.values():
-        files += draw_study(study, out)
-    table = "\n\n".join(table_of(study) for study in studies.values()) + "\n"
-    write_bytes(out / "table.md", table.encode())
-    verdict = judge(fresh_values(studies), chosen, expected, partial=quick or set(names) != set(EXPERIMENTS))
-    said = verdicts.write(out, verdict)
-    return Report(studies, verdict, [*files, "table.md", said.name], table)
+def prototype(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
+    """Compare the methods on one prompt with 50 responses, the first table."""
+    sizes = [300, 1000] if quick else [100, 300, 1000, 3000, 10_000]
+    result = ExperimentResult("prototype", seeds, {"n": sizes, "T": 200, "η": 1.0, "λ/√n": LAMBDA_SCALE})
+    batch = Batch([(long_tail(), n, seed) for n in sizes for seed in seeds])
+    ours = batch.suboptimality(batch.run_spac_t(iterations=200).mixture).reshape(len(sizes), -1)
+    result.add_curve("SPAC-T", "", sizes, ours)
+    advance(1, 2)
+    rivals = _add_rivals(result, batch, "", sizes)
+    result.add_paired_tests("", sizes, ours, rivals)
+    for k, n in enumerate(sizes):
+        result.add_measurement("spac-t", f"suboptimality n={n}", ours[k], effect=0.1 if n == 1000 else None)
+        for name in ("KL, bounded reward", "DPO", "greedy"):
+            result.add_measurement(name, f"suboptimality n={n}", rivals[name][k])
+    return result
 
 
-def _known(experiments: Sequence[str] | None) -> list[str]:
-    if not experiments:
-        return list(EXPERIMENTS)
-    for name in experiments:
-        if name not in EXPERIMENTS:
-            raise UserError(f"unknown experiment {name!r}{did_you_mean(name, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}")
-    return list(dict.fromkeys(experiments))
+def samples(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
+    """(a) Vary n with T = n/10, on a family whose gap shrinks as 2/√n, so that 1/√n is the best rate, and on a fixed gap."""
+    sizes = [300, 1000] if quick else [100, 300, 1000, 3000, 10_000]
+    fitted = [k for k, n in enumerate(sizes) if n >= 300]
+    settings = {"n": sizes, "T": "n/10", "η": "prescribed", "λ/√n": LAMBDA_SCALE, "fit from": 300}
+    result = ExperimentResult("samples", seeds, settings)
+    families: dict[str, Callable[[int], Instance]] = {"gap 2/√n": shrinking_gap, "gap 0.4": lambda n: long_tail()}
+    for number, (panel, family) in enumerate(families.items()):
+        batch = Batch([(family(n), n, seed) for n in sizes for seed in seeds])
+        iterations, R = batch.pairs // 10, batch.bound
+        kl = np.array([instance.kl_to_mu for instance, _, _ in batch.runs])
+        step_size = spac_t.prescribed_step_size(kl, R, iterations)
+        shape = (len(sizes), len(seeds))
+        ours = batch.suboptimality(batch.run_spac_t(step_size=step_size, iterations=iterations).mixture).reshape(shape)
+        result.add_curve("SPAC-T", panel, sizes, ours)
+        constant = batch.suboptimality(batch.run_spac_t(step_size=1.0, iterations=iterations).mixture).reshape(shape)
+        result.add_curve("SPAC-T, η = 1", panel, sizes, constant)
+        regret_bound = spac_t.regret_bound(batch.initial_kl(), R, step_size, iterations)
+        bound = (regret_bound + batch.statistical_error()) / batch.runs[0][0].scale
+        if np.isfinite(bound).all():  # a seed without a sample of π* has no bound
+            result.bounds.append({"panel": panel, "label": "bound", "x": sizes, "y": bound.reshape(shape).mean(axis=1).tolist()})
+            if (ours.ravel() > bound + 1e-9).any():
+                result.findings.append(f"{panel}: the bound was VIOLATED")
+        advance(number + 1, 2)
+        chosen = [sizes[k] for k in fitted]
+        if panel == "gap 2/√n":  # `prototype` shows the rivals on the fixed gap, on the same data
+            rivals = _add_rivals(result, batch, panel, sizes)
+            result.add_paired_tests(panel, sizes, ours, rivals)
+            result.add_slope("spac-t", panel, chosen, ours[fitted], effect=0.25)
+            result.add_slope("spac-t, η = 1", panel, chosen, constant[fitted])
+            for name in ("KL, bounded reward", "DPO", "greedy"):
+                result.add_slope(name, panel, chosen, rivals[name][fitted])
+        result.add_measurement("spac-t", f"suboptimality {panel} n=1000", ours[sizes.index(1000)], effect=0.1)
+    return result
 
 
-def _finished(name: str, seeds: list[int], quick: bool, out: Path, tell: Callable[[int, int], None]) -> dict[str, Any]:
-    """The study's data, from `out` where this very study is there, else run and written."""
-    from spac_repro.theory import batches, studies
+def rounds(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
+    """(b) Vary T at large n: with the prescribed step size, one run for each T; with a constant one, one run for all T."""
+    horizons, pairs = ([10, 30, 100] if quick else [10, 30, 100, 300, 1000]), 30_000
+    result = ExperimentResult("rounds", seeds, {"T": horizons, "n": pairs, "λ/√n": LAMBDA_SCALE, "fit": "all T"})
+    instance = long_tail()
+    R, kl, shape = instance.bound, instance.kl_to_mu, (len(horizons), len(seeds))
+    batch = Batch([(instance, pairs, seed) for _ in horizons for seed in seeds])
+    T = np.repeat(horizons, len(seeds))
+    ours = batch.suboptimality(batch.run_spac_t(step_size=spac_t.prescribed_step_size(kl, R, T), iterations=T).mixture).reshape(
+        shape
+    )
+    result.add_curve("SPAC-T, prescribed η", "", horizons, ours)
+    advance(1, 2)
+    constant_batch = Batch([(instance, pairs, seed) for seed in seeds])
+    checkpoints = constant_batch.run_spac_t(step_size=1.0, iterations=horizons[-1], checkpoints=horizons).checkpoints
+    constant = np.stack([constant_batch.suboptimality(checkpoints[t]) for t in horizons])
+    result.add_curve("SPAC-T, η = 1", "", horizons, constant)
+    initial_kl, statistical_error = constant_batch.initial_kl(), constant_batch.statistical_error()
+    regrets = [spac_t.regret_bound(initial_kl, R, spac_t.prescribed_step_size(kl, R, t), t) for t in horizons]
+    bound = (np.stack(regrets) + statistical_error) / instance.scale
+    result.bounds.append({"panel": "", "label": "bound", "x": horizons, "y": bound.mean(axis=1).tolist()})
+    if (ours > bound + 1e-9).any():
+        result.findings.append("the bound was VIOLATED")
+    result.add_slope("spac-t", "prescribed", horizons, ours, effect=0.25)
+    result.add_slope("spac-t", "η = 1", horizons, constant, effect=0.25)
+    result.add_measurement("spac-t", "suboptimality prescribed T=100", ours[horizons.index(100)])
+    result.findings.append(
+        f"the bound's statistical part at n = {pairs}, in units of the reward: {statistical_error.mean() / instance.scale:.4f}"
+    )
+    return result
 
-    identity = _identity(name, seeds, quick, batches.PESSIMISM)
-    path = out / f"{name}.json"
-    try:
-        there: dict[str, Any] = strict_json.read(path, dict)
-        if there.get("identity") == identity:
-            return there
-    except UserError:
-        pass  # not there, or cut off, or another program's: it is made anew
-    study = studies.STUDIES[name](seeds, quick, tell)
-    content = {"identity": identity, "quick": quick, **vars(study)}
-    write_json(path, content)
-    return dict(strict_json.read(path, dict))
+
+def coverage(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
+    """(c) Keep the coverage C_∞ at 3.33 while the other mass of μ spreads over more and more poor responses."""
+    sizes = [300] if quick else [100, 300, 1000]
+    poor_settings = [(45, 0.5), (200, 0.5)] if quick else [(45, 0.1), (45, 0.5), (200, 0.5), (500, 0.5)]
+    result = ExperimentResult("coverage", seeds, {"n": sizes, "T": 100, "η": 1.0, "λ/√n": LAMBDA_SCALE, "poor": poor_settings})
+    for number, (poor, mass) in enumerate(poor_settings):
+        panel = f"{poor} poor responses with {mass:.0%} of μ"
+        batch = Batch([(long_tail(poor=poor, poor_mass=mass), n, seed) for n in sizes for seed in seeds])
+        ours = batch.suboptimality(batch.run_spac_t(iterations=100).mixture).reshape(len(sizes), -1)
+        result.add_curve("SPAC-T", panel, sizes, ours)
+        rivals = _add_rivals(result, batch, panel, sizes)
+        result.add_paired_tests(panel, sizes, ours, rivals)
+        advance(number + 1, len(poor_settings))
+        for k, n in enumerate(sizes):
+            primary = 0.1 if (poor, n) == (200, 300) else None
+            result.add_measurement("spac-t", f"suboptimality {poor} poor, {mass:g} of μ, n={n}", ours[k], effect=primary)
+            for name in ("DPO", "greedy", "KL, bounded reward", "pointwise pessimism"):
+                result.add_measurement(name, f"less spac-t, {poor} poor, {mass:g} of μ, n={n}", rivals[name][k] - ours[k])
+    return result
 
 
-def _identity(name: str, seeds: list[int], quick: bool, pessimism: float) -> str:
-    """What a study's numbers depend on: its settings, the code and the numerical libraries."""
-    import numpy
-    import scipy
+def uncovered(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
+    """(d) Shrink μ(π*) at n = 1,000: π* is no longer covered, so the guarantee is void and SPAC-T must fail too."""
+    masses = [0.3, 0.01] if quick else [0.3, 0.1, 0.03, 0.01, 0.003]
+    result = ExperimentResult("uncovered", seeds, {"μ(π*)": masses, "n": 1000, "T": 100, "η": 1.0, "λ/√n": LAMBDA_SCALE})
+    batch = Batch([(long_tail(best=mass), 1000, seed) for mass in masses for seed in seeds])
+    x = [long_tail(best=mass).concentrability for mass in masses]
+    ours = batch.suboptimality(batch.run_spac_t(iterations=100).mixture).reshape(len(masses), -1)
+    result.add_curve("SPAC-T", "", x, ours)
+    advance(1, 2)
+    _add_rivals(result, batch, "", x)
+    for k, mass in enumerate(masses):
+        result.add_measurement("spac-t", f"suboptimality μ(π*)={mass:g}", ours[k])
+    return result
 
-    digest = hashlib.sha256(json.dumps([name, seeds, quick, pessimism, numpy.__version__, scipy.__version__]).encode())
-    folder = Path(__file__).parent
-    for file in sorted([*folder.glob("*.py"), folder.parent / "objectives.py"]):
-        if file.name not in ("experiments.py", "figures.py"):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+
+def loose(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
+    """(g) Widen the critic's bound R to 1 … 4 times the range of the true reward, as when that range is unknown."""
+    sizes = [300] if quick else [100, 300, 1000]
+    slacks = [1.0, 2.0] if quick else [1.0, 2.0, 3.0, 4.0]
+    result = ExperimentResult("loose", seeds, {"n": sizes, "R/range": slacks, "T": 100, "η": 1.0, "λ/√n": LAMBDA_SCALE})
+    ours, without_critic, flipped = (np.empty((len(sizes), len(slacks), len(seeds))) for _ in range(3))
+    grids: list[dict[str, dict[float | None, Array]]] = []
+    for number, slack in enumerate(slacks):
+        batch = Batch([(long_tail(slack=slack), n, seed) for n in sizes for seed in seeds])
+        for values, pessimism in ((ours, 1.0), (without_critic, 0.0), (flipped, -1.0)):
+            mixture = batch.run_spac_t(iterations=100, pessimism=pessimism).mixture
+            values[:, number] = batch.suboptimality(mixture).reshape(len(sizes), -1)
+        grids.append(batch.rivals(exclude=("DPO", "IPO", "SFT on chosen")))
+        advance(number + 1, len(slacks))
+    for k, n in enumerate(sizes):
+        panel = f"n = {n}"
+        result.add_curve("SPAC-T", panel, slacks, ours[k])
+        result.add_curve("SPAC-T without its critic's term", panel, slacks, without_critic[k])
+        result.add_curve("SPAC-T, sign flipped", panel, slacks, flipped[k])
+        rivals = {"SPAC-T without its critic's term": without_critic[k], "SPAC-T, sign flipped": flipped[k]}
+        for name in grids[0]:
+            joint = {key: np.stack([grid[name][key].reshape(len(sizes), -1)[k] for grid in grids]) for key in grids[0][name]}
+            rivals[name], setting = best_setting(joint, (len(slacks), len(seeds)))
+            result.add_curve(name, panel, slacks, rivals[name], setting)
+        result.add_paired_tests(panel, slacks, ours[k], rivals)
+        for j, slack in enumerate(slacks):
+            # With the wrong sign the cells with a loose bound lose 0.4 or more; the rows must detect half of that.
+            effect = 0.2 if n == 300 and slack in (2.0, 4.0) else None
+            result.add_measurement("spac-t", f"suboptimality R={slack:g}×range, n={n}", ours[k, j], effect=effect)
+            gain = rivals["KL, bounded reward"][j] - ours[k, j]
+            result.add_measurement("KL, bounded reward", f"less spac-t, R={slack:g}×range, n={n}", gain)
+    return result
 
 
-def fresh_values(studies: dict[str, dict[str, Any]]) -> Fresh:
-    """The values for verification, one a seed, by row."""
-    from spac_repro.runs.verdict import ScoreKey
-
-    return {
-        ScoreKey(row["method"], row["task"], row["metric"]): row["values"]
-        for study in studies.values()
-        for row in study["measured"]
+def tuning(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
+    """(e) Vary λ, η and the rivals' parameters, on four cells."""
+    cells = {
+        "long tail, n = 300": (long_tail(), 300),
+        "long tail, n = 1,000": (long_tail(), 1000),
+        "200 poor with half of μ, n = 300": (long_tail(poor=200, poor_mass=0.5), 300),
+        "long tail, weak labels (scale 1), n = 1,000": (long_tail(scale=1.0), 1000),
     }
+    if quick:
+        cells = dict(list(cells.items())[:1])
+    penalties, steps = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0), (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    result = ExperimentResult("tuning", seeds, {"λ/√n": penalties, "η": steps, "T": 100})
+    means: dict[str, dict[float, list[float]]] = {}
+    for number, (panel, (instance, pairs)) in enumerate(cells.items()):
+        settings = [(c, 1.0) for c in penalties] + [(LAMBDA_SCALE, eta) for eta in steps]
+        batch = Batch([(instance, pairs, seed) for _ in settings for seed in seeds])
+        lam = np.repeat([c * np.sqrt(pairs) for c, _ in settings], len(seeds))
+        eta = np.repeat([e for _, e in settings], len(seeds))
+        ours = batch.suboptimality(batch.run_spac_t(preference_weight=lam, step_size=eta, iterations=100).mixture)
+        ours = ours.reshape(len(settings), -1)
+        grids: dict[str, tuple[Sequence[float], Array]] = {
+            "SPAC-T, λ/√n": (penalties, ours[: len(penalties)]), "SPAC-T, η": (steps, ours[len(penalties) :])
+        }  # fmt: skip
+        rivals = Batch([(instance, pairs, seed) for seed in seeds]).rivals()
+        for name, grid in rivals.items():
+            if None not in grid:
+                grids[name] = ([float(key or 0) for key in grid], np.stack(list(grid.values())))
+        for name, (x, values) in grids.items():
+            result.add_curve(name, panel, x, values)
+            for setting, mean in zip(x, values.mean(axis=1), strict=True):
+                means.setdefault(name, {}).setdefault(setting, []).append(float(mean))
+        advance(number + 1, len(cells))
+    for name, by_setting in means.items():
+        table = np.array(list(by_setting.values()))
+        loss = (table - table.min(axis=0)).max(axis=1)
+        fixed = list(by_setting)[int(loss.argmin())]
+        good = [setting for setting, row in by_setting.items() if (np.array(row) <= table.min(axis=0) + 0.05).all()]
+        within = f"from {min(good):g} to {max(good):g}" if good else "nowhere"
+        result.findings.append(
+            f"{name}: one setting for all cells, {fixed:g}, loses at most {loss.min():.3f} to the cell's own best; "
+            f"within 0.05 of the best in every cell {within}"
+        )
+    return result
 
 
-def judge(fresh: Fresh, seeds: Sequence[int], expected: Path | None = None, *, partial: bool = False) -> Verdict:
-    """Fresh values against expected_results/theory.yaml, or the file given; `partial`: not everything was run."""
-    from spac_repro.runs.verdict import Verdict
-    from spac_repro.trust.expected import expected_path, load_expected
-    from spac_repro.trust.verification import verify
+def features(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
+    """Compare the methods with a linear critic, which generalises over 20 prompts; π_1 = μ."""
+    from spac_repro.theory.linear_critic import linear_instance, run_spac_t_linear, solve_linear_critic
 
-    path = expected or expected_path("theory")
-    if expected is None and not path.exists():
-        return Verdict("theory", "unverified", "there is no expected_results/theory.yaml", alpha=0.0)
-    rows = load_expected(path)
-    own = {seed for source in rows.sources.values() for seed in getattr(source, "seeds", ())}
-    shared = sorted(own & set(seeds))
-    note = f"{len(shared)} of the seeds are among the rows' own, so agreement says less than the level promises"
-    return verify(rows, fresh, partial=partial, notes=[note] if shared else [])
+    sizes, T = ([100] if quick else [100, 300, 1000]), 100
+    instance, phi = linear_instance()
+    result = ExperimentResult("features", seeds, {"n": sizes, "T": T, "η": 1.0, "λ/√n": LAMBDA_SCALE, "d": phi.shape[2]})
+    suboptimality: dict[str, list[Array]] = {"SPAC-T, linear": [], "greedy": []}
+    kl: dict[float | None, list[Array]] = {beta: [] for beta in KL_GRID}
+    for number, n in enumerate(sizes):
+        columns = zip(*(sample_preferences(instance, n, seed) for seed in seeds), strict=True)
+        x, chosen, rejected = (np.stack(column) for column in columns)
+        mixture, _ = run_spac_t_linear(
+            instance,
+            phi,
+            (x, chosen, rejected),
+            preference_weight=LAMBDA_SCALE * np.sqrt(n),
+            step_size=1.0,
+            iterations=T,
+            pessimism=batches.PESSIMISM,
+        )
+        suboptimality["SPAC-T, linear"].append(instance.suboptimality(mixture))
+        flat = np.zeros((len(seeds), *instance.shape))
+        reward = solve_linear_critic(phi, flat, phi[x, chosen] - phi[x, rejected], np.ones(len(seeds)), instance.bound).values
+        top = reward >= reward.max(axis=2, keepdims=True) - 1e-6
+        suboptimality["greedy"].append(instance.suboptimality(top / top.sum(axis=2, keepdims=True)))
+        for beta in KL_GRID:
+            policy = instance.mu * np.exp((reward - reward.max(axis=2, keepdims=True)) / beta)
+            kl[beta].append(instance.suboptimality(policy / policy.sum(axis=2, keepdims=True)))
+        advance(number + 1, len(sizes))
+    for name, values in suboptimality.items():
+        result.add_curve(name, "", sizes, np.stack(values))
+    tilted, setting = best_setting({beta: np.concatenate(values) for beta, values in kl.items()}, (len(sizes), len(seeds)))
+    result.add_curve("KL, bounded reward", "", sizes, tilted, setting)
+    result.findings.append(
+        f"the optimisation part KL(π*‖μ)/(ηT R) is {instance.kl_to_mu / (T * instance.bound):.4f}, C_∞ is "
+        f"{instance.concentrability:.0f} and the paired form {instance.paired_concentrability:.1f}"
+    )
+    for k, n in enumerate(sizes):
+        result.add_measurement("spac-t, linear", f"suboptimality n={n}, T={T}", suboptimality["SPAC-T, linear"][k])
+    return result
+
+
+def baseline(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
+    """(f) Train softmax policies with the practical losses: 40 prompts × 40 responses, n = 2,000, 150 Adam steps an iteration."""
+    from spac_repro.theory.practical import LossConfig, train_softmax_policies
+
+    methods = {
+        "smoothed, baseline both": LossConfig("spac"),
+        "smoothed, no baseline": LossConfig("spac", baseline="none"),
+        "DPO, β = 1": LossConfig("dpo", 1.0),
+        "linear, baseline both": LossConfig("spac", critic="linear"),
+        "linear, no baseline": LossConfig("spac", critic="linear", baseline="none"),
+        "DPO, β = 0.1": LossConfig("dpo", 0.1),
+        "SPIN, β = 1": LossConfig("spin"),
+        "smoothed, both, y′ exact": LossConfig("spac", selfplay="exact"),
+    }
+    if quick:
+        methods = dict(list(methods.items())[:2])
+    instance, iterations = many_prompts(), 4
+    result = ExperimentResult(
+        "baseline", seeds, {"n": 2000, "iterations": iterations, "steps": 150, "rate": 0.05, "β": 1.0, "λ": 10.0}
+    )
+    for number, (name, method) in enumerate(methods.items()):
+        values = train_softmax_policies(instance, method, pairs=2000, seeds=seeds, iterations=iterations)
+        result.add_curve(name, "", range(iterations + 1), values)
+        effect = 0.1 if name in ("smoothed, baseline both", "smoothed, no baseline") else None
+        result.add_measurement(name, f"reward after iteration {iterations}", values[-1], effect=effect)
+        result.add_measurement(name, "reward, last iteration less first", values[-1] - values[1])
+        advance(number + 1, len(methods))
+    return result
+
+
+FUNCTIONS: dict[str, Callable[[list[int], bool, Advance], ExperimentResult]] = {
+    "prototype": prototype,
+    "samples": samples,
+    "rounds": rounds,
+    "coverage": coverage,
+    "uncovered": uncovered,
+    "loose": loose,
+    "tuning": tuning,
+    "features": features,
+    "baseline": baseline,
+}

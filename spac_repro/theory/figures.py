@@ -1,4 +1,4 @@
-"""Figures and tables of the studies: means with 95 % confidence bands over seeds."""
+"""Figures and tables of experiments' results: means with 95 % confidence bands over seeds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 
 from spac_repro.runs.files import write_bytes
 
-# Okabe and Ito's colours can be told apart with any common colour vision; markers and dashes say it once more.
+# Okabe and Ito's palette suits colour-blind readers; every method also has its own marker and dash pattern.
 STYLES = [
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"), ("#000000", "v", "--"),
     ("#E69F00", "P", "-."), ("#56B4E9", "X", ":"), ("#7F7F7F", "*", "-"),
 ]  # fmt: skip
 METHODS = [
-    "SPAC-T", "KL, bounded reward", "pointwise pessimism", "greedy", "DPO", "IPO", "cloning of chosen", "SPAC-T, η = 1"
+    "SPAC-T", "KL, bounded reward", "pointwise pessimism", "greedy", "DPO", "IPO", "SFT on chosen", "SPAC-T, η = 1"
 ]  # fmt: skip
 AXES = {
     "prototype": ("preference pairs n", "suboptimality 1 − J", "log", "log"),
     "samples": ("preference pairs n (T = n/10)", "suboptimality", "log", "log"),
-    "rounds": ("rounds T", "suboptimality", "log", "log"),
+    "rounds": ("iterations T", "suboptimality", "log", "log"),
     "coverage": ("preference pairs n", "suboptimality", "log", "linear"),
     "uncovered": ("concentrability C∞ of π*", "suboptimality", "log", "linear"),
     "loose": ("critic's bound R / range of the reward", "suboptimality", "linear", "linear"),
@@ -33,23 +33,23 @@ AXES = {
 FLOOR = 1e-4  # the lowest suboptimality a logarithmic axis shows
 
 
-def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [x] and half-width [x] of a 95 % t interval for it, of values [x, seeds]."""
+def confidence_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean [x] of `values` [x, seeds] and the half-width [x] of its 95 % t interval."""
     from scipy.stats import t
 
     k = values.shape[1]
     return values.mean(axis=1), t.ppf(0.975, k - 1) * values.std(axis=1, ddof=1) / math.sqrt(k)
 
 
-def draw_study(study: dict[str, Any], out: Path) -> list[str]:
-    """Write <name>.png and, unless the study is a quick one, <name>.svg; their names."""
+def draw_figures(result: dict[str, Any], out: Path) -> list[str]:
+    """Write <name>.png and, unless the experiment was a quick one, <name>.svg; return the file names."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    name = study["name"]
+    name = result["name"]
     xlabel, ylabel, xscale, yscale = AXES[name]
-    panels = list(dict.fromkeys(curve["panel"] for curve in study["curves"]))
-    methods = list(dict.fromkeys(curve["method"] for curve in study["curves"]))
+    panels = list(dict.fromkeys(curve["panel"] for curve in result["curves"]))
+    methods = list(dict.fromkeys(curve["method"] for curve in result["curves"]))
     methods.sort(key=lambda method: METHODS.index(method) if method in METHODS else len(METHODS))
     with rc_context({"font.size": 9, "svg.hashsalt": name, "svg.fonttype": "none", "axes.spines.top": False,
                      "axes.spines.right": False}):  # fmt: skip
@@ -59,10 +59,10 @@ def draw_study(study: dict[str, Any], out: Path) -> list[str]:
         axes = np.atleast_1d(np.asarray(figure.subplots(lines, columns, squeeze=False))).ravel()
         handles: dict[str, Any] = {}
         for axis, panel in zip(axes, panels, strict=False):
-            for curve in (c for c in study["curves"] if c["panel"] == panel):
+            for curve in (c for c in result["curves"] if c["panel"] == panel):
                 place = methods.index(curve["method"])
                 handles.setdefault(curve["method"], _draw_curve(axis, curve, place, yscale))
-            for bound in (b for b in study["bounds"] if b["panel"] == panel):
+            for bound in (b for b in result["bounds"] if b["panel"] == panel):
                 handles["bound"] = axis.plot(bound["x"], bound["y"], color="black", linewidth=0.8, linestyle=(0, (1, 3)))[0]
             axis.set(xscale=xscale, yscale=yscale, xlabel=xlabel, ylabel=ylabel, title=panel)
             for line, scale in ((axis.xaxis, xscale), (axis.yaxis, yscale)):
@@ -77,10 +77,10 @@ def draw_study(study: dict[str, Any], out: Path) -> list[str]:
         figure.legend([handles[m] for m in order], order, loc="outside right upper", frameon=False)
         files = []
         kinds: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
-        for kind, metadata in list(kinds.items())[: 1 if study["quick"] else 2]:
+        for kind, metadata in list(kinds.items())[: 1 if result["quick"] else 2]:
             picture = io.BytesIO()
             figure.savefig(picture, format=kind, dpi=150, metadata=metadata)
-            figure.set_layout_engine("none")  # the first drawing has laid it out
+            figure.set_layout_engine("none")  # the layout was computed for the first file
             write_bytes(out / f"{name}.{kind}", picture.getvalue())
             files.append(f"{name}.{kind}")
     return files
@@ -88,7 +88,7 @@ def draw_study(study: dict[str, Any], out: Path) -> list[str]:
 
 def _draw_curve(axis: Any, curve: dict[str, Any], place: int, yscale: str) -> Any:
     colour, marker, dashes = STYLES[place % len(STYLES)]
-    x, (mean, half) = np.array(curve["x"]), band(np.array(curve["values"]))
+    x, (mean, half) = np.array(curve["x"]), confidence_band(np.array(curve["values"]))
     low, high = mean - half, mean + half
     if yscale == "log":
         low, mean = np.maximum(low, FLOOR), np.maximum(mean, FLOOR)
@@ -99,34 +99,34 @@ def _draw_curve(axis: Any, curve: dict[str, Any], place: int, yscale: str) -> An
     return axis.plot(x, mean, color=colour, marker=marker, linestyle=dashes, markersize=4, linewidth=1.3)[0]
 
 
-def table_of(study: dict[str, Any]) -> str:
-    """The study as Markdown: mean ± half-width of the 95 % interval, and the chosen setting where there was a choice."""
+def markdown_table(result: dict[str, Any]) -> str:
+    """Return the result as Markdown: mean ± half-width of the 95 % interval, and the setting where it was chosen."""
     lines = [
-        f"## {study['name']}",
-        f"{len(study['seeds'])} seeds; {', '.join(f'{k} {v}' for k, v in study['settings'].items())}",
+        f"## {result['name']}",
+        f"{len(result['seeds'])} seeds; {', '.join(f'{k} {v}' for k, v in result['settings'].items())}",
     ]
     grouped: dict[tuple[str, tuple[float, ...]], list[dict[str, Any]]] = {}
-    for curve in study["curves"]:
+    for curve in result["curves"]:
         grouped.setdefault((curve["panel"], tuple(curve["x"])), []).append(curve)
     for (panel, x), curves in grouped.items():
         lines += ["", f"| {panel or 'method'} | " + " | ".join(f"{v:g}" for v in x) + " |", "| --- |" + " ---: |" * len(x)]
         for curve in curves:
-            mean, half = band(np.array(curve["values"]))
+            mean, half = confidence_band(np.array(curve["values"]))
             chosen = [f" (at {p:g})" if p is not None else "" for p in curve["parameter"]] or [""] * len(x)
             cells = (f"{m:.4f} ± {h:.4f}{c}" for m, h, c in zip(mean, half, chosen, strict=True))
             lines.append(f"| {curve['method']} | " + " | ".join(cells) + " |")
-    if study["slopes"]:
+    if result["slopes"]:
         lines += ["", "| slope | fitted over | value | 95 % interval |", "| --- | --- | ---: | --- |"]
-        for s in study["slopes"]:
+        for s in result["slopes"]:
             low, high = s["range"]
             interval = f"{s['low']:.3f} … {s['high']:.3f}"
             lines.append(f"| {s['method']}, {s['panel']} | {low:g} … {high:g} | {s['slope']:.3f} | {interval} |")
-    if study["tests"]:
+    if result["tests"]:
         lines += [
             "",
-            "| rival less SPAC-T | panel | x | difference | p (paired, two-sided) |",
+            "| rival − SPAC-T | panel | x | difference | p (paired, two-sided) |",
             "| --- | --- | ---: | ---: | ---: |",
         ]
-        lines += [f"| {t['rival']} | {t['panel']} | {t['x']:g} | {t['gain']:+.4f} | {t['p']:.1e} |" for t in study["tests"]]
-    lines += ["", *(f"* {finding}" for finding in study["findings"])] if study["findings"] else []
+        lines += [f"| {t['rival']} | {t['panel']} | {t['x']:g} | {t['gain']:+.4f} | {t['p']:.1e} |" for t in result["tests"]]
+    lines += ["", *(f"* {finding}" for finding in result["findings"])] if result["findings"] else []
     return "\n".join(lines)

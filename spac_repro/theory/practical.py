@@ -1,4 +1,4 @@
-"""The practical form on softmax policies: the losses that the language models are trained with, where J(π) is known exactly."""
+"""The practical losses on tabular softmax policies: the losses of `objectives.py`, where J(π) is known exactly."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from torch import Tensor
 
 from spac_repro import objectives
 from spac_repro.errors import UserError
-from spac_repro.theory.comparisons import sample
 from spac_repro.theory.instances import Array, Instance
+from spac_repro.theory.preference_graph import sample_preferences
 
 
 @dataclass(frozen=True)
-class Method:
-    """A loss and its settings; `reference` is the iterate that ρ is measured against."""
+class LossConfig:
+    """A loss and its settings, named as in the recipes; see `objectives.py`.
+
+    Attributes:
+        loss: Name of the loss.
+        beta: β.
+        preference_weight: λ, for SPAC.
+        critic: SPAC's critic term.
+        baseline: The data's responses that baseline_responses for E_μ f in SPAC's critic term.
+        reference: The policy that the log-ratios ρ are relative to.
+        selfplay: "sampled" draws one y′ a pair; "exact" takes the expectation over π_t.
+    """
 
     loss: Literal["spac", "dpo", "ipo", "spin"]
     beta: float = 1.0
@@ -29,103 +39,144 @@ class Method:
     selfplay: Literal["sampled", "exact"] = "sampled"
 
 
-def improve(
+def train_softmax_policies(
     instance: Instance,
-    method: Method,
+    config: LossConfig,
     *,
     pairs: int,
     seeds: list[int],
     iterations: int = 4,
     steps: int = 150,
-    rate: float = 0.05,
+    learning_rate: float = 0.05,
 ) -> Array:
-    """J after each iteration [iterations + 1, seeds], the first being the start π_1 = μ.
+    """Train softmax policies from π_1 = μ by self-play, and return J after each iteration.
 
-    Adam with a fixed rate for a fixed number of full-batch steps an iteration: the linear critic term has no minimum, so that
-    every result holds after these steps of this optimiser. y′: one response for each pair, drawn anew at each
-    iteration from π_t, or the expectation over π_t ("exact"). A seed's result does not depend on the seeds beside it.
+    Each iteration takes a fixed number of full-batch Adam steps. The linear critic term has no minimum, so every result holds for
+    this optimiser and this number of steps only. A seed's result does not depend on the other seeds.
+
+    Args:
+        instance: The bandit instance.
+        config: The loss.
+        pairs: Number n of preference pairs a seed.
+        seeds: Seeds of the preferences and of y′.
+        iterations: Self-play iterations.
+        steps: Adam steps an iteration.
+        learning_rate: Adam's learning rate.
+
+    Returns:
+        J [iterations + 1, seeds]; the first row is that of μ.
+
+    Raises:
+        UserError: No seed is given, or the loss has no exact expectation.
     """
     if not seeds:
         raise UserError("seeds: none given; at least one is needed")
-    columns = zip(*(sample(instance, pairs, seed) for seed in seeds), strict=True)
-    data = Triples(instance.shape[1], *(torch.tensor(np.stack(column)) for column in columns))
-    start = torch.tensor(np.log(np.maximum(instance.data, 1e-300))).expand(len(seeds), -1, -1)
+    columns = zip(*(sample_preferences(instance, pairs, seed) for seed in seeds), strict=True)
+    data = PreferenceIndices(instance.shape[1], *(torch.tensor(np.stack(column)) for column in columns))
+    start = torch.tensor(np.log(np.maximum(instance.mu, 1e-300))).expand(len(seeds), -1, -1)
     logits = start.clone().requires_grad_()
     values = [instance.value(start.exp().numpy())]
     for iteration in range(iterations):
         previous = torch.log_softmax(logits.detach(), dim=-1)
-        reference = previous if method.reference == "previous" else start
-        loss = loss_of(method, data, previous, seeds, iteration)
-        optimiser = torch.optim.Adam([logits], lr=rate)
+        reference = previous if config.reference == "previous" else start
+        loss = loss_function(config, data, previous, seeds, iteration)
+        optimiser = torch.optim.Adam([logits], lr=learning_rate)
         for _ in range(steps):
             optimiser.zero_grad()
-            loss(torch.log_softmax(logits, dim=-1) - reference).mean(dim=1).sum().backward()
+            loss(torch.log_softmax(logits, dim=-1) - reference).mean(dim=1).sum().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         values.append(instance.value(torch.softmax(logits.detach(), dim=-1).numpy()))
     return np.stack(values)
 
 
 @dataclass(frozen=True)
-class Triples:
-    """Y, and prompts, chosen and rejected responses as indices [seeds, n]."""
+class PreferenceIndices:
+    """Preference pairs as indices.
+
+    Attributes:
+        responses: Number Y of responses to a prompt.
+        prompts: [seeds, n] prompts.
+        chosen: [seeds, n] chosen responses.
+        rejected: [seeds, n] rejected responses.
+    """
 
     responses: int
     prompts: Tensor
     chosen: Tensor
     rejected: Tensor
 
-    def at(self, values: Tensor, responses: Tensor) -> Tensor:
-        """values [seeds, X, Y] at these responses [seeds, n] of the prompts: [seeds, n]."""
+    def select(self, values: Tensor, responses: Tensor) -> Tensor:
+        """Select `values` [seeds, X, Y] at these `responses` [seeds, n] to the prompts: [seeds, n]."""
         return values.flatten(1).gather(1, self.prompts * self.responses + responses)
 
 
-def loss_of(method: Method, data: Triples, policy: Tensor, seeds: list[int], iteration: int) -> Callable[[Tensor], Tensor]:
-    """The loss as a function of ρ [seeds, X, Y]: [seeds, n], to be averaged over n ("exact": [seeds, 1]).
+def loss_function(
+    config: LossConfig, data: PreferenceIndices, policy: Tensor, seeds: list[int], iteration: int
+) -> Callable[[Tensor], Tensor]:
+    """Return the loss as a function of ρ [seeds, X, Y]: losses [seeds, n], to be averaged over n ("exact": [seeds, 1]).
 
-    `policy` is log π_t [seeds, X, Y], which y′ comes from.
+    Args:
+        config: The loss.
+        data: The preferences.
+        policy: [seeds, X, Y] log π_t, from which y′ is sampled.
+        seeds: Seeds of y′.
+        iteration: Number of the self-play iteration, from 0; part of the seed of y′.
+
+    Raises:
+        UserError: The loss has no exact expectation.
     """
-    if method.loss in ("dpo", "ipo"):
-        plain = objectives.dpo if method.loss == "dpo" else objectives.ipo
-        return lambda rho: plain(data.at(rho, data.chosen), data.at(rho, data.rejected), beta=method.beta)
-    if method.selfplay == "exact":
-        return _expected(method, data, policy)
-    said = _sampled(data, policy, seeds, iteration)
+    if config.loss in ("dpo", "ipo"):
+        pairwise_loss = objectives.dpo if config.loss == "dpo" else objectives.ipo
+        return lambda rho: pairwise_loss(data.select(rho, data.chosen), data.select(rho, data.rejected), beta=config.beta)
+    if config.selfplay == "exact":
+        return _expected_loss(config, data, policy)
+    selfplay_responses = _sample_selfplay(data, policy, seeds, iteration)
 
     def adversarial(rho: Tensor) -> Tensor:
-        chosen, rejected, selfplay = (data.at(rho, responses) for responses in (data.chosen, data.rejected, said))
-        if method.loss == "spin":
-            return objectives.spin(chosen, selfplay, beta=method.beta)
+        chosen, rejected, selfplay = (data.select(rho, responses) for responses in (data.chosen, data.rejected, selfplay_responses))
+        if config.loss == "spin":
+            return objectives.spin(chosen, selfplay, beta=config.beta)
         return objectives.spac(
-            chosen, rejected, selfplay, beta=method.beta, preference_weight=method.preference_weight, critic=method.critic,
-            baseline=method.baseline,
+            chosen, rejected, selfplay, beta=config.beta, preference_weight=config.preference_weight, critic=config.critic,
+            baseline=config.baseline,
         )  # fmt: skip
 
     return adversarial
 
 
-def _sampled(data: Triples, policy: Tensor, seeds: list[int], iteration: int) -> Tensor:
-    """y′ ~ π_t(·|x) [seeds, n], one for each pair."""
+def _sample_selfplay(data: PreferenceIndices, policy: Tensor, seeds: list[int], iteration: int) -> Tensor:
+    """Sample y′ ~ π_t(·|x), one for each pair: [seeds, n]."""
     n = data.prompts.shape[1]
     uniform = torch.tensor(np.stack([np.random.default_rng([seed, iteration, 1]).random(n) for seed in seeds]))
     cumulative = policy.exp().cumsum(dim=-1)[torch.arange(len(seeds))[:, None], data.prompts]
     return (uniform[..., None] * cumulative[..., -1:] >= cumulative).sum(dim=-1)
 
 
-def _expected(method: Method, data: Triples, policy: Tensor) -> Callable[[Tensor], Tensor]:
-    """The loss [seeds, 1] with y′ averaged over π_t: its critic term is a sum over baseline responses and π_t's responses."""
-    if method.loss != "spac" or method.baseline == "none":
-        raise UserError(f"selfplay exact: only for spac with a baseline, not {method.loss} with {method.baseline}; use sampled")
-    stand = {"both": (data.chosen, data.rejected), "chosen": (data.chosen,), "rejected": (data.rejected,)}[method.baseline]
-    share = torch.zeros_like(policy).flatten(1)
-    for responses in stand:
-        unit = torch.full(responses.shape, 1 / (len(stand) * responses.shape[1]), dtype=share.dtype)
-        share.scatter_add_(1, data.prompts * data.responses + responses, unit)
-    weight = share.view_as(policy)[..., :, None] * policy.exp()[..., None, :]
+def _expected_loss(config: LossConfig, data: PreferenceIndices, policy: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the expectation of SPAC's loss over y′ ~ π_t, as a function of ρ: [seeds, 1]."""
+    if config.loss != "spac" or config.baseline == "none":
+        raise UserError(f"selfplay exact: only for spac with a baseline, not {config.loss} with {config.baseline}; use sampled")
+    baseline_responses = {"both": (data.chosen, data.rejected), "chosen": (data.chosen,), "rejected": (data.rejected,)}[
+        config.baseline
+    ]
+    baseline_share = torch.zeros_like(policy).flatten(1)
+    for responses in baseline_responses:
+        mass = torch.full(responses.shape, 1 / (len(baseline_responses) * responses.shape[1]), dtype=baseline_share.dtype)
+        baseline_share.scatter_add_(1, data.prompts * data.responses + responses, mass)
+    weight = baseline_share.view_as(policy)[..., :, None] * policy.exp()[..., None, :]
 
     def expected(rho: Tensor) -> Tensor:
-        seen, said = rho[..., :, None], rho[..., None, :]
-        critic = objectives.spac(seen, seen, said, beta=method.beta, preference_weight=0.0, critic=method.critic, baseline="chosen")
-        preference = objectives.dpo(data.at(rho, data.chosen), data.at(rho, data.rejected), beta=method.beta).mean(dim=1)
-        return (method.preference_weight * preference + (weight * critic).sum(dim=(1, 2, 3)))[:, None]
+        baseline_rho, selfplay_rho = rho[..., :, None], rho[..., None, :]
+        critic = objectives.spac(
+            baseline_rho,
+            baseline_rho,
+            selfplay_rho,
+            beta=config.beta,
+            preference_weight=0.0,
+            critic=config.critic,
+            baseline="chosen",
+        )
+        preference = objectives.dpo(data.select(rho, data.chosen), data.select(rho, data.rejected), beta=config.beta).mean(dim=1)
+        return (config.preference_weight * preference + (weight * critic).sum(dim=(1, 2, 3)))[:, None]
 
     return expected

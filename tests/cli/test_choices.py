@@ -7,7 +7,7 @@ from spac_repro.images import reference
 from spac_repro.launchers.matrix import Sweep
 from spac_repro.launchers.profile import Cluster
 from spac_repro.runs import files
-from spac_repro.theory.experiments import EXPERIMENTS
+from spac_repro.theory.runner import EXPERIMENTS
 
 
 @pytest.fixture

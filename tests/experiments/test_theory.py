@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from spac_repro.theory import studies
-from spac_repro.theory.experiments import EXPERIMENTS
+from spac_repro.theory import experiments
+from spac_repro.theory.runner import EXPERIMENTS
 from spac_repro.trust.expected import expected_path, load_expected
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "theory.py"
@@ -25,8 +25,8 @@ def run(tmp_path: Path) -> Path:
     """A finished run whose experiments each measured one value on three seeds; every other one decides."""
     for number, name in enumerate(EXPERIMENTS):
         value = {"method": "spac-t", "task": name, "metric": "loss", "values": [1.0, 2.0, 3.0], "effect": [None, 0.1][number % 2]}
-        study = {"name": name, "quick": False, "seeds": [1, 2, 3], "measured": [value]}
-        (tmp_path / f"{name}.json").write_text(json.dumps(study))
+        result = {"name": name, "quick": False, "seeds": [1, 2, 3], "measured": [value]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
     return tmp_path
 
 
@@ -68,7 +68,7 @@ def test_the_same_seeds_give_the_rows_of_the_shipped_file(run):
     seeds = list(shipped.sources["ours"].seeds)
     for name in EXPERIMENTS:
         done_anew = name in CHEAPEST
-        measured = studies.STUDIES[name](seeds, False, lambda done, total: None).measured if done_anew else []
+        measured = experiments.FUNCTIONS[name](seeds, False, lambda done, total: None).measured if done_anew else []
         change(run / f"{name}.json", seeds=seeds, measured=measured)
     done = make(run, run / "theory.yaml")
     assert done.returncode == 0, done.stderr

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from spac_repro import objectives
-from spac_repro.theory import baselines
-from spac_repro.theory.comparisons import draw, graphs, stack
-from spac_repro.theory.instances import Instance, crowd
+from spac_repro.theory import rivals
+from spac_repro.theory.instances import Instance, long_tail
+from spac_repro.theory.preference_graph import build_graph, concatenate, sample_graph
 
 
 @pytest.fixture(scope="module")
@@ -18,43 +18,43 @@ def triples():
 
 
 def test_the_bounded_reward_is_stationary_and_inside():
-    data = stack([draw(crowd(), n, 1) for n in (100, 5000)])
-    f = baselines.bounded_reward(data, 3.0)
+    data = concatenate([sample_graph(long_tail(), n, 1) for n in (100, 5000)])
+    f = rivals.bounded_reward_mle(data, 3.0)
     d = f[data.left] - f[data.right]
     slope = data.losses / (1 + np.exp(-d)) - data.wins / (1 + np.exp(d))
-    gradient = data.gather(slope, -slope)
+    gradient = data.node_sums(slope, -slope)
     assert f.min() >= 0
     assert f.max() <= 3
     inner = (f > 1e-6) & (f < 3 - 1e-6)
     assert np.abs(gradient[inner]).max() < 1e-3
-    assert (f[data.seen == 0] == 0).all()
+    assert (f[data.counts == 0] == 0).all()
 
 
 def test_greedy_is_uniform_over_the_best_that_was_seen():
-    data = graphs(np.zeros(2, int), np.array([0, 1]), np.array([2, 2]), (1, 4))
-    assert baselines.greedy(data, np.array([2.0, 2.0 - 1e-7, 0.0, 9.0])).tolist() == [0.5, 0.5, 0, 0]
+    data = build_graph(np.zeros(2, int), np.array([0, 1]), np.array([2, 2]), (1, 4))
+    assert rivals.greedy(data, np.array([2.0, 2.0 - 1e-7, 0.0, 9.0])).tolist() == [0.5, 0.5, 0, 0]
 
 
 def test_the_tilted_policy_has_its_closed_form():
-    data = graphs(np.zeros(1, int), np.array([0]), np.array([1]), (1, 3))
+    data = build_graph(np.zeros(1, int), np.array([0]), np.array([1]), (1, 3))
     reference, reward = np.array([0.5, 0.5, 0.0]), np.array([1.0, 0.0, 7.0])
-    policy = baselines.tilted(data, reference, reward, 0.5)
+    policy = rivals.kl_regularized(data, reference, reward, 0.5)
     assert policy == pytest.approx([np.exp(2) / (1 + np.exp(2)), 1 / (1 + np.exp(2)), 0])
 
 
 def test_cloning_counts_the_chosen():
-    data = graphs(np.zeros(4, int), np.array([0, 0, 1, 2]), np.array([1, 0, 0, 1]), (1, 3))
-    assert baselines.cloned(data) == pytest.approx([0.5, 0.25, 0.25])
+    data = build_graph(np.zeros(4, int), np.array([0, 0, 1, 2]), np.array([1, 0, 0, 1]), (1, 3))
+    assert rivals.sft(data) == pytest.approx([0.5, 0.25, 0.25])
 
 
 @pytest.mark.parametrize("beta", [0.3, 2.0])
 def test_dpo_and_ipo_minimise_the_objectives_the_language_models_use(triples, beta):
     chosen, rejected = triples
-    data = graphs(np.zeros(len(chosen), int), chosen, rejected, (1, 4))
+    data = build_graph(np.zeros(len(chosen), int), chosen, rejected, (1, 4))
     reference = np.array([0.1, 0.2, 0.3, 0.4])
     for name, policy in (
-        ("dpo", baselines.dpo(data, reference, beta)),
-        ("ipo", baselines.ipo(data, reference, baselines.ipo_direction(data), beta)),
+        ("dpo", rivals.dpo(data, reference, beta)),
+        ("ipo", rivals.ipo(data, reference, rivals.ipo_solution(data), beta)),
     ):
         rho = torch.tensor(np.log(policy / reference), requires_grad=True)
         getattr(objectives, name)(rho[chosen], rho[rejected], beta=beta).mean().backward()
@@ -63,7 +63,7 @@ def test_dpo_and_ipo_minimise_the_objectives_the_language_models_use(triples, be
 
 
 def test_the_width_of_pointwise_pessimism_is_the_dense_formula():
-    data = draw(Instance(np.linspace(0, 1, 6)[None], np.full((1, 6), 1 / 6), np.ones(1)), 200, 1)
+    data = sample_graph(Instance(np.linspace(0, 1, 6)[None], np.full((1, 6), 1 / 6), np.ones(1)), 200, 1)
     reward = np.linspace(0, 3, 6)
     information = 1e-3 * np.eye(6)
     for i, j, count in zip(data.left, data.right, data.wins + data.losses, strict=True):
@@ -72,12 +72,12 @@ def test_the_width_of_pointwise_pessimism_is_the_dense_formula():
         information += count * p * (1 - p) * np.outer(e, e)
     away = np.eye(6) - data.empirical
     expected = np.sqrt(np.einsum("yi,ij,yj->y", away, np.linalg.inv(information), away))
-    assert baselines.uncertainty(data, reward) == pytest.approx(expected)
+    assert rivals.confidence_width(data, reward) == pytest.approx(expected)
 
 
 def test_pointwise_pessimism_never_takes_what_was_not_seen():
-    data = draw(crowd(), 30, 2)
-    reward = baselines.bounded_reward(data, 3.0)
-    policy = baselines.cautious(data, reward, baselines.uncertainty(data, reward), 1.0)
+    data = sample_graph(long_tail(), 30, 2)
+    reward = rivals.bounded_reward_mle(data, 3.0)
+    policy = rivals.pessimistic_greedy(data, reward, rivals.confidence_width(data, reward), 1.0)
     assert policy.sum() == pytest.approx(1)
-    assert (policy[data.seen == 0] == 0).all()
+    assert (policy[data.counts == 0] == 0).all()

@@ -1,4 +1,4 @@
-"""What one experiment found, as plain data for JSON: curves, slopes, paired tests, bounds, findings, values for verification."""
+"""The result of one experiment as plain data for JSON: curves, slopes, paired tests, bounds, findings, values for verification."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from spac_repro.theory.instances import Array
 
 
 @dataclass
-class Study:
-    """What one experiment found. Values are lists over x of lists over seeds."""
+class ExperimentResult:
+    """The result of one experiment. Values of curves are lists over x of lists over seeds."""
 
     name: str
     seeds: list[int]
@@ -25,33 +25,47 @@ class Study:
     findings: list[str] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
 
-    def curve(self, method: str, panel: str, x: Sequence[float], values: Array, parameter: Sequence[float | None] = ()) -> None:
-        """`values` [x, seeds]; `parameter` the setting chosen at each x, where there was a choice."""
+    def add_curve(self, method: str, panel: str, x: Sequence[float], values: Array, parameter: Sequence[float | None] = ()) -> None:
+        """Add a curve: `values` [x, seeds]; `parameter` is the setting chosen at each x, where there was a choice."""
         self.curves.append(
             {"method": method, "panel": panel, "x": [float(v) for v in x], "values": np.asarray(values).tolist(),
              "parameter": list(parameter)}
         )  # fmt: skip
 
-    def measure(self, method: str, metric: str, values: Array, *, effect: float | None = None) -> None:
-        """One value a seed, for verification; with an `effect`, the deviation it is there to find, the row is primary."""
+    def add_measurement(self, method: str, metric: str, values: Array, *, effect: float | None = None) -> None:
+        """Add a value for verification, `values` [seeds].
+
+        Args:
+            method: Key of the row.
+            metric: Key of the row.
+            values: [seeds].
+            effect: The deviation that verification must detect; it makes the row primary.
+        """
         self.measured.append(
             {"method": method, "task": self.name, "metric": metric, "values": np.asarray(values).tolist(), "effect": effect}
         )
 
-    def slope(self, method: str, panel: str, x: Sequence[float], values: Array, *, effect: float | None = None) -> None:
-        """The log–log slope of the mean over seeds, its 95 % bootstrap interval over seeds, and each seed's own slope."""
+    def add_slope(self, method: str, panel: str, x: Sequence[float], values: Array, *, effect: float | None = None) -> None:
+        """Add the log–log slope of the mean of `values` [x, seeds], its 95 % bootstrap interval, and each seed's own slope."""
         name = f"slope {panel} x={x[0]:g}…{x[-1]:g}"
-        own = slope_of(x, values)
+        own = log_log_slope(x, values)
         random = np.random.default_rng(0)
         resampled = values[:, random.integers(values.shape[1], size=(2000, values.shape[1]))].mean(axis=2)
-        low, high = np.quantile(slope_of(x, resampled), [0.025, 0.975])
-        centre = float(slope_of(x, values.mean(axis=1, keepdims=True))[0])
+        low, high = np.quantile(log_log_slope(x, resampled), [0.025, 0.975])
+        centre = float(log_log_slope(x, values.mean(axis=1, keepdims=True))[0])
         self.slopes.append({"method": method, "panel": panel, "range": [float(x[0]), float(x[-1])], "slope": centre,
                             "low": float(low), "high": float(high)})  # fmt: skip
-        self.measure(method, name, own, effect=effect)
+        self.add_measurement(method, name, own, effect=effect)
 
-    def compare(self, panel: str, x: Sequence[float], ours: Array, rivals: dict[str, Array]) -> None:
-        """Paired tests over seeds at each x; p is the larger of the t test's and Wilcoxon's, two-sided."""
+    def add_paired_tests(self, panel: str, x: Sequence[float], ours: Array, rivals: dict[str, Array]) -> None:
+        """Add two-sided paired tests over seeds at each x; p is the larger of the t test's and Wilcoxon's.
+
+        Args:
+            panel: Panel of the figure.
+            x: The values of x.
+            ours: [x, seeds] SPAC-T's suboptimality.
+            rivals: [x, seeds] each rival's suboptimality.
+        """
         from scipy.stats import ttest_rel, wilcoxon
 
         for name, theirs in rivals.items():
@@ -62,8 +76,8 @@ class Study:
                 self.tests.append({"panel": panel, "x": float(at), "rival": name, "gain": float(gain.mean()), "p": float(p)})
 
 
-def slope_of(x: Sequence[float], values: Array) -> Array:
-    """Least-squares slope of log values [x, k] on log x: [k]. Values below 1e-12 count as 1e-12."""
+def log_log_slope(x: Sequence[float], values: Array) -> Array:
+    """Return the least-squares slope of log `values` [x, k] on log x: [k]. Values below 1e-12 count as 1e-12."""
     u = np.log(np.asarray(x, dtype=np.float64))
     u = u - u.mean()
     return np.asarray(u @ np.log(np.maximum(values, 1e-12)) / (u @ u))

@@ -8,47 +8,47 @@ import pytest
 
 from spac_repro.errors import UserError
 from spac_repro.runs.verdict import ScoreKey
-from spac_repro.theory import baselines, batches, experiments, studies
-from spac_repro.theory.figures import band, table_of
-from spac_repro.theory.instances import crowd
-from spac_repro.theory.study import Study, slope_of
+from spac_repro.theory import batches, experiments, rivals, runner
+from spac_repro.theory.figures import confidence_band, markdown_table
+from spac_repro.theory.instances import long_tail
+from spac_repro.theory.result import ExperimentResult, log_log_slope
 from spac_repro.trust.expected import expected_path, load_expected
 
 
 def test_the_slope_of_a_power_law_is_its_exponent():
     x = [10, 30, 100]
-    assert slope_of(x, 3.0 * np.array([[v**-0.5, v**-2.0] for v in x])) == pytest.approx([-0.5, -2.0])
-    study = Study("samples", [1, 2, 3], {})
-    study.slope("m", "p", x, np.array([[c / v for c in (1.0, 1.1, 0.9)] for v in x]))
-    assert study.slopes[0]["slope"] == pytest.approx(-1)
-    assert study.slopes[0]["low"] == pytest.approx(study.slopes[0]["high"])
-    assert study.measured[0]["values"] == pytest.approx([-1, -1, -1])
+    assert log_log_slope(x, 3.0 * np.array([[v**-0.5, v**-2.0] for v in x])) == pytest.approx([-0.5, -2.0])
+    result = ExperimentResult("samples", [1, 2, 3], {})
+    result.add_slope("m", "p", x, np.array([[c / v for c in (1.0, 1.1, 0.9)] for v in x]))
+    assert result.slopes[0]["slope"] == pytest.approx(-1)
+    assert result.slopes[0]["low"] == pytest.approx(result.slopes[0]["high"])
+    assert result.measured[0]["values"] == pytest.approx([-1, -1, -1])
 
 
 def test_a_rival_gets_the_setting_that_is_best_at_each_x():
-    values, setting = batches.best({0.1: np.array([1.0, 2, 9, 9]), 0.3: np.array([5.0, 5, 1, 2])}, (2, 2))
+    values, setting = batches.best_setting({0.1: np.array([1.0, 2, 9, 9]), 0.3: np.array([5.0, 5, 1, 2])}, (2, 2))
     assert values.tolist() == [[1, 2], [1, 2]]
     assert setting == [0.1, 0.3]
 
 
 def test_a_band_is_a_t_interval():
-    mean, half = band(np.array([[1.0, 2, 3]]))
+    mean, half = confidence_band(np.array([[1.0, 2, 3]]))
     assert mean[0] == 2
     assert half[0] == pytest.approx(4.30265 / np.sqrt(3), rel=1e-4)
 
 
 def test_wrong_requests_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"\(did you mean coverage\?\)"):
-        experiments.run(["covarage"], out=tmp_path)
+        runner.run(["covarage"], out=tmp_path)
     with pytest.raises(UserError, match="at least 2"):
-        experiments.run(["prototype"], out=tmp_path, seeds=1)
+        runner.run(["prototype"], out=tmp_path, seeds=1)
     with pytest.raises(UserError, match="first seed"):
-        experiments.run(["prototype"], out=tmp_path, first_seed=-1)
+        runner.run(["prototype"], out=tmp_path, first_seed=-1)
 
 
 def test_the_entry_imports_nothing_heavy():
     heavy = "{'torch', 'scipy', 'matplotlib', 'numpy'}"
-    code = f"import sys, spac_repro.theory.experiments; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, spac_repro.theory.runner; print(sorted({heavy} & set(sys.modules)))"
     done = call([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -56,28 +56,28 @@ def test_the_entry_imports_nothing_heavy():
 def test_every_experiment_has_a_study_and_axes():
     from spac_repro.theory.figures import AXES
 
-    assert set(experiments.EXPERIMENTS) == set(studies.STUDIES) == set(AXES)
+    assert set(runner.EXPERIMENTS) == set(experiments.FUNCTIONS) == set(AXES)
 
 
 @pytest.mark.theory
 def test_what_is_finished_is_kept_and_what_changed_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    report = experiments.run(["rounds"], quick=True, out=tmp_path, seeds=3)
+    report = runner.run(["rounds"], quick=True, out=tmp_path, seeds=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rounds.json", "rounds.png", "table.md", "verdict.json"]
     assert sorted(report.files) == ["rounds.json", "rounds.png", "table.md", "verdict.json"]
     first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     ran = []
-    original = studies.STUDIES["rounds"]
-    monkeypatch.setitem(studies.STUDIES, "rounds", lambda *a: (ran.append(1), original(*a))[1])
-    experiments.run(["rounds"], quick=True, out=tmp_path, seeds=3)
+    original = experiments.FUNCTIONS["rounds"]
+    monkeypatch.setitem(experiments.FUNCTIONS, "rounds", lambda *a: (ran.append(1), original(*a))[1])
+    runner.run(["rounds"], quick=True, out=tmp_path, seeds=3)
     assert not ran
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == first
     (tmp_path / "rounds.json").write_text('{"cut off')
-    experiments.run(["rounds"], quick=True, out=tmp_path, seeds=3)
+    runner.run(["rounds"], quick=True, out=tmp_path, seeds=3)
     assert ran == [1]
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == first
-    experiments.run(["rounds"], quick=True, out=tmp_path, seeds=4)
+    runner.run(["rounds"], quick=True, out=tmp_path, seeds=4)
     assert ran == [1, 1]
-    assert "| slope |" in table_of(json.loads((tmp_path / "rounds.json").read_text()))
+    assert "| slope |" in markdown_table(json.loads((tmp_path / "rounds.json").read_text()))
     assert json.dumps(report.as_json())
 
 
@@ -85,13 +85,13 @@ DECISIVE = ("prototype", "samples", "rounds", "coverage", "loose")
 
 
 @pytest.fixture(scope="module")
-def fresh() -> dict[str, Study]:
-    return {name: studies.STUDIES[name](list(range(101, 109)), True, lambda done, total: None) for name in DECISIVE}
+def fresh() -> dict[str, ExperimentResult]:
+    return {name: experiments.FUNCTIONS[name](list(range(101, 109)), True, lambda done, total: None) for name in DECISIVE}
 
 
-def verdict_of(found: dict[str, Study]):
-    fresh = experiments.fresh_values({name: vars(study) for name, study in found.items()})
-    return experiments.judge(fresh, range(101, 109), partial=True)
+def verdict_of(found: dict[str, ExperimentResult]):
+    fresh = runner.fresh_values({name: vars(result) for name, result in found.items()})
+    return runner.judge(fresh, range(101, 109), partial=True)
 
 
 @pytest.mark.theory
@@ -105,7 +105,7 @@ def test_fresh_seeds_agree_with_the_expected_results(fresh):
 @pytest.mark.theory
 def test_a_critic_with_its_sign_flipped_fails(fresh, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(batches, "PESSIMISM", -1.0)
-    flipped = studies.loose(list(range(101, 109)), True, lambda done, total: None)
+    flipped = experiments.loose(list(range(101, 109)), True, lambda done, total: None)
     verdict = verdict_of({**fresh, "loose": flipped})
     assert verdict.status == "disagrees"
     assert "loose" in verdict.reason
@@ -127,7 +127,7 @@ def test_rates_and_bounds_are_what_is_claimed(fresh):
     assert slopes["spac-t", "η = 1"] == pytest.approx(-1, abs=0.01)
     assert slopes["spac-t", "gap 2/√n"] < -0.4
     assert fresh["rounds"].bounds
-    assert not [finding for study in fresh.values() for finding in study.findings if "VIOLATED" in finding]
+    assert not [finding for result in fresh.values() for finding in result.findings if "VIOLATED" in finding]
 
 
 # Mean suboptimality over ten seeds of an independent first implementation; entries above 0.005 are to be met within a factor of 2.
@@ -144,7 +144,7 @@ PROTOTYPE = {
 def test_the_prototypes_table_is_met_within_a_factor_of_two():
     # Suboptimality is heavy-tailed over seeds, so that what is cheap to compute is averaged over many of them.
     def batch(seeds: int, sizes: tuple[int, ...]) -> batches.Batch:
-        return batches.Batch([(crowd(), n, seed) for n in sizes for seed in range(1, seeds + 1)])
+        return batches.Batch([(long_tail(), n, seed) for n in sizes for seed in range(1, seeds + 1)])
 
     many, few, large = batch(200, (100, 300, 1000)), batch(40, (100, 300, 1000)), batch(20, (3000, 10_000))
     means: dict[str, dict[int, float]] = {name: {} for name in PROTOTYPE}
@@ -154,13 +154,13 @@ def test_the_prototypes_table_is_met_within_a_factor_of_two():
         means[name] |= {n: lost[among.pairs == n].mean() for n in np.unique(among.pairs).astype(int)}
 
     for among in (many, large):
-        reward = baselines.bounded_reward(among.data, among.bound)
-        reference = among.each(lambda instance: instance.data)
-        enter("greedy", among, baselines.greedy(among.data, reward))
+        reward = rivals.bounded_reward_mle(among.data, among.bound)
+        reference = among.per_node(lambda instance: instance.mu)
+        enter("greedy", among, rivals.greedy(among.data, reward))
         for beta in (0.1, 0.3):
-            enter(f"KL {beta}", among, baselines.tilted(among.data, reference, reward, beta))
-    enter("SPAC-T", few, few.play(rounds=200).mixture)
-    enter("DPO 0.1", few, baselines.dpo(few.data, few.each(lambda instance: instance.data), 0.1))
+            enter(f"KL {beta}", among, rivals.kl_regularized(among.data, reference, reward, beta))
+    enter("SPAC-T", few, few.run_spac_t(iterations=200).mixture)
+    enter("DPO 0.1", few, rivals.dpo(few.data, few.per_node(lambda instance: instance.mu), 0.1))
     for name, row in PROTOTYPE.items():
         for n, value in row.items():
             assert value / 2 < means[name][n] < value * 2, (name, n, means[name][n])
