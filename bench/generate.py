@@ -63,7 +63,7 @@ def plain(model: Any, prompts: list[list[int]], batch: int) -> list[list[int]]:
 def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from spac_repro.recipe import SelfPlay
+    from spac_repro.recipe import SelfPlaySettings
     from spac_repro.sampling import selfplay
 
     described = workload.machine()
@@ -71,11 +71,13 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     model = prepared_model(arguments.stop)
     rng = random.Random(0)
     prompts = [[rng.randrange(4, workload.VOCABULARY) for _ in range(rng.randint(8, 256))] for _ in range(arguments.prompts)]
-    settings = SelfPlay(temperature=1.0, top_p=1.0, batch_size=arguments.prompts, at_once=arguments.batch, generator="transformers")
+    settings = SelfPlaySettings(
+        temperature=1.0, top_p=1.0, prompts_per_save=arguments.prompts, decode_batch_size=arguments.batch, backend="transformers"
+    )
 
     def ours(seed: int) -> list[list[int]]:
         ends = {"pad": workload.PAD, "stop": workload.STOP}
-        return selfplay.respond(model, prompts, settings, longest_response=LIMIT, seed=seed, **ends)
+        return selfplay.respond(model, prompts, settings, max_response_tokens=LIMIT, seed=seed, **ends)
 
     def theirs(seed: int) -> list[list[int]]:
         torch.manual_seed(seed)

@@ -41,13 +41,14 @@ def prepare(source: Path) -> dict[str, Any]:
 
     from spac_repro.data import preferences, triples
     from spac_repro.data.rendering import Renderer
-    from spac_repro.recipe import Data
+    from spac_repro.recipe import DataSettings
 
     begun = time.perf_counter()
     rows = preferences.read_preferences(str(source))
     preferences.fingerprint(rows)
-    plain = Data(
-        source="file", name=None, revision=None, pairs=None, template="plain", longest_prompt=512, longest_response=512,
+    plain = DataSettings(
+        source="file", name=None, revision=None, max_pairs=None, prompt_template="plain",
+        max_prompt_tokens=512, max_response_tokens=512,
         overlong_prompts="refuse", world=None,
     )  # fmt: skip
     data = triples.from_examples(Renderer(workload.tokenizer(), plain).examples(rows), None)

@@ -17,7 +17,7 @@ CURVE = ("loss", "accuracy", "margin", "critic_gap", "rho_chosen", "rho_rejected
 
 def main(folder: Path) -> None:
     run = RunFolder.open(folder)
-    inputs, limit = run.manifest.inputs, run.manifest.settings["data"]["longest_response"]
+    inputs, limit = run.manifest.inputs, run.manifest.settings["data"]["max_response_tokens"]
     print(f"weights of the start {inputs['policy_sha256']}")
     print(f"preferences {inputs['preferences']}, {inputs['preferences_sha256']}\n")
     table(["iteration", "stage", "seconds", "peak memory, GB"], stages(run.timing()))

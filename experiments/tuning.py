@@ -41,7 +41,7 @@ def train(out: Path, method: str, point: Point, *arguments: str) -> Path:
     """One run, or what of it is missing."""
     name = "-".join(f"{key}={value:g}" for key, value in point.items())
     folder = out / method / (name or "start")
-    sets = [f"objective.{key}={value}" for key, value in point.items()] + ["evaluation.suite=none"]
+    sets = [f"methods.{method}.{key}={value}" for key, value in point.items()] + ["evaluation.suite=none"]
     command = [sys.executable, "-m", "spac_repro", "train", "--method", method, "--seed", str(SEED), "--out", str(folder)]
     command += [part for setting in sets for part in ("--set", setting)]
     done = subprocess.run([*command, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)

@@ -87,7 +87,7 @@ class Job:
         if standing > self.attempts_without_progress:
             raise JobError(
                 f"{self.attempts_without_progress} attempts in a row left nothing new; "
-                "give the job more time, or training.checkpoint_every less steps, then `spac-repro sweep retry`"
+                "give the job more time, or training.save_steps less steps, then `spac-repro sweep retry`"
             )
         if self.cache is not None:
             _verify(Path(self.cache))

@@ -58,7 +58,7 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
             partial(make_objective, context.run, t, data=data),
             _schedule(context, t, data),
             iteration=t,
-            checkpointing=CheckpointPolicy(folder.checkpoints, training.checkpoint_every, training.checkpoints_kept),
+            checkpointing=CheckpointPolicy(folder.checkpoints, training.save_steps, training.save_total_limit),
             metrics=metrics,
             warn=context.progress.message,
             advance=context.progress.update,
@@ -101,7 +101,7 @@ def _self_play(context: RunContext, t: int, model: PreTrainedModel) -> Sequence[
             model,
             context.examples.prompt,
             context.recipe.selfplay,
-            longest_response=context.recipe.data.longest_response,
+            max_response_tokens=context.recipe.data.max_response_tokens,
             pad=context.renderer.pad,
             stop=context.renderer.stop,
             seed=derive_seed(context.run.seed, "self-play", t),
@@ -119,15 +119,15 @@ def _self_play(context: RunContext, t: int, model: PreTrainedModel) -> Sequence[
 def _sampler(context: RunContext, t: int) -> AbstractContextManager[vllm.Sampler | None]:
     """The vLLM sampler of iterate t, if the recipe asks for vLLM; None for the package's own decoder."""
     settings, data = context.recipe.selfplay, context.recipe.data
-    if settings.generator == "transformers":
+    if settings.backend == "transformers":
         return nullcontext()
     return vllm.Sampler(
         context.folder.iteration(t).policy,
         dtype=context.recipe.policy.dtype,
         temperature=settings.temperature,
         top_p=settings.top_p,
-        longest_prompt=data.longest_prompt,
-        longest=data.longest_response,
+        max_prompt_tokens=data.max_prompt_tokens,
+        longest=data.max_response_tokens,
         stop=context.renderer.stop,
     )
 
@@ -157,10 +157,10 @@ def _add_reference_logprobs(context: RunContext, t: int, wrapped: Policy, data: 
 
 def _reference_iteration(context: RunContext, t: int) -> int | None:
     """The iteration whose policy is the reference in iteration t; None if the method has no reference."""
-    settings = context.run.objective
+    settings = context.run.method_settings
     if not isinstance(settings, Referenced):
         return None
-    return 0 if settings.reference == "start" else t - 1
+    return 0 if settings.reference_policy == "start" else t - 1
 
 
 def _reference_sha256(context: RunContext, t: int) -> str | None:
@@ -185,12 +185,12 @@ def _schedule(context: RunContext, t: int, data: Triples) -> Schedule:
     training = context.recipe.training
     return Schedule(
         lengths=data.sizes(methods.get(context.run.method).responses),
-        batch_size=training.batch_size,
+        batch_size=training.global_batch_size,
         micro_batch_tokens=training.micro_batch_tokens,
-        epochs=training.epochs,
+        epochs=training.epochs_per_iteration,
         learning_rate=peak_learning_rate(context.run, t),
-        lr_scheduler_type=training.schedule,
-        warmup_ratio=training.warmup,
+        lr_scheduler_type=training.lr_scheduler_type,
+        warmup_ratio=training.warmup_ratio,
         seed=(context.run.seed, "order", t),
     )
 
@@ -205,7 +205,7 @@ def _engine_factory(context: RunContext, wrapped: Policy) -> EngineFactory:
     wrapped.train()
     optimizer = create_optimizer(training.optimizer, wrapped, weight_decay=training.weight_decay)
     spec = engines.get(training.engine)
-    return EngineFactory(spec, wrapped, optimizer, training.max_grad_norm, bfloat16=training.precision == "bfloat16")
+    return EngineFactory(spec, wrapped, optimizer, training.max_grad_norm, bfloat16=training.compute_dtype == "bfloat16")
 
 
 def _save(context: RunContext, t: int, model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
@@ -221,13 +221,13 @@ def _save(context: RunContext, t: int, model: PreTrainedModel, weights: dict[str
 
 def peak_learning_rate(run: Run, iteration: int) -> float:
     """Return the peak learning rate of an iteration; the last iteration may have its own."""
-    last = run.objective.last_learning_rate if iteration == run.recipe.training.iterations else None
-    return last or run.objective.learning_rate
+    last = run.method_settings.last_iteration_learning_rate if iteration == run.recipe.training.iterations else None
+    return last or run.method_settings.learning_rate
 
 
 def beta(settings: Referenced, iteration: int, iterations: int) -> float:
     """Return β of an iteration; the last of the `iterations` may have its own."""
-    return settings.last_beta if iteration == iterations and settings.last_beta else settings.beta
+    return settings.last_iteration_beta if iteration == iterations and settings.last_iteration_beta else settings.beta
 
 
 def make_objective(run: Run, iteration: int, policy: Any, *, data: Triples) -> Objective:
@@ -260,7 +260,7 @@ def make_objective(run: Run, iteration: int, policy: Any, *, data: Triples) -> O
 
 def _hyperparameters(run: Run, method: Method, iteration: int) -> dict[str, Any]:
     """The loss's hyperparameters from the recipe, with β of the iteration."""
-    settings = run.objective
+    settings = run.method_settings
     values = {name: getattr(settings, name) for name in method.hyperparameters}
     if isinstance(settings, Referenced):
         values["beta"] = beta(settings, iteration, run.recipe.training.iterations)

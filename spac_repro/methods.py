@@ -22,23 +22,23 @@ class Optimised(Settings):
     """What every method has."""
 
     learning_rate: Above0
-    last_learning_rate: Above0 | None  # for the last iteration, where it differs
+    last_iteration_learning_rate: Above0 | None  # for the last iteration, where it differs
 
 
 class Referenced(Optimised):
     """What every method with a reference policy has."""
 
     beta: Above0
-    last_beta: Above0 | None
-    reference: Literal["previous", "start"]
+    last_iteration_beta: Above0 | None
+    reference_policy: Literal["previous", "start"]
 
 
 class Spac(Referenced):
     """SPAC's own: the weight of the preferences, the form of the critic term, and its baseline."""
 
     preference_weight: AtLeast0  # λ
-    critic: Literal["smoothed", "linear"]
-    baseline: Literal["both", "chosen", "rejected", "none"]
+    critic_loss: Literal["smoothed", "linear"]
+    critic_baseline: Literal["both", "chosen", "rejected", "none"]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-Critic = Literal["smoothed", "linear"]
-Baseline = Literal["both", "chosen", "rejected", "none"]
+CriticLoss = Literal["smoothed", "linear"]
+CriticBaseline = Literal["both", "chosen", "rejected", "none"]
 
 
 def spac(
@@ -24,8 +24,8 @@ def spac(
     *,
     beta: float,
     preference_weight: float,
-    critic: Critic = "smoothed",
-    baseline: Baseline = "both",
+    critic_loss: CriticLoss = "smoothed",
+    critic_baseline: CriticBaseline = "both",
 ) -> Tensor:
     """SPAC's practical loss: λ · preference loss + critic term [reading, derived].
 
@@ -36,13 +36,13 @@ def spac(
         chosen, rejected, selfplay: ρ(y⁺), ρ(y⁻), ρ(y′), each [examples].
         beta: β > 0.
         preference_weight: λ ≥ 0.
-        critic: "linear" is β·(ρ(y′) − mean of the baseline); "smoothed" replaces each c = β(ρ(b) − ρ(y′)) by −log σ(c), whose
+        critic_loss: "linear" is β·(ρ(y′) − mean of the baseline); "smoothed" replaces each c = β(ρ(b) − ρ(y′)) by −log σ(c), whose
             slope at the start is half the linear one's.
-        baseline: which of the data's responses stand for E_μ[f]. Only with one does a prompt-dependent shift of ρ cancel.
+        critic_baseline: which of the data's responses stand for E_μ[f]. Only with one does a prompt-dependent shift of ρ cancel.
     """
-    data = {"both": [chosen, rejected], "chosen": [chosen], "rejected": [rejected], "none": [chosen.new_zeros(())]}[baseline]
+    data = {"both": [chosen, rejected], "chosen": [chosen], "rejected": [rejected], "none": [chosen.new_zeros(())]}[critic_baseline]
     gains = [beta * (response - selfplay) for response in data]
-    terms = [-gain if critic == "linear" else -logsigmoid(gain) for gain in gains]
+    terms = [-gain if critic_loss == "linear" else -logsigmoid(gain) for gain in gains]
     return preference_weight * dpo(chosen, rejected, beta=beta) + sum(terms[1:], start=terms[0]) / len(terms)
 
 

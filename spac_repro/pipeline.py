@@ -69,7 +69,7 @@ def train(
     """
     _prepare_process(run, progress)
     folder = RunFolder(path)
-    half = "bfloat16" in (run.recipe.training.precision, run.recipe.policy.dtype)
+    half = "bfloat16" in (run.recipe.training.compute_dtype, run.recipe.policy.dtype)
     with files.explain_disk_errors(path), precision.widened() if half else nullcontext(), ExitStack() as stack:
         distributed.on_main_process(lambda: stack.enter_context(folder.exclusive_access()))
         model, tokenizer = policy.create(run.recipe.policy, seed=derive_seed(run.seed, "weights"))
@@ -114,7 +114,7 @@ def _prepare_process(run: Run, progress: Progress) -> None:
         progress.message(f"{distributed.world_size()} processes are connected; engine {training.engine}")
     # Fail now and not after hours of work.
     methods.get(run.method).load_loss()
-    if run.recipe.selfplay.generator == "vllm":
+    if run.recipe.selfplay.backend == "vllm":
         vllm.check()
 
 
@@ -164,7 +164,7 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
             **tokenizers.identity(context.renderer.tokenizer),
         },
         environment={**environment.describe(), **_plugins(run)},
-        equal_bits_claimed=run.recipe.selfplay.generator == "transformers",  # unknown for vLLM
+        equal_bits_claimed=run.recipe.selfplay.backend == "transformers",  # unknown for vLLM
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from spac_repro import engines, methods
 from spac_repro.methods import Referenced
-from spac_repro.recipe import Architecture, Run, Training
+from spac_repro.recipe import ArchitectureSettings, Run, TrainingSettings
 
 GPU = "an A100 80 GB at 40 % of its 312 TFLOP/s in bfloat16, and at 1.4 % where it generates"
 TRAINING_RATE = 0.4 * 312e12  # operations a second [assumed]
@@ -46,32 +46,32 @@ class Plan:
 def plan(run: Run, preferences: int | None) -> Plan:
     """The plan of a run on so many preferences (None: not known before they are read)."""
     recipe, training, data = run.recipe, run.recipe.training, run.recipe.data
-    parameters = recipe.policy.parameters or _count(recipe.policy.architecture)
+    parameters = recipe.policy.num_parameters or _count(recipe.policy.architecture)
     weight = 2 if recipe.policy.dtype == "bfloat16" else 4
     memory, checkpoint = _training_state(training, parameters, weight)
 
     steps = tokens = generated = trained = None
     if preferences is not None:
         used = methods.get(run.method).responses
-        steps = math.ceil(preferences / training.batch_size) * training.epochs * training.iterations
-        sequence = data.longest_prompt + data.longest_response
+        steps = math.ceil(preferences / training.global_batch_size) * training.epochs_per_iteration * training.iterations
+        sequence = data.max_prompt_tokens + data.max_response_tokens
         scored = preferences * training.iterations * len(used) * sequence
-        tokens = scored * training.epochs
-        generated = preferences * training.iterations * data.longest_response if "selfplay" in used else 0
+        tokens = scored * training.epochs_per_iteration
+        generated = preferences * training.iterations * data.max_response_tokens if "selfplay" in used else 0
         # Forward once, backward twice that, and forward again where activations are not kept; references forward once.
         passes = 4 if training.gradient_checkpointing else 3
-        trained = 2.0 * parameters * (passes * tokens + (scored if isinstance(run.objective, Referenced) else 0))
-    start = recipe.start
+        trained = 2.0 * parameters * (passes * tokens + (scored if isinstance(run.method_settings, Referenced) else 0))
+    start = recipe.supervised_start
     return Plan(
         preferences=preferences,
         optimiser_steps=steps,
-        start_steps=math.ceil(start.demonstrations / start.batch_size) * start.epochs if start else 0,
+        start_steps=math.ceil(start.num_demonstrations / start.global_batch_size) * start.epochs if start else 0,
         parameters=parameters,
         training_tokens=tokens,
         generated_tokens=generated,
         memory_per_process=memory,
         checkpoint=checkpoint,
-        disk=checkpoint * (training.checkpoints_kept + 1) + (training.iterations + 1) * parameters * weight,
+        disk=checkpoint * (training.save_total_limit + 1) + (training.iterations + 1) * parameters * weight,
         training_flops=trained,
         generation_flops=None if generated is None else 2.0 * parameters * generated,
         engine=training.engine,
@@ -79,7 +79,7 @@ def plan(run: Run, preferences: int | None) -> Plan:
     )
 
 
-def _training_state(training: Training, parameters: int, weight: int) -> tuple[int, int]:
+def _training_state(training: TrainingSettings, parameters: int, weight: int) -> tuple[int, int]:
     """Bytes of weights, gradients and optimizer state in the memory of one process, and bytes of one checkpoint."""
     states = {"adamw": 2, "rmsprop": 1}[training.optimizer]
     engine = engines.get(training.engine)
@@ -127,12 +127,12 @@ def _size(size: float) -> str:
     return f"{size:.3g} TB"
 
 
-def _count(shape: Architecture | None) -> int:
+def _count(shape: ArchitectureSettings | None) -> int:
     """The parameters of a Mistral with untied output layer over the built-in world's vocabulary."""
     from spac_repro.data.tokenizers import WORLD
 
     assert shape is not None  # the recipe's own check
-    width, head = shape.hidden_size, shape.hidden_size // shape.heads
-    attention = 2 * width * width + 2 * width * shape.key_value_heads * head
+    width, head = shape.hidden_size, shape.hidden_size // shape.num_attention_heads
+    attention = 2 * width * width + 2 * width * shape.num_key_value_heads * head
     layer = attention + 3 * width * shape.intermediate_size + 2 * width
-    return shape.layers * layer + 2 * len(WORLD) * width + width
+    return shape.num_hidden_layers * layer + 2 * len(WORLD) * width + width

@@ -54,31 +54,31 @@ def _suite(given: Any) -> Any:
 Suite = Annotated[InstanceOf[suites.Suite], BeforeValidator(_suite), PlainSerializer(lambda suite: suite.name, return_type=str)]
 
 
-class Architecture(Settings):
+class ArchitectureSettings(Settings):
     """Shape of a Mistral-architecture policy that starts from random weights."""
 
     hidden_size: Positive
     intermediate_size: Positive
-    layers: Positive
-    heads: Positive
-    key_value_heads: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
     sliding_window: Positive | None
-    longest_sequence: Positive
+    max_position_embeddings: Positive
 
 
-class Policy(Settings):
+class PolicySettings(Settings):
     """The policy's weights and arithmetic before any training."""
 
     source: Literal["random", "package", "hub"]
     name: str  # hub: owner/name; package: distribution that carries the weights
     revision: str | None  # hub: a commit; package: the distribution's version
-    parameters: Positive | None  # for the plan; None: counted from the architecture
-    architecture: Architecture | None
+    num_parameters: Positive | None  # for the plan; None: counted from the architecture
+    architecture: ArchitectureSettings | None
     dtype: Literal["float32", "bfloat16"]
-    attention: Literal["sdpa", "eager"]
+    attn_implementation: Literal["sdpa", "eager"]
 
     @model_validator(mode="after")
-    def _source_has_what_it_needs(self) -> "Policy":
+    def _source_has_what_it_needs(self) -> "PolicySettings":
         if (self.architecture is not None) != (self.source == "random"):
             raise ValueError("`architecture` belongs to `source: random` and to nothing else")
         if self.source != "random" and not self.revision:
@@ -91,53 +91,55 @@ class WorldSettings(Settings):
 
     seed: int
     preference_scale: AtLeast0
-    right: Share
+    correct: Share
     near_miss: Share
-    cut_off: Share
+    truncated: Share
     garbage: Share
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> "WorldSettings":
-        total = self.right + self.near_miss + self.cut_off + self.garbage
+        total = self.correct + self.near_miss + self.truncated + self.garbage
         if abs(total - 1) > 1e-9:
-            raise ValueError(f"right + near_miss + cut_off + garbage is {total:g}, and must be 1")
+            raise ValueError(f"correct + near_miss + truncated + garbage is {total:g}, and must be 1")
         return self
 
 
-class Data(Settings):
+class DataSettings(Settings):
     """The offline preferences, and how prompt and response become tokens."""
 
     source: Literal["world", "file", "hub"]
     name: str | None  # hub: owner/name
     revision: str | None
-    pairs: Positive | None  # the first so many rows; None: all
-    template: Literal["plain", "chat", "instruction"]
-    longest_prompt: Positive  # tokens; of a longer prompt the end is kept …
-    longest_response: Positive  # … and of a longer response the beginning, end-of-sequence included
+    max_pairs: Positive | None  # use only the first N preference pairs; None: all of them
+    prompt_template: Literal["plain", "chat", "instruction"]
+    max_prompt_tokens: Positive  # tokens; of a longer prompt the end is kept …
+    max_response_tokens: Positive  # … and of a longer response the beginning, end-of-sequence included
     overlong_prompts: Literal["truncate", "refuse"]
     world: WorldSettings | None
 
 
-class Start(Settings):
+class SupervisedStart(Settings):
     """A supervised start on demonstrations of the world's behaviour."""
 
-    demonstrations: Positive
+    num_demonstrations: Positive
     epochs: Positive
-    batch_size: Positive
-    few_shot_share: Share  # share of the steps whose rows hold several demonstrations, so that few-shot prompts are not new
+    global_batch_size: Positive
+    few_shot_fraction: Share  # share of the steps whose rows hold several demonstrations, so that few-shot prompts are not new
     learning_rate: Above0
-    warmup: Share
+    warmup_ratio: Share
     weight_decay: AtLeast0
 
 
-class SelfPlay(Settings):
+class SelfPlaySettings(Settings):
     """y′ ~ π_t(·|x), one response a prompt."""
 
     temperature: Above0
     top_p: Annotated[float, Field(gt=0, le=1)]
-    batch_size: Positive  # prompts that share a seed, and are kept when all have their responses
-    at_once: Positive | None  # so many of them at the same time, the next where one has ended; None: all
-    generator: Literal["transformers", "vllm"]  # vllm: the extra of that name, for self-play; other draws of the same distribution
+    prompts_per_save: Positive  # prompts that share a seed; their responses are saved together, once all of them are complete
+    decode_batch_size: (
+        Positive | None
+    )  # prompts decoded at the same time; the next begins where one has ended. None: prompts_per_save
+    backend: Literal["transformers", "vllm"]  # vllm: its extra is needed; it draws other samples of the same distribution
 
 
 class _Methods(Settings):
@@ -156,28 +158,28 @@ else:
     Methods = create_model("Methods", __base__=_Methods, **_blocks)
 
 
-class Training(Settings):
+class TrainingSettings(Settings):
     """The same for every method: equal numbers of optimiser steps."""
 
     iterations: Positive  # T
-    epochs: Positive  # passes over the data in each iteration
-    batch_size: Positive  # examples an optimiser step, over all processes
+    epochs_per_iteration: Positive  # passes over the preference pairs
+    global_batch_size: Positive  # examples per optimiser step, over all processes
     micro_batch_tokens: Positive  # tokens a process computes at once, prompts counted once
     optimizer: Literal["adamw", "rmsprop"]
-    schedule: Literal["linear", "constant"]
-    warmup: Share  # share of an iteration's steps
+    lr_scheduler_type: Literal["linear", "constant"]
+    warmup_ratio: Share  # share of the steps of an iteration
     weight_decay: AtLeast0
     max_grad_norm: Above0
-    precision: Literal["float32", "bfloat16"]  # bfloat16: autocast
+    compute_dtype: Literal["float32", "bfloat16"]  # bfloat16: forward and backward under autocast
     gradient_checkpointing: bool
     engine: EngineName
     processes: Positive
     threads: Positive | None  # of a process, on CPU; None: as many as there are cores
-    checkpoint_every: Positive  # optimiser steps
-    checkpoints_kept: Annotated[int, Field(ge=1)]
+    save_steps: Positive  # optimiser steps
+    save_total_limit: Annotated[int, Field(ge=1)]
 
 
-class Evaluation(Settings):
+class EvaluationSettings(Settings):
     """What is measured on every iterate."""
 
     suite: Suite
@@ -185,7 +187,7 @@ class Evaluation(Settings):
     limit: Positive | None  # items a task; None: all
     batch_size: Positive
     gold_prompts: Annotated[int, Field(ge=0)]  # held-out prompts of the world; 0 where there is no gold reward
-    gold_samples: Positive  # responses sampled for each
+    gold_samples_per_prompt: Positive  # responses sampled for each
     heldout_pairs: Annotated[int, Field(ge=0)]  # of the world's, to measure the distance from the start on
 
 
@@ -194,20 +196,23 @@ class Recipe(Settings):
 
     name: str
     summary: str
-    policy: Policy
-    data: Data
-    start: Start | None
-    selfplay: SelfPlay
+    policy: PolicySettings
+    data: DataSettings
+    supervised_start: SupervisedStart | None
+    selfplay: SelfPlaySettings
     methods: Methods
-    training: Training
-    evaluation: Evaluation
+    training: TrainingSettings
+    evaluation: EvaluationSettings
 
     @model_validator(mode="after")
     def _world_where_needed(self) -> "Recipe":
         if (self.data.world is not None) != (self.data.source == "world"):
             raise ValueError("`data.world` belongs to `data.source: world`: a recipe with a built-in world takes no --preferences")
         if self.data.world is None and (
-            self.start or self.evaluation.suite.asks_world or self.evaluation.gold_prompts or self.evaluation.heldout_pairs
+            self.supervised_start
+            or self.evaluation.suite.asks_world
+            or self.evaluation.gold_prompts
+            or self.evaluation.heldout_pairs
         ):
             raise ValueError(
                 "a supervised start, a suite of the built-in world, the gold reward and held-out pairs need `data.source: world`"
@@ -233,7 +238,7 @@ class Run:
     provenance: Mapping[str, Provenance]  # by dotted key
 
     @property
-    def objective(self) -> Optimised:
+    def method_settings(self) -> Optimised:
         """The settings of the run's method."""
         settings: Optimised = getattr(self.recipe.methods, self.method)
         return settings
@@ -245,7 +250,8 @@ class Run:
         it stands at that: so a new setting changes no digest, and old runs are still met.
         """
         settings = self.recipe.model_dump(mode="json", exclude={"methods", "summary"}, exclude_defaults=True)
-        return {"method": self.method, "objective": self.objective.model_dump(mode="json", exclude_defaults=True), **settings}
+        own = {self.method: self.method_settings.model_dump(mode="json", exclude_defaults=True)}
+        return {"method": self.method, "methods": own, **settings}
 
     def start_settings(self) -> dict[str, Any]:
         """The settings that bear on iteration 0, policy and scores: runs that agree in them, and in their seed, share it."""
@@ -254,7 +260,12 @@ class Run:
     @cached_property
     def settings_sha256(self) -> str:
         """SHA-256 of the settings: the same for all seeds."""
-        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
+        return settings_digest(self.settings())
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of a run's settings, written as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,16 +273,19 @@ def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     To be compared with other runs' settings, in which they may stand at other values. What this version does not know is kept.
     """
-    full = with_defaults(Recipe, settings)
-    if settings.get("method") in methods.names() and isinstance(settings.get("objective"), Mapping):
-        full["objective"] = with_defaults(methods.get(settings["method"]).settings, settings["objective"])
-    return full
+    return with_defaults(Recipe, settings)
 
 
 def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a run's settings that bears on iteration 0."""
-    parts = ("policy", "data", "start", "selfplay", "evaluation")  # self-play: how the gold reward's responses are sampled
-    arithmetic = ("max_grad_norm", "precision", "engine", "processes", "threads")
+    parts = (
+        "policy",
+        "data",
+        "supervised_start",
+        "selfplay",
+        "evaluation",
+    )  # self-play: how the gold reward's responses are sampled
+    arithmetic = ("max_grad_norm", "compute_dtype", "engine", "processes", "threads")
     training = settings.get("training", {})
     return {part: settings.get(part) for part in parts} | {
         "training": {key: training[key] for key in arithmetic if key in training}

@@ -44,7 +44,7 @@ class RunContext:
 
     @cached_property
     def _accelerator(self) -> Accelerator:
-        half = self.recipe.training.precision == "bfloat16"
+        half = self.recipe.training.compute_dtype == "bfloat16"
         return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if half else "no")
 
     @property

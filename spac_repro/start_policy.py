@@ -49,7 +49,7 @@ def prepare(context: RunContext, model: PreTrainedModel, metrics: MetricsWriter)
     """
     if context.folder.iteration(0).has_policy:
         return
-    settings = context.recipe.start
+    settings = context.recipe.supervised_start
     with distributed.single_process(), context.timed(0, "supervised start" if settings else "start"):
         if settings is not None:
             _train_supervised(context, model, metrics)
@@ -58,42 +58,44 @@ def prepare(context: RunContext, model: PreTrainedModel, metrics: MetricsWriter)
 
 
 def _train_supervised(context: RunContext, model: PreTrainedModel, metrics: MetricsWriter) -> None:
-    settings, world, training = context.recipe.start, context.inputs.world, context.recipe.training
+    settings, world, training = context.recipe.supervised_start, context.inputs.world, context.recipe.training
     folder = context.folder.iteration(0)
     assert settings is not None
     assert world is not None  # the recipe was checked for it
-    demonstrations = world.demonstrations(settings.demonstrations)
+    demonstrations = world.demonstrations(settings.num_demonstrations)
     schedule = Schedule(
         # Every length is 1, so that a step is one micro-batch: splitting it would change which demonstrations share a row.
         lengths=[1] * len(demonstrations),
-        batch_size=settings.batch_size,
-        micro_batch_tokens=settings.batch_size,
+        batch_size=settings.global_batch_size,
+        micro_batch_tokens=settings.global_batch_size,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_ratio=settings.warmup,
+        warmup_ratio=settings.warmup_ratio,
         seed=(context.run.seed, "order", 0),
     )
     policy = Policy(model).to(context.device).train()
     optimizer = create_optimizer("adamw", policy, weight_decay=settings.weight_decay)
     optimise(
-        EngineFactory(engines.REPLICATED, policy, optimizer, training.max_grad_norm, bfloat16=training.precision == "bfloat16"),
+        EngineFactory(engines.REPLICATED, policy, optimizer, training.max_grad_norm, bfloat16=training.compute_dtype == "bfloat16"),
         partial(
             make_objective,
             tokenizer=context.renderer.tokenizer,
             demonstrations=demonstrations,
-            few_shot_share=settings.few_shot_share,
+            few_shot_fraction=settings.few_shot_fraction,
         ),
         schedule,
         iteration=0,
-        checkpointing=CheckpointPolicy(folder.checkpoints, training.checkpoint_every, training.checkpoints_kept),
+        checkpointing=CheckpointPolicy(folder.checkpoints, training.save_steps, training.save_total_limit),
         metrics=metrics,
         warn=context.progress.message,
         advance=context.progress.update,
     )
 
 
-def make_objective(policy: Any, *, tokenizer: Any, demonstrations: Sequence[tuple[str, str]], few_shot_share: float) -> Objective:
+def make_objective(
+    policy: Any, *, tokenizer: Any, demonstrations: Sequence[tuple[str, str]], few_shot_fraction: float
+) -> Objective:
     """Make the supervised loss: −log π(response | what precedes it), divided by the mean response length in tokens.
 
     In most steps every demonstration is a row of its own and ends with the end-of-sequence token. In a share of the steps, several
@@ -104,7 +106,7 @@ def make_objective(policy: Any, *, tokenizer: Any, demonstrations: Sequence[tupl
         policy: a `Policy`, or an engine's wrapper around one.
         tokenizer: the policy's tokenizer.
         demonstrations: (prompt, response) pairs.
-        few_shot_share: the share of steps with few-shot rows; a function of the step's examples, so a resumed run makes the same.
+        few_shot_fraction: the share of steps with few-shot rows. The step's examples decide, so a resumed run makes the same.
 
     Returns:
         An objective over the demonstrations' indices. In a few-shot step it returns one loss per row: [rows].
@@ -121,7 +123,7 @@ def make_objective(policy: Any, *, tokenizer: Any, demonstrations: Sequence[tupl
         return _row([([begin, *newline], []), *((prompts[i], [*responses[i], *newline]) for i in indices)])
 
     def objective(examples: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        if random.Random(f"few-shot {examples[0]}").random() < few_shot_share:
+        if random.Random(f"few-shot {examples[0]}").random() < few_shot_fraction:
             rows = [few_shot_row(examples[i : i + FEW_SHOT_TURNS]) for i in range(0, len(examples), FEW_SHOT_TURNS)]
         else:
             rows = [single_row(i) for i in examples]

@@ -17,15 +17,15 @@ from spac_repro.trust import comparison, evidence, replay
 from spac_repro.trust.effects import Sort
 
 
-class Architecture(recipe.Architecture):
+class Architecture(recipe.ArchitectureSettings):
     bias: bool = False  # in a group within a group
 
 
-class Policy(recipe.Policy):
+class Policy(recipe.PolicySettings):
     architecture: Architecture | None
 
 
-class Training(recipe.Training):
+class Training(recipe.TrainingSettings):
     label_noise: AtLeast0 = 0.0  # in a group
     decayed: tuple[str, ...] = ("weight", "bias")
     limit: int | None = None
@@ -62,7 +62,7 @@ ADDED = {
     "dialect": ("plain", "other"),
     "curriculum.order": ("shuffled", "easy first"),
     "curriculum.stages": (1, 2),
-    "objective.clip": (0.0, 2.0),
+    "methods.spac.clip": (0.0, 2.0),
 }
 each = pytest.mark.parametrize(("key", "neutral", "other"), [(key, *values) for key, values in ADDED.items()], ids=list(ADDED))
 
@@ -139,7 +139,7 @@ def test_a_setting_said_at_its_neutral_value_is_as_one_left_out(key, neutral, ot
 @pytest.mark.usefixtures("later")
 def test_a_setting_at_another_value_stands_alone_in_the_identity():
     assert load("curriculum.stages=2").settings()["curriculum"] == {"stages": 2}
-    assert load("objective.clip=2").settings()["objective"] == {**OLD.settings()["objective"], "clip": 2.0}
+    assert load("methods.*.clip=2").settings()["methods"]["spac"] == {**OLD.settings()["methods"]["spac"], "clip": 2.0}
 
 
 # Where it comes from
@@ -148,7 +148,7 @@ def test_a_setting_at_another_value_stands_alone_in_the_identity():
 @pytest.mark.usefixtures("later")
 def test_what_is_left_out_is_shown_as_a_default():
     run = load("training.label_noise=0")
-    shown = {key.replace("methods.spac.", "objective."): source.mark for key, source in run.provenance.items()}
+    shown = {key: source.mark for key, source in run.provenance.items()}
     assert {key: shown[key] for key in ADDED} == {**dict.fromkeys(ADDED, "default"), "training.label_noise": "set"}
     assert not any(key.startswith("extras") for key in run.provenance)
     assert "default" not in {source.mark for source in OLD.provenance.values()}
@@ -211,4 +211,4 @@ def test_verification_says_which_setting_is_not_the_recipes(old_run, tmp_path):
 def test_what_this_version_does_not_know_stays():
     settings = {**OLD.settings(), "of_a_later_version": {"x": 1}}
     assert complete(settings) == settings
-    assert complete({"method": "unheard of", "objective": 3}) == {"method": "unheard of", "objective": 3}
+    assert complete({"method": "unheard of", "methods": 3}) == {"method": "unheard of", "methods": 3}

@@ -54,7 +54,7 @@ def rho(tiny_models, slow_logprob, data):
 
 
 def run(method: str, **changes) -> Run:
-    overrides = [f"{key.replace('__', '.')}={'null' if value is None else value}" for key, value in changes.items()]
+    overrides = [f"{key.replace('method__', 'methods.*.')}={'null' if value is None else value}" for key, value in changes.items()]
     return recipes.load("tiny", method=method, overrides=overrides)
 
 
@@ -63,13 +63,13 @@ def evaluate(tiny_models, data, the_run, *, t=1, rows=ROWS):
     return losses.tolist(), {name: values.tolist() for name, values in details.items()}
 
 
-SPAC = {"objective__beta": 0.3, "objective__last_beta": None, "objective__preference_weight": 2.5}
+SPAC = {"method__beta": 0.3, "method__last_iteration_beta": None, "method__preference_weight": 2.5}
 
 
 @pytest.mark.parametrize("baseline", ["both", "chosen", "rejected", "none"])
 @pytest.mark.parametrize("critic", ["smoothed", "linear"])
 def test_spac(tiny_models, data, rho, critic, baseline):
-    losses, _ = evaluate(tiny_models, data, run("spac", **SPAC, objective__critic=critic, objective__baseline=baseline))
+    losses, _ = evaluate(tiny_models, data, run("spac", **SPAC, method__critic_loss=critic, method__critic_baseline=baseline))
     for loss, i in zip(losses, ROWS, strict=True):
         chosen, rejected, selfplay = (rho[name][i] for name in triples.RESPONSES)
         against = {"both": [chosen, rejected], "chosen": [chosen], "rejected": [rejected], "none": [0.0]}[baseline]
@@ -87,7 +87,7 @@ def test_spac(tiny_models, data, rho, critic, baseline):
     ],
 )
 def test_the_other_methods_with_a_reference(tiny_models, data, rho, method, formula):
-    losses, _ = evaluate(tiny_models, data, run(method, objective__beta=0.3, objective__last_beta=None))
+    losses, _ = evaluate(tiny_models, data, run(method, method__beta=0.3, method__last_iteration_beta=None))
     expected = [formula(*(rho[name][i] for name in triples.RESPONSES)) for i in ROWS]
     assert losses == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
@@ -140,12 +140,16 @@ def test_the_gradient_reaches_every_weight(tiny_models, data, method):
 
 def test_the_last_iteration_may_have_its_own_learning_rate_and_beta(tiny_models, data, rho):
     own = run(
-        "dpo", objective__beta=0.3, objective__last_beta=5.0, objective__learning_rate=5e-7, objective__last_learning_rate=1e-7
+        "dpo",
+        method__beta=0.3,
+        method__last_iteration_beta=5.0,
+        method__learning_rate=5e-7,
+        method__last_iteration_learning_rate=1e-7,
     )
     assert [iteration.peak_learning_rate(own, t) for t in (1, 2, 3)] == [5e-7, 5e-7, 1e-7]
-    assert [iteration.beta(own.objective, t, 3) for t in (1, 2, 3)] == [0.3, 0.3, 5.0]
+    assert [iteration.beta(own.method_settings, t, 3) for t in (1, 2, 3)] == [0.3, 0.3, 5.0]
     losses, _ = evaluate(tiny_models, data, own, t=3)
     assert losses == pytest.approx([softplus(-5 * (rho["chosen"][i] - rho["rejected"][i])) for i in ROWS], rel=1e-4, abs=1e-5)
-    same = run("dpo", objective__last_beta=None, objective__last_learning_rate=None, objective__learning_rate=2e-5)
+    same = run("dpo", method__last_iteration_beta=None, method__last_iteration_learning_rate=None, method__learning_rate=2e-5)
     assert [iteration.peak_learning_rate(same, t) for t in (1, 3)] == [2e-5, 2e-5]
-    assert iteration.beta(same.objective, 3, 3) == same.objective.beta
+    assert iteration.beta(same.method_settings, 3, 3) == same.method_settings.beta

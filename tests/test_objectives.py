@@ -59,7 +59,7 @@ def spac_by_hand(chosen: float, rejected: float, selfplay: float, beta: float, w
 @given(log_ratios, log_ratios, log_ratios, strengths, weights)
 def test_spac_is_its_formula(critic, baseline, chosen, rejected, selfplay, beta, weight):
     rho = [torch.tensor([value], dtype=torch.float64) for value in (chosen, rejected, selfplay)]
-    loss = objectives.spac(*rho, beta=beta, preference_weight=weight, critic=critic, baseline=baseline)
+    loss = objectives.spac(*rho, beta=beta, preference_weight=weight, critic_loss=critic, critic_baseline=baseline)
     assert loss.shape == (1,)
     expected = spac_by_hand(chosen, rejected, selfplay, beta, weight, critic, baseline)
     assert loss.item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
@@ -109,7 +109,7 @@ def test_gradient_of_every_form_of_spac(critic, baseline):
     """The critic's gradient alone (λ = 0), s being a response's share in the baseline: −sβ and +β; times σ(−c) where smoothed."""
     beta = 0.7
     rho = ratios()
-    found = gradients(objectives.spac(*rho, beta=beta, preference_weight=0.0, critic=critic, baseline=baseline), *rho)
+    found = gradients(objectives.spac(*rho, beta=beta, preference_weight=0.0, critic_loss=critic, critic_baseline=baseline), *rho)
     chosen, rejected, selfplay = (value.detach() for value in rho)
     share = {"both": (0.5, 0.5), "chosen": (1, 0), "rejected": (0, 1), "none": (0, 0)}[baseline]
     one = torch.ones_like(selfplay)
@@ -136,7 +136,7 @@ def test_gradients_of_the_other_methods(beta):
 EVERY_LOSS = {
     **{
         f"spac {critic} {baseline}": lambda p, m, s, critic=critic, baseline=baseline: objectives.spac(
-            p, m, s, beta=0.8, preference_weight=2.5, critic=critic, baseline=baseline
+            p, m, s, beta=0.8, preference_weight=2.5, critic_loss=critic, critic_baseline=baseline
         )
         for critic in CRITICS
         for baseline in BASELINES
@@ -175,7 +175,9 @@ def test_each_example_has_its_own_loss(name):
 def test_spin_is_spac_without_preferences_against_the_chosen(seed, beta):
     chosen, rejected, selfplay = ratios(seed=seed)
     spin = objectives.spin(chosen, selfplay, beta=beta)
-    spac = objectives.spac(chosen, rejected, selfplay, beta=beta, preference_weight=0.0, critic="smoothed", baseline="chosen")
+    spac = objectives.spac(
+        chosen, rejected, selfplay, beta=beta, preference_weight=0.0, critic_loss="smoothed", critic_baseline="chosen"
+    )
     assert torch.equal(spin, spac)
     assert torch.equal(*(torch.stack(gradients(loss, chosen, rejected, selfplay)) for loss in (spin, spac)))
 
@@ -189,7 +191,7 @@ def test_a_shift_of_the_prompt_cancels_exactly_where_there_is_a_baseline(critic,
 
     def loss(by: Tensor) -> Tensor:
         return objectives.spac(
-            chosen + by, rejected + by, selfplay + by, beta=0.6, preference_weight=3.0, critic=critic, baseline=baseline
+            chosen + by, rejected + by, selfplay + by, beta=0.6, preference_weight=3.0, critic_loss=critic, critic_baseline=baseline
         )
 
     change = loss(shift) - loss(torch.zeros_like(shift))
@@ -208,12 +210,16 @@ def test_smoothed_is_half_the_linear_at_the_start(baseline):
     """−log σ(c) = log 2 − c/2 + c²/8 − …: the smoothed critic weighs half as much, so linear at λ is as smoothed at λ/2."""
     rho = [1e-3 * value.detach() for value in ratios()]
     smoothed, linear = (
-        objectives.spac(*rho, beta=1.0, preference_weight=0.0, critic=critic, baseline=baseline) for critic in CRITICS
+        objectives.spac(*rho, beta=1.0, preference_weight=0.0, critic_loss=critic, critic_baseline=baseline) for critic in CRITICS
     )
     torch.testing.assert_close(smoothed, math.log(2) + linear / 2, rtol=0, atol=1e-5)
     start = [torch.zeros(3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    halves = gradients(objectives.spac(*start, beta=0.9, preference_weight=1.5, critic="smoothed", baseline=baseline), *start)
-    wholes = gradients(objectives.spac(*start, beta=0.9, preference_weight=3.0, critic="linear", baseline=baseline), *start)
+    halves = gradients(
+        objectives.spac(*start, beta=0.9, preference_weight=1.5, critic_loss="smoothed", critic_baseline=baseline), *start
+    )
+    wholes = gradients(
+        objectives.spac(*start, beta=0.9, preference_weight=3.0, critic_loss="linear", critic_baseline=baseline), *start
+    )
     torch.testing.assert_close([2 * half for half in halves], wholes)
 
 

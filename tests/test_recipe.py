@@ -23,36 +23,54 @@ def group(**settings: Any) -> dict[str, Any]:
     return {name: setting if isinstance(setting, dict) or setting is None else value(setting) for name, setting in settings.items()}
 
 
-REFERENCED = group(learning_rate=1e-4, last_learning_rate=None, beta=0.1, last_beta=None, reference="start")
+REFERENCED = group(
+    learning_rate=1e-4, last_iteration_learning_rate=None, beta=0.1, last_iteration_beta=None, reference_policy="start"
+)
 TREE: dict[str, Any] = {
     "name": "mine",
     "summary": "A recipe of one's own.",
     "policy": {
-        **group(source="random", name="mistral", revision=None, parameters=None, dtype="float32", attention="sdpa"),
+        **group(source="random", name="mistral", revision=None, num_parameters=None, dtype="float32", attn_implementation="sdpa"),
         "architecture": group(
-            hidden_size=16, intermediate_size=32, layers=2, heads=2, key_value_heads=1, sliding_window=None, longest_sequence=64
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            sliding_window=None,
+            max_position_embeddings=64,
         ),
     },
     "data": {
-        **group(source="world", name=None, revision=None, pairs=20, template="plain"),
-        **group(longest_prompt=value(32, "SPIN", "a reason"), longest_response=10, overlong_prompts="refuse"),
-        "world": group(seed=1, preference_scale=5.0, right=0.45, near_miss=0.30, cut_off=0.17, garbage=0.08),
+        **group(source="world", name=None, revision=None, max_pairs=20, prompt_template="plain"),
+        **group(max_prompt_tokens=value(32, "SPIN", "a reason"), max_response_tokens=10, overlong_prompts="refuse"),
+        "world": group(seed=1, preference_scale=5.0, correct=0.45, near_miss=0.30, truncated=0.17, garbage=0.08),
     },
-    "start": None,
-    "selfplay": group(temperature=1.0, top_p=1.0, batch_size=8, at_once=None, generator="transformers"),
+    "supervised_start": None,
+    "selfplay": group(temperature=1.0, top_p=1.0, prompts_per_save=8, decode_batch_size=None, backend="transformers"),
     "methods": {
-        "spac": {**REFERENCED, **group(preference_weight=3.0, critic="smoothed", baseline="both")},
+        "spac": {**REFERENCED, **group(preference_weight=3.0, critic_loss="smoothed", critic_baseline="both")},
         "dpo": REFERENCED,
         "ipo": REFERENCED,
         "spin": REFERENCED,
-        "sft": group(learning_rate=1e-4, last_learning_rate=None),
+        "sft": group(learning_rate=1e-4, last_iteration_learning_rate=None),
     },
     "training": {
-        **group(iterations=2, epochs=1, batch_size=8, micro_batch_tokens=64, optimizer="rmsprop", schedule="linear", warmup=0.1),
-        **group(weight_decay=0.0, max_grad_norm=1.0, precision="float32", gradient_checkpointing=False, engine="accelerate"),
-        **group(processes=1, threads=1, checkpoint_every=10, checkpoints_kept=1),
+        **group(
+            iterations=2,
+            epochs_per_iteration=1,
+            global_batch_size=8,
+            micro_batch_tokens=64,
+            optimizer="rmsprop",
+            lr_scheduler_type="linear",
+            warmup_ratio=0.1,
+        ),
+        **group(weight_decay=0.0, max_grad_norm=1.0, compute_dtype="float32", gradient_checkpointing=False, engine="accelerate"),
+        **group(processes=1, threads=1, save_steps=10, save_total_limit=1),
     },
-    "evaluation": group(suite="none", tasks=None, limit=None, batch_size=8, gold_prompts=0, gold_samples=1, heldout_pairs=0),
+    "evaluation": group(
+        suite="none", tasks=None, limit=None, batch_size=8, gold_prompts=0, gold_samples_per_prompt=1, heldout_pairs=0
+    ),
 }
 
 
@@ -100,23 +118,23 @@ def at(file: str, message: str) -> str:
 
 def test_values_and_where_they_come_from(write):
     run = load(write())
-    assert run.recipe.data.longest_prompt == 32
-    assert run.provenance["data.longest_prompt"] == Provenance("SPIN", "a reason")
+    assert run.recipe.data.max_prompt_tokens == 32
+    assert run.provenance["data.max_prompt_tokens"] == Provenance("SPIN", "a reason")
     assert run.provenance["methods.spac.beta"] == Provenance("assumed", "")
     assert "policy.revision" not in run.provenance  # null: nothing was chosen
-    assert run.recipe.start is None
-    assert run.objective == run.recipe.methods.spac
+    assert run.recipe.supervised_start is None
+    assert run.method_settings == run.recipe.methods.spac
 
 
 def test_a_runs_identity_is_what_bears_on_it(write):
     file = write()
     dpo = load(file, method="dpo")
-    assert dpo.settings()["objective"] == {
+    assert dpo.settings()["methods"]["dpo"] == {
         "learning_rate": 1e-4,
-        "last_learning_rate": None,
+        "last_iteration_learning_rate": None,
         "beta": 0.1,
-        "last_beta": None,
-        "reference": "start",
+        "last_iteration_beta": None,
+        "reference_policy": "start",
     }
     assert load(file, method="dpo", seed=7).settings_sha256 == dpo.settings_sha256
     assert load(file, method="dpo", overrides=["methods.spac.beta=9"]).settings_sha256 == dpo.settings_sha256  # another method's
@@ -124,14 +142,14 @@ def test_a_runs_identity_is_what_bears_on_it(write):
     others = [
         load(file, method="ipo"),
         load(file, method="dpo", overrides=["methods.dpo.beta=9"]),
-        load(file, method="dpo", overrides=["training.epochs=2"]),
+        load(file, method="dpo", overrides=["training.epochs_per_iteration=2"]),
     ]
     assert len({run.settings_sha256 for run in [dpo, *others]}) == 4
 
 
 def test_settings_cannot_be_changed_behind_the_runs_back(write):
     with pytest.raises(ValueError, match="frozen"):
-        load(write()).recipe.training.epochs = 5
+        load(write()).recipe.training.epochs_per_iteration = 5
 
 
 # Names
@@ -159,11 +177,11 @@ def test_an_unknown_method(given, meant):
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
-        ("training.epoch", "training.epochs"),
+        ("training.epochs_per_iter", "training.epochs_per_iteration"),
         ("temperature", "selfplay.temperature"),
-        ("trainig.batch_size", "training.batch_size"),
-        ("objective.betta", "methods.spac.beta"),
-        ("training.epochs.more", None),
+        ("trainig.batch_size", "training.global_batch_size"),
+        ("methods.*.betta", "methods.spac.beta"),
+        ("training.epochs_per_iteration.more", None),
         ("training", None),
         ("training.", None),
         ("", None),
@@ -183,8 +201,8 @@ def test_an_unknown_key_of_set(key, meant):
 @pytest.mark.parametrize(
     ("key", "name", "meant"),
     [
-        ("training", "epoch", "epochs"),
-        ("policy.architecture", "layer", "layers"),
+        ("training", "epochs_per_iter", "epochs_per_iteration"),
+        ("policy.architecture", "num_hidden_layer", "num_hidden_layers"),
         ("methods.spac", "lambda_", None),
         ("methods", "kto", None),
     ],
@@ -196,7 +214,7 @@ def test_an_unknown_key_of_a_file(write, key, name, meant):
     assert (f"(did you mean {meant}?)" if meant else "; the keys here are ") in message
 
 
-@pytest.mark.parametrize("key", ["training.epochs", "methods.spin.beta", "evaluation", "data.template"])
+@pytest.mark.parametrize("key", ["training.epochs_per_iteration", "methods.spin.beta", "evaluation", "data.prompt_template"])
 def test_a_key_that_is_missing(write, key):
     file = write(without=key)
     message = refusal(file)
@@ -209,31 +227,31 @@ def test_a_key_that_is_missing(write, key):
 # Values
 
 OUT_OF_RANGE = [
-    ("training.epochs", "0"),
-    ("training.epochs", "1.5"),
-    ("training.epochs", "many"),
-    ("training.epochs", ""),
-    ("training.epochs", "[1]"),
-    ("training.epochs", "{value: 3}"),
-    ("training.warmup", "1.01"),
-    ("training.warmup", "-0.1"),
-    ("training.warmup", "nan"),
-    ("objective.beta", "0"),
-    ("objective.beta", "-1"),
-    ("objective.beta", "inf"),
-    ("objective.beta", ".nan"),
-    ("objective.learning_rate", "1e400"),
-    ("objective.preference_weight", "-1e-9"),
-    ("objective.critic", "smooth"),
-    ("objective.baseline", "all"),
+    ("training.epochs_per_iteration", "0"),
+    ("training.epochs_per_iteration", "1.5"),
+    ("training.epochs_per_iteration", "many"),
+    ("training.epochs_per_iteration", ""),
+    ("training.epochs_per_iteration", "[1]"),
+    ("training.epochs_per_iteration", "{value: 3}"),
+    ("training.warmup_ratio", "1.01"),
+    ("training.warmup_ratio", "-0.1"),
+    ("training.warmup_ratio", "nan"),
+    ("methods.*.beta", "0"),
+    ("methods.*.beta", "-1"),
+    ("methods.*.beta", "inf"),
+    ("methods.*.beta", ".nan"),
+    ("methods.*.learning_rate", "1e400"),
+    ("methods.*.preference_weight", "-1e-9"),
+    ("methods.*.critic_loss", "smooth"),
+    ("methods.*.critic_baseline", "all"),
     ("selfplay.top_p", "0"),
     ("selfplay.top_p", "1.1"),
     ("selfplay.temperature", "0"),
-    ("training.checkpoints_kept", "0"),
+    ("training.save_total_limit", "0"),
     ("training.engine", "jax"),
     ("training.micro_batch_tokens", "0"),
-    ("data.pairs", "-3"),
-    ("data.world.right", "0.9"),
+    ("data.max_pairs", "-3"),
+    ("data.world.correct", "0.9"),
     ("policy.source", "hub"),
     ("data.source", "file"),
 ]
@@ -242,8 +260,8 @@ OUT_OF_RANGE = [
 @pytest.mark.parametrize(("key", "given"), OUT_OF_RANGE)
 def test_a_value_out_of_range(key, given):
     message = refusal("tiny", overrides=[f"{key}={given}"])
-    name = key.replace("objective.", "methods.spac.")
-    checked_together = {"data.world.right": "world", "policy.source": "architecture"}
+    name = key.replace("methods.*.", "methods.spac.")
+    checked_together = {"data.world.correct": "world", "policy.source": "architecture"}
     checked_together["data.source"] = "data.world"
     assert checked_together.get(key, name) in message
     assert message.startswith(f"--set {key}={given}: ")
@@ -252,14 +270,14 @@ def test_a_value_out_of_range(key, given):
 @pytest.mark.parametrize(
     ("key", "text", "expected"),
     [
-        ("objective.learning_rate", "1e-5", 1e-5),  # which YAML 1.1 takes for text
-        ("objective.learning_rate", "2.5E-6", 2.5e-6),
-        ("objective.beta", "5", 5.0),
-        ("objective.last_beta", "0.5", 0.5),
-        ("objective.last_beta", "null", None),
-        ("training.epochs", "6", 6),
+        ("methods.*.learning_rate", "1e-5", 1e-5),  # which YAML 1.1 takes for text
+        ("methods.*.learning_rate", "2.5E-6", 2.5e-6),
+        ("methods.*.beta", "5", 5.0),
+        ("methods.*.last_iteration_beta", "0.5", 0.5),
+        ("methods.*.last_iteration_beta", "null", None),
+        ("training.epochs_per_iteration", "6", 6),
         ("training.gradient_checkpointing", "true", True),
-        ("objective.critic", "linear", "linear"),
+        ("methods.*.critic_loss", "linear", "linear"),
         ("evaluation.tasks", "[mini_arc, mini_mmlu]", ["mini_arc", "mini_mmlu"]),
         ("data.name", "owner/name=with=equals", "owner/name=with=equals"),
     ],
@@ -267,7 +285,7 @@ def test_a_value_out_of_range(key, given):
 def test_set_reads_values_as_they_are_meant(key, text, expected):
     run = load("tiny", overrides=[f"{key}={text}"])
     found: Any = run.recipe.model_dump(mode="json")
-    name = key.replace("objective.", "methods.spac.")
+    name = key.replace("methods.*.", "methods.spac.")
     for part in name.split("."):
         found = found[part]
     assert found == expected
@@ -276,24 +294,29 @@ def test_set_reads_values_as_they_are_meant(key, text, expected):
 
 
 def test_of_two_settings_of_a_key_the_last_holds():
-    assert load("tiny", overrides=["training.epochs=5", "training.epochs=7"]).recipe.training.epochs == 7
+    assert (
+        load(
+            "tiny", overrides=["training.epochs_per_iteration=5", "training.epochs_per_iteration=7"]
+        ).recipe.training.epochs_per_iteration
+        == 7
+    )
 
 
-def test_objective_is_the_runs_own_method():
-    run = load("tiny", method="ipo", overrides=["objective.beta=0.7"])
+def test_a_star_stands_for_the_runs_own_method():
+    run = load("tiny", method="ipo", overrides=["methods.*.beta=0.7"])
     assert run.recipe.methods.ipo.beta == 0.7
     assert run.recipe.methods.spac.beta == load("tiny").recipe.methods.spac.beta
 
 
-@pytest.mark.parametrize("override", ["training.epochs", "", "training epochs 3"])
+@pytest.mark.parametrize("override", ["training.epochs_per_iteration", "", "training epochs 3"])
 def test_set_without_an_equals_sign(override):
-    assert "write key=value, for example --set training.epochs=1" in refusal("tiny", overrides=[override])
+    assert "write key=value, for example --set training.epochs_per_iteration=1" in refusal("tiny", overrides=[override])
 
 
 @pytest.mark.parametrize("text", ["[", "{a", "'", "a: b: c"])
 def test_set_to_what_is_no_value(text):
-    message = refusal("tiny", overrides=[f"training.epochs={text}"])
-    assert message.startswith(f"--set training.epochs={text}: training.epochs: is not a value (")
+    message = refusal("tiny", overrides=[f"training.epochs_per_iteration={text}"])
+    assert message.startswith(f"--set training.epochs_per_iteration={text}: training.epochs_per_iteration: is not a value (")
     assert message.endswith("; write a number, a word or null")
 
 
@@ -301,20 +324,22 @@ def test_set_to_what_is_no_value(text):
 
 
 def test_a_setting_without_its_origin(write):
-    file = write("training.epochs", 3)
-    assert at(file, refusal(file)) == "training.epochs: no provenance; write it as {value: 3, from: assumed, why: …}"
+    file = write("training.epochs_per_iteration", 3)
+    assert at(file, refusal(file)) == "training.epochs_per_iteration: no provenance; write it as {value: 3, from: assumed, why: …}"
 
 
 @pytest.mark.parametrize("mark", ["set", "guessed", None, ["SPIN"]])
 def test_an_origin_that_there_is_not(write, mark):
-    file = write("training.epochs", {"value": 3, "from": mark})
+    file = write("training.epochs_per_iteration", {"value": 3, "from": mark})
     message = at(file, refusal(file))
-    assert f"training.epochs: `from` is {mark!r}; it must be one of abstract, reading, derived, tested, SPIN" in message
+    assert (
+        f"training.epochs_per_iteration: `from` is {mark!r}; it must be one of abstract, reading, derived, tested, SPIN" in message
+    )
 
 
 def test_a_setting_has_a_value_an_origin_and_a_reason_and_nothing_else(write):
-    file = write("training.epochs", {**value(3), "because": "of it"})
-    assert at(file, refusal(file)) == "training.epochs.because: unknown key; a setting has value, from and why"
+    file = write("training.epochs_per_iteration", {**value(3), "because": "of it"})
+    assert at(file, refusal(file)) == "training.epochs_per_iteration.because: unknown key; a setting has value, from and why"
 
 
 # Files

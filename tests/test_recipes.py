@@ -62,11 +62,11 @@ def test_the_7b_run_is_pinned_and_set_as_its_peer():
     assert settings.policy.revision == "ac6e600eefcce74f5e8bae1035d4f66019e93190"
     assert len(settings.data.revision) == 40
     training, data = settings.training, settings.data
-    assert training.batch_size == 64 == 8 * training.processes
-    assert data.longest_prompt + data.longest_response == 1024
-    assert settings.methods.spin.last_learning_rate == 1e-7
-    assert settings.methods.spin.last_beta == 5.0
-    assert settings.methods.spac.last_beta is None
+    assert training.global_batch_size == 64 == 8 * training.processes
+    assert data.max_prompt_tokens + data.max_response_tokens == 1024
+    assert settings.methods.spin.last_iteration_learning_rate == 1e-7
+    assert settings.methods.spin.last_iteration_beta == 5.0
+    assert settings.methods.spac.last_iteration_beta is None
 
 
 # Identity
@@ -75,64 +75,64 @@ def test_the_7b_run_is_pinned_and_set_as_its_peer():
 # change: a new setting has its neutral value for a default (tests/test_identity.py).
 DIGESTS = {
     "smollm2-135m/spac": (
-        "4ae8374a2819c30c6bd34846a4804c8875528fc322116772d8e8e55921c94026",
-        "68642dbe93ce29bcfb30e3005fa0d122a87b0e8d91f2e67a26bdc66327e4e165",
+        "e87d75d1f2a67207c0d250208ade0aeed6507c50bb50213e3d471546aea3d376",
+        "3d7641dc80c69ed7e914c0b2804845b11beabcb524a488efb537ab9cab9de9ee",
     ),
     "smollm2-135m/dpo": (
-        "46d86bc176474ff654da72d38a0e36728fdc10a5e683916a319e0e86ef2da94f",
-        "68642dbe93ce29bcfb30e3005fa0d122a87b0e8d91f2e67a26bdc66327e4e165",
+        "36e254947dfac29ed818a7834c53a7a226a35976ed4c548b361214367003d816",
+        "3d7641dc80c69ed7e914c0b2804845b11beabcb524a488efb537ab9cab9de9ee",
     ),
     "smollm2-135m/ipo": (
-        "82941dcbf6e84e85b8140a1ef522ff80cf76c46f338a74272a206215b666897d",
-        "68642dbe93ce29bcfb30e3005fa0d122a87b0e8d91f2e67a26bdc66327e4e165",
+        "7394e309e4961dc80b71994273d7a97ca881546ba05c2c4977d1a985217f26f3",
+        "3d7641dc80c69ed7e914c0b2804845b11beabcb524a488efb537ab9cab9de9ee",
     ),
     "smollm2-135m/spin": (
-        "d71d68e32b57d5e77239e9518df89a096f588cbf4f1ffc18c68ff44e33f68234",
-        "68642dbe93ce29bcfb30e3005fa0d122a87b0e8d91f2e67a26bdc66327e4e165",
+        "ec13c81a22bfaa0c0f20fbd915c8de9af73cfc82fd73da659c69bd9c3d11365f",
+        "3d7641dc80c69ed7e914c0b2804845b11beabcb524a488efb537ab9cab9de9ee",
     ),
     "smollm2-135m/sft": (
-        "69f5e121f74f323aa8921b3065d7a6704d348bc23d292e4803e2344a479b5245",
-        "68642dbe93ce29bcfb30e3005fa0d122a87b0e8d91f2e67a26bdc66327e4e165",
+        "82ea8d35f695c929cfe18cbf7e8bd18887f22dbbd653a2e7ad04a08c2a8eb03a",
+        "3d7641dc80c69ed7e914c0b2804845b11beabcb524a488efb537ab9cab9de9ee",
     ),
     "tiny/spac": (
-        "097f0783e2a55c01b6c31828f1ee7b3c11eba3f43e5f130893ac5fcc46b1227c",
-        "def931cc2124c8dab46b3ef2eaf1066205a6afad54d84f71ed882e8dbf080870",
+        "2b52fa6b2d1bf9ee2ec1b4b7d1915a558219939f98985932a21146be14b1860c",
+        "ea5402e4caa1312ec5920f62b09bd456c074cc01643bf3da11233524c444cf5a",
     ),
     "tiny/dpo": (
-        "d4248a2032b4f95dfdf5d035de90d38d5c4e2330f1eaf98c830cd7b26d457b1a",
-        "def931cc2124c8dab46b3ef2eaf1066205a6afad54d84f71ed882e8dbf080870",
+        "ebf6f2e4abcfd76d373388843539baafdc3893fe7ab64bbacc2996b12dca9879",
+        "ea5402e4caa1312ec5920f62b09bd456c074cc01643bf3da11233524c444cf5a",
     ),
     "tiny/ipo": (
-        "45f34916e2c2d7b59a402538f213bcd25a4abeede77fd45e46c90e2dfad063d2",
-        "def931cc2124c8dab46b3ef2eaf1066205a6afad54d84f71ed882e8dbf080870",
+        "473c299087d5893f27ac9cb4c53da64ef6ae91dfb02d003f5082b3b2c1369d9e",
+        "ea5402e4caa1312ec5920f62b09bd456c074cc01643bf3da11233524c444cf5a",
     ),
     "tiny/spin": (
-        "b8b5d76063828b3df1d0fe86c89a5fddd53764d2eb03208278fd97e441b15c3e",
-        "def931cc2124c8dab46b3ef2eaf1066205a6afad54d84f71ed882e8dbf080870",
+        "ab118b2089f4d394d9e3dfb93096c66c289eea636735598e53c043a38a32a556",
+        "ea5402e4caa1312ec5920f62b09bd456c074cc01643bf3da11233524c444cf5a",
     ),
     "tiny/sft": (
-        "4a5ffc8a0af04e99a875befdfd6a9ca64740a1bfadcf602d9c59933e5dd8fead",
-        "def931cc2124c8dab46b3ef2eaf1066205a6afad54d84f71ed882e8dbf080870",
+        "c6b5a7dda97d201c8c0252f7323f647ed469284c216dcc3cd05191c74428a935",
+        "ea5402e4caa1312ec5920f62b09bd456c074cc01643bf3da11233524c444cf5a",
     ),
     "zephyr-7b/spac": (
-        "8fcf3aa6a69c61cef451da87c2352253f8525c9c91f15632e8e8110752fc0912",
-        "08f45cf5ccde93e841be00ad228e9fe4026de5e6296b0f8c2a5507d01a2f53a2",
+        "0efdff5bbe9f40bf1775dd19d00445d82867469cde6f783ddd41f7f6da866b78",
+        "694b3658458ac72a26f17a7de99c7db5b83431904a0f837e3f2d2e114cb9eca3",
     ),
     "zephyr-7b/dpo": (
-        "890607bec7d6a28d3ba61aa8c380ddb0b85d3bf63eebb3214d2d5475320faebb",
-        "08f45cf5ccde93e841be00ad228e9fe4026de5e6296b0f8c2a5507d01a2f53a2",
+        "3e91f81d5a243318dfa4921b929f9f9beed8e0635acb0fd6e50907b1ca5dea62",
+        "694b3658458ac72a26f17a7de99c7db5b83431904a0f837e3f2d2e114cb9eca3",
     ),
     "zephyr-7b/ipo": (
-        "1338c2852bce2836b84bc1414170cbec6957969b4c8b9a4327ab1cdaf2f54e97",
-        "08f45cf5ccde93e841be00ad228e9fe4026de5e6296b0f8c2a5507d01a2f53a2",
+        "582fb0a42aa822958c003e49b66c4b18cd491218719043cb9a5db13f095ed439",
+        "694b3658458ac72a26f17a7de99c7db5b83431904a0f837e3f2d2e114cb9eca3",
     ),
     "zephyr-7b/spin": (
-        "c972f9aa8c6ef2d4d221c3f1c2083383433223f4b66375a15152eb462e8d7ebc",
-        "08f45cf5ccde93e841be00ad228e9fe4026de5e6296b0f8c2a5507d01a2f53a2",
+        "23d270691b362c19a22b52360cf1ffc76c8521e4f444519a3d4b824c798e44a0",
+        "694b3658458ac72a26f17a7de99c7db5b83431904a0f837e3f2d2e114cb9eca3",
     ),
     "zephyr-7b/sft": (
-        "8fa2d4f31914204d1c935efcad2cc4813850c8771b5da19a5cbd82edb8b0fb05",
-        "08f45cf5ccde93e841be00ad228e9fe4026de5e6296b0f8c2a5507d01a2f53a2",
+        "3ff454e2e8b7ee6bd951ebd719c9b80912b05f44463677f28c47e09f2c101f08",
+        "694b3658458ac72a26f17a7de99c7db5b83431904a0f837e3f2d2e114cb9eca3",
     ),
 }
 
@@ -173,7 +173,7 @@ def test_the_plan_of_the_7b_run():
 
 def test_the_estimate_is_near_what_the_peer_took():
     """SPIN's first iteration: 4.32 hours of training and 1.45 of generation on eight GPUs; the plan's tokens are upper bounds."""
-    overrides = ["training.iterations=1", "data.longest_response=256", "data.longest_prompt=768"]
+    overrides = ["training.iterations=1", "data.max_response_tokens=256", "data.max_prompt_tokens=768"]
     found = plan(recipes.load("zephyr-7b", method="spin", overrides=overrides), 50_000)
     assert found.gpu_hours == pytest.approx(8 * (4.32 + 1.45), rel=0.3)
 

@@ -6,8 +6,7 @@ import torch
 from spac_repro import start_policy
 from spac_repro.model import policy
 from spac_repro.model.policy import Policy
-from spac_repro.recipe import Architecture
-from spac_repro.recipe import Policy as PolicySettings
+from spac_repro.recipe import ArchitectureSettings, PolicySettings
 
 DEMONSTRATIONS = [("copy:bhad=", "bhad"), ("add:12+7=", "19"), ("choose:bhad=", "A"), ("sort:ca=", "acc"), ("copy:j=", "j")] * 2
 UNIT = 1 + sum(len(response) for _, response in DEMONSTRATIONS) / len(DEMONSTRATIONS)
@@ -16,11 +15,23 @@ ROWS = [3, 0, 7, 1, 2, 9, 4, 5]
 
 @pytest.fixture(scope="module")
 def made(one_thread):
-    shape = Architecture(
-        hidden_size=16, intermediate_size=32, layers=2, heads=4, key_value_heads=2, sliding_window=None, longest_sequence=256
+    shape = ArchitectureSettings(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=None,
+        max_position_embeddings=256,
     )
     settings = PolicySettings(
-        source="random", name="m", revision=None, parameters=None, architecture=shape, dtype="float32", attention="sdpa"
+        source="random",
+        name="m",
+        revision=None,
+        num_parameters=None,
+        architecture=shape,
+        dtype="float32",
+        attn_implementation="sdpa",
     )
     model, tokenizer = policy.create(settings, seed=0)
     with torch.no_grad():
@@ -36,7 +47,7 @@ def tokens(tokenizer, text: str) -> list[int]:
 def test_alone_each_response_is_learned_with_its_end(made, slow_logprob):
     model, tokenizer = made
     losses, details = start_policy.make_objective(
-        Policy(model), tokenizer=tokenizer, demonstrations=DEMONSTRATIONS, few_shot_share=0.0
+        Policy(model), tokenizer=tokenizer, demonstrations=DEMONSTRATIONS, few_shot_fraction=0.0
     )(ROWS)
     assert details == {}
     with torch.no_grad():
@@ -52,9 +63,9 @@ def test_alone_each_response_is_learned_with_its_end(made, slow_logprob):
 
 def test_together_responses_and_line_breaks_are_learned_and_prompts_are_not(made, slow_logprob):
     model, tokenizer = made
-    losses, _ = start_policy.make_objective(Policy(model), tokenizer=tokenizer, demonstrations=DEMONSTRATIONS, few_shot_share=1.0)(
-        ROWS
-    )
+    losses, _ = start_policy.make_objective(
+        Policy(model), tokenizer=tokenizer, demonstrations=DEMONSTRATIONS, few_shot_fraction=1.0
+    )(ROWS)
     assert len(losses) == 2  # eight demonstrations, at most six in a row
     with torch.no_grad():
         for loss, members in zip(losses, (ROWS[:6], ROWS[6:]), strict=True):
@@ -79,7 +90,7 @@ def test_the_share_of_few_shot_steps_is_the_recipes(made):
 
     count.model = torch.nn.Linear(1, 1)
     count.model.device = "cpu"
-    objective = start_policy.make_objective(count, tokenizer=tokenizer, demonstrations=many, few_shot_share=0.3)
+    objective = start_policy.make_objective(count, tokenizer=tokenizer, demonstrations=many, few_shot_fraction=0.3)
     for first in range(400):
         objective([first, (first + 1) % 400])
     assert sum(together) / 400 == pytest.approx(0.3, abs=0.1)

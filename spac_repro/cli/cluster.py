@@ -72,4 +72,4 @@ def _space(sweep: str) -> tuple[int, int]:
 
     cells = matrix.cells(matrix.Sweep.load(sweep))
     runs = {cell.digest: recipes.load(cell.recipe, method=cell.method, overrides=cell.settings) for cell in cells}
-    return len(cells), max((planning.plan(run, run.recipe.data.pairs).disk for run in runs.values()), default=0)
+    return len(cells), max((planning.plan(run, run.recipe.data.max_pairs).disk for run in runs.values()), default=0)

@@ -12,7 +12,8 @@ RecipeName = Annotated[
     typer.Option("--recipe", autocompletion=choices.recipe_names, help="A recipe's name (see `recipes list`) or a YAML file."),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. training.epochs=1; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. training.epochs_per_iteration=1; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Questions = Annotated[

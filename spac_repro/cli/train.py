@@ -139,7 +139,7 @@ def _has_process_group(run: "Run") -> bool:
 def _settings(overrides: Sequence[str] | None, preferences: str | None, limit: int | None) -> list[str]:
     """`--preferences` and `--limit` are settings too, and identify the run like any other."""
     more = ["data.source=file", "data.name=null", "data.revision=null"] if preferences and _is_local(preferences) else []
-    return [*more, *([f"data.pairs={limit}"] if limit else []), *(overrides or ())]
+    return [*more, *([f"data.max_pairs={limit}"] if limit else []), *(overrides or ())]
 
 
 def _is_local(preferences: str) -> bool:
@@ -157,7 +157,7 @@ def _beside(preferences: str | None) -> Path | None:
 
 def _known_size(request: Request) -> int | None:
     """How many preferences there are, where that is cheap to say."""
-    pairs = request.run.recipe.data.pairs
+    pairs = request.run.recipe.data.max_pairs
     if request.preferences and _is_local(request.preferences):
         from spac_repro.data.preferences import read_preferences
 

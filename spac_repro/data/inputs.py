@@ -48,15 +48,15 @@ def read(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs
             )
         built_in = world(data.world)
         asked = questions if suite.asks and not suite.asks_world else None
-        return Inputs(built_in.preferences(data.pairs or 2000), built_in, asked, suite.identity())
+        return Inputs(built_in.preferences(data.max_pairs or 2000), built_in, asked, suite.identity())
     source = preferences or data.name
     if source is None:
         raise UserError(f"recipe {run.recipe.name} brings no preferences; give some with --preferences FILE")
-    rows = reading.read_preferences(source, revision=data.revision, limit=data.pairs)
+    rows = reading.read_preferences(source, revision=data.revision, limit=data.max_pairs)
     return Inputs(rows, None, questions, suite.identity())
 
 
 def world(settings: WorldSettings) -> World:
     """The built-in world with a recipe's settings."""
-    mu = Behaviour(settings.right, settings.near_miss, settings.cut_off, settings.garbage)
+    mu = Behaviour(settings.correct, settings.near_miss, settings.truncated, settings.garbage)
     return World(seed=settings.seed, behaviour=mu, preference_scale=settings.preference_scale)

@@ -10,7 +10,7 @@ from typing import Any
 from spac_repro.data import mapped, tokenizers
 from spac_repro.data.preferences import FIELDS, Preference
 from spac_repro.errors import UserError
-from spac_repro.recipe import Data
+from spac_repro.recipe import DataSettings
 
 INSTRUCTION = "### Instruction: {prompt}\n\n### Response: "  # the frame of the published SPIN configuration [SPIN]
 
@@ -27,15 +27,15 @@ class Examples:
 class Renderer:
     """Text to tokens, with the recipe's template and limits."""
 
-    def __init__(self, tokenizer: Any, settings: Data) -> None:
+    def __init__(self, tokenizer: Any, settings: DataSettings) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.stop = tokenizers.stop(tokenizer)  # the token that ends a response
         self.pad = tokenizers.pad(tokenizer)  # the token that fills up rows
-        if settings.template == "chat" and not tokenizers.has_template(tokenizer):
+        if settings.prompt_template == "chat" and not tokenizers.has_template(tokenizer):
             raise UserError(
-                "data.template is `chat`, and the policy's tokenizer has no chat template; "
-                "choose --set data.template=instruction (or plain), or a policy with one"
+                "data.prompt_template is `chat`, and the policy's tokenizer has no chat template; "
+                "choose --set data.prompt_template=instruction (or plain), or a policy with one"
             )
 
     def examples(self, rows: Iterable[Preference]) -> Examples:
@@ -44,7 +44,7 @@ class Renderer:
         Raises:
             UserError: a prompt longer than the limit, where the recipe refuses those (counted, and the first row named).
         """
-        limit = self.settings.longest_prompt
+        limit = self.settings.max_prompt_tokens
         overlong: list[tuple[int, int]] = []  # which row, how many tokens
 
         def rendered() -> Iterator[Sequence[list[int]]]:
@@ -59,21 +59,21 @@ class Renderer:
             row, tokens = overlong[0]
             raise UserError(
                 f"row {row}: the prompt has {tokens} tokens and the limit is {limit} "
-                f"({len(overlong)} such rows); raise data.longest_prompt, or --set data.overlong_prompts=truncate"
+                f"({len(overlong)} such rows); raise data.max_prompt_tokens, or --set data.overlong_prompts=truncate"
             )
         return examples
 
     def prompt(self, row: Preference) -> list[int]:
         """The prompt's tokens; of one that is too long the end, where the question is."""
-        return self.prompt_tokens(row)[-self.settings.longest_prompt :]
+        return self.prompt_tokens(row)[-self.settings.max_prompt_tokens :]
 
     def prompt_tokens(self, row: Preference) -> list[int]:
         """All of the prompt's tokens."""
-        if self.settings.template == "chat":
+        if self.settings.prompt_template == "chat":
             return list(
                 self.tokenizer.apply_chat_template(list(row.prompt), add_generation_prompt=True, tokenize=True, return_dict=False)
             )
-        if self.settings.template == "plain":
+        if self.settings.prompt_template == "plain":
             text = "\n\n".join(message["content"] for message in row.prompt)
         else:
             text = INSTRUCTION.format(prompt="\n\n".join(message["content"] for message in row.prompt))
@@ -82,7 +82,7 @@ class Renderer:
     def response(self, text: str) -> list[int]:
         """A response's tokens with end-of-sequence; of one that is too long the beginning."""
         tokens = [*tokenizers.tokens(self.tokenizer, text), self.stop]
-        return tokens[: self.settings.longest_response]
+        return tokens[: self.settings.max_response_tokens]
 
     def text(self, response: Sequence[int]) -> str:
         """A response's text, without special tokens."""

@@ -35,5 +35,5 @@ class NamedSource:
 
 
 def dotted_key(path: KeyPath) -> str:
-    """`policy.architecture.layers` of its parts."""
+    """`policy.architecture.num_hidden_layers` of its parts."""
     return ".".join(map(str, path))

@@ -14,6 +14,9 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     if len(given) > MAX_NAME_LENGTH:
         return ""
     known = list(known)
+    longer = [name for name in known if name.startswith(given)]
+    if len(longer) == 1:
+        return f" (did you mean {longer[0]}?)"
     tails = {name.rsplit(".", 1)[-1]: name for name in known}
     close = difflib.get_close_matches(given, known, n=1) or [
         tails[tail] for tail in difflib.get_close_matches(given.rsplit(".", 1)[-1], list(tails), n=1)

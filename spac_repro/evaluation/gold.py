@@ -10,7 +10,7 @@ from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer
 from spac_repro.data.world import World
 from spac_repro.optim import distributed
-from spac_repro.recipe import SelfPlay
+from spac_repro.recipe import SelfPlaySettings
 from spac_repro.run_context import RunContext
 from spac_repro.runs import files
 from spac_repro.runs.results import Score, standard_error
@@ -42,7 +42,7 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
             context.inputs.world,
             context.recipe.selfplay,
             prompts=settings.gold_prompts,
-            samples=settings.gold_samples,
+            samples=settings.gold_samples_per_prompt,
             seed=derive_seed(context.run.seed, "gold", t),
             advance=context.progress.update,
         )
@@ -55,7 +55,7 @@ def sample(
     model: PreTrainedModel,
     renderer: Renderer,
     world: World,
-    settings: SelfPlay,
+    settings: SelfPlaySettings,
     *,
     prompts: int,
     samples: int,
@@ -69,7 +69,7 @@ def sample(
         model,
         tokens,
         settings.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
-        longest_response=renderer.settings.longest_response,
+        max_response_tokens=renderer.settings.max_response_tokens,
         pad=renderer.pad,
         stop=renderer.stop,
         seed=seed,

@@ -16,7 +16,7 @@ from spac_repro.data.world import World
 from spac_repro.model.policy import Policy
 from spac_repro.model.reference import reference_logprobs
 from spac_repro.optim import distributed
-from spac_repro.recipe import SelfPlay
+from spac_repro.recipe import SelfPlaySettings
 from spac_repro.run_context import RunContext
 from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
@@ -52,7 +52,7 @@ def draw(
     start: Policy,
     renderer: Renderer,
     world: World,
-    settings: SelfPlay,
+    settings: SelfPlaySettings,
     *,
     pairs: int,
     tokens: int,
@@ -65,7 +65,7 @@ def draw(
         start.model,
         examples.prompt,
         settings.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
-        longest_response=renderer.settings.longest_response,
+        max_response_tokens=renderer.settings.max_response_tokens,
         pad=renderer.pad,
         stop=renderer.stop,
         seed=seed,

@@ -60,7 +60,7 @@ def _samples(context: RunContext, t: int, model: PreTrainedModel) -> list[str]:
         model,
         context.examples.prompt[:SHOWN],
         context.recipe.selfplay,
-        longest_response=context.recipe.data.longest_response,
+        max_response_tokens=context.recipe.data.max_response_tokens,
         pad=context.renderer.pad,
         stop=context.renderer.stop,
         seed=derive_seed(context.run.seed, "samples", t),

@@ -18,7 +18,7 @@ from spac_repro.model import precision
 AT_ONCE = 2**26  # logits held at once: 256 MB in fp32, whatever the vocabulary and the length
 
 
-def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, at_once: int = AT_ONCE) -> Tensor:
+def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, chunk_elements: int = AT_ONCE) -> Tensor:
     """log softmax(output(hidden))[target] of each token; [tokens], in fp32.
 
     Where not all logits fit at once, they are made in chunks, and made again for the gradient.
@@ -34,7 +34,7 @@ def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, at_onc
         return -losses(output.weight, hidden, targets, output.bias).float()
     # A vocabulary may be sharded or padded: the layer's own number of outputs is known to the layer alone, its weight tells it.
     weight = getattr(output, "weight", None)
-    size = max(1, at_once // max(1, weight.shape[0] if isinstance(weight, Tensor) else 1))
+    size = max(1, chunk_elements // max(1, weight.shape[0] if isinstance(weight, Tensor) else 1))
     if len(targets) <= size:
         return _chunk(hidden, output, targets)
     chunks = zip(hidden.split(size), targets.split(size), strict=True)

@@ -26,7 +26,7 @@ from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import packing
 from spac_repro.model.logprobs import token_logprobs
 from spac_repro.model.packing import Packed
-from spac_repro.recipe import Policy as PolicySettings
+from spac_repro.recipe import PolicySettings
 from spac_repro.runs.files import read_json
 
 # Architectures whose attention takes what transformers hands through to its backend, and whose log-probabilities are those of the
@@ -116,19 +116,19 @@ def _random(settings: PolicySettings, seed: int) -> tuple[PreTrainedModel, PreTr
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_value_heads,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
         sliding_window=shape.sliding_window,
-        max_position_embeddings=shape.longest_sequence,
+        max_position_embeddings=shape.max_position_embeddings,
         **tokenizers.special(tokenizer),
-        attn_implementation=settings.attention,  # type: ignore[call-arg]  # taken by every configuration
+        attn_implementation=settings.attn_implementation,  # type: ignore[call-arg]  # taken by every configuration
         dtype=settings.dtype,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MistralForCausalLM(config).to(getattr(torch, settings.dtype))
-    return prepared(model, settings.attention), tokenizer
+    return prepared(model, settings.attn_implementation), tokenizer
 
 
 def _packaged(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -159,9 +159,9 @@ def _packaged(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedToke
             gguf_file=file.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=settings.dtype,
-            attn_implementation=settings.attention,
+            attn_implementation=settings.attn_implementation,
         )
-    return prepared(model, settings.attention), tokenizer
+    return prepared(model, settings.attn_implementation), tokenizer
 
 
 def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -172,7 +172,7 @@ def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrain
     """
     check_folder(folder)
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    how = {"dtype": settings.dtype, "attn_implementation": settings.attention} if settings else {"dtype": "auto"}
+    how = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation} if settings else {"dtype": "auto"}
     try:
         with _no_bars():
             model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **how, **local)
@@ -180,7 +180,7 @@ def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrain
     except Exception as error:  # a damaged file fails in as many ways as there are libraries that read it
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be read ({reason}); make the folder again") from None
-    return (prepared(model, settings.attention) if settings else model), tokenizer
+    return (prepared(model, settings.attn_implementation) if settings else model), tokenizer
 
 
 def check_folder(folder: Path) -> None:

@@ -132,14 +132,15 @@ def _drift(groups: Sequence[Group]) -> Plot | None:
 
 def _track(view: RunView, name: str) -> list[float]:
     settings = view.settings
-    epochs = max(1, int(settings.get("training", {}).get("epochs", 1)))
+    epochs = max(1, int(settings.get("training", {}).get("epochs_per_iteration", 1)))
+    own = settings.get("methods", {}).get(view.manifest.method) or {}
     track = [0.0]
     for t in sorted({step.iteration for step in view.steps}):
         values = [step.values[name] for step in view.steps if step.iteration == t and _finite(step.values.get(name))]
         if not values:
             return []
         mean = statistics.fmean(values[-max(1, len(values) // epochs) :])
-        track.append(mean + (track[-1] if settings.get("objective", {}).get("reference") == "previous" else 0.0))
+        track.append(mean + (track[-1] if own.get("reference_policy") == "previous" else 0.0))
     return track
 
 

@@ -10,8 +10,7 @@ from spac_repro.publish.groups import RunView, said
 
 def settings(view: RunView) -> Iterator[dict[str, str]]:
     """Every setting with its value, where it comes from, and why."""
-    parts = {key: value for key, value in view.settings.items() if key not in ("method", "objective", "name")}
-    parts[f"methods.{view.manifest.method}"] = view.settings.get("objective") or {}
+    parts = {key: value for key, value in view.settings.items() if key not in ("method", "name")}
     for group, values in parts.items():
         if not isinstance(values, dict):
             yield _setting(view, group, values)

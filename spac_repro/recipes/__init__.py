@@ -14,6 +14,7 @@ from spac_repro.documents.validation import validate
 from spac_repro.documents.yaml_subset import Document
 from spac_repro.errors import UserError
 from spac_repro.recipe import MARKS, Provenance, Run
+from spac_repro.renamed_settings import new_name
 
 PATTERN = "see `spac-repro recipes show tiny` for a complete recipe"
 
@@ -83,6 +84,8 @@ def _settings(source: _RecipeSource, tree: Mapping[str, Any], path: tuple[str, .
     values: dict[str, Any] = {}
     for name, node in tree.items():
         here = (*path, name)
+        if new := new_name(dotted_key(here)):
+            raise source.error(here, f"renamed to {new} in version 0.2")
         if isinstance(node, dict) and "value" in node:
             source.provenance[dotted_key(here)] = _provenance(source, here, node)
             values[name] = node["value"]
@@ -106,19 +109,20 @@ def _provenance(source: _RecipeSource, path: tuple[str, ...], node: Mapping[str,
 
 
 def _override(source: _RecipeSource, values: dict[str, Any], override: str, method: str) -> None:
-    """Apply `a.b=value`; `objective.` stands for the settings of the run's method."""
+    """Apply `a.b=value`; `methods.*` stands for the run's own method."""
     key, equals, text = override.partition("=")
     where = f"--set {override}"
     if not equals:
-        raise user_error(where, "write key=value, for example --set training.epochs=1")
-    if key.startswith("objective."):
-        key = f"methods.{method}.{key.removeprefix('objective.')}"
+        raise user_error(where, "write key=value, for example --set training.epochs_per_iteration=1")
+    if key.startswith("methods.*."):
+        key = key.replace("*", method, 1)
     *groups, leaf = key.split(".")
     node: Any = values
     for group in groups:
         node = node.get(group) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict) or key in ("name", "summary"):
-        near = did_you_mean(key, leaf_keys(values))
+        new = new_name(key)
+        near = f" (renamed to {new} in version 0.2)" if new else did_you_mean(key, leaf_keys(values))
         raise user_error(where, f"unknown key {one_line(key, 60)!r}{near}", remedy="`spac-repro recipes show` lists the keys")
     document = yaml_subset.parse(text, where, key_prefix=(*groups, leaf), show_lines=False)
     node[leaf] = document.value

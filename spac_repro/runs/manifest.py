@@ -12,14 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
-from spac_repro.recipe import Provenance, complete
+from spac_repro.recipe import Provenance, complete, settings_digest
+from spac_repro.renamed_settings import present_key, upgrade
 from spac_repro.runs import files
 
-SCHEMA = 1
+SCHEMA = 2  # 1: version 0.1, whose settings had other names
 REQUIRED_KEYS = ("recipe", "method", "seed", "settings", "inputs", "environment")  # without any of these it is half a manifest
 IDENTITY_KEYS = ("recipe", "method", "seed", "settings", "inputs")  # of a run, what tells most first
 MAPPING_KEYS = {
-    "settings": ("objective", "policy", "data", "selfplay", "training", "evaluation"),
+    "settings": ("methods", "policy", "data", "selfplay", "training", "evaluation"),
     "environment": ("source", "lock", "libraries"),  # null where it is not known
 }
 
@@ -77,7 +78,28 @@ def read(path: Path) -> Manifest:
     for part in REQUIRED_KEYS:
         if part not in found:
             raise UserError(f"{path}: half a manifest: no {part!r}; repeat the run's `train` command")
+    if found["schema"] == 1:
+        found = upgraded(found)
     return validate(Manifest, found, NamedSource(str(path)), remedy="the file was changed by hand")
+
+
+def upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest of version 0.1 with its settings, their provenance and their digest under the present keys.
+
+    The digest is replaced only where it was the digest of the old settings: a manifest that was edited stays inconsistent.
+    """
+    old, method = manifest["settings"], str(manifest["method"])
+    if not isinstance(old, Mapping):
+        return dict(manifest)  # refused when it is validated
+    new = upgrade(old, method)
+    digest = manifest.get("settings_sha256")
+    changes: dict[str, Any] = {
+        "settings": new,
+        "settings_sha256": settings_digest(new) if digest == settings_digest(old) else digest,
+    }
+    if isinstance(provenance := manifest.get("provenance"), Mapping):
+        changes["provenance"] = {present_key(key, method): source for key, source in provenance.items()}
+    return {**manifest, "schema": SCHEMA, **changes}
 
 
 def leaf_differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -14,7 +14,7 @@ from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, Tem
 
 from spac_repro.data import mapped
 from spac_repro.optim import distributed
-from spac_repro.recipe import SelfPlay
+from spac_repro.recipe import SelfPlaySettings
 from spac_repro.runs.files import read_json, write_json
 from spac_repro.seeds import derive_seed
 
@@ -22,9 +22,9 @@ from spac_repro.seeds import derive_seed
 def respond(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    settings: SelfPlay,
+    settings: SelfPlaySettings,
     *,
-    longest_response: int,
+    max_response_tokens: int,
     pad: int,
     stop: int,
     seed: int,
@@ -34,16 +34,17 @@ def respond(
 ) -> Sequence[list[int]]:
     """One sampled response to each prompt, in tokens, up to and including `stop` (absent where the limit came first).
 
-    Prompts are taken in batches of like length, `settings.at_once` of them at the same time. Every batch has a seed of its own and,
-    with `folder`, is kept there when done: an interrupted call goes on after the last finished batch, and its result is that of an
-    uninterrupted one. Processes divide the batches among them; each keeps its own, and all get every response. Another sampler may
-    be given: it is called with a batch's prompts and its seed.
+    Prompts are sorted by length and taken in batches of `settings.prompts_per_save`. Every batch has a seed of its own. With
+    `folder`, its responses are saved there once all of them are complete: an interrupted call resumes after the last saved batch,
+    and its result is that of an uninterrupted one. Of a batch, `settings.decode_batch_size` prompts are decoded at the same time.
+    Processes divide the batches among them; each keeps its own, and all get every response. Another sampler may be given: it is
+    called with a batch's prompts and its seed.
     """
     if sample is None:
-        sample = partial(_sample, model, settings, longest_response, pad, stop)
+        sample = partial(_sample, model, settings, max_response_tokens, pad, stop)
     lengths = mapped.lengths(prompts)
     order = sorted(range(len(prompts)), key=lambda i: (lengths[i], i))
-    batches = [order[begin : begin + settings.batch_size] for begin in range(0, len(order), settings.batch_size)]
+    batches = [order[begin : begin + settings.prompts_per_save] for begin in range(0, len(order), settings.prompts_per_save)]
     own: dict[int, list[array[int]]] = {}
     for number, batch in distributed.shard(list(enumerate(batches))):
         advance(number, len(batches))
@@ -71,8 +72,8 @@ def forget(folder: Path) -> None:
 @torch.no_grad()
 def _sample(
     model: PreTrainedModel,
-    settings: SelfPlay,
-    longest_response: int,
+    settings: SelfPlaySettings,
+    max_response_tokens: int,
     pad: int,
     stop: int,
     prompts: Sequence[Sequence[int]],
@@ -82,13 +83,19 @@ def _sample(
     model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        responses = _decode(model, prompts, settings, longest_response, pad=pad, stop=stop)
+        responses = _decode(model, prompts, settings, max_response_tokens, pad=pad, stop=stop)
     model.train(was_training)
     return responses
 
 
 def _decode(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: SelfPlay, longest_response: int, *, pad: int, stop: int
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    settings: SelfPlaySettings,
+    max_response_tokens: int,
+    *,
+    pad: int,
+    stop: int,
 ) -> list[list[int]]:
     """Token by token, like transformers' generate; but a finished response leaves the rows, and a waiting prompt takes its place.
 
@@ -96,7 +103,7 @@ def _decode(
     """
     warp = _warpers(settings)
     responses: list[list[int]] = [[] for _ in prompts]
-    at_once = settings.at_once or len(prompts)
+    decode_batch_size = settings.decode_batch_size or len(prompts)
     waiting = list(range(len(prompts)))
     rows = _Rows([])
 
@@ -105,12 +112,12 @@ def _decode(
         for response, token in zip(rows.going, tokens[:, 0].tolist(), strict=True):
             responses[response].append(token)
         rows.extend(tokens)
-        going = [response[-1] != stop and len(response) < longest_response for response in (responses[i] for i in rows.going)]
+        going = [response[-1] != stop and len(response) < max_response_tokens for response in (responses[i] for i in rows.going)]
         rows.keep(torch.tensor(going, device=tokens.device).nonzero()[:, 0])
 
     while waiting or rows.going:
-        free = at_once - len(rows.going)
-        if waiting and 4 * free >= at_once:
+        free = decode_batch_size - len(rows.going)
+        if waiting and 4 * free >= decode_batch_size:
             new = _Rows.of(prompts, waiting[:free], pad, model.device)
             waiting = waiting[free:]
             step(new)
@@ -201,7 +208,7 @@ def _widened(tensor: Tensor, width: int, dimension: int) -> Tensor:
     return torch.cat([tensor.new_zeros(missing), tensor], dimension)
 
 
-def _warpers(settings: SelfPlay) -> LogitsProcessorList:
+def _warpers(settings: SelfPlaySettings) -> LogitsProcessorList:
     """What changes the distribution before a token is drawn: nothing at temperature 1 and top-p 1."""
     warpers = LogitsProcessorList()
     if settings.temperature != 1:

@@ -32,19 +32,21 @@ def check() -> None:
     """
     if find_spec("vllm") is None:
         raise UnfitEnvironmentError(
-            "selfplay.generator is vllm, which is not installed: pip install 'spac-repro[vllm]', or --set "
-            "selfplay.generator=transformers (other responses are drawn then)"
+            "selfplay.backend is vllm, which is not installed: pip install 'spac-repro[vllm]', or --set "
+            "selfplay.backend=transformers (other responses are drawn then)"
         )
 
 
 class Sampler:
     """What `selfplay.respond` calls for a batch; vLLM starts with the first."""
 
-    def __init__(self, policy: Path, *, dtype: str, temperature: float, top_p: float, longest_prompt: int, longest: int, stop: int):
+    def __init__(
+        self, policy: Path, *, dtype: str, temperature: float, top_p: float, max_prompt_tokens: int, longest: int, stop: int
+    ):
         """`policy`: a model folder; `longest`: response tokens at most; `stop`: the token that ends a response."""
         self.settings = {
             "engine": {
-                "model": str(policy.resolve()), "dtype": dtype, "max_model_len": longest_prompt + longest, "seed": 0,
+                "model": str(policy.resolve()), "dtype": dtype, "max_model_len": max_prompt_tokens + longest, "seed": 0,
                 "skip_tokenizer_init": True, "trust_remote_code": False, "generation_config": "vllm",
                 "gpu_memory_utilization": 0.6,  # the policy is on the same card
                 "enable_prefix_caching": False,  # what is kept of earlier batches, a resumed run does not have

@@ -33,8 +33,8 @@ class LossConfig:
     loss: Literal["spac", "dpo", "ipo", "spin"]
     beta: float = 1.0
     preference_weight: float = 10.0
-    critic: objectives.Critic = "smoothed"
-    baseline: objectives.Baseline = "both"
+    critic: objectives.CriticLoss = "smoothed"
+    baseline: objectives.CriticBaseline = "both"
     reference: Literal["previous", "start"] = "previous"
     selfplay: Literal["sampled", "exact"] = "sampled"
 
@@ -137,8 +137,8 @@ def loss_function(
         if config.loss == "spin":
             return objectives.spin(chosen, selfplay, beta=config.beta)
         return objectives.spac(
-            chosen, rejected, selfplay, beta=config.beta, preference_weight=config.preference_weight, critic=config.critic,
-            baseline=config.baseline,
+            chosen, rejected, selfplay, beta=config.beta, preference_weight=config.preference_weight, critic_loss=config.critic,
+            critic_baseline=config.baseline,
         )  # fmt: skip
 
     return adversarial
@@ -173,8 +173,8 @@ def _expected_loss(config: LossConfig, data: PreferenceIndices, policy: Tensor) 
             selfplay_rho,
             beta=config.beta,
             preference_weight=0.0,
-            critic=config.critic,
-            baseline="chosen",
+            critic_loss=config.critic,
+            critic_baseline="chosen",
         )
         preference = objectives.dpo(data.select(rho, data.chosen), data.select(rho, data.rejected), beta=config.beta).mean(dim=1)
         return (config.preference_weight * preference + (weight * critic).sum(dim=(1, 2, 3)))[:, None]

@@ -178,10 +178,23 @@ def _recorded(manifest: Manifest) -> dict[str, Any]:
 def _ranked(recorded: Iterable[Mapping[str, Any]]) -> tuple[Difference, ...]:
     a, b = recorded
     ranked = []
-    for key, x, y in leaf_differences(a, b):
+    for key, x, y in leaf_differences(*_aligned(a, b)):
         effect, rank = effect_of(key, (a, b))
         ranked.append((rank, Difference(key, x, y, effect)))
     return tuple(difference for _, difference in sorted(ranked, key=lambda pair: pair[0]))
+
+
+def _aligned(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Both, with the settings of different methods under one key, `methods.*`: what the methods share is then compared."""
+    if a.get("method") == b.get("method"):
+        return a, b
+    return _own_method_as_star(a), _own_method_as_star(b)
+
+
+def _own_method_as_star(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    settings = recorded.get("settings") or {}
+    own = (settings.get("methods") or {}).get(recorded.get("method"))
+    return {**recorded, "settings": {**settings, "methods": {"*": own}}}
 
 
 def _instruments(run: RunFolder, scores: Sequence[tuple[int, Score]]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ EFFECTS = (
     # What goes in
     Effect("settings.policy.revision", Sort.DESIGN, "another model under the same name", PUBLIC["SPIN 36"]),
     Effect("settings.policy.dtype", Sort.BITS, "every product is rounded elsewhere; bits change", MEASURED),
-    Effect("settings.policy.attention", Sort.BITS, "another order of the same sums; bits change", MEASURED),
+    Effect("settings.policy.attn_implementation", Sort.BITS, "another order of the same sums; bits change", MEASURED),
     Effect("settings.policy.*", Sort.DESIGN, "another model"),
     Effect("inputs.policy_sha256", Sort.DESIGN, "another model to begin with, whatever its name says", PUBLIC["SPIN 36"]),
     Effect("settings.data.*", Sort.DESIGN, "other preferences, or other tokens for the same ones", MEASURED),
@@ -64,27 +64,34 @@ EFFECTS = (
     Effect("settings.start.*", Sort.DESIGN, "another start"),
     # What is done
     Effect(
-        "settings.selfplay.generator",
+        "settings.selfplay.backend",
         Sort.DESIGN,
         "another sampler draws other responses; authors give it as a cause",
         PUBLIC["SPIN 36"],
     ),
-    Effect("settings.selfplay.batch_size", Sort.DESIGN, "every batch has a seed of its own, so other responses are drawn"),
-    Effect("settings.selfplay.at_once", Sort.DESIGN, "the draws of a batch come in another order, so other responses are drawn"),
-    Effect("settings.selfplay.*", Sort.DESIGN, "other responses are drawn", MEASURED),
-    Effect("settings.objective.*", Sort.DESIGN, "another loss or step size", MEASURED),
+    Effect("settings.selfplay.prompts_per_save", Sort.DESIGN, "every batch has a seed of its own, so other responses are drawn"),
     Effect(
-        "settings.training.epochs", Sort.DESIGN, "another number of steps, on another learning-rate schedule", PUBLIC["SPIN 12"]
+        "settings.selfplay.decode_batch_size",
+        Sort.DESIGN,
+        "the draws of a batch come in another order, so other responses are drawn",
+    ),
+    Effect("settings.selfplay.*", Sort.DESIGN, "other responses are drawn", MEASURED),
+    Effect("settings.methods.*", Sort.DESIGN, "another loss or step size", MEASURED),
+    Effect(
+        "settings.training.epochs_per_iteration",
+        Sort.DESIGN,
+        "another number of steps, on another learning-rate schedule",
+        PUBLIC["SPIN 12"],
     ),
     Effect("settings.training.micro_batch*", Sort.BITS, "the same mean over the same examples, summed otherwise", MEASURED),
     Effect("settings.training.processes", Sort.BITS, "the same global batch, summed otherwise", PUBLIC["handbook 124"]),
     Effect("settings.training.engine", Sort.BITS, "the same global batch, summed and sharded otherwise", PUBLIC["handbook 124"]),
     Effect("settings.training.gradient_checkpointing", Sort.BITS, "activations are computed twice instead of kept"),
-    Effect("settings.training.precision", Sort.BITS, "every product is rounded elsewhere"),
+    Effect("settings.training.compute_dtype", Sort.BITS, "every product is rounded elsewhere"),
     Effect("settings.training.threads", Sort.BITS, "sums may be cut up otherwise; no bit changed where it was tried", MEASURED),
-    Effect("settings.training.checkpoint_every", Sort.NOTHING, "how often state is kept", MEASURED),
-    Effect("settings.training.checkpoints_kept", Sort.NOTHING, "how much state is kept"),
-    Effect("settings.training.batch_size", Sort.DESIGN, "fewer or more steps", PUBLIC["handbook 44"]),
+    Effect("settings.training.save_steps", Sort.NOTHING, "how often state is kept", MEASURED),
+    Effect("settings.training.save_total_limit", Sort.NOTHING, "how much state is kept"),
+    Effect("settings.training.global_batch_size", Sort.DESIGN, "fewer or more steps", PUBLIC["handbook 44"]),
     Effect("settings.training.*", Sort.DESIGN, "other steps"),
     # How it is measured
     Effect("inputs.questions_sha256*", Sort.DESIGN, "other questions: scores change, weights do not"),
@@ -147,7 +154,7 @@ def effect_of(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -
 def _unrecorded(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
     """Whether one run was made by a version that does not record this, which is another thing than recording none of it."""
     if key.count(".") == 0 or key.startswith(
-        ("settings.objective.", "inputs.questions_sha256.", "inputs.suite_sha256", "environment.lock.departures.", "scores.")
+        ("settings.methods.", "inputs.questions_sha256.", "inputs.suite_sha256", "environment.lock.departures.", "scores.")
     ):
         return False
     return any(_at(its, key.split(".")) is ABSENT for its in recorded)
@@ -170,7 +177,7 @@ def _idle(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> st
     used = [methods.get(str(its["method"])) for its in recorded if its.get("method") in methods.names()]
     if key in ("settings.selfplay.temperature", "settings.selfplay.top_p") and not any(method.uses_self_play for method in used):
         return "neither method draws self-play responses"
-    templates = [(each.get("data") or {}).get("template") for each in settings]
+    templates = [(each.get("data") or {}).get("prompt_template") for each in settings]
     if key == "inputs.chat_template_sha256" and "chat" not in templates:
         return "neither run uses the chat template"
     return None

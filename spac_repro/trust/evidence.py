@@ -73,7 +73,7 @@ def read_run(folder: Path | str) -> Evidence:
         harness=results.harness or "",
         seed=results.seed,
         settings=run.manifest.settings,
-        settings_sha256=results.settings_sha256,
+        settings_sha256=run.manifest.settings_sha256 or results.settings_sha256,
         weights_sha256=results.weights_sha256,
     )
 

@@ -23,13 +23,12 @@ def run_of(folder: Path) -> Run:
     there = RunFolder.open(folder)
     its, path = there.manifest, there.manifest_file
     settings = dict(its.settings)
-    method, objective = settings.pop("method", None), settings.pop("objective", None)
+    method = settings.pop("method", None)
     if method not in methods.names():
         raise UserError(f"{path}: unknown method {method!r}; it was made by another version of spac-repro")
     # The other methods' settings are not in the manifest, and no part of the run.
     remedy = "it was made by another version of spac-repro"
-    ours = validate(methods.get(method).settings, objective, NamedSource(str(path), ("settings", "objective")), remedy=remedy)
-    tree = {**settings, "summary": f"repeats {its.recipe}", "methods": {method: ours}}
+    tree = {**settings, "summary": f"repeats {its.recipe}"}
     recipe = validate(Recipe, tree, NamedSource(str(path), ("settings",)), remedy=remedy)
     run = Run(recipe, method, its.seed, its.provenance)
     if run.settings_sha256 != its.settings_sha256:

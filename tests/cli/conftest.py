@@ -94,10 +94,10 @@ def own_recipe(tmp_path):
             return {key: plain(value) if isinstance(value, dict) else leaf(value) for key, value in values.items()}
 
         values = recipes.load("tiny").recipe.model_dump(mode="json")
-        values["data"] |= {"source": "file", "world": None, "pairs": None}
-        values["start"] = None
+        values["data"] |= {"source": "file", "world": None, "max_pairs": None}
+        values["supervised_start"] = None
         values["evaluation"] |= {"suite": "none", "gold_prompts": 0, "heldout_pairs": 0}
-        values["policy"]["architecture"] |= {"hidden_size": 16, "intermediate_size": 16, "layers": 1}
+        values["policy"]["architecture"] |= {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
         for key, value in changes.items():
             group, name = key.split("__")
             values[group][name] = value

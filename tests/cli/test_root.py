@@ -151,7 +151,7 @@ def another_distribution(folder: Path, name: str) -> dict[str, str]:
     metadata = folder / "theirs-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[{methods.GROUP}]\n{name} = theirs:method\n")
+    (metadata / "entry_points.txt").write_text(f"[{methods.ENTRY_POINT_GROUP}]\n{name} = theirs:method\n")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 

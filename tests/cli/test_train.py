@@ -18,9 +18,9 @@ PAIR = {"prompt": "ab", "chosen": "ba", "rejected": "b"}
     [
         (["--recipe", "tinny"], "did you mean tiny?"),
         (["--method", "spca"], "did you mean spac?"),
-        (["--set", "training.epoch=1"], "did you mean training.epochs?"),
-        (["--set", "training.epochs"], "write key=value"),
-        (["--set", "training.warmup=2"], "training.warmup: Input should be less than or equal to 1 (given 2)"),
+        (["--set", "training.epoch=1"], "did you mean training.epochs_per_iteration?"),
+        (["--set", "training.epochs_per_iteration"], "write key=value"),
+        (["--set", "training.warmup_ratio=2"], "training.warmup_ratio: Input should be less than or equal to 1 (given 2)"),
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--dry-run"], ["--json"]])
@@ -80,14 +80,16 @@ def test_preferences_that_are_not_there(refused, own_recipe):
 def test_a_prompt_longer_than_the_limit(refused, own_recipe, pairs, tmp_path, out):
     (tmp_path / "there").mkdir()
     file = pairs(PAIR, {**PAIR, "prompt": "abcdefghij"})
-    arguments = ["train", "--recipe", own_recipe(), "--preferences", file, "--set", "data.longest_prompt=6", "--out", out]
+    arguments = ["train", "--recipe", own_recipe(), "--preferences", file, "--set", "data.max_prompt_tokens=6", "--out", out]
     message = refused(*arguments, stages=True)
     assert "row 2: the prompt has 11 tokens and the limit is 6" in message
     assert "--set data.overlong_prompts=truncate" in message
 
 
 def test_a_tokenizer_without_the_chat_template_that_is_wanted(refused):
-    assert "no chat template; choose --set data.template=instruction" in refused("train", "--set", "data.template=chat")
+    assert "no chat template; choose --set data.prompt_template=instruction" in refused(
+        "train", "--set", "data.prompt_template=chat"
+    )
 
 
 # Run folders
@@ -163,6 +165,12 @@ def test_another_number_of_processes_than_the_recipes_is_refused(tmp_path):
 
 
 def test_a_run_that_is_repeated_brings_its_own_settings(refused):
-    for option in (("--seed", "1"), ("--set", "training.epochs=1"), ("--recipe", "tiny"), ("--method", "dpo"), ("--limit", "3")):
+    for option in (
+        ("--seed", "1"),
+        ("--set", "training.epochs_per_iteration=1"),
+        ("--recipe", "tiny"),
+        ("--method", "dpo"),
+        ("--limit", "3"),
+    ):
         assert refused("train", "--like", "runs/x", *option).startswith("--like takes settings and seed from the run")
     assert refused("train", "--like", "runs/x") == "runs/x: no such run folder"

@@ -19,15 +19,17 @@ REFUSAL = "schema 99 is of a newer version of spac-repro (this one reads {})"
 # What version 0.1 wrote, shortened: the digest of the settings has another name in each of the two.
 MANIFEST_OF_0_1 = """{
  "schema": 1, "recipe": "tiny", "method": "spac", "seed": 0, "equal_bits_claimed": true, "segments": [],
- "settings_sha256": "097f0783e2a55c01b6c31828f1ee7b3c11eba3f43e5f130893ac5fcc46b1227c",
- "settings": {"method": "spac", "name": "tiny", "data": {"source": "world"}},
- "provenance": {"data.source": {"mark": "assumed", "why": "nothing is downloaded"}},
+ "settings_sha256": "c44980604764ad2036623ff5e8ff064c0a576db9ac2c5e15e454d25efad3ff25",
+ "settings": {"method": "spac", "name": "tiny", "data": {"source": "world", "pairs": 2000, "world": {"right": 0.55}},
+  "objective": {"beta": 0.3, "last_beta": null, "reference": "previous", "critic": "smoothed"}, "start": {"warmup": 0.02}},
+ "provenance": {
+  "data.pairs": {"mark": "assumed", "why": "nothing is downloaded"}, "methods.spac.critic": {"mark": "reading", "why": ""}},
  "inputs": {"preferences": 2000, "preferences_sha256": "acf1d652f390bbaed7d15920dedf3bbf26dfd7cff0e657142ef8258c64c0f64b"},
  "environment": {"package": "0.1.0", "threads": 1, "libraries": {"torch": "2.13.0"}}
 }"""
 RESULTS_OF_0_1 = """{
  "schema": 1, "recipe": "tiny", "method": "spac", "seed": 0, "complete": true, "harness": "lm_eval 0.4.13", "overlap": null,
- "settings_digest": "097f0783e2a55c01b6c31828f1ee7b3c11eba3f43e5f130893ac5fcc46b1227c",
+ "settings_digest": "c44980604764ad2036623ff5e8ff064c0a576db9ac2c5e15e454d25efad3ff25",
  "weights_sha256": "baf73e8cebbe9bdc245204eda5d84cb24dbc347e12edc0d3c56199f1c1ad86de",
  "iterations": [
   {"iteration": 0, "weights_sha256": "5a", "scores": [
@@ -59,13 +61,21 @@ def aged(file: Path) -> None:
 
 def test_a_run_of_0_1_is_read(tmp_path):
     run = RunFolder.open(of_0_1(tmp_path / "run").path)
-    assert (run.manifest.schema_version, run.results.schema_version) == (1, 1)
+    assert (run.manifest.schema_version, run.results.schema_version) == (manifest.SCHEMA, 1)
     assert (
         run.manifest.settings_sha256
         == run.results.settings_sha256
-        == "097f0783e2a55c01b6c31828f1ee7b3c11eba3f43e5f130893ac5fcc46b1227c"
-    )
-    assert run.manifest.provenance["data.source"].why == "nothing is downloaded"
+        == "c44980604764ad2036623ff5e8ff064c0a576db9ac2c5e15e454d25efad3ff25"
+    ), "which is not the digest of these few settings"
+    assert run.manifest.settings == {
+        "method": "spac",
+        "name": "tiny",
+        "data": {"source": "world", "max_pairs": 2000, "world": {"correct": 0.55}},
+        "methods": {"spac": {"beta": 0.3, "last_iteration_beta": None, "reference_policy": "previous", "critic_loss": "smoothed"}},
+        "supervised_start": {"warmup_ratio": 0.02},
+    }
+    assert run.manifest.provenance["data.max_pairs"].why == "nothing is downloaded"
+    assert run.manifest.provenance["methods.spac.critic_loss"].mark == "reading"
     assert [(iterate.iteration, iterate.scores[0].value) for iterate in run.results.iterations] == [(0, 0.53), (3, 0.72)]
     assert [(t, score.n) for t, score in run.scores()] == [(0, 500), (3, 500)]
 
@@ -136,10 +146,10 @@ def test_a_schema_that_no_version_wrote_is_refused(refused, run, schema):
 
 @pytest.mark.parametrize(
     ("group", "name", "value"),
-    [("settings", "data", "x"), ("settings", "objective", None), ("settings", "training", [1]), ("environment", "source", "x")],
+    [("settings", "data", "x"), ("settings", "methods", None), ("settings", "training", [1]), ("environment", "source", "x")],
 )
 def test_a_group_of_a_manifest_that_is_none_is_refused(refused, run, group, name, value):
-    its = json.loads(run.manifest_file.read_text())
+    its = manifest.read(run.manifest_file).as_json()
     its[group][name] = value
     files.write_json(run.manifest_file, its)
     for command in (
@@ -184,4 +194,4 @@ def test_a_sweep_with_a_newer_run_is_refused(refused, sweep, command, file):
 
 def test_todays_schemas():
     """One that grows needs a literal of the one before it above."""
-    assert (manifest.SCHEMA, results.SCHEMA) == (1, 2)
+    assert (manifest.SCHEMA, results.SCHEMA) == (2, 2)

@@ -14,7 +14,7 @@ from spac_repro.data.rendering import Examples, Renderer
 from spac_repro.errors import UserError
 from spac_repro.model.packing import Group, pack
 from spac_repro.model.policy import Policy
-from spac_repro.recipe import Data
+from spac_repro.recipe import DataSettings
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz \n#:{}IR?"
 SPECIAL = ["</s>", "<user>"]
@@ -43,14 +43,14 @@ def renderer(tokenizer=TOKENIZER, **changes) -> Renderer:
         "source": "file",
         "name": None,
         "revision": None,
-        "pairs": None,
-        "template": "plain",
-        "longest_prompt": 40,
-        "longest_response": 20,
+        "max_pairs": None,
+        "prompt_template": "plain",
+        "max_prompt_tokens": 40,
+        "max_response_tokens": 20,
         "overlong_prompts": "truncate",
         "world": None,
     }
-    return Renderer(tokenizer, Data(**{**given, **changes}))
+    return Renderer(tokenizer, DataSettings(**{**given, **changes}))
 
 
 def preference(*prompt: str, chosen: str = "yes", rejected: str = "no") -> Preference:
@@ -76,35 +76,35 @@ def test_a_preference_in_tokens():
 
 def test_templates():
     row = preference("first", "answer", "last")
-    assert spelled(renderer(template="plain").prompt(row)) == "first\n\nanswer\n\nlast"
-    framed = spelled(renderer(template="instruction", longest_prompt=99).prompt(preference("who {is} it?")))
+    assert spelled(renderer(prompt_template="plain").prompt(row)) == "first\n\nanswer\n\nlast"
+    framed = spelled(renderer(prompt_template="instruction", max_prompt_tokens=99).prompt(preference("who {is} it?")))
     assert framed == "### Instruction: who {is} it?\n\n### Response: "
-    chat = renderer(make_tokenizer(CHAT), template="chat")
+    chat = renderer(make_tokenizer(CHAT), prompt_template="chat")
     assert spelled(chat.prompt(row)) == "<user>first<user>answer<user>lastR:"
 
 
 def test_a_chat_template_that_is_not_there_is_named_with_the_remedy():
-    with pytest.raises(UserError, match=r"no chat template; choose --set data\.template=instruction"):
-        renderer(template="chat")
+    with pytest.raises(UserError, match=r"no chat template; choose --set data\.prompt_template=instruction"):
+        renderer(prompt_template="chat")
 
 
 @given(st.text("abc", max_size=30), st.text("xyz", max_size=30), st.integers(1, 25), st.integers(1, 25))
-def test_the_prompts_end_and_the_responses_beginning_are_kept(prompt, response, longest_prompt, longest_response):
-    limits = {"longest_prompt": longest_prompt, "longest_response": longest_response}
+def test_the_prompts_end_and_the_responses_beginning_are_kept(prompt, response, max_prompt_tokens, max_response_tokens):
+    limits = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
     example = the_only(renderer(**limits).examples([preference(prompt, chosen=response, rejected=response + "a")]))
-    assert spelled(example.prompt) == prompt[-longest_prompt:]
-    if len(response) < longest_response:
+    assert spelled(example.prompt) == prompt[-max_prompt_tokens:]
+    if len(response) < max_response_tokens:
         assert spelled(example.chosen) == response + "</s>"
     else:  # end-of-sequence is one of the tokens that the limit counts: what did not fit did not end
-        assert spelled(example.chosen) == response[:longest_response]
+        assert spelled(example.chosen) == response[:max_response_tokens]
     assert renderer(**limits).prompt(preference(prompt)) == example.prompt
 
 
 def test_an_overlong_prompt_is_refused_where_the_recipe_says_so():
     rows = [preference("x" * 5), preference("x" * 9), preference("x" * 6), preference("x" * 7)]
-    assert len(renderer(longest_prompt=9, overlong_prompts="refuse").examples(rows).prompt) == 4  # 9 is within 9
+    assert len(renderer(max_prompt_tokens=9, overlong_prompts="refuse").examples(rows).prompt) == 4  # 9 is within 9
     with pytest.raises(UserError, match=r"row 2: the prompt has 9 tokens and the limit is 6 \(2 such rows\); raise") as refused:
-        renderer(longest_prompt=6, overlong_prompts="refuse").examples(rows)
+        renderer(max_prompt_tokens=6, overlong_prompts="refuse").examples(rows)
     assert "overlong_prompts=truncate" in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -126,7 +126,7 @@ def test_text_comes_back(text):
 def test_the_score_of_a_prompt_beyond_the_limit_is_that_of_its_end(tiny_models, slow_logprob):
     assert len(VOCABULARY) == tiny_models["mistral"].config.vocab_size
     long = preference("a very long prompt that goes on and on", chosen="good answer", rejected="bad")
-    example = the_only(renderer(longest_prompt=9, longest_response=6).examples([long]))
+    example = the_only(renderer(max_prompt_tokens=9, max_response_tokens=6).examples([long]))
     assert (spelled(example.prompt), spelled(example.chosen)) == ("on and on", "good a")
     model = tiny_models["mistral"]
     found = Policy(model)(pack([Group(example.prompt, [example.chosen, example.rejected])]))

@@ -41,5 +41,8 @@ def test_one_line(text, shown):
 
 def test_nothing_is_meant_by_a_name_of_thousands_of_letters():
     assert did_you_mean("epoch", ["epochs"]) == " (did you mean epochs?)"
-    assert did_you_mean("training.epoch", ["data.pairs", "training.epochs"]) == " (did you mean training.epochs?)"
+    assert (
+        did_you_mean("training.epoch", ["data.max_pairs", "training.epochs_per_iteration"])
+        == " (did you mean training.epochs_per_iteration?)"
+    )
     assert did_you_mean("n" * 100_000, ["n" * 100_000 + "m"]) == ""

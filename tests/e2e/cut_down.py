@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS = (
-    "start.demonstrations=512",
-    "start.epochs=1",
-    "data.pairs=48",
-    "selfplay.batch_size=8",
+    "supervised_start.num_demonstrations=512",
+    "supervised_start.epochs=1",
+    "data.max_pairs=48",
+    "selfplay.prompts_per_save=8",
     "training.iterations=2",
-    "training.epochs=1",
-    "training.batch_size=8",
-    "training.checkpoint_every=1",
+    "training.epochs_per_iteration=1",
+    "training.global_batch_size=8",
+    "training.save_steps=1",
     "evaluation.gold_prompts=16",
     "evaluation.heldout_pairs=16",
     "evaluation.limit=4",

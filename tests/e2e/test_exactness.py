@@ -87,10 +87,10 @@ def test_a_shared_start_is_the_start_and_gives_the_same_run(uninterrupted: Path,
 @pytest.mark.check
 def test_a_start_of_another_seed_or_setting_or_none_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
     start = ("--start-from", str(uninterrupted))
-    slower = ("--set", "start.learning_rate=1e-3")
+    slower = ("--set", "supervised_start.learning_rate=1e-3")
     for arguments, why in (
         (("--seed", "1", *start), "seed is 0 there and 1 here"),
-        ((*slower, *start), "start.learning_rate is 0.003 there and 0.001 here"),
+        ((*slower, *start), "supervised_start.learning_rate is 0.003 there and 0.001 here"),
         (("--start-from", str(tmp_path)), "has no finished start policy"),
     ):
         refused = cut_down.train(tmp_path / "refused", *arguments)
@@ -118,7 +118,7 @@ def test_the_reference_is_the_iterate_that_it_should_be(uninterrupted: Path, tmp
 @pytest.mark.check
 def test_packed_rows_give_the_loss_curve_of_responses_computed_one_by_one(uninterrupted: Path, tmp_path: Path) -> None:
     """From the supervised start on: to fp32 rounding that all steps before have passed on."""
-    done = cut_down.train(tmp_path, "--set", "policy.attention=eager", "--until", "1")
+    done = cut_down.train(tmp_path, "--set", "policy.attn_implementation=eager", "--until", "1")
     assert done.returncode == 0, done.stderr
     assert "every response is computed with its own copy of the prompt" in done.stderr
     packed, apart = (

@@ -76,7 +76,7 @@ def test_terminated_politely_it_says_how_to_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_asked_to_stop_it_checkpoints_the_step_it_is_at(uninterrupted: Path, tmp_path: Path, number: signal.Signals) -> None:
     run = tmp_path / "stopped"
-    rarely = tuple("training.checkpoint_every=1000" if "checkpoint_every" in s else s for s in cut_down.SETTINGS)
+    rarely = tuple("training.save_steps=1000" if "save_steps" in s else s for s in cut_down.SETTINGS)
     process = subprocess.Popen(
         cut_down.command(run, settings=rarely), env=cut_down.environment(), stderr=subprocess.PIPE, text=True
     )

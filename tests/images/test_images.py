@@ -83,7 +83,9 @@ def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest,
     out = owned(lab / f"interrupted-{kind}") / "run"
     out.mkdir()
     os.chown(out, laboratory.CALLER, laboratory.CALLER)
-    settings = [word.replace("start.epochs=1", "start.epochs=50") for word in CUT_DOWN]  # it trains until it is interrupted
+    settings = [
+        word.replace("supervised_start.epochs=1", "supervised_start.epochs=50") for word in CUT_DOWN
+    ]  # it trains until it is interrupted
     command = [sys.executable, "-m", "spac_repro", "train", "--in", image, "--out", str(out), *settings]
     words = [*laboratory.as_user(laboratory.CALLER), *command]  # setpriv becomes the command: signals reach it
     environment = {**cut_down.environment(), "HF_HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", **variables}

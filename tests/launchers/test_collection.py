@@ -23,13 +23,13 @@ VALUES = {1: 0.5, 2: 0.75, 3: 0.4}
 def book(tmp_path):
     """Three seeds of two settings; of the second only the first seed is done."""
     sweep = Sweep(
-        name="my_sweep", summary="s", recipe="tiny", seeds=[1, 2, 3], methods=["spac"], vary={"objective.beta": [0.1, None]}
+        name="my_sweep", summary="s", recipe="tiny", seeds=[1, 2, 3], methods=["spac"], vary={"methods.*.beta": [0.1, None]}
     )
-    sweep = sweep.model_copy(update={"vary": {"objective.last_beta": [0.1, None]}})
+    sweep = sweep.model_copy(update={"vary": {"methods.*.last_iteration_beta": [0.1, None]}})
     book = Ledger(tmp_path, sweep.name, Cluster.load("local"))
     book.add(matrix.cells(sweep))
     for cell in book.cells.values():
-        if cell.varied["objective.last_beta"] is not None or cell.seed == 1:
+        if cell.varied["methods.*.last_iteration_beta"] is not None or cell.seed == 1:
             finish(book.run(cell), cell.seed)
     return book
 
@@ -46,11 +46,11 @@ def finish(run, seed):
 
 def test_means_intervals_and_gaps(book):
     table = collection.collect(book)
-    assert table.missing == ["last_beta=null/spac/seed-2", "last_beta=null/spac/seed-3"]
+    assert table.missing == ["last_iteration_beta=null/spac/seed-2", "last_iteration_beta=null/spac/seed-3"]
     full, alone = table.rows[1], table.rows[3]
     sample = [value + 1 for value in VALUES.values()]
     low, high = stats.t.interval(0.95, 2, loc=stats.tmean(sample), scale=stats.sem(sample))
-    assert (full["objective.last_beta"], full["iteration"], full["seeds"], full["missing_seeds"]) == ("0.1", 1, 3, "")
+    assert (full["methods.*.last_iteration_beta"], full["iteration"], full["seeds"], full["missing_seeds"]) == ("0.1", 1, 3, "")
     assert (full["mean"], full["sd"]) == (pytest.approx(1.55), pytest.approx(stats.tstd(sample)))
     assert (full["low"], full["high"]) == (pytest.approx(low), pytest.approx(high))
     assert (alone["mean"], alone["sd"], alone["low"], alone["seeds"], alone["missing_seeds"]) == (1.5, None, None, 1, "2 3")
@@ -74,7 +74,9 @@ def test_the_four_formats_say_the_same(book, tmp_path):
         assert f"{row['mean']:.4f}" in markdown
         assert f"{row['mean']:.4f}" in latex
     assert markdown.count("Missing: ") == latex.count("% missing: ") == 2
-    assert not re.search(r"(?<!\\)_", latex.replace("% missing: last_beta", "")), "LaTeX takes a bare underscore for a subscript"
+    assert not re.search(r"(?<!\\)_", latex.replace("% missing: last_iteration_beta", "")), (
+        "LaTeX takes a bare underscore for a subscript"
+    )
     assert latex.count("&") == (len(table.columns) - 1) * (len(table.rows) + 1)
 
 

@@ -33,7 +33,7 @@ def test_more_cells_may_come_and_other_settings_may_not(tmp_path):
     there.add(book(tmp_path, seeds=[1, 2, 3]).cells.values())
     assert len(there.cells) == 6
     with pytest.raises(UserError, match="has a cell spac/seed-1 with other settings"):
-        there.add(book(tmp_path, settings={"training.epochs": 1}).cells.values())
+        there.add(book(tmp_path, settings={"training.epochs_per_iteration": 1}).cells.values())
 
 
 def test_what_another_command_submitted_meanwhile_is_not_submitted_again(tmp_path):
@@ -50,7 +50,7 @@ def test_the_first_cell_with_a_start_makes_it(tmp_path):
     there = book(tmp_path)
     assert {there.leader(cell).name for cell in there.cells.values()} == {"spac/seed-1", "spac/seed-2"}
     assert all(there.shares(cell) for cell in there.cells.values())
-    alone = book(tmp_path, seeds=[1], vary={"start.epochs": [1, 2]})
+    alone = book(tmp_path, seeds=[1], vary={"supervised_start.epochs": [1, 2]})
     assert len({alone.leader(cell).name for cell in alone.cells.values()}) == 2
 
 

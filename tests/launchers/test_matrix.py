@@ -32,21 +32,25 @@ def test_the_seeds_sweep_is_five_seeds_of_five_methods():
 
 
 def test_cells_are_named_by_what_varies():
-    cells = matrix.cells(sweep(methods=["spac"], vary={"objective.preference_weight": [0.0, 3.0], "training.epochs": [1, 2]}))
+    cells = matrix.cells(
+        sweep(methods=["spac"], vary={"methods.*.preference_weight": [0.0, 3.0], "training.epochs_per_iteration": [1, 2]})
+    )
     assert [cell.name for cell in cells][:3] == [
-        "preference_weight=0.0/epochs=1/spac/seed-1",
-        "preference_weight=0.0/epochs=1/spac/seed-2",
-        "preference_weight=0.0/epochs=2/spac/seed-1",
+        "preference_weight=0.0/epochs_per_iteration=1/spac/seed-1",
+        "preference_weight=0.0/epochs_per_iteration=1/spac/seed-2",
+        "preference_weight=0.0/epochs_per_iteration=2/spac/seed-1",
     ]
     assert len(cells) == 8
 
 
 def test_a_cell_is_the_run_that_its_arguments_describe():
-    for cell in matrix.cells(sweep(settings={"training.epochs": 1, "training.max_grad_norm": 1e-7}), ["data.pairs=100"]):
+    for cell in matrix.cells(
+        sweep(settings={"training.epochs_per_iteration": 1, "training.max_grad_norm": 1e-7}), ["data.max_pairs=100"]
+    ):
         sets = [cell.arguments()[i + 1] for i, word in enumerate(cell.arguments()) if word == "--set"]
         run = recipes.load(cell.recipe, method=cell.method, seed=cell.seed, overrides=sets)
         assert run.settings_sha256 == cell.digest
-        assert run.recipe.data.pairs == 100
+        assert run.recipe.data.max_pairs == 100
         assert run.recipe.training.max_grad_norm == 1e-7
 
 
@@ -56,12 +60,12 @@ def test_cells_share_a_start_where_seed_and_settings_of_the_start_agree():
     for cell in cells:
         starts.setdefault(cell.start, set()).add(cell.seed)
     assert sorted(map(sorted, starts.values())) == [[1], [2]]
-    other = matrix.cells(sweep(vary={"start.epochs": [1, 2]}))
+    other = matrix.cells(sweep(vary={"supervised_start.epochs": [1, 2]}))
     assert len({cell.start for cell in other}) == 4
 
 
 def test_a_cell_comes_back_from_json():
-    for cell in matrix.cells(sweep(vary={"objective.beta": [0.1, 1.0]})):
+    for cell in matrix.cells(sweep(vary={"methods.*.beta": [0.1, 1.0]})):
         assert Cell.from_json(cell.as_json()) == cell
 
 
@@ -73,7 +77,10 @@ def test_a_cell_comes_back_from_json():
         ({"seeds": [-1]}, "greater than or equal to 0"),
         ({"sedes": [1]}, "sedes: unknown key (did you mean seeds?)"),
         ({"name": "a/b"}, "name: String should match pattern"),
-        ({"settings": {"training.epochs": 1}, "vary": {"training.epochs": [1]}}, "in `settings` and in `vary`"),
+        (
+            {"settings": {"training.epochs_per_iteration": 1}, "vary": {"training.epochs_per_iteration": [1]}},
+            "in `settings` and in `vary`",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(tmp_path, change, message):
@@ -92,10 +99,10 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, change, message):
         ({"recipe": "tinyy"}, "unknown recipe 'tinyy' (did you mean tiny?)"),
         ({"methods": ["spca"]}, "unknown method 'spca' (did you mean spac?)"),
         (
-            {"vary": {"objective.preference_weight": [1.0]}},
-            "sweep mine, method dpo: --set objective.preference_weight=1.0: unknown key",
+            {"vary": {"methods.*.preference_weight": [1.0]}},
+            "sweep mine, method dpo: --set methods.*.preference_weight=1.0: unknown key",
         ),
-        ({"settings": {"training.epochs": 0}}, "greater than 0"),
+        ({"settings": {"training.epochs_per_iteration": 0}}, "greater than 0"),
         ({"vary": {"methods.dpo.beta": [1.0, 2.0], "methods.spac.beta": [1.0, 2.0]}, "methods": ["spac"]}, None),
     ],
 )

@@ -14,15 +14,20 @@ from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import policy
 from spac_repro.model.packing import Group, pack
 from spac_repro.model.policy import Policy
-from spac_repro.recipe import Architecture
-from spac_repro.recipe import Policy as PolicySettings
+from spac_repro.recipe import ArchitectureSettings, PolicySettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 VOCABULARY = 37  # of the tiny models
 MODELS = ("llama", "mistral", "qwen2")
-TINY = Architecture(
-    hidden_size=16, intermediate_size=32, layers=2, heads=4, key_value_heads=2, sliding_window=None, longest_sequence=64
+TINY = ArchitectureSettings(
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    sliding_window=None,
+    max_position_embeddings=64,
 )
 
 
@@ -140,10 +145,10 @@ def settings(**changes) -> PolicySettings:
         "source": "random",
         "name": "mistral",
         "revision": None,
-        "parameters": None,
+        "num_parameters": None,
         "architecture": TINY,
         "dtype": "float32",
-        "attention": "sdpa",
+        "attn_implementation": "sdpa",
     }
     return PolicySettings(**{**given, **changes})
 

@@ -102,9 +102,9 @@ def test_what_is_computed_again_for_the_gradient_is_what_was_computed(tiny_model
             how = {"use_reentrant": False, "context_fn": precision.contexts}
             model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
         policy = Policy(model)
-        at_once = 2 * model.config.vocab_size if checkpointed else 2**20
+        chunk_elements = 2 * model.config.vocab_size if checkpointed else 2**20
         with precision.widened(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr("spac_repro.model.policy.token_logprobs", partial(token_logprobs, at_once=at_once))
+            patch.setattr("spac_repro.model.policy.token_logprobs", partial(token_logprobs, chunk_elements=chunk_elements))
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=weights == torch.float32):
                 values = policy(packed)
             values.sum().backward()

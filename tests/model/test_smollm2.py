@@ -55,7 +55,7 @@ def renderer(packaged):
 @real
 def test_it_is_the_model_that_the_recipe_says(packaged):
     model, _ = packaged
-    assert sum(parameter.numel() for parameter in model.parameters()) == RECIPE.policy.parameters
+    assert sum(parameter.numel() for parameter in model.parameters()) == RECIPE.policy.num_parameters
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert policy.weights_sha256(model) == WEIGHTS
 

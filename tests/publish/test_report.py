@@ -30,7 +30,7 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
     """A run folder as `train` leaves it, with hostile text wherever text can come from outside."""
     import torch
 
-    run = recipes.load("tiny", method=method, seed=seed, overrides=["training.epochs=1"])
+    run = recipes.load("tiny", method=method, seed=seed, overrides=["training.epochs_per_iteration=1"])
     manifest = {
         "schema": SCHEMA,
         "recipe": "tiny",
@@ -164,7 +164,7 @@ def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> No
     run = make(tmp_path / "a", text="")
     other = make(tmp_path / "b", text="")
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["settings"]["objective"]["preference_weight"] = 10.0
+    manifest["settings"]["methods"]["spac"]["preference_weight"] = 10.0
     manifest["settings_sha256"] = "other"
     files.write_json(other / "manifest.json", manifest)
     groups = grouped([RunView(RunFolder(run)), RunView(RunFolder(other))])
@@ -173,7 +173,7 @@ def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> No
 
 def test_the_command_repeats_the_settings_given(tmp_path: Path) -> None:
     view = RunView(RunFolder(make(tmp_path / "run", text="")))
-    assert command(view) == "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs=1"
+    assert command(view) == "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs_per_iteration=1"
 
 
 def test_every_setting_is_there_with_its_provenance(page: Path) -> None:

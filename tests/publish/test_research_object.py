@@ -150,13 +150,13 @@ def test_the_run_of_a_manifest_is_the_run_that_made_it(run: Path) -> None:
     its = recipes.load("tiny", overrides=["training.iterations=1"])
     again = replay.run_of(run)
     assert (again.settings(), again.settings_sha256, again.method, again.seed) == (its.settings(), its.settings_sha256, "spac", 0)
-    assert again.objective == its.objective
+    assert again.method_settings == its.method_settings
 
 
 def test_a_manifest_changed_by_hand_or_of_another_version_is_refused(run: Path) -> None:
     path = run / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["settings"]["objective"]["beta"] = 2.0
+    manifest["settings"]["methods"]["spac"]["beta"] = 2.0
     files.write_json(path, manifest)
     with pytest.raises(UserError, match="changed by hand"):
         replay.run_of(run)

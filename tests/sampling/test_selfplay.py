@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from spac_repro.recipe import SelfPlay
+from spac_repro.recipe import SelfPlaySettings
 from spac_repro.sampling import selfplay
 
 VOCABULARY = 37  # of the tiny models
@@ -13,8 +13,16 @@ PAD, STOP = 0, 2
 LONGEST = 6
 
 
-def settings(*, batch_size: int = 4, at_once: int | None = None, temperature: float = 1.0, top_p: float = 1.0) -> SelfPlay:
-    return SelfPlay(temperature=temperature, top_p=top_p, batch_size=batch_size, at_once=at_once, generator="transformers")
+def settings(
+    *, prompts_per_save: int = 4, decode_batch_size: int | None = None, temperature: float = 1.0, top_p: float = 1.0
+) -> SelfPlaySettings:
+    return SelfPlaySettings(
+        temperature=temperature,
+        top_p=top_p,
+        prompts_per_save=prompts_per_save,
+        decode_batch_size=decode_batch_size,
+        backend="transformers",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ PROMPTS = [draw(1 + 7 * i % 11, i) for i in range(13)]  # three batches of 4 and
 
 
 def respond(model, prompts=PROMPTS, how=None, **changes):
-    given = {"longest_response": LONGEST, "pad": PAD, "stop": STOP, "seed": 1}
+    given = {"max_response_tokens": LONGEST, "pad": PAD, "stop": STOP, "seed": 1}
     return selfplay.respond(model, prompts, how or settings(), **{**given, **changes})
 
 
@@ -58,12 +66,12 @@ def test_no_other_draw_is_disturbed_and_the_model_is_left_as_it_was(model):
 
 def test_every_batch_has_a_seed_of_its_own(model):
     """Otherwise like prompts in like places of two batches would be answered alike."""
-    responses = respond(model, [PROMPTS[0]] * 40, settings(batch_size=20))
+    responses = respond(model, [PROMPTS[0]] * 40, settings(prompts_per_save=20))
     assert responses[:20] != responses[20:]
 
 
 def test_a_response_ends_with_the_first_stop_or_at_the_limit(model):
-    responses = respond(model, PROMPTS * 12, settings(batch_size=len(PROMPTS) * 12), longest_response=20)
+    responses = respond(model, PROMPTS * 12, settings(prompts_per_save=len(PROMPTS) * 12), max_response_tokens=20)
     stopped = [response for response in responses if STOP in response]
     assert 10 < len(stopped) < len(responses)  # both kinds are there to be looked at
     for response in stopped:
@@ -82,7 +90,9 @@ def greedy_by_hand(model, prompt: list[int]) -> list[int]:
     return response
 
 
-@pytest.mark.parametrize("how", [settings(temperature=1e-4), settings(temperature=1e-4, batch_size=len(PROMPTS), at_once=3)])
+@pytest.mark.parametrize(
+    "how", [settings(temperature=1e-4), settings(temperature=1e-4, prompts_per_save=len(PROMPTS), decode_batch_size=3)]
+)
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
 @torch.no_grad()
 def test_near_temperature_0_a_response_is_the_greedy_one(tiny_models, name, how):
@@ -98,16 +108,16 @@ def test_a_tokens_share_is_its_probability(model):
     prompt, n = PROMPTS[3], 4000
     logits = model(input_ids=torch.tensor([prompt])).logits[0, -1].double()
     for temperature in (1.0, 2.0):
-        responses = respond(model, [prompt] * n, settings(batch_size=n, temperature=temperature), longest_response=1)
+        responses = respond(model, [prompt] * n, settings(prompts_per_save=n, temperature=temperature), max_response_tokens=1)
         counts = torch.bincount(torch.tensor(responses).flatten(), minlength=VOCABULARY).double()
         expected = n * (logits / temperature).softmax(-1)
         chi2 = ((counts - expected) ** 2 / expected).sum().item()
         assert chi2 < 80  # 36 degrees of freedom: beyond 80 once in 30,000 seeds, and the seed is fixed
 
 
-@pytest.mark.parametrize("at_once", [None, 1000])
+@pytest.mark.parametrize("decode_batch_size", [None, 1000])
 @torch.no_grad()
-def test_after_rows_have_left_a_tokens_share_is_its_probability(model, at_once):
+def test_after_rows_have_left_a_tokens_share_is_its_probability(model, decode_batch_size):
     """χ² of second tokens after the likeliest first one, against a forward pass on that row alone."""
     n = 6000
     for prompt in (PROMPTS[3], PROMPTS[5]):
@@ -115,7 +125,12 @@ def test_after_rows_have_left_a_tokens_share_is_its_probability(model, at_once):
         first[STOP] = 0
         begin = [int(first.argmax())]
         second = model(input_ids=torch.tensor([[*prompt, *begin]])).logits[0, -1].softmax(-1)
-        responses = respond(model, [prompt, PROMPTS[6]] * n, settings(batch_size=2 * n, at_once=at_once), longest_response=2)
+        responses = respond(
+            model,
+            [prompt, PROMPTS[6]] * n,
+            settings(prompts_per_save=2 * n, decode_batch_size=decode_batch_size),
+            max_response_tokens=2,
+        )
         assert any(len(response) == 1 for response in responses)  # some left after the first token
         drawn = [response[1] for response in responses[::2] if response[:1] == begin]
         counts = torch.bincount(torch.tensor(drawn), minlength=VOCABULARY).double()
@@ -133,7 +148,7 @@ def test_a_finished_response_leaves_the_batch(model):
     rows = []
     handle = model.register_forward_pre_hook(lambda module, given, named: rows.append(len(named["input_ids"])), with_kwargs=True)
     try:
-        responses = respond(model, PROMPTS * 12, settings(batch_size=len(PROMPTS) * 12), longest_response=20)
+        responses = respond(model, PROMPTS * 12, settings(prompts_per_save=len(PROMPTS) * 12), max_response_tokens=20)
     finally:
         handle.remove()
     lengths = [len(response) for response in responses]
@@ -143,18 +158,23 @@ def test_a_finished_response_leaves_the_batch(model):
 @torch.no_grad()
 def test_a_finished_response_makes_room_for_the_next_prompt(model):
     """No more rows than allowed, and few passes that have empty places: fewer than batches of that size would take."""
-    prompts, longest, at_once = PROMPTS * 12, 60, 24
+    prompts, longest, decode_batch_size = PROMPTS * 12, 60, 24
     passes = []
     handle = model.register_forward_pre_hook(lambda module, given, named: passes.append(named["input_ids"].shape), with_kwargs=True)
     try:
-        responses = respond(model, prompts, settings(batch_size=len(prompts), at_once=at_once), longest_response=longest)
+        responses = respond(
+            model,
+            prompts,
+            settings(prompts_per_save=len(prompts), decode_batch_size=decode_batch_size),
+            max_response_tokens=longest,
+        )
         joined = [rows for rows, width in passes if width == 1]
         passes.clear()
-        respond(model, prompts, settings(batch_size=at_once), longest_response=longest)
+        respond(model, prompts, settings(prompts_per_save=decode_batch_size), max_response_tokens=longest)
         apart = [rows for rows, width in passes if width == 1]
     finally:
         handle.remove()
-    assert max(joined) <= at_once
+    assert max(joined) <= decode_batch_size
     assert len(joined) < 0.75 * len(apart), (len(joined), len(apart))
     assert len(responses) == len(prompts)
     assert all(len(response) == longest or response.index(STOP) == len(response) - 1 for response in responses)
@@ -164,7 +184,7 @@ def test_a_finished_response_makes_room_for_the_next_prompt(model):
 def test_top_p_leaves_only_the_likeliest(model):
     likeliest = model(input_ids=torch.tensor([PROMPTS[3]])).logits[0, -1].softmax(-1).sort(descending=True)
     kept = int((likeliest.values.cumsum(0) < 0.5).sum()) + 1
-    responses = respond(model, [PROMPTS[3]] * 500, settings(batch_size=500, top_p=0.5), longest_response=1)
+    responses = respond(model, [PROMPTS[3]] * 500, settings(prompts_per_save=500, top_p=0.5), max_response_tokens=1)
     assert {response[0] for response in responses} == set(likeliest.indices[:kept].tolist())
 
 

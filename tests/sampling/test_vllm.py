@@ -5,7 +5,7 @@ import json
 import pytest
 
 from spac_repro.errors import UnfitEnvironmentError
-from spac_repro.recipe import SelfPlay
+from spac_repro.recipe import SelfPlaySettings
 from spac_repro.sampling import selfplay, vllm
 from spac_repro.seeds import derive_seed
 
@@ -52,13 +52,15 @@ def log(tmp_path, monkeypatch):
 
 
 def sampler(folder):
-    return vllm.Sampler(folder, dtype="bfloat16", temperature=0.9, top_p=0.8, longest_prompt=10, longest=LONGEST, stop=STOP)
+    return vllm.Sampler(folder, dtype="bfloat16", temperature=0.9, top_p=0.8, max_prompt_tokens=10, longest=LONGEST, stop=STOP)
 
 
 def respond(folder, kept=None):
-    how = SelfPlay(temperature=0.9, top_p=0.8, batch_size=2, at_once=None, generator="vllm")
+    how = SelfPlaySettings(temperature=0.9, top_p=0.8, prompts_per_save=2, decode_batch_size=None, backend="vllm")
     with sampler(folder) as sample:
-        return selfplay.respond(None, PROMPTS, how, longest_response=LONGEST, pad=0, stop=STOP, seed=7, folder=kept, sample=sample)
+        return selfplay.respond(
+            None, PROMPTS, how, max_response_tokens=LONGEST, pad=0, stop=STOP, seed=7, folder=kept, sample=sample
+        )
 
 
 def test_every_prompt_gets_its_own_answer_and_seed(tmp_path, log):

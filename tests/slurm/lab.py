@@ -20,13 +20,13 @@ Direct = Callable[[int], dict[str, Path]]
 
 METHODS = ("spac", "dpo")
 SETTINGS: dict[str, Any] = {
-    "start.demonstrations": 768,  # 24 steps: enough to stop in the midst of them
-    "start.epochs": 1,
-    "data.pairs": 24,
-    "selfplay.batch_size": 8,
+    "supervised_start.num_demonstrations": 768,  # 24 steps: enough to stop in the midst of them
+    "supervised_start.epochs": 1,
+    "data.max_pairs": 24,
+    "selfplay.prompts_per_save": 8,
     "training.iterations": 1,
-    "training.epochs": 1,
-    "training.batch_size": 4,  # six steps an iteration
+    "training.epochs_per_iteration": 1,
+    "training.global_batch_size": 4,  # six steps an iteration
     "evaluation.suite": "none",
     "evaluation.gold_prompts": 8,
     "evaluation.heldout_pairs": 8,

@@ -11,7 +11,7 @@ from cluster import Cluster, wait_for
 from spac_repro.runs.folder import RunFolder
 
 CELL = "spac/seed-1"
-START = lab.SETTINGS["start.demonstrations"] // 32  # steps that one process takes alone, before all four train
+START = lab.SETTINGS["supervised_start.num_demonstrations"] // 32  # steps that one process takes alone, before all four train
 ENGINES = ("accelerate", "deepspeed-zero2")
 # Relative; rows are packed with other neighbours, and sums are taken in another order. As in tests/distributed.
 ROUNDING = 2e-5

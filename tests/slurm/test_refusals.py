@@ -59,7 +59,7 @@ def test_a_refusal_after_the_starts_takes_them_back(cluster: Cluster, sweep: lab
 
 
 def test_a_key_that_the_recipe_lacks(cluster: Cluster, sweep: lab.Sweep) -> None:
-    sweep.write(vary={"objective.preference_wait": [1.0, 3.0]})
+    sweep.write(vary={"methods.*.preference_wait": [1.0, 3.0]})
     assert "unknown key 'methods.spac.preference_wait' (did you mean methods.spac.preference_weight?)" in refused(sweep, cluster)
 
 

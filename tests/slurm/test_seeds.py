@@ -42,8 +42,8 @@ def test_two_at_a_time_on_more_than_one_node(done: lab.Sweep, cluster: Cluster) 
     rows = cluster.ask("sacct", "-X", "-n", "-P", "-j", array, "-o", "Start,End,NodeList").splitlines()
     spans = [row.split("|") for row in rows]
     assert len(spans) == len(METHODS) * len(SEEDS)
-    at_once = [sum(start <= moment < end for start, end, _ in spans) for moment, _, _ in spans]
-    assert max(at_once) == 2
+    decode_batch_size = [sum(start <= moment < end for start, end, _ in spans) for moment, _, _ in spans]
+    assert max(decode_batch_size) == 2
     assert len({node for _, _, node in spans}) > 1
 
 

@@ -15,11 +15,11 @@ from spac_repro.runs.results import IterateScores, Results, Score
 SETTINGS: dict[str, Any] = {
     "method": "spac",
     "name": "tiny",
-    "objective": {"beta": 1.0, "learning_rate": 3e-5},
+    "methods": {"spac": {"beta": 1.0, "learning_rate": 3e-5}},
     "policy": {"dtype": "float32"},
-    "data": {"template": "plain"},
+    "data": {"prompt_template": "plain"},
     "selfplay": {"temperature": 1.0},
-    "training": {"engine": "accelerate", "epochs": 1},
+    "training": {"engine": "accelerate", "epochs_per_iteration": 1},
 }
 
 

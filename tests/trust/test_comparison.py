@@ -22,9 +22,9 @@ Make = Callable[..., Path]
 
 def test_what_tells_most_comes_first(make: Make, tmp_path: Path) -> None:
     a = make(tmp_path / "a")
-    b = make(tmp_path / "b", environment__cpu="y", seed=1, settings__objective__beta=2.0, inputs__preferences_sha256="c" * 64)
+    b = make(tmp_path / "b", environment__cpu="y", seed=1, settings__methods__spac__beta=2.0, inputs__preferences_sha256="c" * 64)
     keys = [difference.key for difference in compare(a, b).differences]
-    assert keys == ["inputs.preferences_sha256", "seed", "settings.objective.beta", "environment.cpu"]
+    assert keys == ["inputs.preferences_sha256", "seed", "settings.methods.spac.beta", "environment.cpu"]
 
 
 def test_a_library_that_neither_run_uses_cannot_matter(make: Make, tmp_path: Path) -> None:

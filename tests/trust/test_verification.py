@@ -319,10 +319,10 @@ def test_doubtful_runs_are_noted(tmp_path, rows_file):
 def test_changed_settings_are_named(tmp_path, rows_file, monkeypatch):
     class Usual:
         def settings(self):
-            return {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.1}}
+            return {"seed": 0, "training": {"epochs_per_iteration": 2, "learning_rate": 0.1}}
 
     monkeypatch.setattr(recipes, "load", lambda *args, **options: Usual())
-    settings = {"seed": 0, "training": {"epochs": 2, "learning_rate": 0.0}}
+    settings = {"seed": 0, "training": {"epochs_per_iteration": 2, "learning_rate": 0.0}}
     run = write_run(tmp_path / "run", settings_sha256="e" * 64, settings=settings)
     assert "no row for the setting training.learning_rate 0.0 (recipe: 0.1)" in verify_runs([run], rows_file).reason
 
