@@ -1,4 +1,4 @@
-"""`doctor`: whether this machine, and a cluster as its profile describes it, can do what a sweep asks of them."""
+"""`doctor`: check that this machine, and the cluster of a profile, can run a sweep; suggest a fix for what fails."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from spac_repro.launchers.profile import Cluster
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. "note" is for what is worth knowing and does not stand in the way."""
+    """The result of one check. A "note" is worth knowing but prevents nothing."""
 
     what: str
     verdict: Literal["ok", "note", "unfit"]
@@ -22,12 +22,20 @@ class Check:
     remedy: str = ""
 
     def as_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
         return asdict(self)
 
 
-def examine(cluster: Cluster | None, folder: Path, *, cells: int = 0, bytes_a_cell: int = 0) -> list[Check]:
-    """Look at everything; `cells` runs of `bytes_a_cell` at most are to fit into `folder`."""
-    checks = [*_python(), *_torch(cluster), *_disk(folder, cells, bytes_a_cell)]
+def run_checks(cluster: Cluster | None, folder: Path, *, cells: int = 0, bytes_per_cell: int = 0) -> list[Check]:
+    """Check Python, packages, torch, GPUs and disk, and for a cluster also Slurm, the image and the cache.
+
+    Args:
+        cluster: the profile of a cluster; None checks this machine only.
+        folder: where the runs will be written.
+        cells: the number of runs that must fit into the folder.
+        bytes_per_cell: the disk space of the largest of them.
+    """
+    checks = [*_python(), *_torch(cluster), *_disk(folder, cells, bytes_per_cell)]
     if cluster is not None:
         if cluster.scheduler == "slurm":
             checks += _slurm(cluster, folder)
@@ -39,16 +47,21 @@ def _python() -> Iterator[Check]:
     from spac_repro.runs import environment
 
     version = platform.python_version()
-    right = version.startswith("3.11.")
-    yield Check("Python", "ok" if right else "unfit", version, "" if right else "install Python 3.11 and repeat `make setup`")
+    supported = version.startswith("3.11.")
+    yield Check(
+        "Python", "ok" if supported else "unfit", version, "" if supported else "install Python 3.11 and repeat `make setup`"
+    )
     departures = environment.lock_status()["departures"]
     if departures:
-        some = ", ".join(f"{name} {found or 'missing'}" for name, found in list(departures.items())[:3])
+        examples = ", ".join(f"{name} {version or 'missing'}" for name, version in list(departures.items())[:3])
         yield Check(
-            "packages", "note", f"{len(departures)} depart from the lock: {some}", "`make setup` installs what the lock names"
+            "packages",
+            "note",
+            f"{len(departures)} differ from the lock file: {examples}",
+            "`make setup` installs the locked versions",
         )
     else:
-        yield Check("packages", "ok", "as the lock names them")
+        yield Check("packages", "ok", "the versions of the lock file")
 
 
 def _torch(cluster: Cluster | None) -> Iterator[Check]:
@@ -63,39 +76,39 @@ def _torch(cluster: Cluster | None) -> Iterator[Check]:
     if gpus or cluster is None or not cluster.gpus_per_node:
         yield Check("GPU", "ok", found)
     elif cluster.scheduler == "slurm":
-        yield Check("GPU", "note", "none here", "the nodes have them, by the profile; run `doctor` in a job to see them")
+        yield Check(
+            "GPU", "note", "none on this machine", "the profile says that the nodes have GPUs; run `doctor` in a job to check them"
+        )
     else:
         yield Check(
-            "GPU", "unfit", "none", "the profile asks for some: set gpus_per_node to 0, or repair the driver (`nvidia-smi`)"
+            "GPU", "unfit", "none", "the profile asks for GPUs: set gpus_per_node to 0, or repair the driver (`nvidia-smi`)"
         )
     if torch.version.cuda is None and cluster is not None and cluster.gpus_per_node and cluster.image is None:
         yield Check("torch for GPUs", "unfit", "the CPU build", "`make setup TORCH=cuda`")
 
 
-def _disk(folder: Path, cells: int, bytes_a_cell: int) -> Iterator[Check]:
-    place = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(place, os.W_OK):
-        yield Check("disk", "unfit", f"{place} cannot be written", "choose another folder with --out")
+def _disk(folder: Path, cells: int, bytes_per_cell: int) -> Iterator[Check]:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        yield Check("disk", "unfit", f"{existing} is not writable", "choose another folder with --out")
         return
-    free, need = shutil.disk_usage(place).free, cells * bytes_a_cell
-    found = f"{free / 1e9:,.0f} GB free at {place}"
+    free, need = shutil.disk_usage(existing).free, cells * bytes_per_cell
+    found = f"{free / 1e9:,.0f} GB free at {existing}"
     if need:
         found += f"; {cells} cells need {need / 1e9:,.1f} GB at most"
     enough = free > need
-    yield Check("disk", "ok" if enough else "unfit", found, "" if enough else "make room, or choose another disk with --out")
-    yield _quota(place, need)
-    yield _lock(place)
+    yield Check("disk", "ok" if enough else "unfit", found, "" if enough else "free space, or choose another disk with --out")
+    yield _quota(existing, need)
+    yield _lock(existing)
 
 
-def _quota(place: Path, need: int) -> Check:
-    """What `quota` says, where there is that command: file systems have their own ways of counting."""
+def _quota(folder: Path, need: int) -> Check:
+    """Read the output of the command `quota`, if the machine has it; some file systems have their own command."""
     from spac_repro.launchers.slurm import ask
 
-    done = ask("quota", "-w", "-p", "-f", str(place))
+    done = ask("quota", "-w", "-p", "-f", str(folder))
     if done.returncode == 127:
-        return Check(
-            "quota", "note", "the command `quota` is not here", "ask your cluster's own command what is left of your quota"
-        )
+        return Check("quota", "note", "the command `quota` is missing", "check your quota with your cluster's own command")
     try:
         used, soft, hard = (1024 * int(field.rstrip("*")) for field in done.stdout.splitlines()[-1].split()[1:4])
     except (IndexError, ValueError):
@@ -104,25 +117,27 @@ def _quota(place: Path, need: int) -> Check:
     left = limit - used
     if not limit or left > need:
         return Check("quota", "ok", f"{left / 1e9:,.0f} GB left" if limit else "no limit")
-    return Check("quota", "unfit", f"{max(left, 0) / 1e9:,.1f} GB left, {need / 1e9:,.1f} GB needed", "make room, or ask for more")
+    return Check(
+        "quota", "unfit", f"{max(left, 0) / 1e9:,.1f} GB left, {need / 1e9:,.1f} GB needed", "free space, or ask for a larger quota"
+    )
 
 
-def _lock(place: Path) -> Check:
-    """A run folder has one writer because of a lock: it must hold on this disk."""
+def _lock(folder: Path) -> Check:
+    """Check that file locks work on this disk: a lock keeps a second writer out of a run folder."""
     from filelock import FileLock, Timeout
 
-    file = place / f".doctor-{os.getpid()}.lock"
+    file = folder / f".doctor-{os.getpid()}.lock"
     try:
         with FileLock(file), FileLock(file, is_singleton=False).acquire(timeout=0):
             pass
     except Timeout:
-        return Check("locks", "ok", "a second writer is kept out")
+        return Check("locks", "ok", "a lock excludes a second writer")
     except OSError as error:
-        return Check("locks", "unfit", f"{error.strerror}", "have the disk mounted with locks (Lustre: flock), or choose another")
+        return Check("locks", "unfit", f"{error.strerror}", "mount the disk with file locks (Lustre: flock), or choose another")
     finally:
         file.unlink(missing_ok=True)
     return Check(
-        "locks", "unfit", "two writers hold one lock", "have the disk mounted with locks (Lustre: flock), or choose another"
+        "locks", "unfit", "two writers got the same lock", "mount the disk with file locks (Lustre: flock), or choose another"
     )
 
 
@@ -132,31 +147,33 @@ def _slurm(cluster: Cluster, folder: Path) -> Iterator[Check]:
     try:
         slurm.require()
     except UserError as error:
-        yield Check("Slurm", "unfit", str(error), "work on a login node, or use --cluster local")
+        yield Check("Slurm", "unfit", str(error), "run this on a login node, or use --cluster local")
         return
-    yield Check("Slurm", "ok", slurm.ask("sbatch", "--version").stdout.strip() + ", its controller answers")
+    yield Check("Slurm", "ok", slurm.ask("sbatch", "--version").stdout.strip() + ", the controller answers")
     if slurm.accounting():
-        yield Check("accounting", "ok", "kept")
+        yield Check("accounting", "ok", "on")
     else:
-        lost = "not kept: why a job died without a word (memory, a node) cannot be said, nor what left the queue long ago"
-        yield Check("accounting", "note", lost, "the cells' own results and errors are seen all the same")
+        consequence = (
+            "off: `sweep status` cannot tell why a job was killed (memory, a node), nor see jobs that left the queue long ago"
+        )
+        yield Check("accounting", "note", consequence, "results and errors of the cells are reported all the same")
     if refusal := slurm.refusal(cluster):
-        yield Check("the request", "unfit", f"Slurm refuses: {refusal}", "correct the cluster profile")
+        yield Check("job request", "unfit", f"Slurm rejects it: {refusal}", "correct the cluster profile")
         return
-    yield Check("the request", "ok", "Slurm would take it")
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    yield Check("job request", "ok", "Slurm would accept it")
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        untried = slurm.check_shared(cluster, folder)
+        untested = slurm.check_shared(cluster, folder)
     except UserError as error:
         yield Check("shared folder", "unfit", str(error), "choose a folder on a shared disk with --out")
     else:
-        if untried:
-            yield Check("shared folder", "note", f"not tried: {untried}", "repeat it when a node is free")
+        if untested:
+            yield Check("shared folder", "note", f"not tested: {untested}", "repeat this when a node is free")
         else:
             yield Check("shared folder", "ok", f"a node can write to {folder}")
     finally:
-        for path in made:
+        for path in created:
             path.rmdir()
 
 
@@ -164,9 +181,14 @@ def _image(cluster: Cluster) -> Iterator[Check]:
     if (image := cluster.image) is None:
         return
     if image.path.startswith(("/", ".")) and not Path(image.path).exists():
-        yield Check("image", "unfit", f"{image.path} is not there", "build it, or name the right file in the profile")
+        yield Check("image", "unfit", f"{image.path} does not exist", "build it, or correct `image` in the profile")
     elif image.runner != "pyxis" and shutil.which(image.runner) is None:
-        yield Check("image", "note", f"{image.path}; no {image.runner} here", "the profile's `setup` must bring it on the nodes")
+        yield Check(
+            "image",
+            "note",
+            f"{image.path}; {image.runner} is not installed on this machine",
+            "the profile's `setup` must provide it on the nodes",
+        )
     else:
         yield Check("image", "ok", image.path)
 
@@ -175,7 +197,10 @@ def _cache(cluster: Cluster) -> Iterator[Check]:
     if cluster.cache is None:
         if cluster.scheduler == "slurm" and cluster.offline:
             yield Check(
-                "cache", "note", "none", "recipes with a hub model need one: `spac-repro prefetch`, and `cache` in the profile"
+                "cache",
+                "note",
+                "none",
+                "a recipe with a hub model needs one: run `spac-repro prefetch`, and set `cache` in the profile",
             )
         return
     from spac_repro import prefetch
@@ -185,4 +210,4 @@ def _cache(cluster: Cluster) -> Iterator[Check]:
     except UserError as error:
         yield Check("cache", "unfit", str(error), f"`spac-repro prefetch --recipe NAME --cache {cluster.cache}`")
     else:
-        yield Check("cache", "ok", f"{files} files, all with the hashes of the manifest")
+        yield Check("cache", "ok", f"{files} files, all with the hashes in the manifest")

@@ -1,7 +1,7 @@
-"""`prefetch`: everything of a recipe that comes from the hub, into one folder, for machines that have no internet.
+"""`prefetch`: download everything a recipe needs from the hub into one folder, for machines without internet.
 
-CACHE/                what the hub's libraries keep (HF_HOME): models by revision, data sets as prepared caches
-CACHE/prefetch.json   what was fetched, and the hash of every file; a job verifies it before it trains
+CACHE/                the cache of the hub's libraries (HF_HOME): models by revision, prepared data sets
+CACHE/prefetch.json   what was downloaded, with the hash of every file; a job verifies it before it trains
 """
 
 import os
@@ -12,52 +12,66 @@ from typing import Any
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.progress import Progress
 from spac_repro.recipe import Run
-from spac_repro.runs import files as runs
+from spac_repro.runs import files as run_files
 
 SCHEMA = 1
 MANIFEST = "prefetch.json"
 
 
 def prefetch(run: Run, cache: Path, *, progress: Progress) -> dict[str, Any]:
-    """Fetch what a run needs, and return what the manifest holds. What an earlier call fetched is kept and not fetched again.
+    """Download what a run needs. The result of an earlier call is kept and not downloaded again.
 
-    Must come before anything imports the hub's libraries: they look for their folders once.
+    Must be called before anything imports the hub's libraries: they read HF_HOME only once.
+
+    Args:
+        run: the recipe.
+        cache: the folder to fill; it is created.
+        progress: where to report.
+
+    Returns:
+        The content of the cache's manifest.
 
     Raises:
-        UnfitEnvironmentError: the hub is out of reach, or the folder cannot be written.
+        UnfitEnvironmentError: the hub cannot be reached, or the folder cannot be written.
+        UserError: the folder cannot be created, or the recipe needs nothing from the hub.
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{cache} cannot be made: {error.strerror}; choose another folder with --cache") from None
+        raise UserError(f"{cache} cannot be created: {error.strerror}; choose another folder with --cache") from None
     os.environ |= {"HF_HOME": str(cache.resolve()), "HF_HUB_DISABLE_XET": "1"}
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.pop(name, None)
-    with runs.explain_disk_errors(cache):
+    with run_files.explain_disk_errors(cache):
         fetched = _fetch(run, progress)
         progress.start_stage("hashes")
-        known = runs.read_json(cache / MANIFEST)["fetched"] if (cache / MANIFEST).exists() else []
-        everything = [*(item for item in known if item not in fetched), *fetched]
-        hashes = {str(file.relative_to(cache)): runs.sha256_file(file) for file in _files(cache)}
+        earlier = run_files.read_json(cache / MANIFEST)["fetched"] if (cache / MANIFEST).exists() else []
+        everything = [*(item for item in earlier if item not in fetched), *fetched]
+        hashes = {str(file.relative_to(cache)): run_files.sha256_file(file) for file in _files(cache)}
         manifest = {"schema": SCHEMA, "fetched": everything, "files": hashes}
-        runs.write_json(cache / MANIFEST, manifest)
+        run_files.write_json(cache / MANIFEST, manifest)
     return manifest
 
 
 def verify(cache: Path) -> int:
-    """Hold the cache against its manifest; how many files that were.
+    """Compare the files of a cache with the hashes in its manifest.
+
+    Returns:
+        The number of files.
 
     Raises:
-        UnfitEnvironmentError: there is no manifest, or a file is missing or another.
+        UnfitEnvironmentError: there is no manifest, or a file is missing or has another hash.
     """
     if not (cache / MANIFEST).exists():
         raise UnfitEnvironmentError(f"{cache} has no {MANIFEST}; fill it with `spac-repro prefetch --recipe NAME --cache {cache}`")
-    files = runs.read_json(cache / MANIFEST)["files"]
+    files = run_files.read_json(cache / MANIFEST)["files"]
     for name, digest in files.items():
         file = cache / name
-        if not file.exists() or runs.sha256_file(file) != digest:
-            what = "is missing" if not file.exists() else "is not what was fetched"
-            raise UnfitEnvironmentError(f"{file} {what}; remove it and repeat `spac-repro prefetch --recipe NAME --cache {cache}`")
+        if not file.exists() or run_files.sha256_file(file) != digest:
+            problem = "is missing" if not file.exists() else "is not what was downloaded"
+            raise UnfitEnvironmentError(
+                f"{file} {problem}; remove it and repeat `spac-repro prefetch --recipe NAME --cache {cache}`"
+            )
     return len(files)
 
 
@@ -89,8 +103,8 @@ def _fetch(run: Run, progress: Progress) -> list[dict[str, Any]]:
 
 
 def _files(cache: Path) -> Iterator[Path]:
-    """What was fetched: no links (a model's files are links to what they hold), no locks, no manifest of ours, no logs."""
+    """The downloaded files. Links (the hub's model files point to blobs), locks, logs and the manifest are left out."""
     for file in sorted(cache.rglob("*")):
-        passing = ".locks" in file.parts or file.suffix in (".lock", ".incomplete") or "logs" in file.relative_to(cache).parts[:2]
-        if file.is_file() and not file.is_symlink() and not passing and file.name != MANIFEST:
+        temporary = ".locks" in file.parts or file.suffix in (".lock", ".incomplete") or "logs" in file.relative_to(cache).parts[:2]
+        if file.is_file() and not file.is_symlink() and not temporary and file.name != MANIFEST:
             yield file

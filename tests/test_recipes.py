@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from spac_repro import methods, recipes
-from spac_repro.plan import plan, rows
+from spac_repro.cost import estimate, table_rows
 from spac_repro.recipe import MARKS
 
 NAMES = ("smollm2-135m", "tiny", "zephyr-7b")
@@ -149,11 +149,11 @@ def test_every_recipe_and_method_has_its_digest_above():
     assert set(DIGESTS) == {f"{name}/{method}" for name in NAMES for method in methods.names()}
 
 
-# Plans
+# Cost
 
 
-def test_the_plan_of_the_7b_run():
-    found = plan(recipes.load("zephyr-7b"), 50_000)
+def test_the_cost_of_the_7b_run():
+    found = estimate(recipes.load("zephyr-7b"), 50_000)
     embedding = output = 32_000 * 4_096
     attention = 2 * 4_096 * 4_096 + 2 * 4_096 * 1_024
     layer = attention + 3 * 4_096 * 14_336 + 2 * 4_096
@@ -172,14 +172,14 @@ def test_the_plan_of_the_7b_run():
 
 
 def test_the_estimate_is_near_what_the_peer_took():
-    """SPIN's first iteration: 4.32 hours of training and 1.45 of generation on eight GPUs; the plan's tokens are upper bounds."""
+    """SPIN's first iteration: 4.32 hours of training and 1.45 of generation on eight GPUs; estimated tokens are upper bounds."""
     overrides = ["training.iterations=1", "data.max_response_tokens=256", "data.max_prompt_tokens=768"]
-    found = plan(recipes.load("zephyr-7b", method="spin", overrides=overrides), 50_000)
+    found = estimate(recipes.load("zephyr-7b", method="spin", overrides=overrides), 50_000)
     assert found.gpu_hours == pytest.approx(8 * (4.32 + 1.45), rel=0.3)
 
 
-def test_the_plan_of_the_real_small_run():
-    found = plan(recipes.load("smollm2-135m"), 64)
+def test_the_cost_of_the_real_small_run():
+    found = estimate(recipes.load("smollm2-135m"), 64)
     assert found.optimiser_steps == 2 * 8
     assert found.training_tokens == 64 * 2 * 3 * (192 + 128)
     assert found.memory_per_process == 12 * 134_515_008  # float32 weights, gradients and one average
@@ -196,13 +196,13 @@ def test_the_plan_of_the_real_small_run():
     ],
 )
 def test_bytes_a_parameter(overrides, memory, checkpoint):
-    found = plan(recipes.load("zephyr-7b", overrides=overrides), None)
+    found = estimate(recipes.load("zephyr-7b", overrides=overrides), None)
     assert found.memory_per_process == pytest.approx(memory * found.parameters)
     assert found.checkpoint == checkpoint * found.parameters
 
 
 def test_a_method_pays_for_its_own_responses_only():
-    spac, dpo, sft = (plan(recipes.load("zephyr-7b", method=method), 64) for method in ("spac", "dpo", "sft"))
+    spac, dpo, sft = (estimate(recipes.load("zephyr-7b", method=method), 64) for method in ("spac", "dpo", "sft"))
     assert spac.optimiser_steps == dpo.optimiser_steps == sft.optimiser_steps
     assert (dpo.generated_tokens, sft.generated_tokens) == (0, 0)
     assert spac.training_tokens == 3 * sft.training_tokens
@@ -210,9 +210,9 @@ def test_a_method_pays_for_its_own_responses_only():
 
 
 def test_unknown_numbers_are_said_to_be_unknown():
-    found = plan(recipes.load("smollm2-135m"), None)
+    found = estimate(recipes.load("smollm2-135m"), None)
     assert found.gpu_hours is None
-    assert dict(rows(found))["GPU hours, estimated"] == "not known before the preferences are read"
+    assert dict(table_rows(found))["GPU hours, estimated"] == "unknown until the preference pairs are read"
 
 
 def test_a_model_that_cannot_be_had_is_one_line_with_the_way_to_it(monkeypatch, capfd):

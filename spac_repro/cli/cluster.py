@@ -37,22 +37,22 @@ def prefetch(
 def doctor(
     cluster: Annotated[
         str | None,
-        typer.Option(autocompletion=choices.cluster_names, help="A cluster profile's name or file: look at that cluster too."),
+        typer.Option(autocompletion=choices.cluster_names, help="Name or file of a cluster profile: check that cluster, too."),
     ] = None,
     sweep: Annotated[
         str | None,
-        typer.Option(autocompletion=choices.sweep_names, help="A sweep's name or file: is there room for its cells?"),
+        typer.Option(autocompletion=choices.sweep_names, help="Name or file of a sweep: check that its runs fit on the disk."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where runs are to be kept.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Look whether this machine, and a cluster, can do the work; a remedy for what they cannot. Exit code 3 when unfit."""
-    from spac_repro import doctor as examination
+    """Check that this machine (and a cluster) can run the work; suggest fixes. Exit code 3 if something is unfit."""
+    from spac_repro import doctor as checks_of_machine
     from spac_repro.launchers.profile import Cluster
 
     cells, size = _space(sweep) if sweep else (0, 0)
-    where = Cluster.load(cluster) if cluster else None
-    checks = examination.examine(where, out.resolve(), cells=cells, bytes_a_cell=size)
+    profile = Cluster.load(cluster) if cluster else None
+    checks = checks_of_machine.run_checks(profile, out.resolve(), cells=cells, bytes_per_cell=size)
     unfit = any(check.verdict == "unfit" for check in checks)
     if as_json:
         print(json.dumps({"fit": not unfit, "checks": [check.as_json() for check in checks]}))
@@ -66,10 +66,9 @@ def doctor(
 
 def _space(sweep: str) -> tuple[int, int]:
     """The cells of a sweep, and the bytes on disk that the largest of them takes."""
-    from spac_repro import plan as planning
-    from spac_repro import recipes
+    from spac_repro import cost, recipes
     from spac_repro.launchers import matrix
 
     cells = matrix.cells(matrix.Sweep.load(sweep))
     runs = {cell.digest: recipes.load(cell.recipe, method=cell.method, overrides=cell.settings) for cell in cells}
-    return len(cells), max((planning.plan(run, run.recipe.data.max_pairs).disk for run in runs.values()), default=0)
+    return len(cells), max((cost.estimate(run, run.recipe.data.max_pairs).disk for run in runs.values()), default=0)

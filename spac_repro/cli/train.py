@@ -39,7 +39,7 @@ StartFrom = Annotated[
 Like = Annotated[
     Path | None, typer.Option(metavar="RUN", help="Repeat a run from its manifest alone, into RUN-again, and compare the two.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and the cost, and do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the estimated cost, and do nothing else.")]
 AllowChangedEnvironment = Annotated[
     bool, typer.Option("--allow-changed-environment", help="Go on with a run begun elsewhere; it then claims no equal bits.")
 ]
@@ -92,7 +92,7 @@ def train(
     request = Request(run, folder, preferences, questions, until, start_from, like, allow_changed_environment, as_json)
     limits = in_image.limits(memory, network, other_version)
     if dry_run:
-        _print_plan(request)
+        _print_cost(request)
     elif inside is not None:
         context.params["data"] = questions  # found by its place, which the image does not see
         raise typer.Exit(in_image.carry_out(["train"], context, inside, limits, out=folder))
@@ -168,17 +168,17 @@ def _known_size(request: Request) -> int | None:
 # What is done, and what is said of it
 
 
-def _print_plan(request: Request) -> None:
-    from spac_repro import plan as planning
+def _print_cost(request: Request) -> None:
+    from spac_repro import cost
 
     run, folder = request.run, request.folder
-    plan = planning.plan(run, _known_size(request))
+    estimate = cost.estimate(run, _known_size(request))
     if request.as_json:
         settings = {"run": str(folder), "settings_sha256": run.settings_sha256}
-        print(json.dumps({**settings, **asdict(plan), "gpu_hours": plan.gpu_hours}))
+        print(json.dumps({**settings, **asdict(estimate), "gpu_hours": estimate.gpu_hours}))
         return
     table = output.table(f"{run.recipe.name} · {run.method} · seed {run.seed} → {folder}", "what", "how much")
-    for what, amount in planning.rows(plan):
+    for what, amount in cost.table_rows(estimate):
         table.add_row(what, amount)
     output.show(table)
 

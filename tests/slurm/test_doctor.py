@@ -22,7 +22,7 @@ def doctor(tmp_path: Path, **profile: Any) -> tuple[int, dict[str, dict[str, str
 def test_fit(cluster: Cluster, tmp_path: Path) -> None:
     code, checks = doctor(tmp_path)
     assert code == 0
-    wanted = ("Python", "torch", "disk", "locks", "Slurm", "accounting", "the request", "shared folder")
+    wanted = ("Python", "torch", "disk", "locks", "Slurm", "accounting", "job request", "shared folder")
     assert {what: checks[what]["verdict"] for what in wanted} == dict.fromkeys(wanted, "ok")
     assert "25 cells need" in checks["disk"]["found"]
     assert not (tmp_path / "runs").exists()
@@ -32,8 +32,8 @@ def test_fit(cluster: Cluster, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("profile", "what", "found"),
     [
-        ({"partition": "nowhere"}, "the request", "invalid partition specified: nowhere"),
-        ({"image": {"runner": "apptainer", "path": "/nowhere/image.sif"}}, "image", "/nowhere/image.sif is not there"),
+        ({"partition": "nowhere"}, "job request", "invalid partition specified: nowhere"),
+        ({"image": {"runner": "apptainer", "path": "/nowhere/image.sif"}}, "image", "/nowhere/image.sif does not exist"),
         ({"cache": "/nowhere/cache"}, "cache", "has no prefetch.json"),
     ],
 )

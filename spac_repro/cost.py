@@ -1,0 +1,150 @@
+"""Estimate what a run costs from its recipe, without computing any of it: `train --dry-run`.
+
+Sizes follow from the recipe. GPU hours follow from two throughputs of one GPU, which the estimate states: training is
+compute-bound; generation is memory-bound and reaches a much smaller share of the peak.
+"""
+
+import math
+from dataclasses import dataclass
+
+from spac_repro import engines, methods
+from spac_repro.methods import Referenced
+from spac_repro.recipe import ArchitectureSettings, Run, TrainingSettings
+
+GPU = "an A100 80 GB at 40 % of its 312 TFLOP/s in bfloat16 for training, and 1.4 % for generation"
+TRAINING_FLOPS_PER_SECOND = 0.4 * 312e12  # [assumed]
+# 50,000 responses of up to 256 tokens by a 7B model took eight of these GPUs 1.45 hours [SPIN].
+GENERATION_FLOPS_PER_SECOND = 2 * 7.24e9 * 50_000 * 256 / (8 * 1.45 * 3600)
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """Steps, tokens, bytes and FLOPs of a run; None where the number of preference pairs is unknown.
+
+    Tokens are upper bounds: every prompt and response is counted at the recipe's maximum length.
+    """
+
+    preferences: int | None
+    optimiser_steps: int | None  # over all iterations, without the supervised start
+    start_steps: int  # optimiser steps of the supervised start
+    parameters: int
+    training_tokens: int | None
+    generated_tokens: int | None
+    memory_per_process: int  # bytes of weights, gradients and optimizer state, without activations
+    checkpoint: int  # bytes of one checkpoint
+    disk: int  # bytes: the checkpoints kept and one being written, and the weights of every iterate
+    training_flops: float | None  # optimiser steps and reference log-probabilities
+    generation_flops: float | None
+    engine: str
+    world_size: int
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """GPU hours of training and generation at the throughputs above, without evaluation."""
+        if self.training_flops is None or self.generation_flops is None:
+            return None
+        return (self.training_flops / TRAINING_FLOPS_PER_SECOND + self.generation_flops / GENERATION_FLOPS_PER_SECOND) / 3600
+
+
+def estimate(run: Run, preferences: int | None) -> CostEstimate:
+    """Estimate the cost of a run.
+
+    Args:
+        run: recipe and method.
+        preferences: the number of preference pairs; None if it is unknown before they are read.
+    """
+    recipe, training, data = run.recipe, run.recipe.training, run.recipe.data
+    parameters = recipe.policy.num_parameters or _count_parameters(recipe.policy.architecture)
+    bytes_per_weight = 2 if recipe.policy.dtype == "bfloat16" else 4
+    memory, checkpoint = _training_state(training, parameters, bytes_per_weight)
+
+    steps = tokens = generated_tokens = training_flops = None
+    if preferences is not None:
+        responses = methods.get(run.method).responses
+        steps = math.ceil(preferences / training.global_batch_size) * training.epochs_per_iteration * training.iterations
+        sequence = data.max_prompt_tokens + data.max_response_tokens
+        scored_tokens = preferences * training.iterations * len(responses) * sequence
+        tokens = scored_tokens * training.epochs_per_iteration
+        generated_tokens = preferences * training.iterations * data.max_response_tokens if "selfplay" in responses else 0
+        # A forward pass counts 1, a backward pass 2; activation checkpointing adds a forward pass.
+        # The reference policy needs one forward pass.
+        passes = 4 if training.gradient_checkpointing else 3
+        training_flops = (
+            2.0 * parameters * (passes * tokens + (scored_tokens if isinstance(run.method_settings, Referenced) else 0))
+        )
+    start = recipe.supervised_start
+    return CostEstimate(
+        preferences=preferences,
+        optimiser_steps=steps,
+        start_steps=math.ceil(start.num_demonstrations / start.global_batch_size) * start.epochs if start else 0,
+        parameters=parameters,
+        training_tokens=tokens,
+        generated_tokens=generated_tokens,
+        memory_per_process=memory,
+        checkpoint=checkpoint,
+        disk=checkpoint * (training.save_total_limit + 1) + (training.iterations + 1) * parameters * bytes_per_weight,
+        training_flops=training_flops,
+        generation_flops=None if generated_tokens is None else 2.0 * parameters * generated_tokens,
+        engine=training.engine,
+        world_size=training.processes,
+    )
+
+
+def _training_state(training: TrainingSettings, parameters: int, bytes_per_weight: int) -> tuple[int, int]:
+    """(bytes of weights, gradients and optimizer state in one process, bytes of one checkpoint)."""
+    states = {"adamw": 2, "rmsprop": 1}[training.optimizer]
+    engine = engines.get(training.engine)
+    # DeepSpeed keeps a float32 copy of bfloat16 weights, and its optimizer state in float32 with it.
+    optimizer = 4 * (1 + states) if engine.shards_optimizer and bytes_per_weight == 2 else bytes_per_weight * states
+    gradients = bytes_per_weight
+    # ZeRO-3 shards everything, ZeRO-2 everything but the weights.
+    replicated, sharded = (0, bytes_per_weight) if engine.shards_weights else (bytes_per_weight, 0)
+    sharded += gradients + optimizer
+    memory = parameters * (replicated + sharded / (training.processes if engine.shards_optimizer else 1))
+    return int(memory), parameters * (bytes_per_weight + optimizer)
+
+
+def table_rows(cost: CostEstimate) -> list[tuple[str, str]]:
+    """Return the estimate as (quantity, value) rows of a table."""
+    unknown = "unknown until the preference pairs are read"
+
+    def number(value: float | None, unit: str = "") -> str:
+        return unknown if value is None else f"{value:,.0f}{unit}"
+
+    hours = unknown if cost.gpu_hours is None else f"{_hours(cost.gpu_hours)} of {GPU}; without evaluation"
+    return [
+        ("preference pairs", number(cost.preferences)),
+        ("optimiser steps of the supervised start", number(cost.start_steps)),
+        ("optimiser steps", number(cost.optimiser_steps)),
+        ("training tokens, at most", number(cost.training_tokens)),
+        ("generated tokens, at most", number(cost.generated_tokens)),
+        ("parameters", number(cost.parameters)),
+        ("memory per process (weights, gradients and optimizer state, without activations)", _size(cost.memory_per_process)),
+        ("one checkpoint", _size(cost.checkpoint)),
+        ("disk, at most", _size(cost.disk)),
+        ("GPU hours, estimated", hours),
+        ("engine", f"{cost.engine}, world size {cost.world_size}"),
+    ]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _count_parameters(shape: ArchitectureSettings | None) -> int:
+    """The parameters of a Mistral over the built-in world's vocabulary, with an untied output layer."""
+    from spac_repro.data.tokenizers import WORLD
+
+    assert shape is not None  # the recipe was checked for it
+    width, head = shape.hidden_size, shape.hidden_size // shape.num_attention_heads
+    attention = 2 * width * width + 2 * width * shape.num_key_value_heads * head
+    layer = attention + 3 * width * shape.intermediate_size + 2 * width
+    return shape.num_hidden_layers * layer + 2 * len(WORLD) * width + width
