@@ -4,12 +4,15 @@ import html
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import needs
 import pytest
+from PIL import Image
 
 from spac_repro import recipes
 from spac_repro.data import triples
@@ -312,3 +315,14 @@ def test_it_prints(browser: Any, page: Path) -> None:
     assert not shown.locator("nav").is_visible()
     assert shown.pdf(format="A4").startswith(b"%PDF")
     shown.close()
+
+
+@pytest.mark.browser
+def test_the_picture_of_readme_is_the_top_of_a_report(browser: Any, tmp_path: Path) -> None:
+    run, picture = make(tmp_path / "run"), tmp_path / "report.png"
+    script = Path(__file__).parents[2] / "experiments" / "picture.py"
+    done = subprocess.run([sys.executable, script, run, picture], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    with Image.open(picture) as image:
+        assert (image.format, image.width) == ("PNG", 1000)
+        assert image.height > 500
