@@ -25,15 +25,15 @@ class CostEstimate:
     """
 
     preferences: int | None
-    optimiser_steps: int | None  # over all iterations, without the supervised start
-    start_steps: int  # optimiser steps of the supervised start
+    optimizer_steps: int | None  # over all iterations, without the supervised start
+    start_steps: int  # optimizer steps of the supervised start
     parameters: int
     training_tokens: int | None
     generated_tokens: int | None
     memory_per_process: int  # bytes of weights, gradients and optimizer state, without activations
     checkpoint: int  # bytes of one checkpoint
     disk: int  # bytes: the checkpoints kept and one being written, and the weights of every iterate
-    training_flops: float | None  # optimiser steps and reference log-probabilities
+    training_flops: float | None  # optimizer steps and reference log-probabilities
     generation_flops: float | None
     engine: str
     world_size: int
@@ -75,7 +75,7 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
     start = recipe.supervised_start
     return CostEstimate(
         preferences=preferences,
-        optimiser_steps=steps,
+        optimizer_steps=steps,
         start_steps=math.ceil(start.num_demonstrations / start.global_batch_size) * start.epochs if start else 0,
         parameters=parameters,
         training_tokens=tokens,
@@ -114,8 +114,8 @@ def table_rows(cost: CostEstimate) -> list[tuple[str, str]]:
     hours = unknown if cost.gpu_hours is None else f"{_hours(cost.gpu_hours)} of {GPU}; without evaluation"
     return [
         ("preference pairs", number(cost.preferences)),
-        ("optimiser steps of the supervised start", number(cost.start_steps)),
-        ("optimiser steps", number(cost.optimiser_steps)),
+        ("optimizer steps of the supervised start", number(cost.start_steps)),
+        ("optimizer steps", number(cost.optimizer_steps)),
         ("training tokens, at most", number(cost.training_tokens)),
         ("generated tokens, at most", number(cost.generated_tokens)),
         ("parameters", number(cost.parameters)),

@@ -1,4 +1,4 @@
-"""The engines, one entry each: what takes an optimiser step over all processes, and what others must know of it.
+"""The engines, one entry each: what takes an optimizer step over all processes, and what others must know of it.
 
 To add an engine: a class in optim/ that fulfils `optim.engine.Engine`, and an entry here. Another Python distribution does the same
 without touching this package, under the entry point group `ENTRY_POINT_GROUP`. Torch is not imported here.

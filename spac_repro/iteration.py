@@ -1,6 +1,6 @@
 """One self-play iteration: from the policy π_{t−1} to π_t.
 
-self-play responses y′ ~ π_{t−1} for every prompt  →  reference log-probabilities, once  →  optimiser steps on the method's loss
+self-play responses y′ ~ π_{t−1} for every prompt  →  reference log-probabilities, once  →  optimizer steps on the method's loss
 """
 
 import shutil
@@ -24,7 +24,7 @@ from spac_repro.model.policy import Policy
 from spac_repro.model.reference import reference_logprobs
 from spac_repro.optim import checkpoints, distributed
 from spac_repro.optim.engine import EngineFactory
-from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, create_optimizer, optimise
+from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, create_optimizer, training_loop
 from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.recipe import Run
 from spac_repro.run_context import RunContext
@@ -38,7 +38,7 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
     Args:
         context: the run.
         t: the iteration, from 1.
-        metrics: gets a line for every optimiser step.
+        metrics: gets a line for every optimizer step.
 
     Raises:
         NonFiniteError: the loss or the gradient norm is not finite.
@@ -53,7 +53,7 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
         _write_triples(context, t, wrapped)
     with context.timed(t, "training"):
         data = _read_triples(context, t, _reference_sha256(context, t))
-        engine = optimise(
+        engine = training_loop(
             _engine_factory(context, wrapped),
             partial(make_objective, context.run, t, data=data),
             _schedule(context, t, data),

@@ -23,7 +23,7 @@ from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.optim import distributed
 from spac_repro.optim.engine import EngineFactory
-from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, create_optimizer, optimise
+from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, create_optimizer, training_loop
 from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.publish.model_card import card
 from spac_repro.recipe import complete, start_settings
@@ -45,7 +45,7 @@ def prepare(context: RunContext, model: PreTrainedModel, metrics: MetricsWriter)
     Args:
         context: the run.
         model: the policy as the recipe creates it.
-        metrics: gets a line for every optimiser step.
+        metrics: gets a line for every optimizer step.
     """
     if context.folder.iteration(0).has_policy:
         return
@@ -76,7 +76,7 @@ def _train_supervised(context: RunContext, model: PreTrainedModel, metrics: Metr
     )
     policy = Policy(model).to(context.device).train()
     optimizer = create_optimizer("adamw", policy, weight_decay=settings.weight_decay)
-    optimise(
+    training_loop(
         EngineFactory(engines.REPLICATED, policy, optimizer, training.max_grad_norm, bfloat16=training.compute_dtype == "bfloat16"),
         partial(
             make_objective,

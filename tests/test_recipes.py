@@ -158,7 +158,7 @@ def test_the_cost_of_the_7b_run():
     attention = 2 * 4_096 * 4_096 + 2 * 4_096 * 1_024
     layer = attention + 3 * 4_096 * 14_336 + 2 * 4_096
     assert found.parameters == embedding + output + 32 * layer + 4_096
-    assert found.optimiser_steps == 4 * 3 * 782  # 782 batches of 64 hold 50,000
+    assert found.optimizer_steps == 4 * 3 * 782  # 782 batches of 64 hold 50,000
     assert found.training_tokens == 50_000 * 4 * 3 * 3 * 1_024
     assert found.generated_tokens == 50_000 * 4 * 512
     # bfloat16 weights and gradients, float32 weights and RMSProp's one average: 12 bytes, over eight processes.
@@ -180,7 +180,7 @@ def test_the_estimate_is_near_what_the_peer_took():
 
 def test_the_cost_of_the_real_small_run():
     found = estimate(recipes.load("smollm2-135m"), 64)
-    assert found.optimiser_steps == 2 * 8
+    assert found.optimizer_steps == 2 * 8
     assert found.training_tokens == 64 * 2 * 3 * (192 + 128)
     assert found.memory_per_process == 12 * 134_515_008  # float32 weights, gradients and one average
     assert found.checkpoint == 8 * 134_515_008
@@ -203,7 +203,7 @@ def test_bytes_a_parameter(overrides, memory, checkpoint):
 
 def test_a_method_pays_for_its_own_responses_only():
     spac, dpo, sft = (estimate(recipes.load("zephyr-7b", method=method), 64) for method in ("spac", "dpo", "sft"))
-    assert spac.optimiser_steps == dpo.optimiser_steps == sft.optimiser_steps
+    assert spac.optimizer_steps == dpo.optimizer_steps == sft.optimizer_steps
     assert (dpo.generated_tokens, sft.generated_tokens) == (0, 0)
     assert spac.training_tokens == 3 * sft.training_tokens
     assert sft.training_flops == 2 * sft.parameters * 4 * sft.training_tokens  # no reference to score

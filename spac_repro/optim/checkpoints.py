@@ -75,7 +75,7 @@ def latest_valid(folder: Path, *, warn: Callable[[str], None] = lambda message: 
 
 
 def step_of(path: Path) -> int:
-    """Return the number of optimiser steps taken before a checkpoint."""
+    """Return the number of optimizer steps taken before a checkpoint."""
     return int(read_json(path / "checkpoint.json")["step"])
 
 

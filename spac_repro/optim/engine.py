@@ -1,4 +1,4 @@
-"""The interface of a training engine: gradient, optimiser step and state of a model over all processes."""
+"""The interface of a training engine: gradient, optimizer step and state of a model over all processes."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Engine(Protocol):
         """
 
     def step(self, learning_rate: float) -> float:
-        """Clip the gradient and take an optimiser step; returns the gradient norm before clipping."""
+        """Clip the gradient and take an optimizer step; returns the gradient norm before clipping."""
 
     def state(self) -> TrainingState:
         """Return what a checkpoint keeps."""

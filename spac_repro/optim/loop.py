@@ -1,4 +1,4 @@
-"""The training loop: the optimiser steps of every method and of the supervised start, interruptible after any step."""
+"""The training loop: the optimizer steps of every method and of the supervised start, interruptible after any step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,10 +27,10 @@ class NonFiniteError(UserError):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The batches and learning rates of all optimiser steps. Steps count from 0 here."""
+    """The batches and learning rates of all optimizer steps. Steps count from 0 here."""
 
     lengths: Sequence[int]  # tokens of each example
-    batch_size: int  # examples per optimiser step, over all processes
+    batch_size: int  # examples per optimizer step, over all processes
     micro_batch_tokens: int  # most tokens of a micro-batch; a longer example is a micro-batch by itself
     epochs: int
     learning_rate: float  # the peak
@@ -103,7 +103,7 @@ def create_optimizer(name: str, model: nn.Module, *, weight_decay: float) -> tor
 
 
 @signals.defer_signals()
-def optimise(
+def training_loop(
     build_engine: Callable[[Path | None], Engine],
     make_objective: Callable[[nn.Module], Objective],
     schedule: Schedule,
@@ -114,7 +114,7 @@ def optimise(
     warn: Callable[[str], None],
     advance: Callable[[int, int], None],
 ) -> Engine:
-    """Take all optimiser steps of a schedule, from the latest checkpoint on. The loss of a step is the mean over its examples.
+    """Take all optimizer steps of a schedule, from the latest checkpoint on. The loss of a step is the mean over its examples.
 
     All processes take each step together; each computes its share of the step's examples.
 

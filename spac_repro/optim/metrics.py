@@ -1,4 +1,4 @@
-"""Write the metrics of optimiser steps: a line per step in the metrics file, and the same values as TensorBoard events."""
+"""Write the metrics of optimizer steps: a line per step in the metrics file, and the same values as TensorBoard events."""
 
 from types import TracebackType
 from typing import Any

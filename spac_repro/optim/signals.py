@@ -1,4 +1,4 @@
-"""Stop on a signal: immediately where nothing would be lost, after the optimiser step otherwise.
+"""Stop on a signal: immediately where nothing would be lost, after the optimizer step otherwise.
 
 SIGTERM comes from whoever ends the process; SIGUSR2 comes from a scheduler, some time before the time limit.
 """

@@ -33,8 +33,8 @@ def test_a_dry_run_writes_nothing(invoke, tree, tmp_path):
     assert done.code == 0
     plan = json.loads(done.out)
     assert plan["run"] == "runs/tiny/dpo/seed-3"
-    assert plan["optimiser_steps"] > 0
-    assert "optimiser steps" in invoke("train", "--dry-run").out
+    assert plan["optimizer_steps"] > 0
+    assert "optimizer steps" in invoke("train", "--dry-run").out
     assert tree(tmp_path) == {}
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from spac_repro import engines
 from spac_repro.optim import checkpoints, loop
 from spac_repro.optim.engine import EngineFactory
-from spac_repro.optim.loop import CheckpointPolicy, NonFiniteError, Schedule, create_optimizer, optimise
+from spac_repro.optim.loop import CheckpointPolicy, NonFiniteError, Schedule, create_optimizer, training_loop
 from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.runs.folder import RunFolder
 
@@ -125,7 +125,7 @@ def squared_error(model):
 
 
 def take(model, optimizer, objective, plan, folder, *, max_grad_norm=1e9, **changes) -> list[str]:
-    """`optimise` from where the folder says; what it warned of."""
+    """`training_loop` from where the folder says; what it warned of."""
     warnings: list[str] = []
     given = {
         "iteration": 1,
@@ -135,7 +135,7 @@ def take(model, optimizer, objective, plan, folder, *, max_grad_norm=1e9, **chan
     }
     with MetricsWriter(RunFolder(folder)) as log:
         build = EngineFactory(engines.REPLICATED, model, optimizer, max_grad_norm)
-        optimise(build, lambda module: objective, plan, metrics=log, **{**given, **changes})
+        training_loop(build, lambda module: objective, plan, metrics=log, **{**given, **changes})
     return warnings
 
 
