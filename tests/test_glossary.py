@@ -52,7 +52,7 @@ def test_every_score_of_the_expected_results_has_a_line(recipe: str) -> None:
 
 
 def test_every_metric_of_the_suites_that_ship_has_a_line() -> None:
-    assert {metric for suite in suites.packaged() for task in tasks_of(suite) for metric in task.metrics} <= set(ANCHORS)
+    assert {metric for suite in suites.builtin() for task in tasks_of(suite) for metric in task.metrics} <= set(ANCHORS)
 
 
 def test_every_number_of_a_collected_sweep_has_a_line() -> None:
