@@ -23,7 +23,7 @@ def main(run: Path, picture: Path) -> None:
     """Write the report of a run, and save its top, down to the first two curves, as a picture."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
-        report.write([run], page)
+        report.write_report([run], page)
         screenshot = Image.open(io.BytesIO(_screenshot(page)))
     drawn = io.BytesIO()
     screenshot.convert("RGB").quantize(COLORS).save(drawn, "png", optimize=True)

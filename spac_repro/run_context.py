@@ -19,7 +19,7 @@ from spac_repro.errors import UserError
 from spac_repro.model import policy
 from spac_repro.optim import distributed
 from spac_repro.progress import Progress
-from spac_repro.publish.model_card import card
+from spac_repro.publish.model_card import model_card
 from spac_repro.recipe import Recipe, Run
 from spac_repro.runs import files, timing
 from spac_repro.runs.folder import RunFolder
@@ -84,4 +84,4 @@ class RunContext:
         with files.atomic_folder(self.folder.iteration(t).policy) as folder:
             policy.save(model, self.renderer.tokenizer, folder)
             write_fingerprint(folder, policy.weights_sha256(model))
-            files.write_bytes(folder / CARD, card(self.run, t).encode())
+            files.write_bytes(folder / CARD, model_card(self.run, t).encode())

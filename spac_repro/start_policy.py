@@ -25,7 +25,7 @@ from spac_repro.optim import distributed
 from spac_repro.optim.engine import EngineFactory
 from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, create_optimizer, training_loop
 from spac_repro.optim.metrics import MetricsWriter
-from spac_repro.publish.model_card import card
+from spac_repro.publish.model_card import model_card
 from spac_repro.recipe import complete, start_settings
 from spac_repro.run_context import RunContext
 from spac_repro.runs import files
@@ -186,7 +186,7 @@ def reuse(context: RunContext, other: Path) -> None:
         for file in source.policy.iterdir():
             if file.name != CARD:
                 _link(file, policy / file.name)
-        files.write_bytes(policy / CARD, card(context.run, 0).encode())
+        files.write_bytes(policy / CARD, model_card(context.run, 0).encode())
 
 
 def _link(source: Path, target: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from spac_repro import suites
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.launchers import collection
+from spac_repro.publish import glossary
 from spac_repro.trust.expected import expected_path, load_expected
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "glossary.md").read_text()
@@ -57,3 +58,14 @@ def test_every_metric_of_the_suites_that_ship_has_a_line() -> None:
 
 def test_every_number_of_a_collected_sweep_has_a_line() -> None:
     assert {"iteration", "task", "metric", *collection.NUMBERS, "seeds", "missing_seeds"} <= set(ANCHORS)
+
+
+def test_a_report_defines_its_words_as_the_page_does() -> None:
+    """spac_repro/publish/glossary.py carries the definitions that a report shows, as plain text."""
+    page = {}
+    for line in LINES:
+        term, meaning, _ = re.split(r"(?<!\\)\|", line.strip("| "))
+        for anchor in re.findall(r'<a id="([^"]+)"></a>', term):
+            page[anchor] = re.sub(r"[`*]|\\(?=[|*])", "", meaning).strip()
+    assert {anchor: page.get(anchor) for anchor in glossary.DEFINITIONS} == glossary.DEFINITIONS
+    assert {name for name in glossary.NAMES if name not in glossary.DEFINITIONS} == set()

@@ -17,5 +17,5 @@ def report(
     """Write one self-contained HTML page: verdict, scores, curves, responses, where every setting comes from, how to repeat it."""
     from spac_repro.publish import report as reports
 
-    size = reports.write(folders, out)
+    size = reports.write_report(folders, out)
     print(json.dumps({"report": str(out), "bytes": size}) if as_json else f"{out}: {size / 1000:.0f} kB")

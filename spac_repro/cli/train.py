@@ -226,7 +226,7 @@ def _conclude(request: Request, results: "Results") -> None:
 
     folder = request.folder
     verdict = verification.conclude(folder)
-    research_object.publish(folder, request.run)
+    research_object.publish_run(folder, request.run)
     repeated, stands = replay.conclude(request.like, folder) if request.like else (None, True)
     if request.as_json:
         compared = {"comparison": repeated.as_json()} if repeated else {}

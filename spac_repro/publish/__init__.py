@@ -1,1 +1,1 @@
-"""What a run is handed on as: report, plots, model card, research object."""
+"""Publishing a run: report, plots, model card, research object (RO-Crate)."""

@@ -1,4 +1,4 @@
-"""The runs that a report is about, as it shows them: each by itself, and those together that differ in nothing but the seed."""
+"""The runs of a report: single runs, and groups of runs that differ in nothing but the seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,80 +20,90 @@ class RunView:
 
     @property
     def manifest(self) -> Manifest:
+        """The run's manifest."""
         return self.folder.manifest
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All settings, those at their neutral values included."""
+        """All settings, including those at their neutral values."""
         return complete(self.manifest.settings)
 
     @property
     def name(self) -> str:
+        """Recipe, method and seed."""
         return f"{self.manifest.recipe} · {self.manifest.method} · seed {self.manifest.seed}"
 
     @property
     def complete(self) -> bool:
+        """Whether the run has its last iterate and all scores."""
         return self.folder.complete and self.folder.results.complete
 
     @property
     def weights_sha256(self) -> str | None:
-        """Of the last iterate; None while the run is unfinished."""
+        """SHA-256 of the last iterate's weights; None while the run is unfinished."""
         return self.folder.results.weights_sha256 if self.folder.complete else None
 
     @cached_property
     def scores(self) -> dict[int, tuple[Score, ...]]:
-        """By iteration."""
-        return {its.number: its.scores() for its in self.folder.iterations() if its.has_scores}
+        """The scores of every iterate, by iteration."""
+        return {iteration.number: iteration.scores() for iteration in self.folder.iterations() if iteration.has_scores}
 
     @cached_property
     def steps(self) -> list[StepMetrics]:
-        """The metrics of the iterations, the supervised start's left out."""
+        """The metrics of the self-play iterations' optimiser steps; those of the supervised start are left out."""
         return [step for step in self.folder.metrics() if step.iteration > 0]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+        label: What a legend calls them.
+        runs: The runs, by seed.
+        style: Index of colour, marker and dash pattern in every figure.
+    """
 
     label: str
     runs: tuple[RunView, ...]
-    style: int  # of its lines in every figure
+    style: int
 
     @property
     def first(self) -> RunView:
+        """The run with the lowest seed."""
         return self.runs[0]
 
 
-def grouped(views: Sequence[RunView]) -> list[Group]:
-    """The runs by recipe, method and settings; a group whose method has other settings elsewhere says which ones it has set."""
+def group_by_settings(views: Sequence[RunView]) -> list[Group]:
+    """Group runs by recipe, method and settings. A label names the settings in which groups of one method differ."""
     members: dict[tuple[str, str, str | None], list[RunView]] = {}
     for view in views:
-        its = view.manifest
-        members.setdefault((its.recipe, its.method, its.settings_sha256), []).append(view)
-    several = len({recipe for recipe, _, _ in members}) > 1
+        manifest = view.manifest
+        members.setdefault((manifest.recipe, manifest.method, manifest.settings_sha256), []).append(view)
+    several_recipes = len({recipe for recipe, _, _ in members}) > 1
     groups = []
-    for place, ((recipe, method, _), runs) in enumerate(members.items()):
-        twins = [others[0] for key, others in members.items() if key[:2] == (recipe, method)]
-        own = _own_settings(runs[0], twins)
-        label = (f"{recipe} " if several else "") + method + (f" ({own})" if own else "")
-        groups.append(Group(label, tuple(sorted(runs, key=lambda view: view.manifest.seed)), place))
+    for style, ((recipe, method, _), runs) in enumerate(members.items()):
+        same_method = [others[0] for key, others in members.items() if key[:2] == (recipe, method)]
+        own = _distinguishing_settings(runs[0], same_method)
+        label = (f"{recipe} " if several_recipes else "") + method + (f" ({own})" if own else "")
+        groups.append(Group(label, tuple(sorted(runs, key=lambda view: view.manifest.seed)), style))
     return groups
 
 
-def _own_settings(view: RunView, twins: Sequence[RunView], most: int = 2) -> str:
-    """What sets a run apart from others of its method, short enough for a legend."""
-    first = twins[0].settings
-    told = []
-    for key in dict.fromkeys(key for twin in twins for key, _, _ in leaf_differences(first, twin.settings)):
+def _distinguishing_settings(view: RunView, others: Sequence[RunView], max_settings: int = 2) -> str:
+    """Return the settings that differ among runs of one method, with this run's values, short enough for a legend."""
+    first = others[0].settings
+    settings = []
+    for key in dict.fromkeys(key for other in others for key, _, _ in leaf_differences(first, other.settings)):
         value: Any = view.settings
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        told.append(f"{key.rsplit('.', 1)[-1]} {said(value)}"[:24])
-    return ", ".join(told[:most]) + (", …" if len(told) > most else "")
+        settings.append(f"{key.rsplit('.', 1)[-1]} {format_value(value)}"[:24])
+    return ", ".join(settings[:max_settings]) + (", …" if len(settings) > max_settings else "")
 
 
-def said(value: Any) -> str:
-    """A recorded value in a line."""
+def format_value(value: Any) -> str:
+    """Format a recorded value in one line."""
     if value is None or value in ([], {}):
         return "none"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

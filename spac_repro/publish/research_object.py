@@ -1,7 +1,7 @@
-"""What a finished run is handed on with: the last policy's card with its reproduction table, and research-object metadata.
+"""Metadata of a finished run: the model card of its last policy, and the run folder as a research object (RO-Crate).
 
-The metadata describe the run folder as an RO-Crate of the Process Run profile: what was carried out, by which software, from what,
-with what result. Beside the times it is the one file in which equal runs may differ: it holds the day.
+The RO-Crate follows the Process Run profile: which action was carried out, by which software, on which inputs, with which outputs.
+It contains the date, so it is the only file, apart from the timings, in which equal runs may differ.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from spac_repro.publish.model_card import LICENCES, card
+from spac_repro.publish.model_card import LICENCES, model_card
 from spac_repro.recipe import Run
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
@@ -20,63 +20,69 @@ PROFILES = ("https://w3id.org/ro/wfrun/process/0.5",)
 JSON, JSON_LINES = "application/json", "application/jsonl"
 
 
-def publish(folder: Path, its: Run) -> None:
-    """Write the last policy's card and the folder's metadata. `its` is the run that the folder holds.
+def publish_run(folder: Path, run: Run) -> None:
+    """Write the model card of the last policy and the RO-Crate metadata of the run folder.
+
+    Args:
+        folder: The folder of the finished run.
+        run: The run that the folder contains.
 
     Raises:
-        UserError: the run is not complete.
+        UserError: The run is not complete.
     """
-    run = RunFolder.open(folder)
-    results, verdict = run.results, run.verdict()
-    last = run.iteration(results.iterations[-1].iteration)
+    run_folder = RunFolder.open(folder)
+    results, verdict = run_folder.results, run_folder.verdict()
+    last = run_folder.iteration(results.iterations[-1].iteration)
     if last.has_policy:
-        files.write_bytes(last.policy / CARD, card(its, last.number, results, verdict).encode())
-    files.write_json(run.ro_crate_file, metadata(run, last.number))
+        files.write_bytes(last.policy / CARD, model_card(run, last.number, results, verdict).encode())
+    files.write_json(run_folder.ro_crate_file, ro_crate_metadata(run_folder, last.number))
 
 
-def metadata(folder: RunFolder, last: int) -> dict[str, Any]:
-    """The folder as an RO-Crate, in JSON-LD; `last` is the last iteration."""
+def ro_crate_metadata(folder: RunFolder, last: int) -> dict[str, Any]:
+    """Return the RO-Crate metadata of a run folder in JSON-LD; `last` is the number of the last iteration."""
     from rocrate.model.contextentity import ContextEntity
     from rocrate.rocrate import ROCrate
 
-    its = folder.manifest
-    source = its.settings["policy"]
-    name = f"{its.recipe}, {its.method}, seed {its.seed}"
+    manifest = folder.manifest
+    source = manifest.settings["policy"]
+    name = f"{manifest.recipe}, {manifest.method}, seed {manifest.seed}"
     crate = ROCrate(version="1.1")  # what the profile is about
     crate.name = f"spac-repro run: {name}"
-    crate.description = f"Preference optimisation by {its.method} and the evaluation of every iterate, carried out by spac-repro"
+    crate.description = (
+        f"Preference optimisation by {manifest.method} and the evaluation of every iterate, carried out by spac-repro"
+    )
     crate.license = (
         "https://spdx.org/licenses/Apache-2.0" if source["source"] == "random" or source["name"] in LICENCES else "other"
     )
     crate.datePublished = datetime.now(UTC).date()
     for profile in PROFILES:
-        known = {"@type": "CreativeWork", "name": "Process Run Crate", "version": profile.rsplit("/", 1)[-1]}
-        crate.root_dataset.append_to("conformsTo", crate.add(ContextEntity(crate, profile, properties=known)))
-    software = crate.add(ContextEntity(crate, "#spac-repro", properties=_software(its)))
+        profile_properties = {"@type": "CreativeWork", "name": "Process Run Crate", "version": profile.rsplit("/", 1)[-1]}
+        crate.root_dataset.append_to("conformsTo", crate.add(ContextEntity(crate, profile, properties=profile_properties)))
+    software = crate.add(ContextEntity(crate, "#spac-repro", properties=_software(manifest)))
     outputs = []
     for path, properties in _outputs(folder, last):
         add, place = (crate.add_directory, f"{path.name}/") if path.is_dir() else (crate.add_file, path.name)
         outputs.append(add(path, dest_path=place, properties={"name": place, **properties}))
-    read = [crate.add(ContextEntity(crate, identifier, properties=properties)) for identifier, properties in _inputs(its)]
+    inputs = [crate.add(ContextEntity(crate, identifier, properties=properties)) for identifier, properties in _inputs(manifest)]
     action = {
         "@type": "CreateAction",
         "name": f"spac-repro train: {name}",
-        "description": "start, self-play iterations, scores of every iterate, verdict",
+        "description": "start policy, self-play iterations, scores of every iterate, verdict",
         "endTime": datetime.now(UTC).date().isoformat(),
         "actionStatus": "http://schema.org/CompletedActionStatus",
     }
     run = crate.add(ContextEntity(crate, "#run", properties=action))
-    run["instrument"], run["object"], run["result"] = software, read, outputs
+    run["instrument"], run["object"], run["result"] = software, inputs, outputs
     crate.root_dataset.append_to("mentions", run)
     return dict(crate.metadata.generate())
 
 
 def _outputs(folder: RunFolder, last: int) -> Iterator[tuple[Path, dict[str, str]]]:
-    """What the run left, as far as it is there, and what that is."""
+    """Yield the files and folders of the run that exist, with their descriptions."""
     for file, kind, text in (
         (folder.manifest_file, JSON, "what identifies the run: settings, inputs, environment"),
-        (folder.results_file, JSON, "scores of the start and of every iterate; the hash of the weights"),
-        (folder.verdict_file, JSON, "what verification said"),
+        (folder.results_file, JSON, "scores of the start policy and of every iterate; the hash of the weights"),
+        (folder.verdict_file, JSON, "the verdict of verification"),
         (folder.metrics_file, JSON_LINES, "one line an optimiser step"),
         (folder.timing_file, JSON, "how long each stage took"),
     ):
@@ -84,12 +90,12 @@ def _outputs(folder: RunFolder, last: int) -> Iterator[tuple[Path, dict[str, str
             yield file, {"description": text, "encodingFormat": kind}
     for t in range(last + 1):
         if folder.iteration(t).path.is_dir():
-            text = "the start" if t == 0 else f"self-play, scores and weights of iterate {t}"
+            text = "the start policy" if t == 0 else f"self-play, scores and weights of iterate {t}"
             yield folder.iteration(t).path, {"description": text}
 
 
-def _software(its: Manifest) -> dict[str, Any]:
-    environment = its.environment
+def _software(manifest: Manifest) -> dict[str, Any]:
+    environment = manifest.environment
     source = environment.get("source") or {}
     return {
         "@type": "SoftwareApplication",
@@ -102,9 +108,9 @@ def _software(its: Manifest) -> dict[str, Any]:
     }
 
 
-def _inputs(its: Manifest) -> list[tuple[str, dict[str, Any]]]:
-    """What was read, by hash; the files themselves are not in the folder."""
-    inputs, settings = its.inputs, its.settings
+def _inputs(manifest: Manifest) -> list[tuple[str, dict[str, Any]]]:
+    """Return the inputs with their hashes; the files themselves are not in the run folder."""
+    inputs, settings = manifest.inputs, manifest.settings
     preferences = {
         "@type": "Dataset",
         "name": f"{inputs.get('preferences')} preferences",

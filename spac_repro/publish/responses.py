@@ -1,4 +1,4 @@
-"""What the policies said to the first prompts, beside the data's two responses."""
+"""Responses of the policies to the first prompts, beside the data's chosen and rejected responses."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -6,38 +6,45 @@ from typing import Any
 from spac_repro.publish.groups import Group, RunView
 from spac_repro.runs.parquet import Columns
 
-PROMPTS = 12
-LONGEST = 1200  # characters of a response that are shown
+MAX_PROMPTS = 12
+MAX_CHARACTERS = 1200  # of a text; the rest is cut off
 
 
-def responses(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
-    """A dozen prompts: chosen, rejected, and what the start and every iterate of each group's first run said."""
-    tables = [_triples(group.first) for group in groups]
-    first = next((table[1] for table in tables if 1 in table), None)
-    if first is None:
+def response_cards(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+    """Yield a card for each of the first prompts: the prompt, and named responses of the data and of every iterate.
+
+    The iterates are those of each group's first run. A group whose preferences have another prompt in that row is left out.
+    """
+    triples = [_triples(group.first) for group in groups]
+    data = next((table[1] for table in triples if 1 in table), None)
+    if data is None:
         return
-    spoken = [_spoken(group.first, table) for group, table in zip(groups, tables, strict=True)]
-    for row in range(min(PROMPTS, len(first["prompt"]))):
-        said = [("chosen", first["chosen"][row]), ("rejected", first["rejected"][row])]
-        for group, table, its in zip(groups, tables, spoken, strict=True):
-            if 1 in table and table[1]["prompt"][row : row + 1] == [first["prompt"][row]]:
-                for t, texts in its.items():
-                    name = "start" if t == 0 else f"iterate {t}"
-                    said += [(f"{group.label}, {name}" if len(groups) > 1 else name, texts[row])] if row < len(texts) else []
-        yield {"prompt": _cut(first["prompt"][row]), "said": [(name, _cut(text)) for name, text in dict.fromkeys(said)]}
+    samples = [_samples(group.first, table) for group, table in zip(groups, triples, strict=True)]
+    for row in range(min(MAX_PROMPTS, len(data["prompt"]))):
+        prompt = data["prompt"][row]
+        named = [("chosen", data["chosen"][row]), ("rejected", data["rejected"][row])]
+        for group, table, by_iteration in zip(groups, triples, samples, strict=True):
+            if 1 in table and table[1]["prompt"][row : row + 1] == [prompt]:
+                prefix = f"{group.label}, " if len(groups) > 1 else ""
+                named += [
+                    (prefix + ("start" if t == 0 else f"iterate {t}"), texts[row])
+                    for t, texts in by_iteration.items()
+                    if row < len(texts)
+                ]
+        yield {"prompt": _truncate(prompt), "responses": [(name, _truncate(text)) for name, text in dict.fromkeys(named)]}
 
 
 def _triples(view: RunView) -> dict[int, Columns]:
-    """The preferences with self-play responses, by iteration."""
-    return {its.number: its.read_triples() for its in view.folder.iterations() if its.has_triples}
+    """Return the preferences with their self-play responses, by iteration."""
+    return {iteration.number: iteration.read_triples() for iteration in view.folder.iterations() if iteration.has_triples}
 
 
-def _spoken(view: RunView, triples: dict[int, Columns]) -> dict[int, list[str]]:
-    """What each iterate said to the first prompts: samples kept for this, or else its self-play responses."""
-    spoken: dict[int, list[str]] = {t - 1: columns["selfplay"] for t, columns in triples.items() if "selfplay" in columns}
-    spoken |= {its.number: said for its in view.folder.iterations() if (said := its.samples())}
-    return dict(sorted(spoken.items()))
+def _samples(view: RunView, triples: dict[int, Columns]) -> dict[int, list[str]]:
+    """Return each iterate's responses to the first prompts: the samples that the run kept, else its self-play responses."""
+    samples: dict[int, list[str]] = {t - 1: columns["selfplay"] for t, columns in triples.items() if "selfplay" in columns}
+    samples |= {iteration.number: texts for iteration in view.folder.iterations() if (texts := iteration.samples())}
+    return dict(sorted(samples.items()))
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+def _truncate(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} …"

@@ -9,8 +9,8 @@ from spac_repro.publish.groups import Group, RunView
 from spac_repro.runs.results import Score
 
 
-def tables(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
-    """For every group: a row a score, a column an iterate."""
+def score_tables(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+    """Yield a table for every group: a row for each score, a column for each iterate."""
     for group in groups:
         iterations = sorted({t for view in group.runs for t in view.scores})
         method = group.first.manifest.method
@@ -24,31 +24,32 @@ def tables(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
 
 
 def score_names(group: Group) -> list[tuple[str, str]]:
-    """Task and metric of every score that a run of the group has."""
-    return list(dict.fromkeys((score.task, score.metric) for view in group.runs for its in view.scores.values() for score in its))
+    """Return task and metric of every score that a run of the group has."""
+    scores = (score for view in group.runs for of_iterate in view.scores.values() for score in of_iterate)
+    return list(dict.fromkeys((score.task, score.metric) for score in scores))
 
 
-def mean_and_error(group: Group, t: int, task: str, metric: str) -> tuple[float, float | None] | None:
-    """The mean over seeds with their standard deviation; of one run its value with the harness's standard error."""
-    found = [score for view in group.runs if (score := _score(view, t, task, metric))]
-    if not found:
+def mean_and_error(group: Group, iteration: int, task: str, metric: str) -> tuple[float, float | None] | None:
+    """Return a score's mean over seeds and their standard deviation; for one run, its value and standard error over items."""
+    scores = [score for view in group.runs if (score := _score(view, iteration, task, metric))]
+    if not scores:
         return None
-    values = [score.value for score in found]
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else found[0].stderr
+    values = [score.value for score in scores]
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else scores[0].stderr
 
 
 def _row(group: Group, iterations: Sequence[int], task: str, metric: str) -> dict[str, Any]:
-    known = next((score for t in iterations if (score := _score(group.first, t, task, metric))), None)
+    example = next((score for t in iterations if (score := _score(group.first, t, task, metric))), None)
     cells = [_cell(group, t, task, metric) for t in iterations]
-    return {"task": task, "metric": metric, "n": known and known.n, "note": known.note if known else "", "cells": cells}
+    return {"task": task, "metric": metric, "n": example and example.n, "note": example.note if example else "", "cells": cells}
 
 
-def _score(view: RunView, t: int, task: str, metric: str) -> Score | None:
-    return next((score for score in view.scores.get(t, ()) if (score.task, score.metric) == (task, metric)), None)
+def _score(view: RunView, iteration: int, task: str, metric: str) -> Score | None:
+    return next((score for score in view.scores.get(iteration, ()) if (score.task, score.metric) == (task, metric)), None)
 
 
-def _cell(group: Group, t: int, task: str, metric: str) -> str:
-    found = mean_and_error(group, t, task, metric)
-    if found is None:
+def _cell(group: Group, iteration: int, task: str, metric: str) -> str:
+    mean = mean_and_error(group, iteration, task, metric)
+    if mean is None:
         return "–"
-    return f"{found[0]:.3f}" + ("" if found[1] is None else f" ± {found[1]:.3f}")
+    return f"{mean[0]:.3f}" + ("" if mean[1] is None else f" ± {mean[1]:.3f}")

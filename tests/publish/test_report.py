@@ -19,8 +19,8 @@ from spac_repro.data import triples
 from spac_repro.data.triples import Triples
 from spac_repro.errors import UserError
 from spac_repro.publish import report
-from spac_repro.publish.groups import RunView, grouped
-from spac_repro.publish.provenance import command
+from spac_repro.publish.groups import RunView, group_by_settings
+from spac_repro.publish.provenance import train_command
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA
@@ -103,7 +103,7 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    report.write([make(folder / "run")], folder / "report.html")
+    report.write_report([make(folder / "run")], folder / "report.html")
     return folder / "report.html"
 
 
@@ -114,7 +114,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in range(3):
             make(folder / "runs" / method / f"seed-{seed}", seed=seed, method=method, text="plain")
     make(folder / "runs" / "spac" / "seed-9", seed=9, text="plain", complete=False)
-    report.write([folder / "runs"], folder / "report.html")
+    report.write_report([folder / "runs"], folder / "report.html")
     return folder / "report.html"
 
 
@@ -146,8 +146,15 @@ def test_ids_are_given_once(sweep: Path) -> None:
 
 def test_the_verdict_is_first_and_the_rest_follows(page: Path) -> None:
     heads = re.findall(r"<h2[^>]*>([^<]+)</h2>", page.read_text())
-    expected = ["Verdict", "Scores", "Curves", "Responses", "Settings, and where each comes from", "Inputs and environment"]
-    assert heads == [*expected, "How to repeat it"]
+    expected = ["Verdict", "Scores", "Curves", "Responses", "Settings and their provenance", "Inputs and environment"]
+    assert heads == [*expected, "How to repeat it", "Glossary"]
+
+
+def test_every_word_that_a_table_links_is_defined_at_the_foot(page: Path) -> None:
+    text = page.read_text()
+    linked = set(re.findall(r'<a class="term" href="#(term-[\w-]+)" title="[^"]+">', text))
+    assert {"term-task", "term-metric", "term-items", "term-iteration", "term-note", "term-reward", "term-mean"} <= linked
+    assert linked <= set(re.findall(r'<dt id="(term-[\w-]+)">', text))
 
 
 def test_a_dozen_prompts_with_start_every_iterate_chosen_and_rejected(page: Path) -> None:
@@ -170,13 +177,13 @@ def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> No
     manifest["settings"]["methods"]["spac"]["preference_weight"] = 10.0
     manifest["settings_sha256"] = "other"
     files.write_json(other / "manifest.json", manifest)
-    groups = grouped([RunView(RunFolder(run)), RunView(RunFolder(other))])
+    groups = group_by_settings([RunView(RunFolder(run)), RunView(RunFolder(other))])
     assert [group.label for group in groups] == ["spac (preference_weight 3.0)", "spac (preference_weight 10.0)"]
 
 
 def test_the_command_repeats_the_settings_given(tmp_path: Path) -> None:
     view = RunView(RunFolder(make(tmp_path / "run", text="")))
-    assert command(view) == "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs_per_iteration=1"
+    assert train_command(view) == "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs_per_iteration=1"
 
 
 def test_every_setting_is_there_with_its_provenance(page: Path) -> None:
@@ -188,7 +195,7 @@ def test_every_setting_is_there_with_its_provenance(page: Path) -> None:
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run folder"):
-        report.write([tmp_path], tmp_path / "r.html")
+        report.write_report([tmp_path], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 
 
@@ -197,12 +204,12 @@ def test_a_run_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
     for path in run.iterdir():
         if path.name != "manifest.json":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert report.write([run], tmp_path / "r.html") > 0
+    assert report.write_report([run], tmp_path / "r.html") > 0
     assert "no run of it is complete" in (tmp_path / "r.html").read_text()
 
 
 def test_equal_runs_have_equal_reports(page: Path, tmp_path: Path) -> None:
-    report.write([make(tmp_path / "run")], tmp_path / "r.html")
+    report.write_report([make(tmp_path / "run")], tmp_path / "r.html")
     assert (tmp_path / "r.html").read_bytes() == page.read_bytes()
 
 
@@ -295,14 +302,14 @@ def test_the_keyboard_reaches_every_part_and_shows_where_it_is(browser: Any, pag
         getComputedStyle(element).outlineStyle,
     ]"""
     reached = []
-    for _ in range(60):
+    for _ in range(200):
         shown.keyboard.press("Tab")
         if (focus := shown.evaluate(f"({where})(document.activeElement)")) is None:
             break
         reached.append(focus)
-    assert [name for tag, name, _ in reached if tag == "A"] == [
-        f"#{part}" for part in ("verdict", "scores", "curves", "responses", "settings", "environment", "repeat")
-    ]
+    links = [name for tag, name, _ in reached if tag == "A"]
+    parts = ("verdict", "scores", "curves", "responses", "settings", "environment", "repeat", "glossary")
+    assert [link for link in links if not link.startswith("#term-")] == [f"#{part}" for part in parts]
     assert {"Scores of spac", "Recorded inputs and environment", "Commands"} <= {name for _, name, _ in reached}
     assert all(outline != "none" for _, _, outline in reached)
     shown.close()

@@ -21,13 +21,13 @@ from spac_repro.trust import replay
 SCORES = (Score("gold", "reward", 0.6, 0.01, 500), Score("average", "mean", 0.7, None, 600))
 
 
-ITS = recipes.load("tiny", overrides=["training.iterations=1"])
+RUN = recipes.load("tiny", overrides=["training.iterations=1"])
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A finished run, its weights left out."""
-    its = ITS
+    its = RUN
     folder = tmp_path / "run"
     environment = {
         "package": "0.1.0",
@@ -71,7 +71,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_card_holds_the_reproduction_table_licence_and_limits(run: Path) -> None:
-    research_object.publish(run, ITS)
+    research_object.publish_run(run, RUN)
     card = ModelCard.load(run / "iteration-1" / "policy" / "README.md")
     assert card.data.license == "apache-2.0"
     assert [(result.dataset_name, result.metric_type, result.metric_value) for result in card.data.eval_results] == [
@@ -87,11 +87,11 @@ def test_the_card_holds_the_reproduction_table_licence_and_limits(run: Path) -> 
 
 
 def test_weights_of_others_keep_their_licence() -> None:
-    from spac_repro.publish.model_card import card
+    from spac_repro.publish.model_card import model_card
 
-    text = card(recipes.load("zephyr-7b"), 1)
+    text = model_card(recipes.load("zephyr-7b"), 1)
     assert "license: other" in text
-    assert "that of the weights it began from" in text
+    assert "that of the base model" in text
     assert "base_model: alignment-handbook/zephyr-7b-sft-full" in text
 
 
@@ -124,7 +124,7 @@ def problems(folder: Path) -> list[str]:
 
 
 def test_the_metadata_hold_to_the_process_run_profile(run: Path, offline: None) -> None:
-    research_object.publish(run, ITS)
+    research_object.publish_run(run, RUN)
     assert problems(run) == []
     metadata = json.loads((run / "ro-crate-metadata.json").read_text())
     metadata["@graph"] = [entity for entity in metadata["@graph"] if entity["@id"] != "#spac-repro"]
@@ -135,7 +135,7 @@ def test_the_metadata_hold_to_the_process_run_profile(run: Path, offline: None) 
 
 
 def test_every_file_named_is_there_and_no_place_is(run: Path) -> None:
-    research_object.publish(run, ITS)
+    research_object.publish_run(run, RUN)
     text = (run / "ro-crate-metadata.json").read_text()
     assert str(run) not in text
     for entity in json.loads(text)["@graph"]:

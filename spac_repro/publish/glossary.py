@@ -1,0 +1,84 @@
+"""The words of a report's tables and figures, each with its definition in one line.
+
+docs/glossary.md holds these definitions and those of every other table, with the functions that compute the values. A report links
+to nothing outside itself, so it carries the definitions that it needs. `tests/test_glossary.py` compares them with the document.
+"""
+
+from collections.abc import Collection
+
+# The keys are the anchors of docs/glossary.md.
+COLUMNS = {
+    "row": "method, iteration, task and metric of an expected result; a primary row decides the verdict, others do not",
+    "expected": "value of the row: a mean over seeds, or a published number",
+    "fresh": "mean over the runs that are verified",
+    "runs": "number of runs that are verified",
+    "difference": "fresh − expected",
+    "tolerance": "largest difference that agrees: a t prediction interval, t(K − 1, 1 − α/2) · s · √(1/k + 1/K)",
+    "underpowered": "the row could not have found a deviation as small as its effect",
+    "verdict": "of a row: agrees or disagrees. Of a run: verified, disagrees, or unverified where nothing could decide",
+    "task": "what is measured: gold, heldout, a task of the suite, or average",
+    "metric": "which number of the task",
+    "items": "items that the score is a mean over",
+    "iteration": "which iterate: 0 is the start policy, t is the policy after self-play iteration t",
+    "plus-minus": "one run: the standard error. Several runs: the standard deviation over seeds. theory: half the 95 % t interval",
+    "note": "what a reader must know: contamination (overlap: 3 of 100 items), cut prompts, what the score is relative to",
+}
+SCORES = {
+    "reward": "gold: mean gold reward of responses sampled to held-out prompts of the built-in world; 0 to 1",
+    "exact": "gold: share of the sampled responses that are exactly right (reward 1)",
+    "win_rate": "gold: share of responses with a higher reward than the start policy's to the same prompt; a tie is half a win",
+    "length": "gold: mean response length, in tokens",
+    "margin": "heldout: mean ρ(y⁺) − ρ(y⁻) on held-out preferences, in nats, with π_0 for the reference and without β",
+    "accuracy": "heldout: share of the held-out preferences with ρ(y⁺) > ρ(y⁻); a tie is half",
+    "critic_gap": "heldout: mean ρ(y′) − ½(ρ(y⁺) + ρ(y⁻)) with y′ ~ π_0, in nats; negative: the policy moves from y′ to the data",
+    "divergence": "heldout: KL(π_0 ‖ π_t) on held-out prompts, estimated by the mean of −ρ(y′) with y′ ~ π_0, in nats",
+    "acc": "share of questions whose right choice has the highest log-probability; with subjects, over all questions",
+    "acc_norm": "acc with each choice's log-probability divided by its length in characters",
+    "acc_macro": "acc of each subject, averaged over subjects",
+    "mc2": "mean share of probability that the true answers get among all answers (TruthfulQA)",
+    "exact_match": "share of generated answers that equal the right one; GSM8K: the number after ####",
+    "exact_match_flexible": "GSM8K: exact_match with the last number of the answer",
+    "mean": "average: plain mean over the tasks of the suite, each by its first metric. sweep collect: mean over seeds",
+}
+STEP_METRICS = {
+    "step-loss": "the loss of the method",
+    "step-accuracy": "share of examples with ρ(y⁺) > ρ(y⁻): TRL's rewards/accuracies",
+    "step-margin": "β(ρ(y⁺) − ρ(y⁻)): TRL's rewards/margins",
+    "step-critic_gap": "β(ρ(y′) − ½(ρ(y⁺) + ρ(y⁻))) with y′ ~ π_{t−1}; without rejected responses β(ρ(y′) − ρ(y⁺))",
+}
+SYMBOLS = {
+    "rho": "log-ratio log π(y|x) − log π_ref(y|x), summed over the response's tokens, in nats",
+    "chosen": "chosen response",
+    "rejected": "rejected response",
+    "selfplay": "self-play response: one sample of π_{t−1} to the same prompt",
+    "pi": "iterate t: the policy after self-play iteration t",
+    "pi_0": "start policy: iterate 0, before any preference is seen",
+    "beta": "scale of ρ in the loss: 1/η for SPAC, strength of the KL penalty for DPO, IPO and SPIN",
+}
+# What tables and figures show, where it is not the anchor.
+NAMES = {
+    "underpowered": "without power",
+    "plus-minus": "±",
+    "step-loss": "loss",
+    "step-accuracy": "accuracy",
+    "step-margin": "margin",
+    "step-critic_gap": "critic_gap",
+    "rho": "ρ",
+    "chosen": "y⁺",
+    "rejected": "y⁻",
+    "selfplay": "y′",
+    "pi": "π_t",
+    "pi_0": "π_0",
+    "beta": "β",
+}
+DEFINITIONS = {**COLUMNS, **SCORES, **STEP_METRICS, **SYMBOLS}
+
+
+def terms_shown(metrics: Collection[str]) -> list[dict[str, str]]:
+    """Return the terms of a report, as anchor, name and definition.
+
+    Args:
+        metrics: The metrics that its score tables show. A metric of a user's own suite has no definition here.
+    """
+    anchors = [*COLUMNS, *(metric for metric in SCORES if metric in metrics), *STEP_METRICS, *SYMBOLS]
+    return [{"anchor": anchor, "name": NAMES.get(anchor, anchor), "definition": DEFINITIONS[anchor]} for anchor in anchors]
