@@ -3,9 +3,9 @@
     spac-repro sweep submit ten_seeds --cluster local --out runs/ten-seeds
     python experiments/expected.py runs/ten-seeds --write expected_results/tiny.yaml --figure docs/figures/ten-seeds.svg
 
-The primary rows are the last iterate's gold reward and its margin on held-out preferences, ρ(y⁺) − ρ(y⁻), the signature of the
-method: of all scores it tells SPAC's last iterate furthest from DPO's. Every other score of every iterate is secondary. The
-effect that a primary row is there to find is its distance from the start: whether something was learned, and how much.
+The primary rows are two scores of the last iterate: the gold reward, and the margin ρ(y⁺) − ρ(y⁻) on held-out preferences. Of all
+scores, this margin separates SPAC's last iterate most from DPO's. Every other score of every iterate is secondary. The effect that
+a primary row must be able to detect is its distance from the start policy: whether something was learned, and how much.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from paired import draw, finished_in_sweep, values
+from paired import finished_in_sweep, plot_rewards, values
 from paired import table as paired
 
 from spac_repro import methods
@@ -28,10 +28,11 @@ PRIMARY = (("gold", "reward"), ("heldout", "margin"))
 
 
 def main() -> None:
+    """Write the file and the figure that are named, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="Folder with METHOD/seed-N, every run finished.")
     parser.add_argument("--write", type=Path, help="The expected_results file to write.")
-    parser.add_argument("--figure", type=Path, help="The figure to draw: every seed of every method.")
+    parser.add_argument("--figure", type=Path, help="Write this figure, with every seed of every method.")
     arguments = parser.parse_args()
     finished = finished_in_sweep(arguments.sweep)
     evidence = [read_run(run.path) for run in finished]
@@ -42,11 +43,11 @@ def main() -> None:
     rivals = {method: runs for method, runs in by_method.items() if method != "spac"}
     print(table(by_method), paired("spac", by_method["spac"], rivals), sep="\n")
     if arguments.figure:
-        draw(by_method, arguments.figure)
+        plot_rewards(by_method, arguments.figure)
 
 
 def expected(manifest: Manifest, by_method: dict[str, list[Evidence]]) -> Expected:
-    """The file's content; the start's rows come from the first method, since all share it."""
+    """The content of the file. The rows of the start policy come from SPAC's runs, since all methods share it."""
     last = max(by_method["spac"][0].scores)
     seeds = sorted(run.seed or 0 for run in by_method["spac"])
     rows: list[Any] = []
@@ -57,9 +58,9 @@ def expected(manifest: Manifest, by_method: dict[str, list[Evidence]]) -> Expect
             for score in scores:
                 key = ScoreKey(START if iteration == 0 else method, score.task, score.metric, iteration)
                 decides = iteration == last and (score.task, score.metric) in PRIMARY
-                its = values(runs, score.task, score.metric, iteration)
+                values_by_seed = values(runs, score.task, score.metric, iteration)
                 rows += measured_rows(
-                    {key: its},
+                    {key: values_by_seed},
                     "ours",
                     primary=lambda key, decides=decides: decides,
                     n=score.n,
@@ -82,7 +83,7 @@ def expected(manifest: Manifest, by_method: dict[str, list[Evidence]]) -> Expect
 
 
 def table(by_method: dict[str, list[Evidence]]) -> str:
-    """Mean ± standard deviation over seeds, by method and iterate."""
+    """Markdown table of mean ± standard deviation over seeds, by method and iterate."""
     metrics = [*PRIMARY, ("gold", "exact"), ("heldout", "accuracy"), ("heldout", "divergence"), ("average", "mean")]
     lines = ["| method | iterate | " + " | ".join(" ".join(name) for name in metrics) + " |", "| --- " * (2 + len(metrics)) + "|"]
     for method, runs in by_method.items():
@@ -91,8 +92,8 @@ def table(by_method: dict[str, list[Evidence]]) -> str:
                 continue
             cells = []
             for name in metrics:
-                its = values(runs, *name, iteration)
-                cells.append(f"{statistics.fmean(its):.3f} ± {statistics.stdev(its):.3f}" if its else "")
+                scores = values(runs, *name, iteration)
+                cells.append(f"{statistics.fmean(scores):.3f} ± {statistics.stdev(scores):.3f}" if scores else "")
             lines.append(f"| {START if iteration == 0 else method} | {iteration} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -1,9 +1,9 @@
-"""How often verification cries wolf: honest runs of seeds that no expected result is made of, each held against the rows alone.
+"""Measure how often verification fails correct runs: fresh seeds, which are in no expected result, each verified alone.
 
     spac-repro sweep submit fresh_seeds --cluster local --out runs/fresh-seeds
     python experiments/false_alarms.py runs/fresh-seeds
 
-At the file's level α, about a share α of the runs should fail.
+At the level α of the file, about a share α of the runs should fail.
 """
 
 import sys
@@ -23,24 +23,25 @@ HEAD = (
 
 
 def main(sweep: Path) -> None:
+    """Print how the runs of a sweep compare with each primary row, and how many fail."""
     verdicts: dict[str, list[Verdict]] = defaultdict(list)
     for run in finished_in_sweep(sweep):
         verdicts[run.manifest.method].append(verify_runs([run.path]))
     print("| " + " | ".join(HEAD) + " |", "| --- " * len(HEAD) + "|", sep="\n")
-    for method, its in verdicts.items():
-        for row in zip(*(primary(verdict, method) for verdict in its), strict=True):
-            print("| " + " | ".join(line(row)) + " |")
-        failed = sum(verdict.status != "verified" for verdict in its)
-        print(f"\n{method}: {failed} of {len(its)} runs fail; family-wise level {its[0].alpha:g}\n")
+    for method, of_method in verdicts.items():
+        for row in zip(*(primary_rows(verdict, method) for verdict in of_method), strict=True):
+            print("| " + " | ".join(cells(row)) + " |")
+        failed = sum(verdict.status != "verified" for verdict in of_method)
+        print(f"\n{method}: {failed} of {len(of_method)} runs fail; family-wise level {of_method[0].alpha:g}\n")
 
 
-def primary(verdict: Verdict, method: str) -> list[RowComparison]:
-    """The rows that decide, of the method itself."""
+def primary_rows(verdict: Verdict, method: str) -> list[RowComparison]:
+    """The comparisons with the primary rows of a method."""
     return [comparison for comparison in verdict.comparisons if comparison.primary and comparison.key.method == method]
 
 
-def line(row: Sequence[RowComparison]) -> list[str]:
-    """What the runs' comparisons with one row have in common, and how they ended."""
+def cells(row: Sequence[RowComparison]) -> list[str]:
+    """The table cells for one primary row, from every run's comparison with it."""
     first = row[0]
     furthest = max(abs(comparison.difference) / comparison.tolerance for comparison in row)
     numbers = [

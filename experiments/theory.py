@@ -3,9 +3,9 @@
     spac-repro theory --first-seed 1 --out runs/theory-rows
     python experiments/theory.py runs/theory-rows --write expected_results/theory.yaml
 
-Every experiment is needed, at full size and on the same seeds. A value with an effect, the deviation that it is there to find,
-makes a primary row; the others are for information. Run both commands on one machine and one commit: the rows name this machine
-and this commit as their source.
+The run needs every experiment, at full size and on the same seeds. A value with an effect (the deviation that it must be able to
+detect) becomes a primary row. The others are for information. Run both commands on one machine and at one commit: the rows name
+this machine and this commit as their source.
 """
 
 import argparse
@@ -24,6 +24,7 @@ ROUNDING = 1e-6  # another machine's rounding moves a slope or a share of 1e-3 i
 
 
 def main() -> None:
+    """Write the expected results of a finished run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="Folder that `spac-repro theory` wrote.")
     parser.add_argument("--write", type=Path, required=True, help="The expected_results file to write.")
@@ -56,10 +57,14 @@ def finished(run: Path) -> list[dict[str, Any]]:
 
 
 def expected(results: list[dict[str, Any]]) -> Expected:
-    """The file's content: the rows, and this machine and commit as their source."""
+    """The content of the file: the rows, with this machine and commit as their source.
+
+    Raises:
+        UserError: the package is not in a git checkout.
+    """
     source = environment.source_revision()
     if source is None:
-        raise UserError("this package is not a git checkout, so that the rows could not name their commit; run from one")
+        raise UserError("this package is not in a git checkout, so the rows cannot name their commit; run from a checkout")
     origin = {
         "kind": "measured",
         "commit": source["commit"] + ("+changed" if source["changed"] else ""),

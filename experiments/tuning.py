@@ -2,9 +2,9 @@
 
     python experiments/tuning.py [--out runs/tuning] [--processes 2]
 
-The seed is none of those that are reported. The start is trained once and shared. A point is one run of `spac-repro train`;
-finished runs are kept, and repeating the command goes on with what is missing. The measure is the gold reward of the last iterate;
-the table goes to OUT/tuning.md.
+No reported result uses the tuning seed. The start policy is trained once and shared. Each point is one run of `spac-repro train`.
+Finished runs are kept, so a repeated command runs only the missing points. The chosen point has the highest gold reward at the last
+iterate. The table is written to OUT/tuning.md.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def points(method: str) -> Iterator[Point]:
 
 
 def train(out: Path, method: str, point: Point, *arguments: str) -> Path:
-    """One run, or what of it is missing."""
+    """Run or resume `spac-repro train` for one point, and return its run folder."""
     name = "-".join(f"{key}={value:g}" for key, value in point.items())
     folder = out / method / (name or "start")
     sets = [f"methods.{method}.{key}={value}" for key, value in point.items()] + ["evaluation.suite=none"]
@@ -57,9 +57,10 @@ def gold(folder: Path) -> list[float]:
 
 
 def main() -> None:
+    """Train every point, then write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
-    parser.add_argument("--processes", type=int, default=2, help="Runs at once; each takes one thread.")
+    parser.add_argument("--processes", type=int, default=2, help="Number of simultaneous runs, one thread each.")
     arguments = parser.parse_args()
     start = train(arguments.out, "spac", {}, "--until", "0")
     cells = [(method, point) for method in GRIDS for point in points(method)]
