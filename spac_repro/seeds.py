@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 
+# docs/decisions/02-exactness.md: how a killed run resumes and ends with the same bits.
 def derive_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed for the draw that `names` describe."""
     digest = hashlib.sha256(":".join(map(str, (seed, *names))).encode()).digest()

@@ -106,7 +106,8 @@ def slow_logprob() -> Callable[..., Any]:
 
 
 MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "compare", "browser", "teeth")
-# What `make test` leaves to `make check`: these whole, and single tests of the others that are marked `check` themselves.
+# What `make test` leaves to `make check`: all tests of these, and single others that are marked `check` themselves.
+# docs/decisions/12-tests-moved.md: how the tests were split between the two.
 CHECKED = ("distributed", "slurm", "images", "compare", "browser")
 
 

@@ -1,4 +1,4 @@
-"""The house stays livable: no module, function or class grows beyond what can be read in one go."""
+"""The package stays readable: limits on sizes, and docs/architecture.md shows its tree (docs/decisions/10-house.md)."""
 
 import ast
 import re

@@ -18,6 +18,7 @@ from spac_repro.errors import UserError
 from spac_repro.optim import distributed
 from spac_repro.runs.files import atomic_folder, read_json, sha256_file, write_json
 
+# docs/decisions/02-exactness.md: why checkpoints are hashed safetensors files.
 STATE_FILE = "state.safetensors"
 
 
