@@ -1,1 +1,1 @@
-"""What people write (recipes, `--set`, expected results, sweeps, cluster profiles): read, checked, and refused in one line."""
+"""Read and check the documents that people write: recipes, `--set`, expected results, sweeps, cluster profiles."""

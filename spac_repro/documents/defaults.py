@@ -1,4 +1,4 @@
-"""Settings that a document leaves out because they were added after it was written."""
+"""Fill in settings that a document lacks because they were added after it was written."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from spac_repro.documents.validation import bare
+from spac_repro.documents.validation import unwrap_optional
 
 
 def with_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of settings with every setting at its default that the tree lacks. An optional group that is absent stays absent.
+    """Copy a tree of settings and set every missing setting to its default. A missing optional group stays missing.
 
-    Nothing is checked: what `model` does not know stays as it is.
+    Nothing is checked: keys that `model` does not know stay as they are.
     """
     full = dict(values)
     for name, field in model.model_fields.items():
-        kind = bare(field.annotation)
-        group = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        annotation = unwrap_optional(field.annotation)
+        group = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
         if name in full:
             if group and isinstance(full[name], Mapping):
                 full[name] = with_defaults(group, full[name])

@@ -1,4 +1,4 @@
-"""Documents that ship with the package: found by name, or read from a file of one's own."""
+"""Documents that ship with the package. Each is found by its name, or read from a user's file."""
 
 import os
 from importlib import resources
@@ -15,16 +15,21 @@ from spac_repro.errors import UserError
 
 
 def names(folder: str) -> list[str]:
-    """The documents in a folder of the package."""
+    """List the documents in a folder of the package, without `.yaml`."""
     entries = (resources.files("spac_repro") / folder).iterdir()
     return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
 
 
 def read(kind: str, folder: str, name: str) -> Document:
-    """Read the document of that name in a folder of the package, or a file. `kind` is what such a document is called.
+    """Read a document of the package by its name, or a file by its path.
+
+    Args:
+        kind: What such a document is called in errors, for example "recipe".
+        folder: The folder of the package that holds the documents of this kind.
+        name: A name in that folder, or a path.
 
     Raises:
-        UserError: there is none (with the nearest name), or it cannot be read.
+        UserError: There is no such document (with the closest name), or it cannot be read.
     """
     known = names(folder)
     if name in known:
@@ -38,22 +43,22 @@ def read(kind: str, folder: str, name: str) -> Document:
 
 
 class PackagedDocument(Settings):
-    """A kind of document that ships with the package."""
+    """A kind of document of which some ship with the package."""
 
     kind: ClassVar[str]
     folder: ClassVar[str]
 
     @classmethod
     def names(cls) -> list[str]:
-        """Those that ship."""
+        """List the documents of this kind that ship with the package."""
         return names(cls.folder)
 
     @classmethod
     def load(cls, name: str) -> Self:
-        """Read one by name or file.
+        """Read and check a document by name or path.
 
         Raises:
-            UserError: there is none, or it is not one; with file, line and key.
+            UserError: There is no such document, or it is not valid; with file, line and key.
         """
         document = read(cls.kind, cls.folder, name)
-        return validate(cls, document.value, document, missing_key_remedy=f"take one of {cls.folder}/ as a pattern")
+        return validate(cls, document.value, document, missing_key_remedy=f"see the examples in {cls.folder}/")

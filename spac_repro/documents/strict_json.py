@@ -1,8 +1,8 @@
-"""JSON as programs write it: strict where Python's reader is lenient, and refused in one line where Python's reader would fail.
+"""Read JSON strictly, with errors of one line.
 
-Refused are keys that stand twice in an object (Python keeps the last), more than 64 levels, integers of more than 300 digits,
-numbers too large for a float, and halves of surrogate pairs. NaN and Infinity are read, because Python writes them; what must be
-finite is for a model to say.
+These are errors: a key that occurs twice in an object (Python keeps the last one), more than 64 levels, integers of more than 300
+digits, numbers too large for a float, and unpaired surrogates. NaN and Infinity are read, because Python writes them; the model
+of a document decides which numbers must be finite.
 """
 
 import json
@@ -21,40 +21,52 @@ MAX_INTEGER_DIGITS = 300
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _BRACKET = re.compile(r"[\[\]{}]")
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # how half a surrogate pair, or a whole one, is written
-_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # one surrogate, paired or not
+_TYPE_NAMES = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
 class _InvalidJsonError(ValueError):
-    """What the callbacks of Python's reader found."""
+    """A problem that a callback of Python's JSON reader found."""
 
     def __init__(self, problem: str, key: str = "") -> None:
         super().__init__(problem)
         self.problem, self.key = problem, key
 
 
-def read(path: Path, kind: type | None = None, *, missing_file_remedy: str = "", remedy: str = "") -> Any:
-    """The content of a JSON file; with `kind` (dict or list) it must be that.
+def read(path: Path, expected_type: type | None = None, *, missing_file_remedy: str = "", remedy: str = "") -> Any:
+    """Read a JSON file.
 
-    `missing_file_remedy` is the remedy where there is no such file, `remedy` the one where it is not what it should be.
+    Args:
+        path: The file.
+        expected_type: The type that the content must have: dict or list. None allows any.
+        missing_file_remedy: What to do where there is no such file.
+        remedy: What to do where the content is wrong.
 
     Raises:
-        UserError: it cannot be read, is not JSON, or is of another kind.
+        UserError: The file cannot be read, is not JSON, or has another type.
     """
-    return parse(read_text(path, max_bytes=MAX_BYTES, missing_file_remedy=missing_file_remedy), str(path), kind, remedy=remedy)
+    text = read_text(path, max_bytes=MAX_BYTES, missing_file_remedy=missing_file_remedy)
+    return parse(text, str(path), expected_type, remedy=remedy)
 
 
-def parse(text: str | bytes, where: str, kind: type | None = None, *, line: int | None = None, remedy: str = "") -> Any:
-    """The content of a JSON text, which is the whole of `where` or, with `line`, that line of it.
+def parse(text: str | bytes, where: str, expected_type: type | None = None, *, line: int | None = None, remedy: str = "") -> Any:
+    """Parse a JSON text.
+
+    Args:
+        text: A whole document, or one line of it.
+        where: The document's name, for errors.
+        expected_type: The type that the content must have: dict or list. None allows any.
+        line: The line's number, where `text` is one line.
+        remedy: What to do where the content is wrong.
 
     Raises:
-        UserError: it is not JSON, or is of another kind than `kind` (dict or list).
+        UserError: The text is not JSON, or has another type.
     """
     text = decode_utf8(text, where, line) if isinstance(text, bytes) else text
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float)
         if _SURROGATE_ESCAPE.search(text) or _depth(text) > MAX_DEPTH:
-            _check(value)
+            _check_depth_and_text(value)
     except json.JSONDecodeError as error:
         problem = f"not JSON ({error.msg} at column {error.colno})"
         raise user_error(where, problem, line=line or error.lineno, remedy=remedy) from None
@@ -62,23 +74,25 @@ def parse(text: str | bytes, where: str, kind: type | None = None, *, line: int 
         raise user_error(where, error.problem, line=line, key=error.key, remedy=remedy) from None
     except RecursionError:
         raise user_error(where, f"nested more than {MAX_DEPTH} levels deep", line=line, remedy=remedy) from None
-    if kind is not None and type(value) is not kind:
-        raise user_error(where, f"must be {_KINDS[kind]}, found {json_type(value)}", line=line, remedy=remedy)
+    if expected_type is not None and type(value) is not expected_type:
+        raise user_error(where, f"must be {_TYPE_NAMES[expected_type]}, found {json_type(value)}", line=line, remedy=remedy)
     return value
 
 
 def json_type(value: object) -> str:
-    """What JSON calls a value: `an object`, `a list`, …"""
-    return "nothing" if value is None else _KINDS.get(type(value), type(value).__name__)
+    """Name the JSON type of a value for an error: `an object`, `a list` and so on."""
+    return "nothing" if value is None else _TYPE_NAMES.get(type(value), type(value).__name__)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs if len(dict(pairs)) < len(pairs) else ():
-        if name in found:
-            raise _InvalidJsonError("stands there twice", name)
-        found[name] = value
-    return dict(pairs)
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _InvalidJsonError("occurs twice", name)
+            seen.add(name)
+    return members
 
 
 def _integer(text: str) -> int:
@@ -95,15 +109,15 @@ def _float(text: str) -> float:
 
 
 def _depth(text: str) -> int:
-    """How deep a JSON text is nested; an upper bound where it has few brackets. Walking through the values takes longer."""
+    """Return how deep a JSON text is nested; an upper bound where it has few brackets. This is faster than walking the values."""
     if (brackets := text.count("[") + text.count("{")) <= MAX_DEPTH:
         return brackets
     steps = (1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(_STRING.sub("", text)))
     return max(accumulate(steps), default=0)
 
 
-def _check(value: Any) -> None:
-    """Depth, and whole characters, level by level: a value may be nested deeper than calls can be."""
+def _check_depth_and_text(value: Any) -> None:
+    """Check depth and surrogates level by level: recursion fails on values that are nested deeper than Python's stack."""
     level: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     for _ in range(MAX_DEPTH + 1):
         below: list[tuple[tuple[str | int, ...], Any]] = []
@@ -114,7 +128,7 @@ def _check(value: Any) -> None:
             elif isinstance(each, list):
                 below += [((*path, position), inner) for position, inner in enumerate(each)]
             elif isinstance(each, str) and any("\ud800" <= character <= "\udfff" for character in each):
-                raise _InvalidJsonError("half a surrogate pair is no character", dotted_key(path))
+                raise _InvalidJsonError("an unpaired surrogate is not a character", dotted_key(path))
         level = below
     if level:
         raise _InvalidJsonError(f"nested more than {MAX_DEPTH} levels deep")

@@ -1,4 +1,4 @@
-"""A file's text: UTF-8, of a bounded size, or refused in one line."""
+"""Read a file as UTF-8 text of a bounded size."""
 
 from pathlib import Path
 
@@ -6,32 +6,34 @@ from spac_repro.documents.errors import user_error
 
 
 def read_text(path: Path, *, max_bytes: int, missing_file_remedy: str = "") -> str:
-    """The text of a file of at most `max_bytes` bytes, with or without a byte order mark.
-
-    `missing_file_remedy` is the remedy where there is no such file.
+    """Read the text of a file, with or without a byte order mark.
 
     Raises:
-        UserError: it cannot be read, is larger, or is not UTF-8.
+        UserError: The file is missing (with `missing_file_remedy`), cannot be read, is larger than `max_bytes` bytes, or is not
+            UTF-8.
     """
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except FileNotFoundError:
         raise user_error(str(path), "no such file", remedy=missing_file_remedy) from None
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise user_error(str(path), f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if len(data) > max_bytes:
-        raise user_error(
-            str(path), f"larger than {max_bytes:,} bytes, so it is not what it should be", remedy="look at what wrote it"
-        )
+        raise user_error(str(path), f"larger than {max_bytes:,} bytes", remedy="check that this is the right file")
     return decode_utf8(data, str(path))
 
 
 def decode_utf8(data: bytes, where: str, line: int | None = None) -> str:
-    """The text of UTF-8 bytes, with or without a byte order mark.
+    """Decode UTF-8 bytes, with or without a byte order mark.
+
+    Args:
+        data: The bytes of a document, or of one line of it.
+        where: The document's name, for errors.
+        line: The line's number, where `data` is one line.
 
     Raises:
-        UserError: they are not UTF-8.
+        UserError: The bytes are not UTF-8.
     """
     try:
         return data.decode("utf-8-sig")

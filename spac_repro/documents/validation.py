@@ -1,4 +1,4 @@
-"""What was read, held against the model that says what may stand there."""
+"""Check what was read against a pydantic model; report the first problem in one line."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
@@ -15,23 +15,30 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def validate(model: type[Model], value: Any, source: Source, *, missing_key_remedy: str = "", remedy: str = "") -> Model:
-    """The model made of a value. `missing_key_remedy` is the remedy where a key is missing, `remedy` the one for anything else.
+    """Check a value against a model and return the model.
 
-    A number that stands where text is wanted is the text as it was written: commits and versions may look like numbers.
+    A number in the place of text becomes text, exactly as it was written: commits and versions may look like numbers.
+
+    Args:
+        model: The pydantic model of a valid document.
+        value: The plain values that were read.
+        source: Where they were read from; it makes the errors.
+        missing_key_remedy: What to do where a key is missing.
+        remedy: What to do about any other problem.
 
     Raises:
-        UserError: the first thing that is wrong, with its source. A misspelt key comes before the one that it leaves missing.
+        UserError: The first problem, with its place. A misspelt key is reported before the key that is missing for it.
     """
     if not isinstance(value, Mapping):
         raise source.error((), f"must hold the keys {', '.join(_keys(model))}", missing_key_remedy or remedy)
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        texts = dict(_texts(model, error, source))
+        texts = dict(_numbers_as_text(model, error, source))
         if not texts:
             raise first_error(model, error, source, missing_key_remedy=missing_key_remedy, remedy=remedy) from None
     try:
-        return model.model_validate(_with_texts(value, texts))
+        return model.model_validate(_replace(value, texts))
     except ValidationError as error:
         raise first_error(model, error, source, missing_key_remedy=missing_key_remedy, remedy=remedy) from None
 
@@ -39,13 +46,13 @@ def validate(model: type[Model], value: Any, source: Source, *, missing_key_reme
 def first_error(
     model: type[BaseModel], error: ValidationError, source: Source, *, missing_key_remedy: str = "", remedy: str = ""
 ) -> UserError:
-    """The first thing that is wrong, in one line."""
+    """Turn the first problem of a pydantic error into an error of one line. For the arguments, see `validate`."""
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    path, holder = _follow(model, first["loc"])
+    path, parent = _resolve(model, first["loc"])
     if first["type"] == "extra_forbidden":
-        near = did_you_mean(str(path[-1]), _keys(holder))
-        return source.error(path, f"unknown key{near}", remedy or ("" if near else f"the keys here are {', '.join(_keys(holder))}"))
+        near = did_you_mean(str(path[-1]), _keys(parent))
+        return source.error(path, f"unknown key{near}", remedy or ("" if near else f"the keys here are {', '.join(_keys(parent))}"))
     if first["type"] == "missing":
         return source.error(path, "missing", missing_key_remedy or remedy)
     given = first["input"]
@@ -53,55 +60,59 @@ def first_error(
     return source.error(path, f"{one_line(first['msg']).removeprefix('Value error, ')}{shown}", remedy)
 
 
-def _texts(model: type[BaseModel], error: ValidationError, source: Source) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """The numbers that stand where text is wanted, as they were written."""
+def _numbers_as_text(model: type[BaseModel], error: ValidationError, source: Source) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the path and the literal of each number in the place of text."""
     for problem in error.errors(include_url=False):
         if problem["type"] == "string_type":
-            path, _ = _follow(model, problem["loc"])
+            path, _ = _resolve(model, problem["loc"])
             literal = source.literal(path)
             if literal is not None:
                 yield path, literal
 
 
-def _with_texts(value: Any, texts: Mapping[tuple[str | int, ...], str], path: tuple[str | int, ...] = ()) -> Any:
+def _replace(value: Any, texts: Mapping[tuple[str | int, ...], str], path: tuple[str | int, ...] = ()) -> Any:
+    """Copy a tree of values, with the values at the paths in `texts` replaced."""
     if path in texts:
         return texts[path]
     if isinstance(value, Mapping):
-        return {key: _with_texts(inner, texts, (*path, key)) for key, inner in value.items()}
-    return [_with_texts(inner, texts, (*path, i)) for i, inner in enumerate(value)] if isinstance(value, list) else value
+        return {key: _replace(inner, texts, (*path, key)) for key, inner in value.items()}
+    return [_replace(inner, texts, (*path, i)) for i, inner in enumerate(value)] if isinstance(value, list) else value
 
 
-def _follow(kind: Any, location: KeyPath) -> tuple[tuple[str | int, ...], Any]:
-    """The keys and positions of an error's location, and the kind of what holds the last of them.
+def _resolve(annotation: Any, location: KeyPath) -> tuple[tuple[str | int, ...], Any]:
+    """Return the path of an error's location in the document, and the type that contains its last part.
 
-    A location also names the member of a union that was tried, which is no level of the document.
+    A pydantic location also names the member of a union that was tried, which is no level of the document.
     """
     path: list[str | int] = []
-    holder = None
+    parent = None
     for part in location:
-        kind = bare(kind)
-        if get_origin(kind) in (Union, UnionType):
-            kind = _member(kind, part)
+        annotation = unwrap_optional(annotation)
+        if get_origin(annotation) in (Union, UnionType):
+            annotation = _union_member(annotation, part)
         elif part != "[key]":
             path.append(part)
-            holder, kind = kind, _below(kind, part)
-    return tuple(path), holder
+            parent, annotation = annotation, _child_type(annotation, part)
+    return tuple(path), parent
 
 
-def bare(kind: Any) -> Any:
-    """What an annotation is about: `X` of `X | None` and of `Annotated[X, …]`."""
+def unwrap_optional(annotation: Any) -> Any:
+    """Return `X` for `X | None` and for `Annotated[X, …]`, and any other annotation as it is."""
     while True:
-        if get_origin(kind) is Annotated:
-            kind = get_args(kind)[0]
-        elif get_origin(kind) in (Union, UnionType) and len(some := [x for x in get_args(kind) if x is not type(None)]) == 1:
-            (kind,) = some
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+        elif get_origin(annotation) in (Union, UnionType):
+            members = [member for member in get_args(annotation) if member is not type(None)]
+            if len(members) > 1:
+                return annotation
+            (annotation,) = members
         else:
-            return kind
+            return annotation
 
 
-def _member(union: Any, name: str | int) -> Any:
-    """The member of a union that an error's location calls by its name or by its discriminator's value."""
-    for member in map(bare, get_args(union)):
+def _union_member(union: Any, name: str | int) -> Any:
+    """Return the member of a union with this class name or with this value of its discriminator."""
+    for member in map(unwrap_optional, get_args(union)):
         if isinstance(member, type) and issubclass(member, BaseModel):
             values = [value for field in member.model_fields.values() if _is_literal(field) for value in get_args(field.annotation)]
             if name in (member.__name__, *values):
@@ -113,17 +124,17 @@ def _is_literal(field: Any) -> bool:
     return get_origin(field.annotation) is Literal
 
 
-def _below(kind: Any, part: str | int) -> Any:
-    """The kind of what stands under a key or at a position."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return next((field.annotation for name, field in kind.model_fields.items() if part == (field.alias or name)), None)
-    arguments = get_args(kind)
-    if get_origin(kind) is dict:
+def _child_type(annotation: Any, part: str | int) -> Any:
+    """Return the type of the value under a key or at a position."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return next((field.annotation for name, field in annotation.model_fields.items() if part == (field.alias or name)), None)
+    arguments = get_args(annotation)
+    if get_origin(annotation) is dict:
         return arguments[1]
-    return arguments[0] if get_origin(kind) in (list, tuple, Sequence) and arguments else None
+    return arguments[0] if get_origin(annotation) in (list, tuple, Sequence) and arguments else None
 
 
-def _keys(kind: Any) -> list[str]:
-    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+def _keys(annotation: Any) -> list[str]:
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return []
-    return [field.alias or name for name, field in kind.model_fields.items()]
+    return [field.alias or name for name, field in annotation.model_fields.items()]

@@ -196,7 +196,7 @@ def load_expected(path: Path | str) -> Expected:
 def _row_problem(expected: Expected, row: Row, seen: set[ScoreKey]) -> str | None:
     """What is wrong with a row beyond its fields' types, or None."""
     if row.key in seen:
-        return "stands there twice; remove one"
+        return "occurs twice; remove one"
     if row.source not in expected.sources:
         near = did_you_mean(row.source, expected.sources) or f"; there are {', '.join(expected.sources)}"
         return f"unknown source {row.source!r}{near}"

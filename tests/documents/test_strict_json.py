@@ -48,14 +48,14 @@ def test_a_mark_of_byte_order_and_any_character_are_read(tmp_path):
         ("", "a.json, line 1: not JSON (Expecting value at column 1)"),
         ('{"a": 1,\n "b" 2}', "a.json, line 2: not JSON (Expecting ':' delimiter at column 6)"),
         ("[1]\n[2]", "a.json, line 2: not JSON (Extra data at column 1)"),
-        ('{"a": {"b": 1, "b": 2}}', "a.json: b: stands there twice"),
+        ('{"a": {"b": 1, "b": 2}}', "a.json: b: occurs twice"),
         ('{"a": ' + "1" * 5000 + "}", "a.json: an integer of 5000 digits is too large"),
         ("[1e999]", "a.json: 1e999 is too large for a number"),
         ("[" * 100_000, "a.json: nested more than 64 levels deep"),
         ("[" * 66 + "]" * 66, "a.json: nested more than 64 levels deep"),
         ('{"a":' * 500 + "1" + "}" * 500, "a.json: nested more than 64 levels deep"),
-        ('{"a": ["x", "\\ud800"]}', "a.json: a.1: half a surrogate pair is no character"),
-        ('{"a": {"\\udc00": 1}}', "a.json: a: half a surrogate pair is no character"),
+        ('{"a": ["x", "\\ud800"]}', "a.json: a.1: an unpaired surrogate is not a character"),
+        ('{"a": {"\\udc00": 1}}', "a.json: a: an unpaired surrogate is not a character"),
         (b'{"a":\n "\xff"}', "a.json, line 2: not UTF-8 at byte 8; save it as UTF-8"),
         ('{"' + "n" * 10_000 + '": 1, "' + "n" * 10_000 + '": 1}', "a.json: nnn"),
     ],
@@ -99,7 +99,7 @@ def test_a_file_that_is_not_there_or_too_large(tmp_path, monkeypatch):
 def test_a_key_twice_among_very_many_is_found_at_once():
     pairs = [f'"k{n}": 1' for n in range(200_000)]
     begun = time.process_time()
-    assert refusal("{" + ", ".join([*pairs, pairs[-1]]) + "}") == "a.json: k199999: stands there twice"
+    assert refusal("{" + ", ".join([*pairs, pairs[-1]]) + "}") == "a.json: k199999: occurs twice"
     assert time.process_time() - begun < 5
 
 

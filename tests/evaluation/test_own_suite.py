@@ -317,7 +317,7 @@ WRONG = [
     ("asked: test", "asked: test\noverlap: qestion", "line 12: overlap: `columns` has no qestion (did you mean question?)"),
     ("asked: test", "asked: test\ngenerates: 8", "line 12: generates: how many tokens an answer may have"),
     ("asked: test", "asked: test\nby_subject: true", "line 14: columns: a task that is asked by subject needs the column subject"),
-    ("asked: test", "asked: test\nasked: test", "line 12: asked: stands there twice, first on line 11"),
+    ("asked: test", "asked: test\nasked: test", "line 12: asked: occurs twice, first on line 11"),
 ]
 
 

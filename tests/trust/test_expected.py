@@ -84,7 +84,7 @@ def test_loads_and_round_trips(tmp_path):
         ("primary: true", "value: 0.7", "has value, which a not transcribed row cannot have"),
         (", tolerance: {value: 0.02, argument: because}", "", "must have either borrowed or tolerance"),
         ("argument: because}}\n- {source: paper", "argument: ''}}\n- {source: paper", "rows.1.tolerance.argument: "),
-        ("method: spin", "method: dpo", "rows.2: (dpo iteration 1 arc acc) stands there twice"),
+        ("method: spin", "method: dpo", "rows.2: (dpo iteration 1 arc acc) occurs twice"),
         ("iteration: 3", "iteration: -1", "rows.0.iteration: "),
         ("2026-01-31", "someday", "sources.ours.date: "),
     ],
