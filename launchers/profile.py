@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from spac_repro.documents.model import Positive, Settings
 from spac_repro.documents.packaged import PackagedDocument
+from spac_repro.documents.settings import PositiveInt, Settings
 from spac_repro.runs import files
 
 NotNegative = Annotated[int, Field(ge=0)]
@@ -36,8 +36,8 @@ class Image(Settings):
 class Requeue(Settings):
     """What becomes of a job whose time is up, or that is preempted."""
 
-    signal_seconds: Positive = 120  # the signal to stop comes so long before the time limit: one checkpoint must fit in
-    attempts_without_progress: Positive = 3  # so many attempts in a row that leave nothing new end the cell with an error
+    signal_seconds: PositiveInt = 120  # the signal to stop comes so long before the time limit: one checkpoint must fit in
+    attempts_without_progress: PositiveInt = 3  # so many attempts in a row that leave nothing new end the cell with an error
 
 
 class Cluster(PackagedDocument):
@@ -53,13 +53,13 @@ class Cluster(PackagedDocument):
     qos: str | None = None
     constraint: str | None = None
     exclude: str | None = None
-    nodes: Positive = 1
+    nodes: PositiveInt = 1
     gpus_per_node: NotNegative = 0
-    processes_per_node: Positive | None = None  # None: one a GPU, or one
-    cpus_per_node: Positive = 1
-    memory_gb: Positive | None = None  # of a node; None: the cluster's default
-    minutes: Positive
-    parallelism: Positive | None = None  # cells at a time; None: as many as Slurm starts
+    processes_per_node: PositiveInt | None = None  # None: one a GPU, or one
+    cpus_per_node: PositiveInt = 1
+    memory_gb: PositiveInt | None = None  # of a node; None: the cluster's default
+    minutes: PositiveInt
+    parallelism: PositiveInt | None = None  # cells at a time; None: as many as Slurm starts
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)  # any other option of sbatch
     setup: list[str] = Field(default_factory=list)  # shell lines before the job's Python: modules, scratch folders
     environment: dict[str, str] = Field(default_factory=dict)

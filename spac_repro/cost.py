@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from spac_repro import engines, methods
-from spac_repro.methods import Referenced
+from spac_repro.methods import ReferenceMethodSettings
 from spac_repro.recipe import ArchitectureSettings, Run, TrainingSettings
 
 GPU = "an A100 80 GB at 40 % of its 312 TFLOP/s in bfloat16 for training, and 1.4 % for generation"
@@ -70,7 +70,9 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
         # The reference policy needs one forward pass.
         passes = 4 if training.gradient_checkpointing else 3
         training_flops = (
-            2.0 * parameters * (passes * tokens + (scored_tokens if isinstance(run.method_settings, Referenced) else 0))
+            2.0
+            * parameters
+            * (passes * tokens + (scored_tokens if isinstance(run.method_settings, ReferenceMethodSettings) else 0))
         )
     start = recipe.supervised_start
     return CostEstimate(

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from spac_repro import engines, methods
 from spac_repro.data import mapped, triples
 from spac_repro.data.triples import Triples
-from spac_repro.methods import Method, Referenced
+from spac_repro.methods import Method, ReferenceMethodSettings
 from spac_repro.model import policy, precision
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
@@ -158,7 +158,7 @@ def _add_reference_logprobs(context: RunContext, t: int, wrapped: Policy, data: 
 def _reference_iteration(context: RunContext, t: int) -> int | None:
     """The iteration whose policy is the reference in iteration t; None if the method has no reference."""
     settings = context.run.method_settings
-    if not isinstance(settings, Referenced):
+    if not isinstance(settings, ReferenceMethodSettings):
         return None
     return 0 if settings.reference_policy == "start" else t - 1
 
@@ -225,7 +225,7 @@ def peak_learning_rate(run: Run, iteration: int) -> float:
     return last or run.method_settings.learning_rate
 
 
-def beta(settings: Referenced, iteration: int, iterations: int) -> float:
+def beta(settings: ReferenceMethodSettings, iteration: int, iterations: int) -> float:
     """Return β of an iteration; the last of the `iterations` may have its own."""
     return settings.last_iteration_beta if iteration == iterations and settings.last_iteration_beta else settings.beta
 
@@ -262,7 +262,7 @@ def _hyperparameters(run: Run, method: Method, iteration: int) -> dict[str, Any]
     """The loss's hyperparameters from the recipe, with β of the iteration."""
     settings = run.method_settings
     values = {name: getattr(settings, name) for name in method.hyperparameters}
-    if isinstance(settings, Referenced):
+    if isinstance(settings, ReferenceMethodSettings):
         values["beta"] = beta(settings, iteration, run.recipe.training.iterations)
     return values
 

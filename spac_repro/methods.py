@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from spac_repro.documents.model import Above0, AtLeast0, Settings
+from spac_repro.documents.settings import NonNegativeFloat, PositiveFloat, Settings
 from spac_repro.registry import Registry, import_object
 
 ENTRY_POINT_GROUP = "spac_repro.methods"  # the entry points of methods from outside
@@ -18,25 +18,25 @@ ENTRY_POINT_GROUP = "spac_repro.methods"  # the entry points of methods from out
 Response = Literal["chosen", "rejected", "selfplay"]
 
 
-class Optimised(Settings):
+class MethodSettings(Settings):
     """What every method has."""
 
-    learning_rate: Above0
-    last_iteration_learning_rate: Above0 | None  # for the last iteration, where it differs
+    learning_rate: PositiveFloat
+    last_iteration_learning_rate: PositiveFloat | None  # for the last iteration, where it differs
 
 
-class Referenced(Optimised):
+class ReferenceMethodSettings(MethodSettings):
     """What every method with a reference policy has."""
 
-    beta: Above0
-    last_iteration_beta: Above0 | None
+    beta: PositiveFloat
+    last_iteration_beta: PositiveFloat | None
     reference_policy: Literal["previous", "start"]
 
 
-class Spac(Referenced):
+class SpacSettings(ReferenceMethodSettings):
     """SPAC's own: the weight of the preferences, the form of the critic term, and its baseline."""
 
-    preference_weight: AtLeast0  # λ
+    preference_weight: NonNegativeFloat  # λ
     critic_loss: Literal["smoothed", "linear"]
     critic_baseline: Literal["both", "chosen", "rejected", "none"]
 
@@ -47,14 +47,14 @@ class Method:
 
     The loss is called with one tensor [examples] for each of `responses`, in that order: the log-ratios ρ where the settings name a
     reference, the log-probabilities log π(y|x) elsewhere. Its keywords are `beta` and the settings that its class adds to
-    `Referenced`, and the statistics named. It returns the losses, [examples].
+    `ReferenceMethodSettings`, and the statistics named. It returns the losses, [examples].
     """
 
     name: str
     summary: str  # one line for whoever chooses a method
     citation: str
     responses: tuple[Response, ...]  # whose log-probabilities the loss takes; "selfplay" among them means that y′ is sampled
-    settings: type[Optimised]
+    settings: type[MethodSettings]
     loss: str  # "module:function"
     statistics: tuple[Literal["mean_length"], ...] = ()  # mean_length: tokens of a chosen response, on average
 
@@ -66,12 +66,12 @@ class Method:
     @property
     def has_reference(self) -> bool:
         """Whether the loss is made of log-ratios to a reference policy."""
-        return issubclass(self.settings, Referenced)
+        return issubclass(self.settings, ReferenceMethodSettings)
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
         """The settings that the loss takes as keywords."""
-        shared = (Referenced if self.has_reference else Optimised).model_fields
+        shared = (ReferenceMethodSettings if self.has_reference else MethodSettings).model_fields
         return (*(("beta",) if self.has_reference else ()), *(name for name in self.settings.model_fields if name not in shared))
 
     def load_loss(self) -> Callable[..., Any]:
@@ -95,7 +95,7 @@ register(
         summary="self-play with an adversarial critic",
         citation="arXiv 2406.04274",
         responses=("chosen", "rejected", "selfplay"),
-        settings=Spac,
+        settings=SpacSettings,
         loss="spac_repro.objectives:spac",
     )
 )
@@ -105,7 +105,7 @@ register(
         summary="Direct Preference Optimization",
         citation="Rafailov et al. 2023, arXiv 2305.18290",
         responses=("chosen", "rejected"),
-        settings=Referenced,
+        settings=ReferenceMethodSettings,
         loss="spac_repro.objectives:dpo",
     )
 )
@@ -115,7 +115,7 @@ register(
         summary="Identity Preference Optimization, on summed log-probabilities",
         citation="Azar et al. 2023, arXiv 2310.12036",
         responses=("chosen", "rejected"),
-        settings=Referenced,
+        settings=ReferenceMethodSettings,
         loss="spac_repro.objectives:ipo",
     )
 )
@@ -125,7 +125,7 @@ register(
         summary="self-play fine-tuning: chosen against self-play, rejected unused",
         citation="Chen et al. 2024, arXiv 2401.01335",
         responses=("chosen", "selfplay"),
-        settings=Referenced,
+        settings=ReferenceMethodSettings,
         loss="spac_repro.objectives:spin",
     )
 )
@@ -135,7 +135,7 @@ register(
         summary="more supervised steps on the chosen responses",
         citation="maximum likelihood",
         responses=("chosen",),
-        settings=Optimised,
+        settings=MethodSettings,
         loss="spac_repro.objectives:sft",
         statistics=("mean_length",),
     )

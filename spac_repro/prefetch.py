@@ -89,7 +89,7 @@ def _fetch(run: Run, progress: Progress) -> list[dict[str, Any]]:
         progress.start_stage(f"preferences {recipe.data.name}")
         preferences.read_preferences(recipe.data.name, revision=recipe.data.revision, limit=1)
         fetched.append({"preferences": recipe.data.name, "revision": recipe.data.revision})
-    if recipe.evaluation.suite.asks:
+    if recipe.evaluation.suite.has_tasks:
         from spac_repro.evaluation.leaderboard import scoring
 
         for task in scoring.chosen_tasks(recipe.evaluation.suite, recipe.evaluation.tasks):

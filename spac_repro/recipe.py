@@ -27,10 +27,10 @@ from pydantic import (
 )
 
 from spac_repro import engines, methods, suites
-from spac_repro.documents.defaults import with_defaults
-from spac_repro.documents.model import Above0, AtLeast0, Positive, Settings, Share
+from spac_repro.documents.defaults import fill_defaults
+from spac_repro.documents.settings import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 from spac_repro.errors import UserError
-from spac_repro.methods import Optimised
+from spac_repro.methods import MethodSettings
 
 MARKS = ("abstract", "reading", "derived", "tested", "SPIN", "assumed")  # and "set", which no file may use
 
@@ -57,13 +57,13 @@ Suite = Annotated[InstanceOf[suites.Suite], BeforeValidator(_suite), PlainSerial
 class ArchitectureSettings(Settings):
     """Shape of a Mistral-architecture policy that starts from random weights."""
 
-    hidden_size: Positive
-    intermediate_size: Positive
-    num_hidden_layers: Positive
-    num_attention_heads: Positive
-    num_key_value_heads: Positive
-    sliding_window: Positive | None
-    max_position_embeddings: Positive
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt
+    sliding_window: PositiveInt | None
+    max_position_embeddings: PositiveInt
 
 
 class PolicySettings(Settings):
@@ -72,7 +72,7 @@ class PolicySettings(Settings):
     source: Literal["random", "package", "hub"]
     name: str  # hub: owner/name; package: distribution that carries the weights
     revision: str | None  # hub: a commit; package: the distribution's version
-    num_parameters: Positive | None  # for the plan; None: counted from the architecture
+    num_parameters: PositiveInt | None  # for the plan; None: counted from the architecture
     architecture: ArchitectureSettings | None
     dtype: Literal["float32", "bfloat16"]
     attn_implementation: Literal["sdpa", "eager"]
@@ -90,11 +90,11 @@ class WorldSettings(Settings):
     """The built-in world. The four shares are μ's, and sum to 1; `garbage` is the part that the data covers thinly."""
 
     seed: int
-    preference_scale: AtLeast0
-    correct: Share
-    near_miss: Share
-    truncated: Share
-    garbage: Share
+    preference_scale: NonNegativeFloat
+    correct: Fraction
+    near_miss: Fraction
+    truncated: Fraction
+    garbage: Fraction
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> "WorldSettings":
@@ -110,10 +110,10 @@ class DataSettings(Settings):
     source: Literal["world", "file", "hub"]
     name: str | None  # hub: owner/name
     revision: str | None
-    max_pairs: Positive | None  # use only the first N preference pairs; None: all of them
+    max_pairs: PositiveInt | None  # use only the first N preference pairs; None: all of them
     prompt_template: Literal["plain", "chat", "instruction"]
-    max_prompt_tokens: Positive  # tokens; of a longer prompt the end is kept …
-    max_response_tokens: Positive  # … and of a longer response the beginning, end-of-sequence included
+    max_prompt_tokens: PositiveInt  # tokens; of a longer prompt the end is kept …
+    max_response_tokens: PositiveInt  # … and of a longer response the beginning, end-of-sequence included
     overlong_prompts: Literal["truncate", "refuse"]
     world: WorldSettings | None
 
@@ -121,23 +121,23 @@ class DataSettings(Settings):
 class SupervisedStart(Settings):
     """A supervised start on demonstrations of the world's behaviour."""
 
-    num_demonstrations: Positive
-    epochs: Positive
-    global_batch_size: Positive
-    few_shot_fraction: Share  # share of the steps whose rows hold several demonstrations, so that few-shot prompts are not new
-    learning_rate: Above0
-    warmup_ratio: Share
-    weight_decay: AtLeast0
+    num_demonstrations: PositiveInt
+    epochs: PositiveInt
+    global_batch_size: PositiveInt
+    few_shot_fraction: Fraction  # share of the steps whose rows hold several demonstrations, so that few-shot prompts are not new
+    learning_rate: PositiveFloat
+    warmup_ratio: Fraction
+    weight_decay: NonNegativeFloat
 
 
 class SelfPlaySettings(Settings):
     """y′ ~ π_t(·|x), one response a prompt."""
 
-    temperature: Above0
+    temperature: PositiveFloat
     top_p: Annotated[float, Field(gt=0, le=1)]
-    prompts_per_save: Positive  # prompts that share a seed; their responses are saved together, once all of them are complete
+    prompts_per_save: PositiveInt  # prompts that share a seed; their responses are saved together, once all of them are complete
     decode_batch_size: (
-        Positive | None
+        PositiveInt | None
     )  # prompts decoded at the same time; the next begins where one has ended. None: prompts_per_save
     backend: Literal["transformers", "vllm"]  # vllm: its extra is needed; it draws other samples of the same distribution
 
@@ -161,21 +161,21 @@ else:
 class TrainingSettings(Settings):
     """The same for every method: equal numbers of optimiser steps."""
 
-    iterations: Positive  # T
-    epochs_per_iteration: Positive  # passes over the preference pairs
-    global_batch_size: Positive  # examples per optimiser step, over all processes
-    micro_batch_tokens: Positive  # tokens a process computes at once, prompts counted once
+    iterations: PositiveInt  # T
+    epochs_per_iteration: PositiveInt  # passes over the preference pairs
+    global_batch_size: PositiveInt  # examples per optimiser step, over all processes
+    micro_batch_tokens: PositiveInt  # tokens a process computes at once, prompts counted once
     optimizer: Literal["adamw", "rmsprop"]
     lr_scheduler_type: Literal["linear", "constant"]
-    warmup_ratio: Share  # share of the steps of an iteration
-    weight_decay: AtLeast0
-    max_grad_norm: Above0
+    warmup_ratio: Fraction  # share of the steps of an iteration
+    weight_decay: NonNegativeFloat
+    max_grad_norm: PositiveFloat
     compute_dtype: Literal["float32", "bfloat16"]  # bfloat16: forward and backward under autocast
     gradient_checkpointing: bool
     engine: EngineName
-    processes: Positive
-    threads: Positive | None  # of a process, on CPU; None: as many as there are cores
-    save_steps: Positive  # optimiser steps
+    processes: PositiveInt
+    threads: PositiveInt | None  # of a process, on CPU; None: as many as there are cores
+    save_steps: PositiveInt  # optimiser steps
     save_total_limit: Annotated[int, Field(ge=1)]
 
 
@@ -184,10 +184,10 @@ class EvaluationSettings(Settings):
 
     suite: Suite
     tasks: tuple[str, ...] | None  # None: all of the suite
-    limit: Positive | None  # items a task; None: all
-    batch_size: Positive
+    limit: PositiveInt | None  # items a task; None: all
+    batch_size: PositiveInt
     gold_prompts: Annotated[int, Field(ge=0)]  # held-out prompts of the world; 0 where there is no gold reward
-    gold_samples_per_prompt: Positive  # responses sampled for each
+    gold_samples_per_prompt: PositiveInt  # responses sampled for each
     heldout_pairs: Annotated[int, Field(ge=0)]  # of the world's, to measure the distance from the start on
 
 
@@ -210,7 +210,7 @@ class Recipe(Settings):
             raise ValueError("`data.world` belongs to `data.source: world`: a recipe with a built-in world takes no --preferences")
         if self.data.world is None and (
             self.supervised_start
-            or self.evaluation.suite.asks_world
+            or self.evaluation.suite.uses_world
             or self.evaluation.gold_prompts
             or self.evaluation.heldout_pairs
         ):
@@ -238,9 +238,9 @@ class Run:
     provenance: Mapping[str, Provenance]  # by dotted key
 
     @property
-    def method_settings(self) -> Optimised:
+    def method_settings(self) -> MethodSettings:
         """The settings of the run's method."""
-        settings: Optimised = getattr(self.recipe.methods, self.method)
+        settings: MethodSettings = getattr(self.recipe.methods, self.method)
         return settings
 
     def settings(self) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     To be compared with other runs' settings, in which they may stand at other values. What this version does not know is kept.
     """
-    return with_defaults(Recipe, settings)
+    return fill_defaults(Recipe, settings)
 
 
 def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

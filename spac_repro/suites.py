@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from spac_repro.documents.model import Settings
+from spac_repro.documents.settings import Settings
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
 from spac_repro.registry import import_object
@@ -36,12 +36,12 @@ class Suite:
     folder: Path | None = None  # of a suite of one's own
 
     @property
-    def asks(self) -> bool:
+    def has_tasks(self) -> bool:
         """Whether anything is asked at all."""
         return bool(self.task_files)
 
     @property
-    def asks_world(self) -> bool:
+    def uses_world(self) -> bool:
         """Whether the questions are made from the built-in world; otherwise they come from files or from the hub."""
         return self.question_generator is not None
 

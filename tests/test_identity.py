@@ -8,7 +8,7 @@ import pytest
 from pydantic import create_model
 
 from spac_repro import methods, recipe, recipes
-from spac_repro.documents.model import AtLeast0, Settings
+from spac_repro.documents.settings import NonNegativeFloat, Settings
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
 from spac_repro.runs.folder import RunFolder
@@ -26,7 +26,7 @@ class Policy(recipe.PolicySettings):
 
 
 class Training(recipe.TrainingSettings):
-    label_noise: AtLeast0 = 0.0  # in a group
+    label_noise: NonNegativeFloat = 0.0  # in a group
     decayed: tuple[str, ...] = ("weight", "bias")
     limit: int | None = None
 
@@ -40,8 +40,8 @@ class Extras(Settings):
     depth: int
 
 
-class Spac(methods.Spac):
-    clip: AtLeast0 = 0.0  # in a method
+class Spac(methods.SpacSettings):
+    clip: NonNegativeFloat = 0.0  # in a method
 
 
 class Later(recipe.Recipe):

@@ -25,8 +25,8 @@ def own(tmp_path: Path) -> Path:
 def test_the_package_s_suites_have_their_facts():
     assert suites.names() == ("mini", "openllm")
     mini, openllm = suites.builtin()
-    assert (mini.asks, mini.asks_world, openllm.asks, openllm.asks_world) == (True, True, True, False)
-    assert (suites.NONE.asks, suites.NONE.asks_world) == (False, False)
+    assert (mini.has_tasks, mini.uses_world, openllm.has_tasks, openllm.uses_world) == (True, True, True, False)
+    assert (suites.NONE.has_tasks, suites.NONE.uses_world) == (False, False)
     for suite in suites.builtin():
         assert {*suite.task_files} == {*suite.task_files[0].parent.glob("*.yaml")}, "a task file that no entry names"
         assert suite.identity() is None
@@ -34,7 +34,7 @@ def test_the_package_s_suites_have_their_facts():
 
 def test_a_folder_is_a_suite(own):
     suite = suites.get(str(own))
-    assert (suite.name, suite.task_files, suite.asks, suite.asks_world) == ("my_suite", (own / "backwards.yaml",), True, False)
+    assert (suite.name, suite.task_files, suite.has_tasks, suite.uses_world) == ("my_suite", (own / "backwards.yaml",), True, False)
     (own / "another.yaml").write_text("name: another\n")
     (own / "notes.md").write_text("not a task")
     assert [file.name for file in suites.get(str(own)).task_files] == ["another.yaml", "backwards.yaml"]

@@ -47,7 +47,7 @@ def read(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs
                 f"recipe {run.recipe.name} has its preferences built in; leave --preferences out, or choose another recipe"
             )
         built_in = world(data.world)
-        asked = questions if suite.asks and not suite.asks_world else None
+        asked = questions if suite.has_tasks and not suite.uses_world else None
         return Inputs(built_in.preferences(data.max_pairs or 2000), built_in, asked, suite.identity())
     source = preferences or data.name
     if source is None:

@@ -9,7 +9,7 @@ from pydantic_core import to_jsonable_python
 from spac_repro.documents.validation import unwrap_optional
 
 
-def with_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+def fill_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
     """Copy a tree of settings and set every missing setting to its default. A missing optional group stays missing.
 
     Nothing is checked: keys that `model` does not know stay as they are.
@@ -20,7 +20,7 @@ def with_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str
         group = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
         if name in full:
             if group and isinstance(full[name], Mapping):
-                full[name] = with_defaults(group, full[name])
+                full[name] = fill_defaults(group, full[name])
         elif not field.is_required():
             default = field.get_default(call_default_factory=True)
             if default is not None or not group:

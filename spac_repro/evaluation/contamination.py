@@ -9,7 +9,7 @@ from spac_repro.runs import files
 def measure(context: RunContext) -> None:
     """Leave the overlap in the run folder, unless it is there or there is nothing to measure."""
     folder, settings = context.folder, context.recipe.evaluation
-    if folder.contamination_file.exists() or settings.suite.asks_world or not settings.suite.asks:
+    if folder.contamination_file.exists() or settings.suite.uses_world or not settings.suite.has_tasks:
         return
     context.progress.start_stage("overlap of preferences with questions")
     asked = scoring.questions(settings.suite, tasks=settings.tasks, data=context.inputs.questions, limit=settings.limit)

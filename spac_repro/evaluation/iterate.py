@@ -25,7 +25,7 @@ def score(context: RunContext, t: int) -> None:
     scores = gold.measure(context, t, model) if settings.gold_prompts else []
     if settings.heldout_pairs:
         scores += heldout.measure(context, t, model)
-    if settings.suite.asks:
+    if settings.suite.has_tasks:
         with context.timed(t, "leaderboard"):
             scores += _leaderboard(context, model)
     samples = _samples(context, t, model)

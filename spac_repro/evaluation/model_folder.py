@@ -41,7 +41,7 @@ def evaluate(
     policy.prepared(model, "sdpa")
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     model.eval()
-    if suite.asks_world and settings is None:
+    if suite.uses_world and settings is None:
         raise UserError(f"{target}: the suite {suite.name} asks about the built-in world; give a run of a recipe that has it")
     with precision.widened() if model.dtype == torch.bfloat16 else nullcontext():  # as in the run that made it
         return scoring.evaluate(

@@ -6,7 +6,7 @@ from typing import Any
 
 from spac_repro import methods, recipe
 from spac_repro.documents import packaged, yaml_subset
-from spac_repro.documents.defaults import with_defaults
+from spac_repro.documents.defaults import fill_defaults
 from spac_repro.documents.errors import one_line, user_error
 from spac_repro.documents.source import KeyPath, dotted_key
 from spac_repro.documents.suggestions import did_you_mean
@@ -36,7 +36,7 @@ def load(name: str, *, method: str = "spac", seed: int = 0, overrides: Sequence[
     if not isinstance(tree, dict):
         raise source.error((), "not a recipe: a mapping of settings is wanted", PATTERN)
     given = _settings(source, tree, ())
-    values = with_defaults(recipe.Recipe, given)
+    values = fill_defaults(recipe.Recipe, given)
     for key in {*leaf_keys(values)} - {*leaf_keys(given)}:
         source.provenance[key] = Provenance("default")
     for override in overrides:

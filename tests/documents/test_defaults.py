@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from spac_repro.documents.defaults import with_defaults
-from spac_repro.documents.model import Settings
+from spac_repro.documents.defaults import fill_defaults
+from spac_repro.documents.settings import Settings
 
 
 class Inner(Settings):
@@ -25,7 +25,7 @@ class Outer(Settings):
 
 
 def test_every_default_that_is_left_out_is_filled_in():
-    assert with_defaults(Outer, {"a": 1, "inner": {"x": 2}}) == {
+    assert fill_defaults(Outer, {"a": 1, "inner": {"x": 2}}) == {
         "a": 1,
         "b": None,
         "inner": {"x": 2, "y": 0.5},
@@ -36,5 +36,5 @@ def test_every_default_that_is_left_out_is_filled_in():
 
 def test_what_stands_there_stays_and_what_must_be_given_stays_missing():
     tree = {"inner": 3, "maybe": {"x": 1}, "own": {"z": []}, "unknown": {"k": 1}, "b": "b", "made": None}
-    assert with_defaults(Outer, tree) == {**tree, "maybe": {"x": 1, "y": 0.5}}
+    assert fill_defaults(Outer, tree) == {**tree, "maybe": {"x": 1, "y": 0.5}}
     assert tree["maybe"] == {"x": 1}

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, JsonValue, model_validator
 
 from spac_repro.documents import yaml_subset
-from spac_repro.documents.model import Positive, Settings
+from spac_repro.documents.settings import PositiveInt, Settings
 from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
@@ -14,7 +14,7 @@ from spac_repro.errors import UserError
 
 class Cat(Settings):
     kind: Literal["cat"]
-    lives: Positive
+    lives: PositiveInt
     name: str = ""
 
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.check]
 # The whole of a method: ten lines of loss, and its entry.
 METHOD = '''
 from torch.nn.functional import relu
-from spac_repro.methods import Method, Referenced
+from spac_repro.methods import Method, ReferenceMethodSettings
 
 def loss(chosen, rejected, *, beta):
     """A hinge on the margin of log-ratios, as in SLiC."""
@@ -29,7 +29,7 @@ HINGE = Method(
     summary="a hinge on the margin",
     citation="Zhao et al. 2023, arXiv 2305.10425",
     responses=("chosen", "rejected"),
-    settings=Referenced,
+    settings=ReferenceMethodSettings,
     loss="hinge_plugin:loss",
 )
 '''

@@ -54,7 +54,7 @@ def questions(
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; ask at least 1 question a task")
     chosen = chosen_tasks(suite, tasks)
-    if suite.asks_world:
+    if suite.uses_world:
         return {task: task.first(leaves, limit) for task, leaves in _of_world(suite, chosen, data, world).items()}
     if data is not None and not data.is_dir():
         raise UserError(f"{data} is not a folder; give the folder that holds the questions, one folder a benchmark")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from spac_repro.documents.model import Settings
+from spac_repro.documents.settings import Settings
 from spac_repro.documents.source import NamedSource
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
