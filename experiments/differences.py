@@ -1,4 +1,4 @@
-"""Change exactly one thing against a reference run: does `spac-repro compare` name it first?
+"""Change exactly one thing relative to a reference run, and test whether `spac-repro compare` names it first.
 
     python experiments/differences.py --out runs/differences              the table of docs/reproducibility.md
     python experiments/differences.py --out runs/differences --only seed  one row of it
@@ -31,8 +31,8 @@ from spac_repro.runs.folder import RunFolder  # noqa: E402
 REFERENCE = "reference/seed-0"
 CHAT = "chat/seed-0"
 SEEDS = (1, 2, 3, 4)
-OLDER = "accelerate==1.14.0"
-# The world's prompts as they are, through a chat template; and one that adds a character.
+OLDER_LIBRARY = "accelerate==1.14.0"
+# A chat template that leaves the world's prompts as they are, and one that adds a character.
 TEMPLATES = {CHAT: "<s>{{ messages[0]['content'] }}", "other": "<s>{{ messages[0]['content'] }}a"}
 
 
@@ -44,10 +44,10 @@ def train(
     *settings: str,
     method: str = "spac",
     seed: int = 0,
-    rows: Callable[[list[Preference]], list[Preference]] = list,
+    rows: Callable[[Sequence[Preference]], Sequence[Preference]] = list,
     template: str | None = None,
 ) -> None:
-    """A cut-down run in this process, with some settings, rows or the chat template changed."""
+    """Train a cut-down run in this process, with some settings, preferences or the chat template changed."""
     from spac_repro import pipeline, recipes
     from spac_repro.data import inputs, tokenizers
     from spac_repro.progress import MessagesOnly
@@ -57,9 +57,9 @@ def train(
     usual = tokenizers.of_world
 
     def with_template() -> Any:
-        its = usual()
-        its.chat_template = template
-        return its
+        tokenizer = usual()
+        tokenizer.chat_template = template
+        return tokenizer
 
     tokenizers.of_world = with_template
     try:
@@ -68,16 +68,18 @@ def train(
         tokenizers.of_world = usual
 
 
-def reordered(rows: list[Preference]) -> list[Preference]:
+def swap_two_rows(rows: Sequence[Preference]) -> Sequence[Preference]:
+    """Swap the first two preferences."""
     return [rows[1], rows[0], *rows[2:]]
 
 
-def flipped(rows: list[Preference]) -> list[Preference]:
+def flip_a_label(rows: Sequence[Preference]) -> Sequence[Preference]:
+    """Swap chosen and rejected in row 7."""
     return [*rows[:6], replace(rows[6], chosen=rows[6].rejected, rejected=rows[6].chosen), *rows[7:]]
 
 
-def retyped(rows: list[Preference]) -> list[Preference]:
-    """Row 7 with another last letter in its prompt."""
+def change_a_letter(rows: Sequence[Preference]) -> Sequence[Preference]:
+    """Change the last letter of the prompt in row 7."""
     (message,) = rows[6].prompt
     content = message["content"]
     other = "a" if content[-2] != "a" else "b"
@@ -85,7 +87,7 @@ def retyped(rows: list[Preference]) -> list[Preference]:
 
 
 def edit(out: Path, key: str, value: Any) -> None:
-    """The reference with another value in its manifest: what a run elsewhere would record, without its effect on the numbers."""
+    """Copy the reference and change a value in its manifest, as a run elsewhere would record it; the numbers stay the same."""
     shutil.copytree(out.parent / REFERENCE, out)
     file = RunFolder(out).manifest_file
     manifest = json.loads(file.read_text())
@@ -98,16 +100,16 @@ def edit(out: Path, key: str, value: Any) -> None:
 
 
 def with_an_older_library(out: Path) -> None:
-    """A run in a second environment: this one with another version of one library before it on the path."""
+    """Train in another environment: this one with an older version of one library first on the path."""
     library = out.with_name("library")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(library), OLDER]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(library), OLDER_LIBRARY]
     subprocess.run(install, check=True, capture_output=True)
     path = os.pathsep.join([str(library), str(ROOT)])
     subprocess.run(cut_down.command(out), env={**cut_down.environment(), "PYTHONPATH": path}, check=True, capture_output=True)
 
 
-def killed(out: Path) -> None:
-    """Killed in self-play and again in training, then carried on."""
+def kill_and_resume(out: Path) -> None:
+    """Kill a run in self-play and again in training, and resume it each time."""
     environment = {**cut_down.environment(), "PYTHONPATH": str(ROOT)}
     for moment in ('"iteration": 0, "step": 9', '"iteration": 1, "step": 3'):
         process = subprocess.Popen(cut_down.command(out), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -126,23 +128,35 @@ def killed(out: Path) -> None:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One change, and what must be said of it."""
+    """One change, and what `compare` must report about it.
+
+    Attributes:
+        name: What is changed.
+        key: What `compare` must name first; empty if nothing may differ.
+        make: Makes the run in a folder.
+        first_stage: The stage in which the runs must first differ; empty if they must not.
+        weights_differ: Whether the last weights must differ; None if the experiment has no expectation.
+        against: The reference run.
+        edited: The manifest was edited; no run was made.
+    """
 
     name: str
-    key: str  # what `compare` must name first; empty where nothing may differ
+    key: str
     make: Callable[[Path], None]
-    parts: str  # the stage in which the runs must first part; empty where they must not
-    weights: bool | None  # whether the last weights must change; None where that is for the experiment to find out
+    first_stage: str
+    weights_differ: bool | None
     against: str = REFERENCE
-    edited: bool = False  # the manifest was edited instead of a run made
+    edited: bool = False
 
     @property
     def folder(self) -> str:
+        """Name of the run's folder."""
         return self.name.replace(" ", "-").replace("/", "-")
 
 
-def setting(name: str, key: str, value: str, parts: str, *, weights: bool | None = True) -> Experiment:
-    return Experiment(name, f"settings.{key}", lambda out: train(out, f"{key}={value}"), parts, weights)
+def setting(name: str, key: str, value: str, first_stage: str, *, weights_differ: bool | None = True) -> Experiment:
+    """Return the experiment that changes one setting."""
+    return Experiment(name, f"settings.{key}", lambda out: train(out, f"{key}={value}"), first_stage, weights_differ)
 
 
 EXPERIMENTS = (
@@ -157,9 +171,11 @@ EXPERIMENTS = (
     setting("global batch", "training.global_batch_size", "16", "training"),
     setting("optimizer", "training.optimizer", "adamw", "training"),
     setting("steps of the start", "supervised_start.epochs", "2", "training"),
-    Experiment("order of two rows", "inputs.preferences_sha256", lambda out: train(out, rows=reordered), "data", True),
-    Experiment("one flipped label", "inputs.preferences_sha256", lambda out: train(out, rows=flipped), "data", True),
-    Experiment("one character in a prompt", "inputs.preferences_sha256", lambda out: train(out, rows=retyped), "data", True),
+    Experiment("order of two rows", "inputs.preferences_sha256", lambda out: train(out, rows=swap_two_rows), "data", True),
+    Experiment("one flipped label", "inputs.preferences_sha256", lambda out: train(out, rows=flip_a_label), "data", True),
+    Experiment(
+        "one character in a prompt", "inputs.preferences_sha256", lambda out: train(out, rows=change_a_letter), "data", True
+    ),
     Experiment(
         "chat template instead of none, same text",
         "settings.data.prompt_template",
@@ -188,19 +204,19 @@ EXPERIMENTS = (
     setting("training batch split", "training.micro_batch_tokens", "100", "reference"),
     setting("dtype", "policy.dtype", "bfloat16", "training"),
     setting("attention implementation", "policy.attn_implementation", "eager", "training"),
-    setting("threads", "training.threads", "2", "", weights=False),
-    setting("evaluation batch", "evaluation.batch_size", "3", "", weights=False),
-    setting("number of questions", "evaluation.limit", "3", "scores", weights=False),
-    setting("how often state is kept", "training.save_steps", "3", "", weights=False),
+    setting("threads", "training.threads", "2", "", weights_differ=False),
+    setting("evaluation batch", "evaluation.batch_size", "3", "", weights_differ=False),
+    setting("number of questions", "evaluation.limit", "3", "scores", weights_differ=False),
+    setting("how often state is kept", "training.save_steps", "3", "", weights_differ=False),
     Experiment("version of a library", "environment.libraries.accelerate", with_an_older_library, "", False),
     Experiment("processor", "environment.cpu", lambda out: edit(out, "environment.cpu", "another"), "", None, edited=True),
-    Experiment("killed twice and carried on", "", killed, "", False),
+    Experiment("killed twice and carried on", "", kill_and_resume, "", False),
     Experiment("another folder", "", train, "", False),
 )
 
 
-def references(work: Path) -> None:
-    """The reference, other seeds of it for the noise, and one whose prompts go through a chat template."""
+def make_references(work: Path) -> None:
+    """Make the reference, runs of other seeds to measure noise, and a reference with a chat template."""
     for name, seed in ((REFERENCE, 0), *((f"reference/seed-{seed}", seed) for seed in SEEDS)):
         if not RunFolder(work / name).complete:
             train(work / name, seed=seed)
@@ -209,20 +225,21 @@ def references(work: Path) -> None:
 
 
 def carry_out(work: Path, experiment: Experiment) -> dict[str, Any]:
-    """Make the run unless it is there, compare it with its reference, and say what was found."""
+    """Make the run unless it is complete, compare it with its reference, and return the comparison as JSON."""
     from spac_repro.trust.comparison import compare
 
     out = work / experiment.folder
     if not RunFolder(out).complete:
         experiment.make(out)
     reference = work / experiment.against
-    found = compare(reference, out, [work / REFERENCE])
+    comparison = compare(reference, out, [work / REFERENCE])
     hashes = [RunFolder.open(folder).results.weights_sha256 for folder in (reference, out)]
-    return {"weights_differ": hashes[0] != hashes[1], **found.as_json()}
+    return {"weights_differ": hashes[0] != hashes[1], **comparison.as_json()}
 
 
 def main(work: Path, only: Sequence[str], as_json: bool) -> int:
-    references(work)
+    """Carry out the experiments and print what was found; return 1 if one failed."""
+    make_references(work)
     found: dict[str, Any] = {}
     for experiment in EXPERIMENTS:
         if only and experiment.name not in only:
@@ -243,29 +260,34 @@ def main(work: Path, only: Sequence[str], as_json: bool) -> int:
 
 
 def table(found: dict[str, Any]) -> list[str]:
+    """Return the lines of the table in docs/reproducibility.md."""
     lines = ["| changed | named first | effect | first part at | last weights | scores |", "| --- | --- | --- | --- | --- | --- |"]
     for experiment in EXPERIMENTS:
-        if its := found.get(experiment.name):
-            cells = [experiment.name, *(["failed", "", "", "", ""] if "error" in its else row(experiment, its))]
+        if comparison := found.get(experiment.name):
+            failed = "error" in comparison
+            cells = [experiment.name, *(["failed", "", "", "", ""] if failed else row(experiment, comparison))]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return lines
 
 
-def row(experiment: Experiment, its: dict[str, Any]) -> list[str]:
-    first = its["differences"][0] if its["differences"] else None
-    parting = its["score_parting"] or its["parting"]
+def row(experiment: Experiment, comparison: dict[str, Any]) -> list[str]:
+    """Return the cells that follow the experiment's name."""
+    first = comparison["differences"][0] if comparison["differences"] else None
+    parting = comparison["score_parting"] or comparison["parting"]
     where = "nowhere"
     if parting:
         iteration = "" if parting["iteration"] is None else f"iteration {parting['iteration']}, "
         where = f"{iteration}{parting['stage']}{', ' if parting['place'] else ''}{parting['place']}: {parting['what']}"
-    moved = [score for score in its["scores"] if score["difference"] != 0]
+    moved = [score for score in comparison["scores"] if score["difference"] != 0]
     beyond = sum(bool(score["beyond_noise"]) for score in moved)
     others = sum(score["items"][0] != score["items"][1] for score in moved)
-    noise = f"{len(moved)} of {len(its['scores'])} differ" + (f", {beyond} beyond noise" if moved else "") if moved else "equal"
+    noise = (
+        f"{len(moved)} of {len(comparison['scores'])} differ" + (f", {beyond} beyond noise" if moved else "") if moved else "equal"
+    )
     if others:
-        noise = f"{len(moved)} of {len(its['scores'])} differ, on other questions"
+        noise = f"{len(moved)} of {len(comparison['scores'])} differ, on other questions"
     how = " (edited manifest: not run)" if experiment.edited else ""
-    weights = "not run" if experiment.edited else "differ" if its["weights_differ"] else "equal"
+    weights = "not run" if experiment.edited else "differ" if comparison["weights_differ"] else "equal"
     named = f"`{first['key']}`" if first else "nothing differs"
     return [named + how, first["sort"] if first else "", where, weights, "not run" if experiment.edited else noise]
 

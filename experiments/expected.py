@@ -57,12 +57,12 @@ def expected(manifest: Manifest, by_method: dict[str, list[Evidence]]) -> Expect
                 continue
             for score in scores:
                 key = ScoreKey(START if iteration == 0 else method, score.task, score.metric, iteration)
-                decides = iteration == last and (score.task, score.metric) in PRIMARY
+                primary = {key} if iteration == last and (score.task, score.metric) in PRIMARY else set()
                 values_by_seed = values(runs, score.task, score.metric, iteration)
                 rows += measured_rows(
                     {key: values_by_seed},
                     "ours",
-                    primary=lambda key, decides=decides: decides,
+                    primary=primary.__contains__,
                     n=score.n,
                     version=score.version or None,
                     rounding=1e-6,

@@ -39,8 +39,8 @@ def _screenshot(page: Path) -> bytes:
         shown.goto(page.as_uri())
         figure = shown.locator("#curves figure").first.bounding_box()
         assert figure is not None, "a finished run has curves"
-        clip = {"x": 0, "y": 0, "width": WIDTH, "height": figure["y"] + figure["height"]}
-        image = shown.screenshot(full_page=True, clip=clip)
+        height = figure["y"] + figure["height"]
+        image = shown.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": height})
         browser.close()
     return bytes(image)
 

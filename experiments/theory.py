@@ -82,10 +82,8 @@ def rows(results: list[dict[str, Any]]) -> list[Row]:
     made: list[Row] = []
     for measured in (row for result in results for row in result["measured"]):
         key, effect = ScoreKey(measured["method"], measured["task"], measured["metric"]), measured["effect"]
-        extra = {} if effect is None else {"effect": effect}
-        made += measured_rows(
-            {key: measured["values"]}, "ours", primary=lambda _, it=effect: it is not None, rounding=ROUNDING, **extra
-        )
+        primary, extra = (set(), {}) if effect is None else ({key}, {"effect": effect})
+        made += measured_rows({key: measured["values"]}, "ours", primary=primary.__contains__, rounding=ROUNDING, **extra)
     return made
 
 

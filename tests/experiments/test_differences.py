@@ -43,9 +43,9 @@ def test_the_one_change_is_named_first(found: dict[str, Any], experiment: differ
 @names
 def test_the_runs_part_where_the_change_first_acts(found: dict[str, Any], experiment: differences.Experiment) -> None:
     parting = found[experiment.name]["score_parting"] or found[experiment.name]["parting"]
-    assert (parting["stage"] if parting else "") == experiment.parts
-    if experiment.weights is not None:
-        assert found[experiment.name]["weights_differ"] is experiment.weights
+    assert (parting["stage"] if parting else "") == experiment.first_stage
+    if experiment.weights_differ is not None:
+        assert found[experiment.name]["weights_differ"] is experiment.weights_differ
 
 
 @names
