@@ -1,7 +1,7 @@
-"""What starting in an image costs: `python bench/image_startup.py IMAGE [IMAGE …]`, IMAGE as in `spac-repro train --in`.
+"""Start-up time of an image: `python bench/image_startup.py IMAGE [IMAGE …]`, IMAGE as in `spac-repro train --in`.
 
-Times one short command (`recipes show tiny`) on the host and in each image, in turn, so that other work on the machine meets all of
-them alike. Prints the medians, and what the image adds in seconds and as a ratio.
+One short command (`recipes show tiny`) is timed on the host and in each image, in turns, so other load on the machine affects all
+of them alike. The script prints the medians, and what an image adds in seconds and as a ratio.
 """
 
 import statistics
@@ -14,9 +14,9 @@ COMMAND = ["recipes", "show", "tiny", "--json"]
 
 
 def seconds(words: list[str]) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "spac_repro", *words], check=True, capture_output=True)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def main(images: list[str]) -> None:

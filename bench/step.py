@@ -1,13 +1,13 @@
-"""A training step here and in TRL's DPOTrainer: the same model, preferences, dtype and threads, in processes that take turns.
+"""Time of a training step here and in TRL's DPOTrainer, on the same model, preferences, dtype and threads, in turns.
 
     python bench/step.py [--repetitions 3] [--steps 16] [--dtype float32] [--prompts short] [--json]     (`make bench` brings TRL)
 
-ours      DPO on packed rows, the reference's log-probabilities computed before
+ours      DPO on packed rows, with precomputed reference log-probabilities
 spac      the SPAC loss: three responses instead of two
-trl       DPOTrainer as it comes: the reference is computed in every step
+trl       DPOTrainer with its defaults: the reference is computed in every step
 trl-pre   DPOTrainer with precompute_ref_log_probs
 
-A step is timed from one optimiser step to the next, after three that warm up. Totals count what precedes the first step.
+A step is timed from one optimiser step to the next, after three warm-up steps. Totals include the time before the first step.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import workload
 
-BATCH, WARM = 8, 3
+BATCH, WARMUP_STEPS = 8, 3
 KINDS = ("ours", "trl", "spac", "trl-pre")
 
 
-def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
+def train_ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
+    """Train with this package, on 2 (DPO) or 3 (SPAC) responses a preference; return times and memory."""
     import torch
 
     from spac_repro import objectives
@@ -41,17 +42,17 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
     from spac_repro.optim.loop import Schedule, create_optimizer
 
     names = RESPONSES[:responses]
-    triples = what_to_train_on(arguments, names)
-    model = workload.model()
+    triples = load_triples(arguments, names)
+    model = workload.create_model()
     policy = Policy(prepared(model, "sdpa"))
     optimizer = create_optimizer("adamw", policy, weight_decay=0.0)
     bf16 = arguments.dtype == "bfloat16"
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     if bf16:
         precision.widened().__enter__()  # as a run does, for as long as it lasts
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         reference = triples.reference or reference_logprobs(policy, triples, names, tokens=4096, advance=lambda done, total: None)
-    before = time.perf_counter() - begun
+    before = time.perf_counter() - started_at
     schedule = Schedule(triples.sizes(names), BATCH, 4096, 1000, 5e-5, "linear", 0.0, (0, "bench", 0))
     seconds, shares, tokens = [], [], []
 
@@ -61,46 +62,49 @@ def ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
                 values = policy(pack(triples.groups(names, rows))).view(len(rows), len(names)).unbind(1)
             rho = [value - reference[name][rows] for name, value in zip(names, values, strict=True)]
             losses = objectives.dpo(*rho, beta=0.1) if len(rho) == 2 else objectives.spac(*rho, beta=0.1, preference_weight=1.0)
-            (losses.sum() / BATCH).backward()
+            (losses.sum() / BATCH).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = schedule.learning_rate_at(number)
         optimizer.step()
         optimizer.zero_grad()
 
-    for number in range(WARM + arguments.steps):
+    for number in range(WARMUP_STEPS + arguments.steps):
         rows = schedule.batch(number)
-        row, predicted = sum(schedule.sizes[i] for i in rows), sum(len(triples.responses[name][i]) for i in rows for name in names)
+        row, predicted = (
+            sum(schedule.lengths[i] for i in rows),
+            sum(len(triples.responses[name][i]) for i in rows for name in names),
+        )
         started = time.perf_counter()
         step(number)
         took = time.perf_counter() - started
-        alone = products(model, row, predicted, bf16)
-        if number >= WARM:
+        alone = matmul_seconds(model, row, predicted, bf16)
+        if number >= WARMUP_STEPS:
             seconds.append(took)
             tokens.append(row)
             shares.append(alone / took)
     step_s = statistics.median(seconds)
     return {
-        "step_s": step_s, "before_s": before, **workload.memory(), "tokens_per_s": sum(tokens) / sum(seconds),
+        "step_s": step_s, "before_s": before, **workload.memory_use(), "tokens_per_s": sum(tokens) / sum(seconds),
         "matmul_share": statistics.median(shares),
     }  # fmt: skip
 
 
-def what_to_train_on(arguments: argparse.Namespace, names: Sequence[str]) -> Any:
-    """The triples of the file given, or random ones with these responses."""
+def load_triples(arguments: argparse.Namespace, names: Sequence[str]) -> Any:
+    """Read the triples of the file given, or make random ones with these responses."""
     from spac_repro.data.triples import Triples, read
 
     if arguments.triples:
         return read(Path(arguments.triples))
-    data = list(workload.preferences(arguments.pairs, arguments.prompts, len(names)))
-    its = {name: [[*answers[i], workload.STOP] for _, answers in data] for i, name in enumerate(names)}
-    return Triples([prompt for prompt, _ in data], its, {})
+    data = list(workload.random_preferences(arguments.pairs, arguments.prompts, len(names)))
+    responses = {name: [[*answers[i], workload.STOP] for _, answers in data] for i, name in enumerate(names)}
+    return Triples([prompt for prompt, _ in data], responses, {})
 
 
-def products(model: Any, row: int, predicted: int, bf16: bool) -> float:
-    """Seconds for a step's matrix products alone, on tensors of their shapes; those of attention are left out.
+def matmul_seconds(model: Any, row: int, predicted: int, bf16: bool) -> float:
+    """Return the seconds that a step's matrix products take alone, on tensors of their shapes; attention's are left out.
 
-    `row` tokens go through the model and `predicted` of them through `lm_head`. In bfloat16 where that is asked for and the
-    machine has units for it: elsewhere fp32 is what its products could be taken in at best.
+    `row` tokens go through the model, `predicted` of them through `lm_head`. The products are in bfloat16 if `bf16` is set and the
+    machine has bfloat16 units, else in fp32.
     """
     import torch
 
@@ -118,7 +122,8 @@ def products(model: Any, row: int, predicted: int, bf16: bool) -> float:
     return spent
 
 
-def trl(arguments: argparse.Namespace, precompute: bool) -> dict[str, Any]:
+def train_trl(arguments: argparse.Namespace, precompute: bool) -> dict[str, Any]:
+    """Train with TRL's DPOTrainer; return times and memory."""
     import tempfile
 
     from datasets import Dataset
@@ -126,50 +131,55 @@ def trl(arguments: argparse.Namespace, precompute: bool) -> dict[str, Any]:
     from trl import DPOConfig, DPOTrainer
 
     rows = [
-        {"prompt": workload.text(prompt), "chosen": " " + workload.text(chosen), "rejected": " " + workload.text(rejected)}
-        for prompt, (chosen, rejected) in workload.preferences(arguments.pairs, arguments.prompts, 2)
+        {"prompt": workload.as_text(prompt), "chosen": " " + workload.as_text(chosen), "rejected": " " + workload.as_text(rejected)}
+        for prompt, (chosen, rejected) in workload.random_preferences(arguments.pairs, arguments.prompts, 2)
     ]
-    ends: list[float] = []
+    step_ends: list[float] = []
 
     class Clock(TrainerCallback):
-        def on_step_end(self, *given: Any, **more: Any) -> None:
-            ends.append(time.perf_counter())
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            step_ends.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
         settings = DPOConfig(
-            output_dir=folder, per_device_train_batch_size=BATCH, max_steps=WARM + arguments.steps, learning_rate=5e-5, beta=0.1,
-            max_length=512, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, bf16=arguments.dtype == "bfloat16",
+            output_dir=folder, per_device_train_batch_size=BATCH, max_steps=WARMUP_STEPS + arguments.steps, learning_rate=5e-5,
+            beta=0.1, max_length=512, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True,
+            bf16=arguments.dtype == "bfloat16",
             gradient_checkpointing=False, disable_tqdm=True, precompute_ref_log_probs=precompute, remove_unused_columns=False,
         )  # fmt: skip
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         trainer = DPOTrainer(
-            model=workload.model(), ref_model=workload.model(), args=settings, train_dataset=Dataset.from_list(rows),
-            processing_class=workload.tokenizer(), callbacks=[Clock()],
+            model=workload.create_model(), ref_model=workload.create_model(), args=settings, train_dataset=Dataset.from_list(rows),
+            processing_class=workload.create_tokenizer(), callbacks=[Clock()],
         )  # fmt: skip
         trainer.train()
-    seconds = [after - before for before, after in zip(ends[WARM - 1 :], ends[WARM:], strict=False)]
+    seconds = [after - before for before, after in zip(step_ends[WARMUP_STEPS - 1 :], step_ends[WARMUP_STEPS:], strict=False)]
     step_s = statistics.median(seconds)
-    return {"step_s": step_s, "before_s": ends[0] - begun - step_s, **workload.memory()}
+    return {"step_s": step_s, "before_s": step_ends[0] - started_at - step_s, **workload.memory_use()}
 
 
-def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+def run_child(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure one kind in this process."""
     kind = arguments.child
     with redirect_stdout(sys.stderr):
-        return ours(arguments, 2 if kind == "ours" else 3) if kind in ("ours", "spac") else trl(arguments, kind == "trl-pre")
+        if kind in ("ours", "spac"):
+            return train_ours(arguments, 2 if kind == "ours" else 3)
+        return train_trl(arguments, kind == "trl-pre")
 
 
-def compared(arguments: argparse.Namespace) -> dict[str, Any]:
-    described = workload.machine()
-    given = [f"--{name}={getattr(arguments, name)}" for name in ("steps", "dtype", "prompts", "pairs", "threads")]
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure all kinds in turns; return medians and ratios."""
+    machine = workload.describe_machine()
+    child_arguments = [f"--{name}={getattr(arguments, name)}" for name in ("steps", "dtype", "prompts", "pairs", "threads")]
     runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for repetition in range(arguments.repetitions):
         for kind in KINDS:
-            runs[kind].append(workload.child(__file__, f"--child={kind}", *given, threads=arguments.threads))
+            runs[kind].append(workload.run_in_subprocess(__file__, f"--child={kind}", *child_arguments, threads=arguments.threads))
             seconds, peak = runs[kind][-1]["step_s"], runs[kind][-1]["peak_bytes"]
             print(f"{repetition + 1}/{arguments.repetitions} {kind:8} {seconds:.3f} s a step, {peak / 1e9:.2f} GB", file=sys.stderr)
 
     def median(kind: str, name: str) -> float:
-        return statistics.median(run[name] for run in runs[kind])
+        return float(statistics.median(run[name] for run in runs[kind]))
 
     def ratios(over: str, under: str, name: str = "step_s") -> list[float]:
         return [a[name] / b[name] for a, b in zip(runs[over], runs[under], strict=True)]
@@ -178,7 +188,7 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     total = {
         (kind, epochs): median(kind, "before_s") + epochs * steps * median(kind, "step_s") for kind in KINDS for epochs in (1, 3)
     }
-    compared = {
+    all_ratios = {
         "dpo_over_trl_default": ratios("trl", "ours"),
         "dpo_over_trl_precomputed": ratios("trl-pre", "ours"),
         "spac_step_time_over_trl_dpo_step": ratios("spac", "trl-pre"),
@@ -186,21 +196,21 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
         "peak_memory_over_trl_precomputed": ratios("ours", "trl-pre", "peak_bytes"),
         "share_of_matmul_rate": [run["matmul_share"] for run in runs["ours"]],
     }
-    for name, values in compared.items():
-        print(f"{name:36} {workload.spread(values)}")
+    for name, values in all_ratios.items():
+        print(f"{name:36} {workload.median_and_range(values)}")
     for kind in KINDS:
         seconds = [run["step_s"] for run in runs[kind]]
-        print(f"{kind:8} {BATCH / statistics.median(seconds):.2f} pairs/s, {workload.spread(seconds)} s a step")
+        print(f"{kind:8} {BATCH / statistics.median(seconds):.2f} pairs/s, {workload.median_and_range(seconds)} s a step")
     print("totals over 1 and 3 epochs:", ", ".join(f"{kind} {total[kind, 1]:.0f} s, {total[kind, 3]:.0f} s" for kind in KINDS))
     return {
-        **{name: statistics.median(values) for name, values in compared.items()},
-        "spread": {name: [min(values), max(values)] for name, values in compared.items()},
+        **{name: statistics.median(values) for name, values in all_ratios.items()},
+        "spread": {name: [min(values), max(values)] for name, values in all_ratios.items()},
         "tokens_per_s": median("ours", "tokens_per_s"),
         "total_1_epoch_over_trl_precomputed": total["trl-pre", 1] / total["ours", 1],
         "total_3_epochs_over_trl_precomputed": total["trl-pre", 3] / total["ours", 3],
         "total_3_epochs_over_trl_default": total["trl", 3] / total["ours", 3],
         "settings": {name: getattr(arguments, name) for name in ("repetitions", "steps", "dtype", "prompts", "pairs", "threads")},
-        "machine": described,
+        "machine": machine,
     }
 
 
@@ -212,16 +222,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--prompts", choices=list(workload.PROMPTS), default="short")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    parser.add_argument("--triples", help=argparse.SUPPRESS)  # a file to train on, the reference's log-probabilities in it
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--triples", help=argparse.SUPPRESS)  # file to train on, with reference log-probabilities
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(measured(arguments)))
+        print(json.dumps(run_child(arguments)))
         return
-    found = compared(arguments)
+    result = compare(arguments)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":

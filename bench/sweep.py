@@ -1,9 +1,9 @@
-"""How long `sweep submit` and `sweep status` take for 1,000 cells, on a real Slurm controller on this machine.
+"""Time of `sweep submit`, `sweep status` and `sweep collect` for 1,000 cells, with a real Slurm controller on this machine.
 
-    python bench/sweep.py        (as root: it brings the cluster of tests/slurm up, and takes it down)
+    python bench/sweep.py        (as root: it starts the cluster of tests/slurm, and stops it at the end)
 
-The partition is down, so nothing of the sweep runs. Status is timed twice: with every cell waiting, and with every cell done
-(results of the size of recipe tiny's, written by this script). Each figure is a command's wall and CPU time.
+The partition is down, so no job runs. Status is timed twice: with every cell pending, and with every cell done (this script writes
+results of the size of recipe tiny's). Each figure is the wall and CPU time of a command.
 """
 
 import json
@@ -31,18 +31,18 @@ SEEDS, METHODS = range(1, 201), list(methods.names())
 TASKS = ["mini_copy", "mini_reverse", "mini_sort", "mini_add", "mini_even", "average", "gold"]
 
 
-def seconds(*arguments: str | Path) -> tuple[str, str]:
-    """The wall and CPU time of a command, and what it printed."""
-    begun, before = time.perf_counter(), os.times()
+def time_command(*arguments: str | Path) -> tuple[str, str]:
+    """Return a command's wall and CPU time, and its standard output."""
+    started, before = time.perf_counter(), os.times()
     done = subprocess.run([sys.executable, "-m", "spac_repro", *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    wall, after = time.perf_counter() - begun, os.times()
+    wall, after = time.perf_counter() - started, os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return f"{wall:.1f} s ({cpu:.1f} s of CPU)", done.stdout
 
 
-def finish(folder: Path) -> None:
-    """Manifest and results for every cell."""
+def write_results(folder: Path) -> None:
+    """Write manifest and results of every cell."""
     parts: dict[str, Any] = {"settings": {}, "inputs": {}, "environment": {}}
     scores = tuple(Score(task, "acc", 0.5, 0.01, 500) for task in TASKS)
     iterates = tuple(IterateScores(iteration=t, weights_sha256="0" * 64, scores=scores) for t in range(4))
@@ -66,16 +66,16 @@ def main() -> None:
             what = {"name": "thousand", "summary": "1,000 cells", "recipe": "tiny", "seeds": list(SEEDS), "methods": METHODS}
             sweep.write_text(yaml.safe_dump(what))
             profile.write_text(yaml.safe_dump({"summary": "bench", "scheduler": "slurm", "minutes": 60, "parallelism": 2}))
-            submit, said = seconds("sweep", "submit", sweep, "--cluster", profile, "--out", folder, "--json")
-            assert json.loads(said)["cells"] == {"pending": 1000}, said
+            submit, output = time_command("sweep", "submit", sweep, "--cluster", profile, "--out", folder, "--json")
+            assert json.loads(output)["cells"] == {"pending": 1000}, output
             arrays = set(cluster.ask("squeue", "-h", "-o", "%F").split())
             print(f"submit 1,000 cells and 200 shared starts, in {len(arrays)} arrays: {submit}", flush=True)
-            waiting, _ = seconds("sweep", "status", folder)
+            waiting, _ = time_command("sweep", "status", folder)
             print(f"status, all waiting: {waiting}", flush=True)
-            finish(folder)
-            done, said = seconds("sweep", "status", folder, "--json")
-            assert {cell["stage"] for cell in json.loads(said)["cells"]} == {"done"}
-            collect, _ = seconds("sweep", "collect", folder, "--json")
+            write_results(folder)
+            done, output = time_command("sweep", "status", folder, "--json")
+            assert {cell["stage"] for cell in json.loads(output)["cells"]} == {"done"}
+            collect, _ = time_command("sweep", "collect", folder, "--json")
         print(f"status, all done: {done}\ncollect: {collect}")
     finally:
         cluster.down()

@@ -1,4 +1,4 @@
-"""What the benchmarks of training compute: a 4.9 M Mistral, random preferences, and the machine that this ran on."""
+"""The workload of the training benchmarks: a Mistral of 4.9 M parameters, random preferences, and a description of the machine."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv" / "peers"  # where `make bench` puts TRL
 VOCABULARY, PAD, START, STOP = 4096, 0, 1, 2
-PROMPTS = {"short": (24, 40), "long": (160, 224)}  # long: as long as two responses together
+PROMPTS = {"short": (24, 40), "long": (160, 224)}  # tokens; long: as long as two responses together
 RESPONSES = (80, 112)
 
 
-def model() -> Any:
+def create_model() -> Any:
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -40,8 +40,8 @@ def model() -> Any:
     return MistralForCausalLM(shape)
 
 
-def preferences(number: int, prompts: str, responses: int) -> Iterator[tuple[list[int], list[list[int]]]]:
-    """Random tokens: a prompt each, and so many responses to it, without the token that ends them."""
+def random_preferences(number: int, prompts: str, responses: int) -> Iterator[tuple[list[int], list[list[int]]]]:
+    """Yield `number` prompts of random tokens, each with `responses` responses, without the end-of-sequence token."""
     rng = random.Random(0)
 
     def draw(least: int, most: int) -> list[int]:
@@ -51,23 +51,24 @@ def preferences(number: int, prompts: str, responses: int) -> Iterator[tuple[lis
         yield draw(*PROMPTS[prompts]), [draw(*RESPONSES) for _ in range(responses)]
 
 
-def tokenizer() -> Any:
-    """Words w4, w5, … are the tokens of those numbers."""
+def create_tokenizer() -> Any:
+    """Return a tokenizer whose words w4, w5, … have the ids 4, 5, …"""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     specials = {"<pad>": PAD, "<s>": START, "</s>": STOP, "<unk>": 3}
     words = Tokenizer(models.WordLevel({**specials, **{f"w{i}": i for i in range(4, VOCABULARY)}}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    special_tokens = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special_tokens)  # type: ignore[no-untyped-call]
 
 
-def text(tokens: Sequence[int]) -> str:
+def as_text(tokens: Sequence[int]) -> str:
     return " ".join(f"w{token}" for token in tokens)
 
 
-def child(script: str, *arguments: str, threads: int) -> dict[str, Any]:
-    """Run `script --child …` in a process of its own; its last line is what it found."""
+def run_in_subprocess(script: str, *arguments: str, threads: int) -> dict[str, Any]:
+    """Run `script --child …` in a new process; return the JSON object that is its last line."""
     path = os.pathsep.join([str(ROOT), os.environ.get("SPAC_REPRO_PEERS", str(PEERS))])
     environment = {
         **os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000",
@@ -76,12 +77,12 @@ def child(script: str, *arguments: str, threads: int) -> dict[str, Any]:
     done = subprocess.run([sys.executable, script, *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{script} {' '.join(arguments)} failed ({done.stderr.strip().splitlines()[-1:]}); is TRL there (make bench)?")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
-def memory() -> dict[str, int]:
-    """Of this process: the most that was resident, pages of mapped files included; and what is its own now."""
+def memory_use() -> dict[str, int]:
+    """Return this process's peak resident memory (pages of mapped files included) and its present anonymous memory, in bytes."""
     status = Path("/proc/self/status").read_text()
     own = next(line for line in status.splitlines() if line.startswith("RssAnon"))
     return {
@@ -90,12 +91,12 @@ def memory() -> dict[str, int]:
     }
 
 
-def spread(values: Sequence[float]) -> str:
-    """Median, and how far apart the lowest and the highest are."""
+def median_and_range(values: Sequence[float]) -> str:
+    """Format the median with the lowest and the highest value."""
     return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
 
 
-def machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     git = ["git", "-C", str(ROOT)]
