@@ -20,7 +20,7 @@ SUMMARY_SCORES = {
     ("heldout", "divergence"): "KL(π_0 ‖ π_t) on held-out prompts, in nats: ",
 }
 
-# Metrics of the optimiser steps, and the titles of their figures.
+# Metrics of the optimizer steps, and the titles of their figures.
 STEP_METRICS = {
     "loss": "Loss",
     "accuracy": "Preference accuracy",
@@ -75,7 +75,7 @@ def _expected_points(group: Group, task: str, metric: str) -> Iterator[ExpectedP
 
 
 def _step_curves(groups: Sequence[Group], name: str, title: str) -> Plot | None:
-    """Plot a metric of the optimiser steps: the mean over seeds, with the standard deviation as a band."""
+    """Plot a metric of the optimizer steps: the mean over seeds, with the standard deviation as a band."""
     series, starts = [], []
     for group in groups:
         curves = [[step.values[name] for step in view.steps if _is_finite(step.values.get(name))] for view in group.runs]
@@ -92,7 +92,7 @@ def _step_curves(groups: Sequence[Group], name: str, title: str) -> Plot | None:
     band = "; the band is the standard deviation over seeds" if any(each.error for each in series) else ""
     lines = "; grey lines mark the start of an iteration" if starts else ""
     caption = f"{DEFINITIONS[f'step-{name}']}{band}{lines}"
-    return Plot(title, "optimiser step", name, series, caption, iteration_starts=starts)
+    return Plot(title, "optimizer step", name, series, caption, iteration_starts=starts)
 
 
 def _mean_and_sd(curves: Sequence[Sequence[float]]) -> tuple[list[float], list[float] | None]:
@@ -108,7 +108,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _iteration_starts(view: RunView) -> list[float]:
-    """Return where a new iteration begins, in optimiser steps from the first."""
+    """Return where a new iteration begins, in optimizer steps from the first."""
     iterations = [step.iteration for step in view.steps]
     return [place + 0.5 for place in range(1, len(iterations)) if iterations[place] != iterations[place - 1]]
 

@@ -50,7 +50,7 @@ class RunView:
 
     @cached_property
     def steps(self) -> list[StepMetrics]:
-        """The metrics of the self-play iterations' optimiser steps; those of the supervised start are left out."""
+        """The metrics of the self-play iterations' optimizer steps; those of the supervised start are left out."""
         return [step for step in self.folder.metrics() if step.iteration > 0]
 
 

@@ -83,7 +83,7 @@ def _outputs(folder: RunFolder, last: int) -> Iterator[tuple[Path, dict[str, str
         (folder.manifest_file, JSON, "what identifies the run: settings, inputs, environment"),
         (folder.results_file, JSON, "scores of the start policy and of every iterate; the hash of the weights"),
         (folder.verdict_file, JSON, "the verdict of verification"),
-        (folder.metrics_file, JSON_LINES, "one line an optimiser step"),
+        (folder.metrics_file, JSON_LINES, "one line an optimizer step"),
         (folder.timing_file, JSON, "how long each stage took"),
     ):
         if file.exists():

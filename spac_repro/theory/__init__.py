@@ -1,1 +1,1 @@
-"""The theorem, rerun: SPAC-T, its practical form and its rivals where everything can be computed exactly."""
+"""The convergence claims in the tabular setting: SPAC-T, its practical form and its rivals, computed exactly."""

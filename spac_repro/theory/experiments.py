@@ -277,10 +277,10 @@ def baseline(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResul
 
     methods = {
         "smoothed, baseline both": LossConfig("spac"),
-        "smoothed, no baseline": LossConfig("spac", baseline="none"),
+        "smoothed, no baseline": LossConfig("spac", critic_baseline="none"),
         "DPO, β = 1": LossConfig("dpo", 1.0),
-        "linear, baseline both": LossConfig("spac", critic="linear"),
-        "linear, no baseline": LossConfig("spac", critic="linear", baseline="none"),
+        "linear, baseline both": LossConfig("spac", critic_loss="linear"),
+        "linear, no baseline": LossConfig("spac", critic_loss="linear", critic_baseline="none"),
         "DPO, β = 0.1": LossConfig("dpo", 0.1),
         "SPIN, β = 1": LossConfig("spin"),
         "smoothed, both, y′ exact": LossConfig("spac", selfplay="exact"),

@@ -24,18 +24,18 @@ class LossConfig:
         loss: Name of the loss.
         beta: β.
         preference_weight: λ, for SPAC.
-        critic: SPAC's critic term.
-        baseline: The data's responses that baseline_responses for E_μ f in SPAC's critic term.
-        reference: The policy that the log-ratios ρ are relative to.
+        critic_loss: SPAC's critic term.
+        critic_baseline: The data's responses that stand for E_μ f in SPAC's critic term.
+        reference_policy: The policy that the log-ratios ρ are relative to.
         selfplay: "sampled" draws one y′ a pair; "exact" takes the expectation over π_t.
     """
 
     loss: Literal["spac", "dpo", "ipo", "spin"]
     beta: float = 1.0
     preference_weight: float = 10.0
-    critic: objectives.CriticLoss = "smoothed"
-    baseline: objectives.CriticBaseline = "both"
-    reference: Literal["previous", "start"] = "previous"
+    critic_loss: objectives.CriticLoss = "smoothed"
+    critic_baseline: objectives.CriticBaseline = "both"
+    reference_policy: Literal["previous", "start"] = "previous"
     selfplay: Literal["sampled", "exact"] = "sampled"
 
 
@@ -52,7 +52,7 @@ def train_softmax_policies(
     """Train softmax policies from π_1 = μ by self-play, and return J after each iteration.
 
     Each iteration takes a fixed number of full-batch Adam steps. The linear critic term has no minimum, so every result holds for
-    this optimiser and this number of steps only. A seed's result does not depend on the other seeds.
+    this optimizer and this number of steps only. A seed's result does not depend on the other seeds.
 
     Args:
         instance: The bandit instance.
@@ -78,13 +78,13 @@ def train_softmax_policies(
     values = [instance.value(start.exp().numpy())]
     for iteration in range(iterations):
         previous = torch.log_softmax(logits.detach(), dim=-1)
-        reference = previous if config.reference == "previous" else start
+        reference = previous if config.reference_policy == "previous" else start
         loss = loss_function(config, data, previous, seeds, iteration)
-        optimiser = torch.optim.Adam([logits], lr=learning_rate)
+        optimizer = torch.optim.Adam([logits], lr=learning_rate)
         for _ in range(steps):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss(torch.log_softmax(logits, dim=-1) - reference).mean(dim=1).sum().backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
         values.append(instance.value(torch.softmax(logits.detach(), dim=-1).numpy()))
     return np.stack(values)
 
@@ -137,9 +137,14 @@ def loss_function(
         if config.loss == "spin":
             return objectives.spin(chosen, selfplay, beta=config.beta)
         return objectives.spac(
-            chosen, rejected, selfplay, beta=config.beta, preference_weight=config.preference_weight, critic_loss=config.critic,
-            critic_baseline=config.baseline,
-        )  # fmt: skip
+            chosen,
+            rejected,
+            selfplay,
+            beta=config.beta,
+            preference_weight=config.preference_weight,
+            critic_loss=config.critic_loss,
+            critic_baseline=config.critic_baseline,
+        )
 
     return adversarial
 
@@ -154,10 +159,12 @@ def _sample_selfplay(data: PreferenceIndices, policy: Tensor, seeds: list[int], 
 
 def _expected_loss(config: LossConfig, data: PreferenceIndices, policy: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the expectation of SPAC's loss over y′ ~ π_t, as a function of ρ: [seeds, 1]."""
-    if config.loss != "spac" or config.baseline == "none":
-        raise UserError(f"selfplay exact: only for spac with a baseline, not {config.loss} with {config.baseline}; use sampled")
+    if config.loss != "spac" or config.critic_baseline == "none":
+        raise UserError(
+            f"selfplay exact: only for spac with a baseline, not {config.loss} with {config.critic_baseline}; use sampled"
+        )
     baseline_responses = {"both": (data.chosen, data.rejected), "chosen": (data.chosen,), "rejected": (data.rejected,)}[
-        config.baseline
+        config.critic_baseline
     ]
     baseline_share = torch.zeros_like(policy).flatten(1)
     for responses in baseline_responses:
@@ -173,7 +180,7 @@ def _expected_loss(config: LossConfig, data: PreferenceIndices, policy: Tensor) 
             selfplay_rho,
             beta=config.beta,
             preference_weight=0.0,
-            critic_loss=config.critic,
+            critic_loss=config.critic_loss,
             critic_baseline="chosen",
         )
         preference = objectives.dpo(data.select(rho, data.chosen), data.select(rho, data.rejected), beta=config.beta).mean(dim=1)

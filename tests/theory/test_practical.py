@@ -24,7 +24,7 @@ def test_the_exact_loss_is_the_sampled_ones_expectation(critic, baseline):
     data = PreferenceIndices(5, *(torch.tensor(random.integers(k, size=(1, 30))) for k in (4, 5, 5)))
     policy = torch.log_softmax(torch.tensor(random.normal(size=(1, 4, 5))), dim=-1)
     rho = torch.tensor(random.normal(size=(1, 4, 5)))
-    common = {"critic": critic, "baseline": baseline, "preference_weight": 3.0}
+    common = {"critic_loss": critic, "critic_baseline": baseline, "preference_weight": 3.0}
     exact = loss_function(LossConfig("spac", selfplay="exact", **common), data, policy, [1], 0)(rho).mean()
     draws = [loss_function(LossConfig("spac", **common), data, policy, [seed], 0)(rho).mean().item() for seed in range(1000)]
     assert float(exact) == pytest.approx(np.mean(draws), abs=5 * np.std(draws) / np.sqrt(len(draws)))
@@ -33,13 +33,13 @@ def test_the_exact_loss_is_the_sampled_ones_expectation(critic, baseline):
 def test_spin_is_spac_with_nothing_but_the_critic_on_the_chosen():
     spin = train_softmax_policies(SMALL, LossConfig("spin"), pairs=60, seeds=[1], iterations=2, steps=10)
     same = train_softmax_policies(
-        SMALL, LossConfig("spac", preference_weight=0.0, baseline="chosen"), pairs=60, seeds=[1], iterations=2, steps=10
+        SMALL, LossConfig("spac", preference_weight=0.0, critic_baseline="chosen"), pairs=60, seeds=[1], iterations=2, steps=10
     )
     assert spin == pytest.approx(same, abs=1e-12)
 
 
 def test_every_loss_moves_the_policy():
-    for method in (LossConfig("dpo", 0.1), LossConfig("ipo", 0.1, reference="start"), LossConfig("spac", selfplay="exact")):
+    for method in (LossConfig("dpo", 0.1), LossConfig("ipo", 0.1, reference_policy="start"), LossConfig("spac", selfplay="exact")):
         values = train_softmax_policies(SMALL, method, pairs=60, seeds=[1], iterations=1, steps=5)
         assert np.isfinite(values).all()
         assert values[1, 0] != values[0, 0]
@@ -47,7 +47,7 @@ def test_every_loss_moves_the_policy():
 
 def test_wrong_settings_are_refused():
     with pytest.raises(UserError, match="exact"):
-        train_softmax_policies(SMALL, LossConfig("spac", baseline="none", selfplay="exact"), pairs=10, seeds=[1])
+        train_softmax_policies(SMALL, LossConfig("spac", critic_baseline="none", selfplay="exact"), pairs=10, seeds=[1])
     with pytest.raises(UserError, match="seeds"):
         train_softmax_policies(SMALL, LossConfig("spac"), pairs=10, seeds=[])
     with pytest.raises(UserError, match="pairs"):
