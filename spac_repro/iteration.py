@@ -18,9 +18,10 @@ from spac_repro import engines, methods
 from spac_repro.data import mapped, triples
 from spac_repro.data.triples import Triples
 from spac_repro.methods import Method, ReferenceMethodSettings
-from spac_repro.model import policy, precision
+from spac_repro.model import precision
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
+from spac_repro.model.policy import load as load_policy
 from spac_repro.model.reference import reference_logprobs
 from spac_repro.optim import checkpoints, distributed
 from spac_repro.optim.engine import EngineFactory
@@ -48,13 +49,13 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
     if distributed.path_exists(folder.policy):
         return
     model = context.load_policy(t - 1).to(context.device)  # type: ignore[arg-type]  # the stubs know no torch.device
-    wrapped = Policy(model)
+    policy = Policy(model)
     if not distributed.path_exists(folder.triples_file):
-        _write_triples(context, t, wrapped)
+        _write_triples(context, t, policy)
     with context.timed(t, "training"):
         data = _read_triples(context, t, _reference_sha256(context, t))
         engine = training_loop(
-            _engine_factory(context, wrapped),
+            _engine_factory(context, policy),
             partial(make_objective, context.run, t, data=data),
             _schedule(context, t, data),
             iteration=t,
@@ -71,14 +72,14 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
 # Self-play responses and reference log-probabilities
 
 
-def _write_triples(context: RunContext, t: int, wrapped: Policy) -> None:
+def _write_triples(context: RunContext, t: int, policy: Policy) -> None:
     """Write the preference pairs with the self-play responses and reference log-probabilities that the method uses."""
     method, folder, tokenizer = methods.get(context.run.method), context.folder.iteration(t), context.renderer.tokenizer
-    responses = _self_play(context, t, wrapped.model) if method.uses_self_play else None
+    responses = _self_play(context, t, policy.model) if method.uses_self_play else None
     data = triples.from_examples(context.examples, responses)
     if method.has_reference:
         with context.timed(t, "reference log-probabilities"):
-            data = _add_reference_logprobs(context, t, wrapped, data)
+            data = _add_reference_logprobs(context, t, policy, data)
     texts = {
         "prompt": map(tokenizer.decode, data.prompts),
         **{name: map(context.renderer.text, tokens) for name, tokens in data.responses.items()},
@@ -132,7 +133,7 @@ def _sampler(context: RunContext, t: int) -> AbstractContextManager[vllm.Sampler
     )
 
 
-def _add_reference_logprobs(context: RunContext, t: int, wrapped: Policy, data: Triples) -> Triples:
+def _add_reference_logprobs(context: RunContext, t: int, policy: Policy, data: Triples) -> Triples:
     """Add log π_ref of every response; π_ref is π_{t−1} or the start policy.
 
     Where it is the start policy and there are no self-play responses, iteration 1 has computed these values.
@@ -142,11 +143,11 @@ def _add_reference_logprobs(context: RunContext, t: int, wrapped: Policy, data: 
         if not method.uses_self_play:
             first = _read_triples(context, 1, weights)
             return replace(data, reference=first.reference, reference_sha256=weights)
-        wrapped = Policy(context.load_policy(0))
-    wrapped.to(context.device).eval()
+        policy = Policy(context.load_policy(0))
+    policy.to(context.device).eval()
     with context.autocast():
         reference = reference_logprobs(
-            wrapped,
+            policy,
             data,
             method.responses,
             tokens=context.recipe.training.micro_batch_tokens,
@@ -195,23 +196,23 @@ def _schedule(context: RunContext, t: int, data: Triples) -> Schedule:
     )
 
 
-def _engine_factory(context: RunContext, wrapped: Policy) -> EngineFactory:
+def _engine_factory(context: RunContext, policy: Policy) -> EngineFactory:
     """The factory of the recipe's training engine, with the policy on its device and in training mode."""
     training = context.recipe.training
-    wrapped.to(context.device)
+    policy.to(context.device)
     if training.gradient_checkpointing:
         options = {"use_reentrant": False, "context_fn": precision.contexts}
-        wrapped.model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
-    wrapped.train()
-    optimizer = create_optimizer(training.optimizer, wrapped, weight_decay=training.weight_decay)
+        policy.model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    policy.train()
+    optimizer = create_optimizer(training.optimizer, policy, weight_decay=training.weight_decay)
     spec = engines.get(training.engine)
-    return EngineFactory(spec, wrapped, optimizer, training.max_grad_norm, bfloat16=training.compute_dtype == "bfloat16")
+    return EngineFactory(spec, policy, optimizer, training.max_grad_norm, bfloat16=training.compute_dtype == "bfloat16")
 
 
 def _save(context: RunContext, t: int, model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
     """Write iterate t with the weights that the engine returned."""
     if engines.get(context.recipe.training.engine).shards_optimizer:  # the engine has taken the trained model apart
-        model, _ = policy.load(context.folder.iteration(t - 1).policy, context.recipe.policy)
+        model, _ = load_policy(context.folder.iteration(t - 1).policy, context.recipe.policy)
     checkpoints.load_model(Policy(model), weights)
     context.save_policy(t, model)
 

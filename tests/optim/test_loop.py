@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def schedule(**changes) -> Schedule:
-    given = {
+    defaults = {
         "lengths": [1] * 10,
         "batch_size": 4,
         "micro_batch_tokens": 4,
@@ -32,7 +32,7 @@ def schedule(**changes) -> Schedule:
         "warmup_ratio": 0.2,
         "seed": (0, "order", 1),
     }
-    return Schedule(**{**given, **changes})
+    return Schedule(**{**defaults, **changes})
 
 
 schedules = st.builds(
@@ -127,7 +127,7 @@ def squared_error(model):
 def take(model, optimizer, objective, plan, folder, *, max_grad_norm=1e9, **changes) -> list[str]:
     """`training_loop` from where the folder says; what it warned of."""
     warnings: list[str] = []
-    given = {
+    defaults = {
         "iteration": 1,
         "checkpointing": CheckpointPolicy(folder / "training", 2, 2),
         "warn": warnings.append,
@@ -135,7 +135,7 @@ def take(model, optimizer, objective, plan, folder, *, max_grad_norm=1e9, **chan
     }
     with MetricsWriter(RunFolder(folder)) as log:
         build = EngineFactory(engines.REPLICATED, model, optimizer, max_grad_norm)
-        training_loop(build, lambda module: objective, plan, metrics=log, **{**given, **changes})
+        training_loop(build, lambda module: objective, plan, metrics=log, **{**defaults, **changes})
     return warnings
 
 
