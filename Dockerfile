@@ -1,8 +1,8 @@
-# The environment that numbers are made in. `spac-repro image build` passes what is needed; by hand:
+# The environment of every measured number. `spac-repro image build` passes the arguments. By hand:
 #   docker build --build-arg VARIANT=cpu --build-arg REVISION=$(git rev-parse HEAD) -t spac-repro:cpu .
-# No `# syntax=` line, and nothing that only BuildKit understands: an offline build could not fetch the one, nor Podman or an old engine do the other.
+# There is no `# syntax=` line, because an offline build cannot fetch it. Nothing needs BuildKit, so that Podman and old engines can build.
 
-# Pinned by digest. Any image with Python 3.11 and its venv module will do: an offline build passes its own.
+# Pinned by digest. Any image with Python 3.11 and its venv module works: an offline build passes its own.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${BASE} AS build
@@ -18,7 +18,7 @@ ARG VERSION=0.2.0
 ARG REVISION=unknown
 ARG SOURCE=unknown
 COPY --from=build /opt/spac-repro /opt/spac-repro
-# The base's own pip goes. The line in passwd is written by hand, because useradd writes today's date beside it.
+# Remove the base's own pip. The line in passwd is written by hand, because useradd adds the current date.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.11/ensurepip /usr/local/lib/python3.11/site-packages/* \
       /usr/bin/pip* /usr/lib/python3.11/ensurepip /usr/lib/python3/dist-packages/pip* /usr/share/python-wheels \
  && echo 'spac:x:10001:10001::/work:/usr/sbin/nologin' >>/etc/passwd \

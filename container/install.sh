@@ -1,8 +1,8 @@
 #!/bin/sh
-# install.sh cpu|cuda: put spac-repro into /opt/spac-repro, from the locks and nothing else. Run in a copy of the checkout, by both the
-# Dockerfile and apptainer.def. With a folder wheels/ (which `spac-repro image build` fills) nothing is fetched; without, pip's own sources are asked.
+# install.sh cpu|cuda: install spac-repro into /opt/spac-repro, from the lock files alone. The Dockerfile and apptainer.def run it in a
+# copy of the checkout. With a folder wheels/ (which `spac-repro image build` fills) nothing is downloaded. Without it, pip uses its index.
 #
-# Equal input gives equal files: no clock time, no random name and no order of directory entries gets into them.
+# Equal input gives equal files: they contain no clock time, no random name and no order of directory entries.
 set -eu
 variant=$1
 prefix=/opt/spac-repro
@@ -10,26 +10,26 @@ tools=$(mktemp -d)
 export PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 [ -d wheels ] && { export PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheels"; }
 
-# What builds is not what ships: pip and the tools stay outside.
+# pip and the build tools are not in the image.
 python3 -m venv "$tools"
 pip="$tools/bin/python -m pip --quiet"
 $pip install --no-compile --no-deps --require-hashes -r requirements/image.lock
 $pip wheel --no-deps --no-build-isolation --require-hashes -w wheelhouse -r requirements/base.lock -r "requirements/$variant.lock"
 $pip wheel --no-deps --no-build-isolation -w wheelhouse .
 
-# Four packages have no wheel, so the ones built here have hashes of their own; what they were built from was checked just above.
+# Four packages have no wheel, so their wheels are built here and have other hashes. Their sources were checked just above.
 sed -n 's/^\([A-Za-z0-9][^\\]*==[^\\]*\) \\$/\1/p' requirements/base.lock "requirements/$variant.lock" >pins.txt
 python3 -m venv --without-pip "$prefix"
 PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheelhouse" $pip --python "$prefix/bin/python" install --no-compile --no-deps -r pins.txt spac-repro
 
-# A third of all files, which nothing here imports: the libraries' own tests, and headers for a compiler that is not there.
+# A third of all files, which nothing here imports: the libraries' tests, and headers for a compiler that is not in the image.
 site="$prefix/lib/python3.11/site-packages"
 find "$site" -type d -name tests -prune -exec rm -r {} +
 rm -r "$site/torch/include"
 
-# Bytecode, since a read-only image cannot keep any, and importing without it takes several times as long. It is valid by
-# declaration, not by time stamp. Two processes, each with an order of its own: one pool of two would give other bytes each time.
-compile() { "$prefix/bin/python" -m compileall -q -j 1 --invalidation-mode unchecked-hash "$@" >/dev/null || true; } # some files are for a later Python
+# Compile to bytecode: a read-only image cannot cache any, and imports without it take several times as long. unchecked-hash needs no time
+# stamps. Two processes with a fixed order each: one pool of two workers would give other bytes each time.
+compile() { "$prefix/bin/python" -m compileall -q -j 1 --invalidation-mode unchecked-hash "$@" >/dev/null || true; } # some files need a later Python
 (cd "$site" && compile torch transformers) &
 compile -x "$site/(torch|transformers)/" "$site"
 wait

@@ -41,9 +41,10 @@ def train(out: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> s
 
 
 def trained(out: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> Path:
-    """The folder of a run that came to its end."""
+    """The folder of a run that finished, and that printed no warning: pytest's filters do not reach other processes."""
     done = train(out, *arguments, settings=settings)
     assert done.returncode == 0, done.stderr
+    assert "Warning:" not in done.stderr, done.stderr
     return out
 
 
