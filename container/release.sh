@@ -17,14 +17,14 @@ version=$(.venv/bin/python -c 'import spac_repro; print(spac_repro.__version__)'
 mkdir -p dist && : >dist/digests.txt
 for variant in ${VARIANTS:-cpu cuda}; do
   name=$repository:$version-$variant
-  spac image build --engine podman --variant "$variant" --tag "$name" ${BASE:+--base "$BASE"} ${SOURCE:+--source "$SOURCE"}
+  spac image build --runtime podman --variant "$variant" --tag "$name" ${BASE:+--base "$BASE"} ${SOURCE:+--source "$SOURCE"}
   spac image inspect "podman:$name" --sbom "dist/sbom-$variant.cdx.json"
   spac image inspect "podman:$name" --licences >"dist/licences-$variant.md"
   if [ "$variant" = cpu ]; then # the build machine has no GPU to test the cuda variant on
     spac train --in "podman:$name" --out "dist/run-$version" --until 0
     podman save --format docker-archive --output dist/image.tar "$name"
     if command -v apptainer >/dev/null; then
-      spac image build --engine apptainer --base docker-archive:dist/image.tar --out "dist/spac-repro-$version-cpu.sif"
+      spac image build --runtime apptainer --base docker-archive:dist/image.tar --out "dist/spac-repro-$version-cpu.sif"
     fi
   fi
   if [ "$push" = --push ]; then

@@ -35,7 +35,7 @@ class Sweep(PackagedDocument):
     settings: dict[str, Value] = Field(default_factory=dict)  # the same in every cell
     vary: dict[str, Annotated[list[Value], Field(min_length=1)]] = Field(default_factory=dict)  # every combination of these
     preferences: str | None = None  # as `train --preferences`
-    questions: str | None = None  # as `train --data`
+    questions: str | None = None  # as `train --questions`
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> "Sweep":
@@ -69,7 +69,7 @@ class Cell:
         options = ["--recipe", self.recipe, "--method", self.method, "--seed", str(self.seed)]
         for setting in self.settings:
             options += ["--set", setting]
-        for option, value in (("--preferences", self.preferences), ("--data", self.questions)):
+        for option, value in (("--preferences", self.preferences), ("--questions", self.questions)):
             options += [option, value] if value else []
         return options
 

@@ -1,4 +1,4 @@
-"""The command line: each command parses, calls one function, prints. Nothing heavy is imported before a command needs it."""
+"""The command line. Each command parses its arguments, calls one function and prints; heavy imports happen inside commands."""
 
 import os
 import sys
@@ -10,55 +10,68 @@ import typer
 from spac_repro.errors import UserError
 from spac_repro.optim import distributed, signals
 
-INTERRUPTED = 130
-USAGE_ERROR: Any = typer.BadParameter.__base__  # what typer raises for a wrong command line; it has no public name for it
+EXIT_INTERRUPTED = 130
+USAGE_ERROR: Any = typer.BadParameter.__base__  # typer's error for a wrong command line, which has no public name
 
 
 def main() -> None:
-    """The entry point. An error of the user's is one line; an interruption says how to go on."""
-    # A short spin: threads that spin for long slow each other down many times over where cores are shared, and threads that
-    # sleep at once are slow to wake (docs/decisions/03-threads.md). Must be set before torch starts.
+    """Run the command line: the entry point of `spac-repro`.
+
+    A user's mistake is printed as one line. After an interruption, a line says how to resume. The help lists the exit codes.
+    """
+    # A short spin: threads that spin for long slow each other down where cores are shared, and threads that sleep at once are slow
+    # to wake (docs/decisions/03-threads.md). Must be set before torch starts.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     signals.install_handlers()
     try:
-        from spac_repro.cli.root import app  # here, because methods from outside are loaded with it, and they may be refused
+        from spac_repro.cli.root import app  # imported here, because it loads methods of other distributions, which may be refused
 
         code = app(prog_name="spac-repro", standalone_mode=False)
-        if code == INTERRUPTED:  # typer catches an interruption, and says nothing
-            _end_interrupted()
+        if code == EXIT_INTERRUPTED:  # typer catches an interruption and prints nothing
+            _exit_interrupted()
         sys.exit(code)
     except UserError as error:
         if distributed.is_main_process():
             print(f"spac-repro: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except USAGE_ERROR as error:
-        print(_usage(error), file=sys.stderr)
+        print(_usage_message(error), file=sys.stderr)
         sys.exit(UserError.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        _end_interrupted()
+        _exit_interrupted()
     except Exception:
         if not signals.signal_received():
             raise
-        _end_interrupted()  # a library that is interrupted while it is imported fails in words of its own
+        _exit_interrupted()  # a library that is interrupted during its import may raise any error
 
 
-def _end_interrupted() -> NoReturn:
-    """All is closed and written by now. Python's own way out would at times be a death by SIGINT instead of this exit code."""
+def _exit_interrupted() -> NoReturn:
+    """Exit with code 130. Files are closed by now; `os._exit` is used because Python's own exit may die by SIGINT instead."""
     if distributed.is_main_process():
-        print("spac-repro: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("spac-repro: interrupted; repeat the command to resume from the last checkpoint", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
-    os._exit(INTERRUPTED)
+    os._exit(EXIT_INTERRUPTED)
 
 
-def _usage(error: Any) -> str:
-    """What is wrong with a command line, in one line; where only the command is missing, typer's message is the help itself."""
+def _usage_message(error: Any) -> str:
+    """Say in one line what is wrong with a command line. If only the command is missing, typer's message is the help itself."""
     message = str(error.format_message())
     if message.startswith("Usage:"):
         return message
-    return (
-        f"spac-repro: {' '.join(message.split()).rstrip('.')}; see `{error.ctx.command_path if error.ctx else 'spac-repro'} --help`"
-    )
+    message = " ".join(message.split()).rstrip(".")
+    context = error.ctx
+    if context and (name := _new_name(getattr(error, "option_name", ""), context)):
+        message = f"{error.option_name} is now called {name}"
+    return f"spac-repro: {message}; see `{context.command_path if context else 'spac-repro'} --help`"
+
+
+def _new_name(option: str, context: Any) -> str | None:
+    """The new name of an option of 0.1, if the command has it."""
+    from spac_repro.cli.options import RENAMED
+
+    name = RENAMED.get(option)
+    return name if any(name in parameter.opts for parameter in context.command.params) else None

@@ -1,4 +1,4 @@
-"""The names that options and arguments take. --help and completion list them; a wrong one is refused with the nearest."""
+"""The values that options and arguments may take: listed in --help, offered by shell completion, checked when parsed."""
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -12,35 +12,35 @@ from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.images import reference
 from spac_repro.theory.runner import EXPERIMENTS
 
-if TYPE_CHECKING:  # the lists are made at run time; a command gets the name as text
+if TYPE_CHECKING:  # the choices are only known at run time; a command receives the name as a string
     Method = str
-    Engine = str
+    Runtime = str
     Variant = str
     Experiment = str
 else:
     Method = StrEnum("Method", {name: name for name in methods.names()})
-    Engine = StrEnum("Engine", {name: name for name in reference.ENGINES})
+    Runtime = StrEnum("Runtime", {name: name for name in reference.RUNTIMES})
     Variant = StrEnum("Variant", {name: name for name in reference.VARIANTS})
     Experiment = StrEnum("Experiment", {name: name for name in EXPERIMENTS})
 
 
 def one_of(names: Iterable[str]) -> Callable[[str], str]:
-    """The parser of an option that takes one of these names."""
+    """Return the parser of an option that takes one of these names. It refuses others and suggests the nearest name."""
     known = tuple(names)
 
-    def parse(given: str) -> str:
-        if given not in known:
-            raise typer.BadParameter(f"{given!r} is not one of {', '.join(known)}{did_you_mean(given, known)}")
-        return given
+    def parse(value: str) -> str:
+        if value not in known:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}{did_you_mean(value, known)}")
+        return value
 
     return parse
 
 
-# What takes a file or a folder as well as a name is completed, and checked by whoever reads it.
+# These parameters take a file or a folder as well as a name. The shell completes the names; whoever reads the value checks it.
 
 
 def suite_names(incomplete: str) -> list[str]:
-    """The suites that come with the package."""
+    """The leaderboard suites that ship with the package."""
     return list(suites.names())
 
 
@@ -66,5 +66,5 @@ def cluster_names(incomplete: str) -> list[str]:
 
 
 def submitted_sweeps(incomplete: str) -> list[str]:
-    """The sweeps in runs/."""
+    """The submitted sweeps in runs/."""
     return sorted(file.parent.name for file in Path("runs").glob("*/sweep.json"))

@@ -1,4 +1,4 @@
-"""`spac-repro evaluate`: scores of any model."""
+"""`spac-repro evaluate`: score a model on a leaderboard suite."""
 
 import json
 from pathlib import Path
@@ -13,22 +13,26 @@ from spac_repro.cli.options import AsJson, Questions
 
 def evaluate(
     target: Annotated[
-        Path, typer.Argument(metavar="MODEL_OR_RUN", help="A Hugging Face model folder, or a run (its last iterate).")
+        Path, typer.Argument(metavar="MODEL_OR_RUN", help="Hugging Face model folder, or a run folder, of which the last iterate.")
     ],
     suite: Annotated[
         str,
         typer.Option(
             autocompletion=choices.suite_names,
-            help=f"{'; '.join(f'{its.name}: {its.summary}' for its in suites.builtin())}; or a folder of task files.",
+            help="Leaderboard suite. "
+            + "; ".join(f"{known.name}: {known.summary}" for known in suites.builtin())
+            + "; or a folder of task files.",
         ),
     ] = "openllm",
-    data: Questions = None,
-    tasks: Annotated[str | None, typer.Option(help="Tasks of the suite, with commas between.", show_default="all")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many questions a task.", min=1)] = None,
-    batch_size: Annotated[int, typer.Option(help="Affects speed, and scores by rounding only.", min=1)] = 16,
+    questions: Questions = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Score only these tasks of the suite, e.g. arc_challenge,gsm8k.", show_default="all")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N questions of each task.", metavar="N", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions a batch. Changes scores by rounding only.", min=1)] = 16,
     as_json: AsJson = False,
 ) -> None:
-    """Score a model on a leaderboard, through lm-evaluation-harness."""
+    """Score a model on a leaderboard suite, with lm-evaluation-harness."""
     from spac_repro.evaluation import model_folder
     from spac_repro.evaluation.leaderboard import scoring
 
@@ -38,7 +42,7 @@ def evaluate(
         scores = model_folder.evaluate(
             target,
             chosen,
-            data=data,
+            data=questions,
             tasks=tasks.split(",") if tasks else None,
             limit=limit,
             batch_size=batch_size,
@@ -46,8 +50,8 @@ def evaluate(
         )
     harness = scoring.harness()
     if as_json:
-        found = [score.as_dict() for score in scores]
-        print(json.dumps({"model": str(target), "suite": chosen.name, "harness": harness, "scores": found}))
+        values = [score.as_dict() for score in scores]
+        print(json.dumps({"model": str(target), "suite": chosen.name, "harness": harness, "scores": values}))
         return
     table = output.table(f"{target} on {chosen.name} ({harness})", "task", "metric", "value", "stderr", "n", "version")
     for score in scores:

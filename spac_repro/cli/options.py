@@ -1,4 +1,4 @@
-"""The options that several commands have."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,28 +7,40 @@ import typer
 
 from spac_repro.cli import choices
 
+RENAMED = {"--engine": "--runtime", "--data": "--questions"}  # options of 0.1; refused with the new name
+
 RecipeName = Annotated[
     str,
-    typer.Option("--recipe", autocompletion=choices.recipe_names, help="A recipe's name (see `recipes list`) or a YAML file."),
+    typer.Option("--recipe", autocompletion=choices.recipe_names, help="Name of a recipe (see `recipes list`), or a YAML file."),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. training.epochs_per_iteration=1; repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting of the recipe, e.g. training.epochs_per_iteration=1. Repeatable."
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else, to stdout.")]
 Questions = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder of leaderboard questions (arc_challenge/, gsm8k/, …), for machines without the hub."),
+    typer.Option(
+        "--questions",
+        help="Folder with the leaderboard's questions, one subfolder a task (arc_challenge/, gsm8k/, …). "
+        "Without it, questions come from the hub.",
+    ),
 ]
 
-# An image that a command is carried out in
+# Options about a container
 
-Inside = Annotated[
+InImage = Annotated[
     str | None,
-    typer.Option("--in", metavar="IMAGE", help="Do it inside an image: docker:IMAGE, podman:IMAGE or apptainer:FILE.sif."),
+    typer.Option(
+        "--in", metavar="IMAGE", help="Run in a container of this image: docker:IMAGE, podman:IMAGE or apptainer:FILE.sif."
+    ),
 ]
-Memory = Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="With --in: at most so much memory, e.g. 8g.")]
-Network = Annotated[bool, typer.Option("--network", help="With --in: allow the network; by default there is none.")]
+Memory = Annotated[
+    str | None, typer.Option("--memory", metavar="SIZE", help="Container: memory limit, e.g. 8g. By default there is none.")
+]
+Network = Annotated[bool, typer.Option("--network", help="Container: allow the network. By default there is none.")]
 OtherVersion = Annotated[
-    bool, typer.Option("--other-version", help="With --in: take an image of another version of spac-repro all the same.")
+    bool, typer.Option("--other-version", help="Container: accept an image that holds another version of spac-repro.")
 ]

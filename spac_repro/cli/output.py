@@ -1,4 +1,4 @@
-"""What commands print: progress while they work, and tables."""
+"""How commands print: progress on stderr, tables on stdout."""
 
 import sys
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress(as_json: bool) -> Iterator["Progress"]:
-    """Where a command's work reports to: a bar on a terminal, lines elsewhere, nothing where JSON is asked for."""
+    """Yield the progress reporter of a command: a bar on a terminal, lines elsewhere, nothing with --json."""
     from spac_repro.progress import LogProgress, MessagesOnly, NoProgress, ProgressBar
 
     if not distributed.is_main_process():
@@ -30,7 +30,7 @@ def progress(as_json: bool) -> Iterator["Progress"]:
 
 
 def table(title: str, *columns: str) -> "Table":
-    """An empty table whose cells are folded and never cut."""
+    """Return an empty table that wraps long cells and never truncates them."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -40,10 +40,10 @@ def table(title: str, *columns: str) -> "Table":
 
 
 def show(renderable: Any) -> None:
-    """Print a table or text of rich's."""
+    """Print a table or text made with rich."""
     from rich.console import Console
 
-    # A pipe has no width of its own; a table cut off at 80 columns would lose what it is read for.
+    # A pipe has no width. The default of 80 columns would be too narrow for most tables.
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=160)

@@ -1,4 +1,4 @@
-"""`spac-repro recipes …`: what a run is."""
+"""`spac-repro recipes …`: list, show and check recipes."""
 
 import json
 from dataclasses import asdict
@@ -10,12 +10,15 @@ import typer
 from spac_repro.cli import choices, output
 from spac_repro.cli.options import AsJson, Overrides
 
-app = typer.Typer(help="The recipes: what a run is, every setting with where it comes from.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show and check recipes. A recipe holds every setting of a run, and where each value comes from.",
+    no_args_is_help=True,
+)
 
 
 @app.command("list")
 def list_recipes(as_json: AsJson = False) -> None:
-    """The recipes that come with the package."""
+    """List the recipes that ship with the package."""
     from spac_repro import recipes
 
     summaries = {name: recipes.load(name).recipe.summary for name in recipes.names()}
@@ -28,11 +31,11 @@ def list_recipes(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(autocompletion=choices.recipe_names, help="A recipe's name or a YAML file.")],
+    name: Annotated[str, typer.Argument(autocompletion=choices.recipe_names, help="Name of a recipe, or a YAML file.")],
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every setting of a recipe: value, where it comes from, and why."""
+    """Show every setting of a recipe: its value, the value's source, and the reason for it."""
     from spac_repro import recipes
 
     run = recipes.load(name, overrides=overrides or ())
@@ -51,8 +54,8 @@ def show(
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(help="A recipe in YAML.")]) -> None:
-    """Say whether a recipe of your own is complete and valid, and if not, where."""
+def check(file: Annotated[Path, typer.Argument(help="Recipe, as a YAML file.")]) -> None:
+    """Check that a recipe is complete and valid; otherwise say which line is wrong."""
     from spac_repro import recipes
 
     run = recipes.load(str(file))

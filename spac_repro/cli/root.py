@@ -1,4 +1,4 @@
-"""`spac-repro` itself: the commands and groups put together."""
+"""`spac-repro` itself: all commands and groups of commands."""
 
 from typing import Annotated
 
@@ -6,19 +6,19 @@ import typer
 
 import spac_repro
 from spac_repro.cli import image, recipes, sweep
-from spac_repro.cli.cluster import doctor, prefetch
 from spac_repro.cli.evaluate import evaluate
-from spac_repro.cli.publish import report
+from spac_repro.cli.prepare import doctor, prefetch
+from spac_repro.cli.report import report
 from spac_repro.cli.theory import theory
 from spac_repro.cli.train import train
 from spac_repro.cli.trust import compare, verify
 
 app = typer.Typer(
     name="spac-repro",
-    help="Repeat SPAC (Self-Play with Adversarial Critic, arXiv 2406.04274): train, evaluate, verify.\n\n"
-    "Start with `spac-repro train`: minutes on a laptop, nothing downloaded.\n\n"
-    "Exit codes: 0 done, and verified where expected results apply; 1 ran, and the numbers disagree; 2 wrong usage or bad input; "
-    "3 this environment cannot do it; 130 interrupted, and the same command goes on.",
+    help="Reproduce SPAC (Self-Play with Adversarial Critic, arXiv 2406.04274): train, evaluate and verify.\n\n"
+    "Start with `spac-repro train`. It takes minutes on a laptop and downloads nothing.\n\n"
+    "Exit codes: 0 success, and verified where expected results apply; 1 finished, but the numbers disagree; "
+    "2 wrong usage or bad input; 3 this machine or environment cannot do it; 130 interrupted: repeat the command to resume.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -30,8 +30,8 @@ app.add_typer(sweep.app, name="sweep")
 app.add_typer(image.app, name="image")
 
 
-def _say_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"spac-repro {spac_repro.__version__}")
         raise typer.Exit
 
@@ -39,7 +39,7 @@ def _say_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """What stands before the command."""
+    """Handle the options that come before the command."""

@@ -1,4 +1,4 @@
-"""`spac-repro theory`: the theorem rerun."""
+"""`spac-repro theory`: check the convergence claims in the tabular setting."""
 
 import json
 from pathlib import Path
@@ -15,17 +15,19 @@ from spac_repro.theory.runner import EXPERIMENTS
 def theory(
     experiments: Annotated[
         list[Experiment] | None,
-        typer.Option("--experiment", parser=one_of(EXPERIMENTS), help="One experiment; repeatable.", show_default="all"),
+        typer.Option("--experiment", parser=one_of(EXPERIMENTS), help="Run only this experiment. Repeatable.", show_default="all"),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer seeds and sizes: half a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use fewer seeds and sizes. Takes half a minute.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.", show_default="20, or 5 with --quick", min=2)] = None,
-    first_seed: Annotated[int, typer.Option(help="The first of them; the expected results are of seeds 1 to 20.", min=0)] = 101,
-    out: Annotated[Path, typer.Option(help="Folder for numbers, figures and tables.")] = Path("runs/theory"),
+    first_seed: Annotated[
+        int, typer.Option(help="First seed. The expected results were measured with seeds 1 to 20.", min=0)
+    ] = 101,
+    out: Annotated[Path, typer.Option(help="Folder to write numbers, figures and tables to.")] = Path("runs/theory"),
     as_json: AsJson = False,
 ) -> None:
-    """Rerun the convergence claims where they can be computed exactly: SPAC-T and its rivals on tabular instances.
+    """Check the paper's convergence claims where they can be computed exactly: on tabular instances.
 
-    docs/theory.md says what each experiment shows.
+    Compares SPAC-T with baselines. docs/theory.md explains each experiment.
     """
     from spac_repro.theory.runner import run
     from spac_repro.trust import terminal
@@ -36,5 +38,5 @@ def theory(
         print(json.dumps({"out": str(out), **report.as_json()}))
     else:
         output.show(terminal.render_verdict(report.verdict))
-        print(f"numbers, tables and figures in {out}")
+        print(f"numbers, tables and figures are in {out}")
     raise typer.Exit(1 if report.verdict.status == "disagrees" else 0)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spac_repro import engines, methods
-from spac_repro.cli import in_image, output
+from spac_repro.cli import in_image as container
+from spac_repro.cli import output
 from spac_repro.cli.choices import Method, one_of
-from spac_repro.cli.options import AsJson, Inside, Memory, Network, OtherVersion, Overrides, Questions, RecipeName
+from spac_repro.cli.options import AsJson, InImage, Memory, Network, OtherVersion, Overrides, Questions, RecipeName
 from spac_repro.errors import UserError
 from spac_repro.optim import distributed, launch
 
@@ -23,39 +24,61 @@ if TYPE_CHECKING:
     from spac_repro.runs.results import Results
 
 MethodName = Annotated[
-    Method, typer.Option("--method", parser=one_of(methods.names()), help="SPAC, or a method to hold it against.")
+    Method,
+    typer.Option("--method", parser=one_of(methods.names()), help="Training method: SPAC, or a baseline to compare it with."),
 ]
-Seed = Annotated[int, typer.Option(help="Drives the start, the sampling and the order of the data.", min=0)]
+Seed = Annotated[int, typer.Option(help="Random seed of the initial policy, the sampling and the order of the data.", min=0)]
 Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/RECIPE/METHOD/seed-N")]
 Preferences = Annotated[
-    str | None, typer.Option(help="Preference pairs: .json, .jsonl[.gz] or .parquet, a folder, or a hub data set.")
+    str | None,
+    typer.Option(help="Preference pairs: a .json, .jsonl[.gz] or .parquet file, a folder of them, or a data set of the hub."),
 ]
-Limit = Annotated[int | None, typer.Option(help="Take the first so many preferences.", min=1)]
-Until = Annotated[int | None, typer.Option(help="Stop after this iteration (0: the start); the command without it goes on.", min=0)]
+Limit = Annotated[int | None, typer.Option(help="Use only the first N preference pairs.", metavar="N", min=1)]
+Until = Annotated[
+    int | None,
+    typer.Option(help="Stop after this iteration; 0 is the start policy. Repeat the command without --until to continue.", min=0),
+]
 StartFrom = Annotated[
     Path | None,
-    typer.Option(metavar="RUN", help="Share the start of another run of this recipe and seed instead of repeating it."),
+    typer.Option(metavar="RUN", help="Take the start policy from another run of this recipe and seed, instead of training it."),
 ]
 Like = Annotated[
-    Path | None, typer.Option(metavar="RUN", help="Repeat a run from its manifest alone, into RUN-again, and compare the two.")
+    Path | None,
+    typer.Option(metavar="RUN", help="Repeat a run from its manifest, in the folder RUN-again, and compare the two runs."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the estimated cost, and do nothing else.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the estimated cost of the run, and exit.")]
 AllowChangedEnvironment = Annotated[
-    bool, typer.Option("--allow-changed-environment", help="Go on with a run begun elsewhere; it then claims no equal bits.")
+    bool,
+    typer.Option(
+        "--allow-changed-environment",
+        help="Resume a run that was begun in another environment. Its manifest then no longer claims reproducible bits.",
+    ),
 ]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a `train` asks for: its run, and how to carry it out."""
+class TrainRequest:
+    """What a `train` command asks for.
+
+    Attributes:
+        run: recipe, method and seed.
+        folder: the run folder.
+        preferences: a file, a folder, or a data set of the hub; None: what the recipe names.
+        questions: folder of the leaderboard's questions.
+        until: the iteration to stop after.
+        start_from: the run whose start policy is used.
+        like: the run that this one repeats.
+        allow_changed_environment: resume although the environment has changed.
+        as_json: print JSON.
+    """
 
     run: "Run"
     folder: Path
-    preferences: str | None  # a file, a folder, or a hub data set
-    questions: Path | None  # of the leaderboard
-    until: int | None  # the iteration to stop after
-    start_from: Path | None  # a run whose start is shared
-    like: Path | None  # a run that this one repeats
+    preferences: str | None
+    questions: Path | None
+    until: int | None
+    start_from: Path | None
+    like: Path | None
     allow_changed_environment: bool
     as_json: bool
 
@@ -69,56 +92,58 @@ def train(
     overrides: Overrides = None,
     preferences: Preferences = None,
     limit: Limit = None,
-    data: Questions = None,
+    questions: Questions = None,
     until: Until = None,
     start_from: StartFrom = None,
     like: Like = None,
     dry_run: DryRun = False,
     allow_changed_environment: AllowChangedEnvironment = False,
-    inside: Inside = None,
+    in_image: InImage = None,
     memory: Memory = None,
     network: Network = False,
     other_version: OtherVersion = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train and evaluate one method with one seed: start, self-play iterations, scores of every iterate, verdict.
+    """Train and evaluate one method with one seed, and verify the scores.
 
-    Repeating the command goes on where it stopped. Several processes, where the recipe asks for them, are
-    started here, unless torchrun or `accelerate launch` did. By default nothing is downloaded: recipe tiny has a world built in.
+    Makes the start policy, runs the self-play iterations, scores every iterate and compares the scores with the expected results.
+    Repeat the command to resume an interrupted run. By default nothing is downloaded: recipe `tiny` generates its own data.
+
+    If the recipe asks for several processes, this command starts them, unless torchrun or `accelerate launch` already did.
     """
-    run = _run(context, like, recipe, method, seed, _settings(overrides, preferences, limit))
+    run = _resolve_run(context, like, recipe, method, seed, _overrides(overrides, preferences, limit))
     folder = out or _default_folder(run, like)
-    questions = data or _beside(preferences)
-    request = Request(run, folder, preferences, questions, until, start_from, like, allow_changed_environment, as_json)
-    limits = in_image.limits(memory, network, other_version)
+    questions = questions or _questions_beside(preferences)
+    request = TrainRequest(run, folder, preferences, questions, until, start_from, like, allow_changed_environment, as_json)
+    options = container.container_options(memory, network, other_version)
     if dry_run:
         _print_cost(request)
-    elif inside is not None:
-        context.params["data"] = questions  # found by its place, which the image does not see
-        raise typer.Exit(in_image.carry_out(["train"], context, inside, limits, out=folder))
-    elif limits != in_image.limits():
-        raise UserError("--memory, --network and --other-version are about an image; name one with --in, or leave them out")
+    elif in_image is not None:
+        context.params["questions"] = questions  # the container does not see the folder beside the preferences
+        raise typer.Exit(container.run_in_image(["train"], context, in_image, options, out=folder))
+    elif options != container.container_options():
+        raise UserError("--memory, --network and --other-version need an image; name one with --in, or omit them")
     elif not distributed.is_launched() and _has_process_group(run):
         raise typer.Exit(launch.launch(run.recipe.training.processes, sys.argv[1:]))
     else:
-        _carry_out(request)
+        _train(request)
 
 
-def _run(context: typer.Context, like: Path | None, recipe: str, method: str, seed: int, settings: Sequence[str]) -> "Run":
-    """The run that the options describe, or the one that --like repeats."""
+def _resolve_run(context: typer.Context, like: Path | None, recipe: str, method: str, seed: int, settings: Sequence[str]) -> "Run":
+    """Return the run that the options describe, or the one that --like repeats."""
     from spac_repro import recipes
 
     if like is None:
         return recipes.load(recipe, method=method, seed=seed, overrides=settings)
     from spac_repro.trust import replay
 
-    if given := [name for name in ("recipe", "method", "seed", "overrides", "limit") if _was_given(context, name)]:
-        raise UserError(f"--like takes settings and seed from the run; leave --{given[0].replace('overrides', 'set')} out")
+    if extra := [name for name in ("recipe", "method", "seed", "overrides", "limit") if _on_command_line(context, name)]:
+        raise UserError(f"--like takes settings and seed from the run; omit --{extra[0].replace('overrides', 'set')}")
     return replay.run_of(like)
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
+def _on_command_line(context: typer.Context, parameter: str) -> bool:
+    source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
 
 
@@ -129,34 +154,34 @@ def _default_folder(run: "Run", like: Path | None) -> Path:
 
 
 def _has_process_group(run: "Run") -> bool:
-    """Whether the run's processes are started by a launcher, even if there is only one."""
+    """Whether torchrun has to start the run's processes, even if there is only one."""
     return run.recipe.training.processes > 1 or engines.get(run.recipe.training.engine).needs_process_group
 
 
 # Preferences
 
 
-def _settings(overrides: Sequence[str] | None, preferences: str | None, limit: int | None) -> list[str]:
-    """`--preferences` and `--limit` are settings too, and identify the run like any other."""
-    more = ["data.source=file", "data.name=null", "data.revision=null"] if preferences and _is_local(preferences) else []
-    return [*more, *([f"data.max_pairs={limit}"] if limit else []), *(overrides or ())]
+def _overrides(overrides: Sequence[str] | None, preferences: str | None, limit: int | None) -> list[str]:
+    """Combine --set with the settings that --preferences and --limit stand for, since those identify the run as well."""
+    source = ["data.source=file", "data.name=null", "data.revision=null"] if preferences and _is_local(preferences) else []
+    return [*source, *([f"data.max_pairs={limit}"] if limit else []), *(overrides or ())]
 
 
 def _is_local(preferences: str) -> bool:
-    # A hub data set is OWNER/NAME; whatever looks like a file or a folder is one, there or missing.
+    # A data set of the hub is OWNER/NAME. What looks like a path is one, whether or not it exists.
     return Path(preferences).exists() or preferences.startswith((".", "/", "~")) or Path(preferences).suffix != ""
 
 
-def _beside(preferences: str | None) -> Path | None:
-    """The folder leaderboard/ next to the preferences' own folder, if there is one: data prepared for a machine without a hub."""
+def _questions_beside(preferences: str | None) -> Path | None:
+    """The folder leaderboard/ next to the preferences' folder, if there is one (docs/decisions/05-questions.md)."""
     if preferences is None or not _is_local(preferences):
         return None
     folder = Path(preferences).resolve().parent.parent / "leaderboard"
     return folder if folder.is_dir() else None
 
 
-def _known_size(request: Request) -> int | None:
-    """How many preferences there are, where that is cheap to say."""
+def _preference_count(request: TrainRequest) -> int | None:
+    """The number of preference pairs; None if only a download would tell."""
     pairs = request.run.recipe.data.max_pairs
     if request.preferences and _is_local(request.preferences):
         from spac_repro.data.preferences import read_preferences
@@ -165,26 +190,26 @@ def _known_size(request: Request) -> int | None:
     return pairs
 
 
-# What is done, and what is said of it
+# Training and its output
 
 
-def _print_cost(request: Request) -> None:
+def _print_cost(request: TrainRequest) -> None:
     from spac_repro import cost
 
     run, folder = request.run, request.folder
-    estimate = cost.estimate(run, _known_size(request))
+    estimate = cost.estimate(run, _preference_count(request))
     if request.as_json:
-        settings = {"run": str(folder), "settings_sha256": run.settings_sha256}
-        print(json.dumps({**settings, **asdict(estimate), "gpu_hours": estimate.gpu_hours}))
+        identity = {"run": str(folder), "settings_sha256": run.settings_sha256}
+        print(json.dumps({**identity, **asdict(estimate), "gpu_hours": estimate.gpu_hours}))
         return
     table = output.table(f"{run.recipe.name} · {run.method} · seed {run.seed} → {folder}", "what", "how much")
-    for what, amount in cost.table_rows(estimate):
-        table.add_row(what, amount)
+    for quantity, amount in cost.table_rows(estimate):
+        table.add_row(quantity, amount)
     output.show(table)
 
 
-def _carry_out(request: Request) -> None:
-    """Train in this process, and conclude where the run is complete."""
+def _train(request: TrainRequest) -> None:
+    """Train in this process; if the run is complete then, verify it and print its results."""
     from spac_repro import pipeline
     from spac_repro.data import inputs
 
@@ -198,20 +223,22 @@ def _carry_out(request: Request) -> None:
             until=request.until,
             start_from=request.start_from,
             progress=progress,
-            check_manifest=_inspection(request, progress),
+            check_manifest=_manifest_check(request, progress),
         )
     if not distributed.is_main_process():
         return
     if results is not None:
-        _conclude(request, results)
+        _finish(request, results)
     elif request.as_json:
         print(json.dumps({"run": str(request.folder), "complete": False, "iteration": request.until}))
     else:
-        print(f"{request.folder}: stopped after iteration {request.until}, as asked; the same command without --until goes on")
+        print(
+            f"{request.folder}: stopped after iteration {request.until} (--until); repeat the command without --until to continue"
+        )
 
 
-def _inspection(request: Request, progress: "Progress") -> Callable[["Manifest"], None]:
-    """What looks at the manifest before anything is written."""
+def _manifest_check(request: TrainRequest, progress: "Progress") -> Callable[["Manifest"], None]:
+    """Return the check of the manifest that runs before anything is written: for --like, against the run that is repeated."""
     if request.like is None:
         return lambda manifest: None
     from spac_repro.trust import replay
@@ -219,24 +246,24 @@ def _inspection(request: Request, progress: "Progress") -> Callable[["Manifest"]
     return replay.check(request.like, allowed=request.allow_changed_environment, say=progress.message)
 
 
-def _conclude(request: Request, results: "Results") -> None:
-    """Verify a finished run, compare it with the one it repeats, print both, and exit with what they mean."""
+def _finish(request: TrainRequest, results: "Results") -> None:
+    """Verify a finished run, compare it with the run that it repeats, print both, and exit with 1 if either disagrees."""
     from spac_repro.publish import research_object
     from spac_repro.trust import replay, terminal, verification
 
     folder = request.folder
     verdict = verification.conclude(folder)
     research_object.publish_run(folder, request.run)
-    repeated, stands = replay.conclude(request.like, folder) if request.like else (None, True)
+    comparison, agrees = replay.conclude(request.like, folder) if request.like else (None, True)
     if request.as_json:
-        compared = {"comparison": repeated.as_json()} if repeated else {}
+        compared = {"comparison": comparison.as_json()} if comparison else {}
         print(json.dumps({**results.as_json(), "run": str(folder), "verdict": verdict.as_json(), **compared}))
     else:
         _print_results(folder, results)
         output.show(terminal.render_verdict(verdict, brief=True))
-        if repeated:
-            output.show(terminal.render_comparison(repeated))
-    raise typer.Exit(1 if verdict.status == "disagrees" or not stands else 0)
+        if comparison:
+            output.show(terminal.render_comparison(comparison))
+    raise typer.Exit(1 if verdict.status == "disagrees" or not agrees else 0)
 
 
 def _print_results(folder: Path, results: "Results") -> None:

@@ -1,4 +1,4 @@
-"""`spac-repro verify` and `spac-repro compare`: whether a run's numbers are the expected ones, and why two runs differ."""
+"""`spac-repro verify` and `spac-repro compare`: whether scores are as expected, and why two runs differ."""
 
 import json
 from pathlib import Path
@@ -17,16 +17,23 @@ if TYPE_CHECKING:
 
 def verify(
     folders: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders of one recipe.")] = None,
-    expected: Annotated[Path | None, typer.Option(help="Expected results.", show_default="the package's for the recipe")] = None,
-    scores: Annotated[Path | None, typer.Option(help="A results file of lm-eval, instead of runs.")] = None,
-    recipe: Annotated[str | None, typer.Option(autocompletion=choices.recipe_names, help="With --scores: the recipe.")] = None,
-    method: Annotated[
-        choices.Method | None, typer.Option(parser=choices.one_of(methods.names()), help="With --scores: the method.")
+    expected: Annotated[
+        Path | None, typer.Option(help="File of expected results.", show_default="the recipe's, in the package")
     ] = None,
-    iteration: Annotated[int | None, typer.Option(help="With --scores: the iterate.", min=0)] = None,
+    scores: Annotated[Path | None, typer.Option(help="Verify a results file of lm-eval instead of runs.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(autocompletion=choices.recipe_names, help="With --scores: recipe that the scores belong to.")
+    ] = None,
+    method: Annotated[
+        choices.Method | None, typer.Option(parser=choices.one_of(methods.names()), help="With --scores: method.")
+    ] = None,
+    iteration: Annotated[int | None, typer.Option(help="With --scores: iteration; 0 is the start policy.", min=0)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hold fresh scores against expected results, with tolerances from the spread over seeds. Deviations either way fail."""
+    """Compare scores with expected results. The tolerances come from the spread over seeds.
+
+    A score that is too good fails as well. Exit code 1 if a score deviates.
+    """
     from spac_repro.trust import terminal
 
     verdict = _verdict(folders or [], expected, scores, recipe, method, iteration)
@@ -50,9 +57,9 @@ def _verdict(
     if scores is None:
         return verification.verify_runs(folders, expected)
     if folders:
-        raise UserError("give run folders or --scores, not both")
+        raise UserError("name run folders or use --scores, not both")
     if recipe is None or method is None or iteration is None:
-        raise UserError("--scores needs --recipe, --method and --iteration: a results file does not say which run it is of")
+        raise UserError("--scores needs --recipe, --method and --iteration: a results file does not say which run it belongs to")
     from spac_repro.evaluation.leaderboard import results_file
 
     evidence = results_file.read(scores, recipe=recipe, method=method, iteration=iteration)
@@ -60,28 +67,28 @@ def _verdict(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A run folder, complete or not.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another, or a file of expected results.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Run folder, complete or not.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another run folder, or a file of expected results.")],
     seeds: Annotated[
         list[Path] | None,
         typer.Option(
             "--seeds",
             metavar="RUN",
-            help="Runs whose spread over seeds is the unit of noise; repeatable.",
-            show_default="beside A and B",
+            help="Run whose scores measure the spread over seeds, which is the unit of noise. Repeatable.",
+            show_default="the runs beside A and B",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say why two runs differ: what differs, where they first part, and how much it matters.
+    """Explain why two runs differ: which inputs differ, where the runs first differ, and how much the scores differ.
 
-    Exit code 1 where a score differs by more than two seeds of the same recipe would.
+    Exit code 1 if a score differs by more than two seeds of the same recipe would.
     """
     from spac_repro.trust import comparison, terminal
 
-    found = comparison.compare_expected(a, b) if b.suffix in (".yaml", ".yml") else comparison.compare(a, b, seeds or ())
+    result = comparison.compare_expected(a, b) if b.suffix in (".yaml", ".yml") else comparison.compare(a, b, seeds or ())
     if as_json:
-        print(json.dumps(found.as_json()))
+        print(json.dumps(result.as_json()))
     else:
-        output.show(terminal.render_comparison(found))
-    raise typer.Exit(found.exit_code)
+        output.show(terminal.render_comparison(result))
+    raise typer.Exit(result.exit_code)

@@ -1,1 +1,1 @@
-"""The pinned image: built, looked at, and worked in, with Docker, Podman or Apptainer."""
+"""The pinned container image: build it, inspect it, and run commands in it, with Docker, Podman or Apptainer."""

@@ -1,7 +1,7 @@
-"""Building the image from a checkout.
+"""Build the image from a checkout.
 
-Packages are fetched outside, by the pip that is configured here, and the build itself has no network. So nothing of this machine's
-configuration (package sources, proxies, certificates) gets near the image, and a build repeats where nothing can be fetched.
+Packages are downloaded on the host, by the pip that is configured there; the build itself has no network. So no configuration of
+this machine (package indexes, proxies, certificates) gets into the image, and a build can be repeated offline.
 """
 
 import os
@@ -15,85 +15,92 @@ from typing import Any
 
 import spac_repro
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.images import engine as engines
-from spac_repro.images import sif
-from spac_repro.runs import environment
-from spac_repro.runs import files as runs
+from spac_repro.images import apptainer, runtime
+from spac_repro.runs import environment, files
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-CONTENT = ("container", "expected_results", "launchers", "requirements", "spac_repro", "LICENSE", "README.md", "pyproject.toml")
-RECIPES = ("Dockerfile", ".dockerignore", "apptainer.def")
-FILES = ("docker-archive", "oci-archive", "localimage")  # bases of a SIF that are files
-COMPLETE = tuple(f"{kind}:" for kind in (*FILES, "docker-daemon"))  # and those that are images of ours
+SOURCES = ("container", "expected_results", "launchers", "requirements", "spac_repro", "LICENSE", "README.md", "pyproject.toml")
+BUILD_FILES = ("Dockerfile", ".dockerignore", "apptainer.def")
+FILE_BASES = ("docker-archive", "oci-archive", "localimage")  # kinds of a SIF's base that are files
+BUILT_BASES = tuple(f"{kind}:" for kind in (*FILE_BASES, "docker-daemon"))  # an image of spac-repro itself, which is only converted
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]  # takes a line of progress
 
 
 def build(
-    engine: str, variant: str, *, tag: str | None, base: str | None, out: Path | None, say: Say, source: str | None = None
+    runtime_name: str, variant: str, *, tag: str | None, base: str | None, out: Path | None, log: Log, source: str | None = None
 ) -> str:
-    """Build the image, and return what to call it by: `docker:TAG`, `podman:TAG` or `apptainer:FILE`.
+    """Build the image.
 
     Args:
-        engine: docker, podman or apptainer.
+        runtime_name: docker, podman or apptainer.
         variant: cpu or cuda.
         tag: name of a Docker or Podman image; by default spac-repro:VERSION-VARIANT.
-        base: another base than the pinned one; for apptainer with its kind before it, e.g. docker-archive:image.tar.
-        out: the SIF; by default spac-repro-VERSION-VARIANT.sif.
-        say: takes a line of progress.
-        source: where the source code is found, for the image's label.
+        base: a base image instead of the pinned one; for apptainer with its kind before it, e.g. docker-archive:image.tar.
+        out: the SIF file; by default spac-repro-VERSION-VARIANT.sif.
+        log: takes a line of progress.
+        source: URL of the source code, for the image's label.
+
+    Returns:
+        The reference of the image: `docker:TAG`, `podman:TAG` or `apptainer:FILE`.
 
     Raises:
-        UnfitEnvironmentError: no checkout, no engine, a package that cannot be had, or a build that fails.
+        UserError: the base's file does not exist.
+        UnfitEnvironmentError: this is not a checkout, the runtime does not work here, a package cannot be downloaded, or the build
+            fails.
     """
     name = f"{spac_repro.__version__}-{variant}"
-    _check(engine)  # before half a gigabyte is fetched
+    _check_runtime(runtime_name)  # before half a gigabyte is downloaded
     arguments = {"VARIANT": variant, "VERSION": spac_repro.__version__, "REVISION": revision()}
     arguments |= {"SOURCE": source} if source else {}
-    if engine == "apptainer":
+    if runtime_name == "apptainer":
         file = (out or Path(f"spac-repro-{name}.sif")).absolute()
-        _apptainer(context(variant, base, say), arguments, base, file, say)
+        _build_with_apptainer(build_context(variant, base, log), arguments, base, file, log)
         return f"apptainer:{file}"
     tag = tag or f"spac-repro:{name}"
     arguments |= {"BASE": base} if base else {}
-    if engine == "podman":
-        _podman(context(variant, None, say), arguments, tag, say)
+    if runtime_name == "podman":
+        _build_with_podman(build_context(variant, None, log), arguments, tag, log)
     else:
-        _docker(context(variant, None, say), arguments, tag, say)
-    return f"{engine}:{tag}"
+        _build_with_docker(build_context(variant, None, log), arguments, tag, log)
+    return f"{runtime_name}:{tag}"
 
 
-def _check(engine: str) -> None:
-    """An engine that can build, and say what it has built."""
-    if engine == "apptainer":
-        sif.program()
+def _check_runtime(name: str) -> None:
+    """Raise UnfitEnvironmentError unless the runtime can build here and can inspect what it has built."""
+    if name == "apptainer":
+        apptainer.executable()
         return
-    if engine == "podman" and shutil.which("podman") is None:
-        raise UnfitEnvironmentError("podman is not installed: there is no such command; install it, or take another engine")
-    with engines.connected(engine):
+    if name == "podman" and shutil.which("podman") is None:
+        raise UnfitEnvironmentError("podman is not installed: there is no such command; install it, or use another runtime")
+    with runtime.connect(name):
         pass
 
 
 def revision() -> str:
-    """The commit that is built, with `+changed` where files differ from it."""
+    """The commit that is built, with `+changed` if the working tree differs from it."""
     source = environment.source_revision()
     return f"{source['commit']}{'+changed' if source['changed'] else ''}" if source else "unknown"
 
 
-def context(variant: str, base: str | None, say: Say) -> Path:
-    """A folder with all that a build needs, the packages included."""
+def build_context(variant: str, base: str | None, log: Log) -> Path:
+    """Prepare the folder that a build reads (Docker's build context): sources, build files and downloaded packages.
+
+    Raises:
+        UnfitEnvironmentError: this is not a checkout, or a package cannot be downloaded.
+    """
     if not (CHECKOUT / "Dockerfile").exists():
-        raise UnfitEnvironmentError("an image is built from a checkout, and this is an installed package; clone the repository")
-    complete = (base or "").startswith(COMPLETE)  # one of our own images, which brings everything along
-    folder = CHECKOUT / "build" / ("sif" if complete else f"image-{variant}")
-    for name in (*CONTENT, *RECIPES):
-        _renew(CHECKOUT / name, folder / name)
-    if not complete:
-        _fetch(folder / "wheels", variant, say)
+        raise UnfitEnvironmentError("an image is built from a checkout, but this is an installed package; clone the repository")
+    built = (base or "").startswith(BUILT_BASES)
+    folder = CHECKOUT / "build" / ("sif" if built else f"image-{variant}")
+    for name in (*SOURCES, *BUILD_FILES):
+        _replace_copy(CHECKOUT / name, folder / name)
+    if not built:
+        _download_packages(folder / "wheels", variant, log)
     return folder
 
 
-def _renew(source: Path, target: Path) -> None:
+def _replace_copy(source: Path, target: Path) -> None:
     if target.is_dir():
         shutil.rmtree(target)
     if source.is_dir():
@@ -103,33 +110,33 @@ def _renew(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _fetch(folder: Path, variant: str, say: Say) -> None:
-    """The packages of the locks, every hash checked. Where all are there already nobody is asked: a build then needs no network."""
-    # The tools of the build and what ships are two environments: they may hold one package in two versions.
+def _download_packages(folder: Path, variant: str, log: Log) -> None:
+    """Download the packages of the lock files, checking every hash. Without network access if they are all there already."""
+    # The build tools and the shipped packages are two environments, which may hold one package in two versions.
     for locks in (("image",), ("base", variant)):
-        if _download(folder, locks, "--no-index").returncode == 0:
+        if _pip_download(folder, locks, "--no-index").returncode == 0:
             continue
-        say(f"fetching the packages of {' and '.join(f'requirements/{name}.lock' for name in locks)}")
-        done = _download(folder, locks)
+        log(f"downloading the packages of {' and '.join(f'requirements/{name}.lock' for name in locks)}")
+        done = _pip_download(folder, locks)
         if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-            why = said[-1] if said else done.stderr.strip()
-            hint = "; PyTorch's CPU build needs a source that has it in your pip configuration" if "torch==" in why else ""
-            raise UnfitEnvironmentError(f"pip cannot fetch what the image is made of: {why}{hint}")
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
+            problem = errors[-1] if errors else done.stderr.strip()
+            hint = "; add a package index with PyTorch's CPU build to your pip configuration" if "torch==" in problem else ""
+            raise UnfitEnvironmentError(f"pip cannot download the image's packages: {problem}{hint}")
 
 
-def _download(folder: Path, locks: Sequence[str], *options: str) -> subprocess.CompletedProcess[str]:
-    # A few packages have no wheel: pip asks them for their metadata, with the build tools of this environment, not fetched ones.
+def _pip_download(folder: Path, locks: Sequence[str], *options: str) -> subprocess.CompletedProcess[str]:
+    # A few packages have no wheel. To read their metadata, pip uses the build tools of this environment and downloads none.
     always = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--require-hashes")
     files = [f"--requirement={CHECKOUT / 'requirements' / name}.lock" for name in locks]
     command = [sys.executable, "-m", "pip", "download", *always, f"--find-links={folder}", f"--dest={folder}", *options, *files]
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def _docker(folder: Path, arguments: Mapping[str, str], tag: str, say: Say) -> None:
+def _build_with_docker(folder: Path, arguments: Mapping[str, str], tag: str, log: Log) -> None:
     from docker.errors import APIError
 
-    with engines.connected("docker") as client:
+    with runtime.connect("docker") as client:
         try:
             stream = client.api.build(
                 path=str(folder), tag=tag, buildargs=dict(arguments), rm=True, forcerm=True, network_mode="none", decode=True
@@ -138,63 +145,66 @@ def _docker(folder: Path, arguments: Mapping[str, str], tag: str, say: Say) -> N
                 if "error" in event:
                     raise UnfitEnvironmentError(f"the build failed: {' '.join(event['error'].split())}; see the lines above")
                 for line in event.get("stream", "").splitlines():
-                    say(line)
+                    log(line)
         except APIError as error:
             raise UnfitEnvironmentError(f"docker cannot build: {' '.join(str(error.explanation).split())}") from None
 
 
-def _podman(folder: Path, arguments: Mapping[str, str], tag: str, say: Say) -> None:
-    """Podman's own command, since it alone sets the clock: equal input then gives the same image ID.
+def _build_with_podman(folder: Path, arguments: Mapping[str, str], tag: str, log: Log) -> None:
+    """Build with the `podman` command, which alone can set file times, so that equal input gives an equal image ID.
 
-    In the OCI format: Docker's own would name the container that an image was made in, another one each time.
+    The image format is OCI: Docker's format would record the ID of the build container, which differs each time.
     """
-    options = ["--timestamp", epoch(), "--network", "none", "--layers=false", "--tag", tag]
-    given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-    _carry_out(["podman", "build", *options, *given, str(folder)], folder, say)
+    options = ["--timestamp", source_date_epoch(), "--network", "none", "--layers=false", "--tag", tag]
+    build_arguments = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+    _run_build(["podman", "build", *options, *build_arguments, str(folder)], folder, log)
 
 
-def epoch() -> str:
-    """The time that all of the image's files bear: the commit's."""
+def source_date_epoch() -> str:
+    """The time that every file of the image gets: the commit's, in seconds since 1970."""
     done = subprocess.run(["git", "-C", str(CHECKOUT), "log", "-1", "--format=%ct"], capture_output=True, text=True)
     return done.stdout.strip() or "1700000000"
 
 
-def _apptainer(folder: Path, arguments: Mapping[str, str], base: str | None, file: Path, say: Say) -> None:
-    origin = _origin(base, folder) if base else {}
-    given = [f"--build-arg={name}={value}" for name, value in {**arguments, **origin}.items()]
+def _build_with_apptainer(folder: Path, arguments: Mapping[str, str], base: str | None, file: Path, log: Log) -> None:
+    base_arguments = _base_arguments(base, folder) if base else {}
+    build_arguments = [f"--build-arg={name}={value}" for name, value in {**arguments, **base_arguments}.items()]
     privilege = [] if os.geteuid() == 0 else ["--fakeroot"]
-    _carry_out([sif.program(), "build", "--force", *privilege, *given, str(file), "apptainer.def"], folder, say)
-    runs.write_bytes(file.with_name(f"{file.name}.sha256"), f"{runs.sha256_file(file)}  {file.name}\n".encode())
+    _run_build([apptainer.executable(), "build", "--force", *privilege, *build_arguments, str(file), "apptainer.def"], folder, log)
+    files.write_bytes(file.with_name(f"{file.name}.sha256"), f"{files.sha256_file(file)}  {file.name}\n".encode())
 
 
-def _origin(base: str, folder: Path) -> dict[str, str]:
-    """A base as apptainer.def's header names it. A file goes by a link beside the folder, since a SIF keeps its base's path."""
-    kind, _, place = base.partition(":")
-    if kind not in FILES:
-        return {"BOOTSTRAP": kind, "FROM": place.removeprefix("//")}
-    file = Path(place).expanduser().absolute()
+def _base_arguments(base: str, folder: Path) -> dict[str, str]:
+    """The base as build arguments of apptainer.def.
+
+    A SIF records the path of its base. So a file is named by a link next to the build folder: that path is equal everywhere.
+    """
+    kind, _, location = base.partition(":")
+    if kind not in FILE_BASES:
+        return {"BOOTSTRAP": kind, "FROM": location.removeprefix("//")}
+    file = Path(location).expanduser().absolute()
     if not file.is_file():
-        raise UserError(f"there is no file {place} to build from; see to --base")
+        raise UserError(f"--base: there is no file {location}; check the path")
     link = folder.with_name("base" + file.suffix)
     link.unlink(missing_ok=True)
     link.symlink_to(file)
     return {"BOOTSTRAP": kind, "FROM": f"../{link.name}"}
 
 
-def _carry_out(command: list[str], folder: Path, say: Say) -> None:
-    """Run a build, pass its lines on, and say how it failed by its last ones."""
-    last: deque[str] = deque(maxlen=3)
+def _run_build(command: list[str], folder: Path, log: Log) -> None:
+    """Run a build and log its output. If it fails, the error quotes the last lines."""
+    last_lines: deque[str] = deque(maxlen=3)
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:
             for line in _lines(process.stdout):
-                last.append(line)
-                say(line)
+                last_lines.append(line)
+                log(line)
         except BaseException:
-            process.terminate()  # it would build on, and this would wait for it
+            process.terminate()  # otherwise the build would continue, and this would wait for it
             raise
     if process.returncode:
-        raise UnfitEnvironmentError(f"the build failed: {' / '.join(last)}")
+        raise UnfitEnvironmentError(f"the build failed: {' / '.join(last_lines)}")
 
 
 def _lines(stream: Iterable[Any]) -> Iterable[str]:

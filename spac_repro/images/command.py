@@ -1,6 +1,6 @@
-"""The same command, to be carried out inside an image: its arguments, and what it reads and writes outside.
+"""A spac-repro command as it runs in a container: its arguments, mounts, environment variables and options.
 
-Every file or folder appears inside at the path it has outside, so that what the command says means the same in both places.
+Every file or folder is mounted at the path that it has on the host, so an argument means the same in both places.
 """
 
 import os
@@ -13,25 +13,43 @@ from typing import Any
 
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
-# What the caller's environment may decide inside too; nothing else of it gets in.
-PASSED = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "SLURMD_NODENAME", "TERM")
+# The only environment variables that are passed from the host into the container.
+PASSED_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "CUDA_VISIBLE_DEVICES",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "SLURMD_NODENAME",
+    "TERM",
+)
 
 
 @dataclass(frozen=True)
-class Command:
-    """Arguments of spac-repro, and the paths that they name: `reads` are mounted read-only."""
+class ContainerCommand:
+    """Arguments of spac-repro, and the host paths that are mounted for them.
+
+    Attributes:
+        arguments: the command line after `spac-repro`.
+        inputs: files and folders that it reads; mounted read-only.
+        outputs: folders that it writes to.
+    """
 
     arguments: tuple[str, ...]
-    reads: tuple[Path, ...]
-    writes: tuple[Path, ...]
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a container may do and have. `memory` as the engines write it: 512m, 8g.
+class ContainerOptions:
+    """How a container is started.
+
+    Attributes:
+        memory: memory limit as container runtimes write it, e.g. 512m or 8g; None: no limit.
+        network: allow the network.
+        other_version: accept an image with another version of spac-repro.
 
     Raises:
-        UserError: the memory is no size.
+        UserError: `memory` is not a size.
     """
 
     memory: str | None = None
@@ -40,113 +58,128 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.memory is not None and not re.fullmatch(r"[1-9][0-9]*[bkmg]?", self.memory):
-            raise UserError(f"--memory {self.memory} is no size; write a whole number and b, k, m or g, e.g. 8g")
+            raise UserError(f"--memory {self.memory} is not a size; write a whole number and b, k, m or g, e.g. 8g")
 
 
-def command(name: Sequence[str], parameters: Iterable[Any], values: dict[str, Any], *, out: Path, leave: Sequence[str]) -> Command:
-    """Write a parsed command line anew, with absolute paths.
+def container_command(
+    name: Sequence[str], parameters: Iterable[Any], values: dict[str, Any], *, out: Path, exclude: Sequence[str]
+) -> ContainerCommand:
+    """Turn a parsed command line back into arguments, with absolute paths, and collect the paths to mount.
 
     Args:
         name: the command, e.g. ("train",).
         parameters: its parameters as typer declares them.
-        values: their values.
-        out: the folder that the command writes to; it takes the place of `--out`.
-        leave: names of parameters that are for outside.
+        values: the parameters' values by name.
+        out: the folder that the command writes to; replaces `--out`.
+        exclude: names of parameters that only concern the host.
 
     Raises:
-        UserError: a path that does not exist.
+        UserError: a path does not exist.
     """
-    words = list(name)
-    reads: list[Path] = []
+    arguments = list(name)
+    inputs: list[Path] = []
     for parameter in parameters:
         value = values.get(parameter.name)
-        if parameter.name in leave or value is None or value == parameter.default or value is False:
+        if parameter.name in exclude or value is None or value == parameter.default or value is False:
             continue
-        many = list(value) if isinstance(value, list | tuple) else [value]
-        written = [_written(item, reads) for item in many]
+        items = list(value) if isinstance(value, list | tuple) else [value]
+        texts = [_as_argument(item, inputs) for item in items]
         if parameter.param_type_name == "argument":
-            words += written
+            arguments += texts
         elif value is True:
-            words.append(parameter.opts[0])
+            arguments.append(parameter.opts[0])
         else:
-            words += [word for item in written for word in (parameter.opts[0], item)]
+            arguments += [argument for text in texts for argument in (parameter.opts[0], text)]
     out = out.absolute()
     if any(parameter.name == "out" for parameter in parameters):
-        words += ["--out", str(out)]
-    return Command(tuple(words), tuple(dict.fromkeys(reads)), (out,))
+        arguments += ["--out", str(out)]
+    return ContainerCommand(tuple(arguments), tuple(dict.fromkeys(inputs)), (out,))
 
 
-def _written(value: Any, reads: list[Path]) -> str:
-    """A value as a word of the command line; a path is noted, and made absolute."""
+def _as_argument(value: Any, inputs: list[Path]) -> str:
+    """Return a value as a command-line argument. A path is made absolute and appended to `inputs`."""
     if isinstance(value, Path):
         path = value.expanduser().absolute()
         if not path.exists():
-            raise UserError(f"{value} does not exist, so it cannot be mounted into the image; see to the path")
+            raise UserError(f"{value} does not exist, so it cannot be mounted into the image; check the path")
     elif isinstance(value, str) and ("/" in value or "." in value) and Path(value).expanduser().exists():
         path = Path(value).expanduser().absolute()  # a recipe or preferences may be a name or a file
     else:
         return str(value)
-    reads.append(path)
+    inputs.append(path)
     return str(path)
 
 
 @contextmanager
-def mounted(command: Command) -> Iterator[None]:
-    """See to the folders that are written to while a container runs; those made for nothing are removed.
+def output_folders(command: ContainerCommand) -> Iterator[None]:
+    """Create the command's output folders for as long as a container runs; afterwards remove new folders that stayed empty.
 
     Raises:
-        UserError: a file stands in a folder's way.
-        UnfitEnvironmentError: a folder cannot be made or written to.
+        UserError: a file exists at a folder's path.
+        UnfitEnvironmentError: a folder cannot be created or written to.
     """
-    made = [path for folder in command.writes for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for folder in command.outputs for path in (folder, *folder.parents) if not path.exists()]
     try:
-        for folder in command.writes:
-            _make(folder)
+        for folder in command.outputs:
+            _create_folder(folder)
         yield
     finally:
-        for path in made:
-            with suppress(OSError):  # something is in it: then it was not for nothing
+        for path in created:
+            with suppress(OSError):  # it is not empty
                 path.rmdir()
 
 
-def _make(folder: Path) -> None:
+def _create_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder} cannot be a run folder: a file stands in its way; choose another folder with --out") from None
+        raise UserError(f"{folder} cannot be created: a file is in its way; choose another folder with --out") from None
     except OSError as error:
-        raise UnfitEnvironmentError(f"cannot make {folder}: {error.strerror}; choose another folder with --out") from None
+        raise UnfitEnvironmentError(f"cannot create {folder}: {error.strerror}; choose another folder with --out") from None
     if not os.access(folder, os.W_OK):
-        raise UnfitEnvironmentError(f"cannot write to {folder}, so the image could not either; choose another folder with --out")
+        raise UnfitEnvironmentError(
+            f"cannot write to {folder}, so the container could not either; choose another folder with --out"
+        )
 
 
-def cache() -> Path | None:
-    """The caller's Hugging Face cache, where there is one: models and data that were fetched before are found inside too."""
+def hub_cache() -> Path | None:
+    """The user's Hugging Face cache, if there is one. It is mounted, so models and data sets that are in it are found."""
     folder = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser().absolute()
     return folder if folder.is_dir() else None
 
 
-def variables(digest: str, limits: Limits) -> dict[str, str]:
-    """The environment inside."""
-    kept = {name: os.environ[name] for name in PASSED if name in os.environ}
-    offline = {} if limits.network else {"HF_HUB_OFFLINE": "1"}  # so that a missing model is said at once
-    hub = {"HF_HOME": str(folder)} if (folder := cache()) else {}
-    return {**kept, **offline, **hub, "HOME": "/tmp", "SPAC_REPRO_IMAGE": digest}
+def environment_variables(digest: str, options: ContainerOptions) -> dict[str, str]:
+    """The container's environment variables.
+
+    Args:
+        digest: the image's, which the run's manifest records.
+        options: without the network, the hub is switched off, so that a missing model is reported at once.
+    """
+    passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+    offline = {} if options.network else {"HF_HUB_OFFLINE": "1"}
+    hub = {"HF_HOME": str(folder)} if (folder := hub_cache()) else {}
+    return {**passed, **offline, **hub, "HOME": "/tmp", "SPAC_REPRO_IMAGE": digest}
 
 
-def mounts(command: Command) -> list[tuple[Path, bool]]:
-    """Paths to mount, and whether they are written to."""
-    folder = cache()
-    writes = [*command.writes, *([folder] if folder and os.access(folder, os.W_OK) else [])]
-    reads = [*command.reads, *([folder] if folder and folder not in writes else [])]
-    return [(path, True) for path in writes] + [(path, False) for path in reads if path not in writes]
+def mounts(command: ContainerCommand) -> list[tuple[Path, bool]]:
+    """The paths to mount, each with whether it is writable."""
+    cache = hub_cache()
+    writable = [*command.outputs, *([cache] if cache and os.access(cache, os.W_OK) else [])]
+    read_only = [*command.inputs, *([cache] if cache and cache not in writable else [])]
+    return [(path, True) for path in writable] + [(path, False) for path in read_only if path not in writable]
 
 
-def killed(where: str, limits: Limits, *, out_of_memory: bool) -> UnfitEnvironmentError:
-    """Exit status 137 in words."""
-    limit = f", beyond the {limits.memory} that --memory gives it" if limits.memory else ""
-    what = f"ran out of memory{limit}" if out_of_memory else "was killed, most likely because the machine ran out of memory"
+def killed_error(what: str, options: ContainerOptions, *, out_of_memory: bool) -> UnfitEnvironmentError:
+    """The error for exit status 137 (SIGKILL).
+
+    Args:
+        what: what was killed, e.g. "the container".
+        options: name the memory limit, if there was one.
+        out_of_memory: the runtime reports that memory ran out; otherwise that is only the likely cause.
+    """
+    limit = f", beyond the limit of {options.memory} (--memory)" if options.memory else ""
+    problem = f"ran out of memory{limit}" if out_of_memory else "was killed, most likely because the machine ran out of memory"
     return UnfitEnvironmentError(
-        f"{where} {what} (exit status 137); give it more, or compute less at once (--set training.micro_batch_tokens=…). "
-        "What was finished is kept, so repeat the command"
+        f"{what} {problem} (exit status 137); raise the memory limit, or use less memory (--set training.micro_batch_tokens=…). "
+        "Finished work is kept: repeat the command to resume"
     )

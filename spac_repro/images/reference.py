@@ -1,4 +1,4 @@
-"""Which image is meant, and what is known of it."""
+"""Which image a user names, and what is known about it once it is found."""
 
 import re
 from dataclasses import dataclass
@@ -7,33 +7,33 @@ from pathlib import Path
 import spac_repro
 from spac_repro.errors import UserError
 
-ENGINES = ("docker", "podman", "apptainer")
+RUNTIMES = ("docker", "podman", "apptainer")
 VARIANTS = ("cpu", "cuda")
-LABEL = "org.opencontainers.image."
-VARIANT = "org.spac-repro.variant"
-SHARE = "/opt/spac-repro/share/spac-repro"  # in the image: bill of materials, licences
-NVIDIA = Path("/dev/nvidiactl")  # stands where a driver is loaded
+OCI_LABEL = "org.opencontainers.image."  # prefix of the standard labels
+VARIANT_LABEL = "org.spac-repro.variant"
+METADATA_FOLDER = "/opt/spac-repro/share/spac-repro"  # in the image: bill of materials, licences
+NVIDIA_DEVICE = Path("/dev/nvidiactl")  # exists where the NVIDIA driver is loaded
 
 
 @dataclass(frozen=True)
-class Reference:
+class ImageReference:
     """An image as a user names it: `docker:IMAGE`, `podman:IMAGE` or `apptainer:FILE.sif[@sha256:HEX]`."""
 
-    engine: str
+    runtime: str
     name: str  # an image's name or ID; a SIF file
-    sha256: str | None = None  # what the SIF has to hash to
+    sha256: str | None = None  # the hash that the user expects of the SIF file
 
     def __str__(self) -> str:
-        return f"{self.engine}:{self.name}"
+        return f"{self.runtime}:{self.name}"
 
 
 @dataclass(frozen=True)
-class Identity:
-    """An image that was found: what it is, whatever it is called.
+class ImageIdentity:
+    """An image that was found, identified by its content.
 
     Attributes:
         digest: `oci:sha256:…` (the ID of a Docker or Podman image) or `sif:sha256:…` (the hash of a file). Goes into the manifest.
-        labels: as the image states them.
+        labels: the image's labels.
         size: in bytes.
     """
 
@@ -43,33 +43,44 @@ class Identity:
 
     @property
     def version(self) -> str | None:
-        return self.labels.get(LABEL + "version")
+        """The version of spac-repro in the image."""
+        return self.labels.get(OCI_LABEL + "version")
 
     @property
     def has_cuda(self) -> bool:
-        return self.labels.get(VARIANT) == "cuda"
+        """Whether the image holds the CUDA build of PyTorch."""
+        return self.labels.get(VARIANT_LABEL) == "cuda"
 
 
-def parse(text: str) -> Reference:
-    """Read `ENGINE:NAME`.
+def parse_reference(text: str) -> ImageReference:
+    """Parse `RUNTIME:NAME`.
 
     Raises:
-        UserError: no engine that is known.
+        UserError: the runtime is unknown, or the name is missing.
     """
-    engine, _, name = text.partition(":")
-    if engine not in ENGINES or not name:
+    runtime, _, name = text.partition(":")
+    if runtime not in RUNTIMES or not name:
         raise UserError(f"{text!r} names no image; write docker:IMAGE, podman:IMAGE or apptainer:FILE.sif")
-    if engine == "apptainer" and (pinned := re.fullmatch(r"(.+)@sha256:([0-9a-f]{64})", name)):
-        return Reference(engine, pinned[1], pinned[2])
-    return Reference(engine, name)
+    if runtime == "apptainer" and (pinned := re.fullmatch(r"(.+)@sha256:([0-9a-f]{64})", name)):
+        return ImageReference(runtime, pinned[1], pinned[2])
+    return ImageReference(runtime, name)
 
 
-def check_version(reference: Reference, identity: Identity, *, other_version: bool) -> None:
-    """Refuse an image that is not of this package, or of another version of it unless that is wanted."""
-    if identity.version is None or VARIANT not in identity.labels:
+def check_version(reference: ImageReference, identity: ImageIdentity, *, other_version: bool) -> None:
+    """Check that an image holds this version of spac-repro.
+
+    Args:
+        reference: the image as the user named it, for error messages.
+        identity: the image that was found.
+        other_version: accept an image with another version.
+
+    Raises:
+        UserError: it is not an image of spac-repro, or holds another version.
+    """
+    if identity.version is None or VARIANT_LABEL not in identity.labels:
         raise UserError(f"{reference} is not an image of spac-repro; build one with `spac-repro image build`")
     if identity.version != spac_repro.__version__ and not other_version:
         raise UserError(
             f"{reference} holds spac-repro {identity.version}, and this is {spac_repro.__version__}; "
-            "build it anew with `spac-repro image build`, or take it all the same with --other-version"
+            "rebuild it with `spac-repro image build`, or accept it with --other-version"
         )

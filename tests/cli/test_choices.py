@@ -31,7 +31,7 @@ def test_completion_lists_every_choice(completed):
     assert completed("spac-repro verify --method ") == list(methods.names())
     assert completed("spac-repro evaluate model --suite ") == list(suites.names())
     assert completed("spac-repro theory --experiment ") == list(EXPERIMENTS)
-    assert completed("spac-repro image build --engine ") == list(reference.ENGINES)
+    assert completed("spac-repro image build --runtime ") == list(reference.RUNTIMES)
     assert completed("spac-repro image build --variant ") == list(reference.VARIANTS)
 
 
@@ -64,7 +64,7 @@ def test_completion_begins_with_the_commands(completed):
         (["train", "--method", "spca"], methods.names(), "spac"),
         (["verify", "--scores", "results.json", "--method", "dop"], methods.names(), "dpo"),
         (["theory", "--experiment", "sample"], EXPERIMENTS, "samples"),
-        (["image", "build", "--engine", "pod"], reference.ENGINES, "podman"),
+        (["image", "build", "--runtime", "pod"], reference.RUNTIMES, "podman"),
         (["image", "build", "--variant", "cud"], reference.VARIANTS, "cuda"),
     ],
 )

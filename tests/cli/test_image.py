@@ -1,15 +1,15 @@
-"""`image …` and `train --in`, where no engine is needed."""
+"""`image …` and `train --in`, where no container runtime is needed."""
 
 import pytest
 
-from spac_repro.images import access
-from spac_repro.images.command import Command, Limits
-from spac_repro.images.reference import Reference
+from spac_repro.images import dispatch
+from spac_repro.images.command import ContainerCommand, ContainerOptions
+from spac_repro.images.reference import ImageReference
 from spac_repro.runs import files
 
 
 def test_what_is_carried_out_inside_is_a_command(refused):
-    assert "training goes the other way round: `spac-repro train --in IMAGE …`" in refused("image", "run", "docker:x", "train")
+    assert "`image run` does not train; use `spac-repro train --in IMAGE …`" in refused("image", "run", "docker:x", "train")
     for words in (["shwo"], ["recipes"], ["recipes", "shwo"]):
         message = refused("image", "run", "docker:x", *words)
         assert message == f"{' '.join(words)!r} is no command of spac-repro; see `spac-repro --help`"
@@ -20,7 +20,7 @@ def test_what_it_is_given_is_parsed_here(refused):
     assert message.startswith("No such option: --jsn")
     assert message.endswith("see `spac-repro recipes show --help`")
     assert "missing does not exist, so it cannot be mounted" in refused("image", "run", "docker:x", "evaluate", "missing")
-    assert "--memory lots is no size" in refused("image", "run", "--memory", "lots", "docker:x", "theory")
+    assert "--memory lots is not a size" in refused("image", "run", "--memory", "lots", "docker:x", "theory")
 
 
 def test_what_names_no_image(refused):
@@ -32,7 +32,7 @@ def test_what_names_no_image(refused):
 def carried_out(monkeypatch):
     """What was carried out inside an image that stands in for a real one, and ends with 5."""
     seen = []
-    monkeypatch.setattr(access, "run", lambda *given: seen.append(given) or 5)
+    monkeypatch.setattr(dispatch, "run", lambda *given: seen.append(given) or 5)
     return seen
 
 
@@ -40,8 +40,10 @@ def test_a_command_is_carried_out_inside(invoke, carried_out, tmp_path):
     (tmp_path / "model").mkdir()
     done = invoke("image", "run", "--memory", "2g", "docker:x", "evaluate", "model", "--suite", "mini", "--json")
     assert done == (5, "", "")
-    given = Command(("evaluate", str(tmp_path / "model"), "--suite", "mini", "--json"), (tmp_path / "model",), (tmp_path / "runs",))
-    assert carried_out == [(Reference("docker", "x"), given, Limits("2g"))]
+    given = ContainerCommand(
+        ("evaluate", str(tmp_path / "model"), "--suite", "mini", "--json"), (tmp_path / "model",), (tmp_path / "runs",)
+    )
+    assert carried_out == [(ImageReference("docker", "x"), given, ContainerOptions("2g"))]
 
 
 def test_training_is_carried_out_inside(invoke, carried_out, tmp_path):
@@ -53,16 +55,24 @@ def test_training_is_carried_out_inside(invoke, carried_out, tmp_path):
     done = invoke("train", "--recipe", "zephyr-7b", "--preferences", pairs, "--in", "apptainer:a.sif", "--network", "--until", "0")
     assert done == (5, "", "")
     [(reference, given, limits)] = carried_out
-    assert reference == Reference("apptainer", "a.sif")
-    assert limits == Limits(network=True)
-    assert given.writes == (tmp_path / "runs/zephyr-7b/spac/seed-0",)
-    assert set(given.reads) == {pairs, questions}
+    assert reference == ImageReference("apptainer", "a.sif")
+    assert limits == ContainerOptions(network=True)
+    assert given.outputs == (tmp_path / "runs/zephyr-7b/spac/seed-0",)
+    assert set(given.inputs) == {pairs, questions}
     options = dict(zip(given.arguments[1::2], given.arguments[2::2], strict=True))
     assert given.arguments[0] == "train"
     assert options == {
         "--recipe": "zephyr-7b",
         "--preferences": str(pairs),
-        "--data": str(questions),
+        "--questions": str(questions),
         "--until": "0",
-        "--out": str(given.writes[0]),
+        "--out": str(given.outputs[0]),
     }
+
+
+def test_the_option_of_0_1_is_refused_with_its_new_name(refused):
+    assert refused("image", "build", "--engine", "podman") == (
+        "--engine is now called --runtime; see `spac-repro image build --help`"
+    )
+    assert refused("train", "--data", "questions") == "--data is now called --questions; see `spac-repro train --help`"
+    assert refused("evaluate", "model", "--engine", "podman").startswith("No such option: --engine")

@@ -81,7 +81,7 @@ def test_the_version(invoke):
 def test_the_help_tells_the_exit_codes(invoke):
     done = invoke("--help")
     assert done.code == 0
-    assert all(word in " ".join(done.out.split()) for word in ("0 done", "1 ran", "2 wrong usage", "3 this environment", "130"))
+    assert all(word in " ".join(done.out.split()) for word in ("0 success", "1 finished", "2 wrong usage", "3 this machine", "130"))
     assert all(command in done.out for command in ("train", "evaluate", "verify", "recipes"))
 
 
@@ -135,7 +135,7 @@ def test_an_interruption_says_how_to_go_on(invoke, monkeypatch):
     monkeypatch.setattr("os._exit", sys.exit)
     done = invoke("train")
     assert done.code == 130
-    assert done.err == "spac-repro: interrupted; the same command goes on from the last checkpoint\n"
+    assert done.err == "spac-repro: interrupted; repeat the command to resume from the last checkpoint\n"
 
 
 # Methods from outside

@@ -7,7 +7,7 @@ import pytest
     ("arguments", "words"),
     [
         ([], "name at least one run folder"),
-        (["run", "--scores", "results.json"], "give run folders or --scores, not both"),
+        (["run", "--scores", "results.json"], "name run folders or use --scores, not both"),
         (["--scores", "results.json", "--recipe", "tiny"], "--scores needs --recipe, --method and --iteration"),
     ],
 )

@@ -60,7 +60,16 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_but_the_size(repositories: Path, shared: Path, tmp_path: Path) -> None:
     preferences = shared / "preferences/gsm8k_solutions.jsonl.gz"
-    arguments = ["--recipe", "zephyr-7b", "--preferences", str(preferences), "--data", str(shared / "leaderboard"), "--limit", "12"]
+    arguments = [
+        "--recipe",
+        "zephyr-7b",
+        "--preferences",
+        str(preferences),
+        "--questions",
+        str(shared / "leaderboard"),
+        "--limit",
+        "12",
+    ]
     command = cut_down.command(tmp_path / "run", *arguments, settings=SIZE)
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     environment = {name: value for name, value in os.environ.items() if name not in names}

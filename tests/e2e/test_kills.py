@@ -69,7 +69,7 @@ def test_terminated_politely_it_says_how_to_go_on(tmp_path: Path) -> None:
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1].startswith("spac-repro: interrupted; the same command goes on")
+    assert said.splitlines()[-1].startswith("spac-repro: interrupted; repeat the command to resume")
 
 
 @pytest.mark.check

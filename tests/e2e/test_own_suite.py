@@ -35,7 +35,7 @@ def spac_repro(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def train(folder: Path, out: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    words = cut_down.command(Path(out), "--data", "questions", *arguments, settings=SETTINGS)[3:]
+    words = cut_down.command(Path(out), "--questions", "questions", *arguments, settings=SETTINGS)[3:]
     return spac_repro(folder, *words)
 
 
@@ -74,7 +74,7 @@ def test_every_iterate_has_scores_with_the_overlap_beside_them(folder: Path) -> 
 
 def test_the_run_is_concluded_in_any_folder(folder: Path, tmp_path: Path) -> None:
     """The suite is named by its place, which is not that of the command."""
-    words = cut_down.command(folder / "run", "--data", str(folder / "questions"), settings=SETTINGS)[3:]
+    words = cut_down.command(folder / "run", "--questions", str(folder / "questions"), settings=SETTINGS)[3:]
     done = spac_repro(tmp_path, *(word.replace("my_suite/", str(folder / "my_suite")) for word in words))
     assert done.returncode == 0, done.stderr
     assert "is complete; nothing to do" in done.stderr
@@ -100,7 +100,7 @@ def test_a_run_is_not_resumed_with_another_suite_of_that_name(folder: Path) -> N
 
 
 def test_the_last_iterate_has_the_same_scores_by_the_command_line(folder: Path) -> None:
-    done = spac_repro(folder, "evaluate", "run", "--suite", "my_suite", "--data", "questions", "--json")
+    done = spac_repro(folder, "evaluate", "run", "--suite", "my_suite", "--questions", "questions", "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     (score,) = (score for score in read(folder, "results.json")["iterations"][-1]["scores"] if score["task"] == "backwards")
@@ -110,10 +110,10 @@ def test_the_last_iterate_has_the_same_scores_by_the_command_line(folder: Path) 
 
 
 def test_the_run_is_repeated_from_its_manifest_where_its_suite_is(folder: Path) -> None:
-    done = spac_repro(folder, "train", "--like", "run", "--data", "questions")
+    done = spac_repro(folder, "train", "--like", "run", "--questions", "questions")
     assert done.returncode == 0, done.stderr
     (folder / "my_suite").rename(folder / "elsewhere")
-    done = spac_repro(folder, "train", "--like", "run", "--data", "questions", "--out", "again")
+    done = spac_repro(folder, "train", "--like", "run", "--questions", "questions", "--out", "again")
     (folder / "elsewhere").rename(folder / "my_suite")
     assert done.returncode == 2
     assert "unknown suite 'my_suite'" in done.stderr

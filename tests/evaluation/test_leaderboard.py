@@ -564,7 +564,7 @@ def test_without_hub_cache_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(
-        UnfitEnvironmentError, match=r"winogrande: .* prefetch it .* or give the questions with --data DIR"
+        UnfitEnvironmentError, match=r"winogrande: .* prefetch it .* or give the questions with --questions DIR"
     ) as caught:
         questions(OPENLLM, tasks=["winogrande"])
     assert str(caught.value).count("\n") == 0

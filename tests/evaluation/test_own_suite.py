@@ -267,7 +267,7 @@ def test_a_subject_stays_within_its_folder(folder, data):
 
 
 def test_without_a_data_set_questions_must_be_given(folder):
-    with pytest.raises(UserError, match="backwards names no data set of the hub; give its questions with --data DIR"):
+    with pytest.raises(UserError, match="backwards names no data set of the hub; give its questions with --questions DIR"):
         questions(suites.get(str(folder)))
 
 

@@ -1,4 +1,4 @@
-"""What the image tests share: one base, one image built twice, one SIF, the engines."""
+"""What the image tests share: one base, one image built twice, one SIF, the container runtimes."""
 
 import os
 import subprocess
@@ -61,7 +61,7 @@ def built(pool: ThreadPoolExecutor, lab: Path, fetched: dict[str, Future[Path]])
     for store in stores:
         laboratory.run("buildah", "bud", "--timestamp", "1700000000", "--tag", laboratory.BASE, base, **store)
     context = fetched["packages"].result()
-    build = ["image", "build", "--engine", "podman", "--base", laboratory.BASE, "--source", laboratory.SOURCE]
+    build = ["image", "build", "--runtime", "podman", "--base", laboratory.BASE, "--source", laboratory.SOURCE]
     words = [*laboratory.OFFLINE, sys.executable, "-m", "spac_repro", *build]
     with laboratory.podman(lab / "store", stores[0]):
         # Not CONTAINER_HOST: with it, Podman sends half a gigabyte to its service instead of building by itself.
@@ -108,7 +108,7 @@ def archive(lab: Path, built: Built) -> Path:
 
 @pytest.fixture(scope="session")
 def docker(lab: Path, archive: Path, sif_begun: Future[Path]) -> Iterator[str]:
-    """A Docker engine that has the image; where it listens. Its tests are a while in which a SIF can be made."""
+    """A Docker daemon that has the image; its address. Its tests are a while in which a SIF can be made."""
     with laboratory.docker(lab / "docker") as where:
         laboratory.run("docker", "--host", where, "load", "--input", archive)
         yield where
@@ -131,7 +131,7 @@ def sif_begun(pool: ThreadPoolExecutor, lab: Path, archive: Path, fetched: dict[
 
     def make() -> Path:
         done = laboratory.spac_repro(
-            *("image", "build", "--engine", "apptainer", "--base", f"docker-archive:{archive}", "--out", file),
+            *("image", "build", "--runtime", "apptainer", "--base", f"docker-archive:{archive}", "--out", file),
             user=laboratory.CALLER,
             PATH=on_the_path(fetched["apptainer"]),
         )

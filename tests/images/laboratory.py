@@ -1,4 +1,4 @@
-"""Real engines on a plain Debian machine, without any container registry: Podman, Docker, and an Apptainer in a root of its own.
+"""Real container runtimes on a plain Debian machine, without a registry: Podman, Docker, and an Apptainer in a root of its own.
 
 Everything lies in one folder, and what was started is stopped by its own process.
 """
@@ -79,9 +79,9 @@ def spac_repro(*words: object, user: int = 0, cwd: Path | None = None, **more: s
 
 
 def install() -> None:
-    """The engines, from Debian; skip where that may not be."""
+    """Install the container runtimes from Debian, or skip the test."""
     if os.geteuid() != 0:
-        pytest.skip("only root may bring engines up")
+        pytest.skip("only root may start container runtimes")
     try:
         needs.install("images")
     except needs.NotHereError as reason:
@@ -145,7 +145,7 @@ def podman(folder: Path, variables: Mapping[str, str]) -> Iterator[str]:
 
 @contextmanager
 def docker(folder: Path) -> Iterator[str]:
-    """A Docker engine without a network; where it listens."""
+    """A Docker daemon without a network; its address."""
     folder.mkdir()
     where = f"unix://{folder}/docker.sock"
     places = [f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid", f"--host={where}"]
@@ -180,7 +180,7 @@ def became(true: Callable[[], bool], seconds: float, process: subprocess.Popen[b
 
 
 def remove(folder: Path) -> None:
-    """Unmount what engines left mounted below a folder, and remove it."""
+    """Unmount what the runtimes left mounted below a folder, and remove it."""
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for place in reversed([place for place in mounts if place.startswith(f"{folder}/")]):
         subprocess.run(["umount", "-l", place], capture_output=True)

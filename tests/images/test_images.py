@@ -18,9 +18,9 @@ from laboratory import IMAGE, SOURCE, Built, owned, spac_repro
 
 from spac_repro import __version__
 from spac_repro.errors import UnfitEnvironmentError
-from spac_repro.images import building, engine
-from spac_repro.images.command import Command, Limits
-from spac_repro.images.reference import LABEL, parse
+from spac_repro.images import building, runtime
+from spac_repro.images.command import ContainerCommand, ContainerOptions
+from spac_repro.images.reference import OCI_LABEL, parse_reference
 from spac_repro.runs.manifest import leaf_differences
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
@@ -96,17 +96,17 @@ def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest,
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert "interrupted; the same command goes on" in said
+    assert "interrupted; repeat the command to resume" in said
     assert not (out / "results.json").exists()
     assert list(out.glob("iteration-0/training/step-*")), "the same command can go on"
 
 
 def test_a_container_is_confined(docker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", docker)
-    reference = parse(f"docker:{IMAGE}")
-    with engine.connected("docker") as client:
-        command = Command(("--help",), (Path("/usr/share"),), (tmp_path,))
-        container = engine._create(client, reference, engine.find(client, reference), command, Limits())
+    reference = parse_reference(f"docker:{IMAGE}")
+    with runtime.connect("docker") as client:
+        command = ContainerCommand(("--help",), (Path("/usr/share"),), (tmp_path,))
+        container = runtime._start_container(client, reference, runtime.find_image(client, reference), command, ContainerOptions())
         try:
             host = container.attrs["HostConfig"]
             mounts = {mount["Destination"]: mount["RW"] for mount in container.attrs["Mounts"] if mount["Type"] == "bind"}
@@ -144,9 +144,9 @@ def test_a_sif_says_what_its_image_says_and_nothing_of_this_machine(sif: Path, a
     stated = {
         name: value for name, value in json.loads(config.stdout).items() if name.startswith(("org.opencontainers", "org.spac"))
     }
-    assert stated.keys() >= {f"{LABEL}{name}" for name in ("title", "description", "version", "revision", "source", "licenses")}
-    assert (stated[LABEL + "version"], stated[LABEL + "revision"]) == (__version__, building.revision())
-    assert stated[LABEL + "source"] == SOURCE
+    assert stated.keys() >= {f"{OCI_LABEL}{name}" for name in ("title", "description", "version", "revision", "source", "licenses")}
+    assert (stated[OCI_LABEL + "version"], stated[OCI_LABEL + "revision"]) == (__version__, building.revision())
+    assert stated[OCI_LABEL + "source"] == SOURCE
     assert {name: labels.get(name) for name in stated} == stated
     assert "spac-repro train --in apptainer:" in done.stdout, "its help"
     assert [word for word in of_this_machine(lab) if word in done.stdout] == []
@@ -230,7 +230,7 @@ def test_docker_builds_with_the_arguments_and_without_a_network(
     said: list[str] = []
     name = building.build("docker", "cpu", tag="mine:1", base=IMAGE, out=None, say=said.append)
     assert name == "docker:mine:1"
-    assert engine.inspect(parse(name)).labels["mine"] == f"{__version__}+{building.revision()}"
+    assert runtime.inspect(parse_reference(name)).labels["mine"] == f"{__version__}+{building.revision()}"
     assert "alone" in said
     (tmp_path / "Dockerfile").write_text(f"{recipe}RUN exit 7\n")
     with pytest.raises(UnfitEnvironmentError, match=r"the build failed: .* returned a non-zero code: 7; see the lines above"):
@@ -281,7 +281,7 @@ def test_out_of_memory_is_said_in_words(docker: str, tmp_path: Path) -> None:
     words = ["train", "--in", f"docker:{IMAGE}", "--memory", "150m", "--out", tmp_path / "run", *CUT_DOWN]
     done = spac_repro(*words, DOCKER_HOST=docker)
     assert done.returncode == 3, done.stderr
-    assert "ran out of memory, beyond the 150m that --memory gives it (exit status 137)" in done.stderr.splitlines()[-1]
+    assert "ran out of memory, beyond the limit of 150m (--memory) (exit status 137)" in done.stderr.splitlines()[-1]
 
 
 def test_a_limit_that_apptainer_cannot_keep(lab: Path, sif: Path, apptainer: str) -> None:
@@ -317,4 +317,4 @@ def test_a_host_without_user_namespaces(lab: Path, sif: Path, apptainer: str) ->
     words = ["train", "--in", f"apptainer:{sif}", "--out", out]
     done = spac_repro(*words, user=laboratory.CALLER, PATH=apptainer, NO_NAMESPACES="1")
     assert done.returncode == 3, done.stderr
-    assert "without user namespaces it has to be installed setuid root" in done.stderr.splitlines()[-1]
+    assert "it needs user namespaces, or a setuid installation" in done.stderr.splitlines()[-1]

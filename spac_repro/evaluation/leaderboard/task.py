@@ -47,7 +47,7 @@ class Task(Settings):
     row: RowName | None = None  # a check of rows that the package has …
     columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # … or the columns that every row must have
     overlap: str | None = None  # with `columns`: the one that is held against training prompts; None: the first
-    folder: Word | None = None  # under --data; None: the task's name
+    folder: Word | None = None  # under --questions; None: the task's name
     hub: Hub | None = None  # None: questions come from files only
     by_subject: bool = False  # a column `subject` says which
     generates: Annotated[int, Field(ge=0)] = 0  # new tokens, where the answer is generated
@@ -122,7 +122,7 @@ class Task(Settings):
         import huggingface_hub.utils.logging as hub_logging
 
         if self.hub is None:
-            raise UserError(f"{self.name} names no data set of the hub; give its questions with --data DIR")
+            raise UserError(f"{self.name} names no data set of the hub; give its questions with --questions DIR")
         hub_logging.set_verbosity_error()  # its retries are many lines; what comes of them is one
         path, name = self.hub.data_set, self.hub.configuration
         subjects = self.prompt.stock_subjects() if name and SUBJECT in name else [""]
@@ -134,9 +134,9 @@ class Task(Settings):
         except Exception as error:  # the hub's client fails in many ways; all mean that the questions cannot be had here
             raise UnfitEnvironmentError(
                 f"{self.name}: the data set {path} is neither cached nor to be had from the hub ({type(error).__name__}); "
-                "prefetch it where there is a network, or give the questions with --data DIR"
+                "prefetch it where there is a network, or give the questions with --questions DIR"
             ) from None
-        place, remedy = NamedSource(f"{self.name}: the data set {path} has changed"), "give the questions with --data DIR"
+        place, remedy = NamedSource(f"{self.name}: the data set {path} has changed"), "give the questions with --questions DIR"
         checked = {
             split: [validate(self.check, row, place, remedy=remedy).model_dump(by_alias=True) for row in rows[split]]
             for split in rows
