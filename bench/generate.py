@@ -78,7 +78,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     )
 
     def ours(seed: int) -> Sequence[list[int]]:
-        return selfplay.respond(
+        return selfplay.sample_responses(
             model, prompts, settings, max_response_tokens=LIMIT, pad=workload.PAD, stop=workload.STOP, seed=seed
         )
 

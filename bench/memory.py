@@ -41,7 +41,8 @@ def prepare(source: Path) -> dict[str, Any]:
 
     import torch
 
-    from spac_repro.data import preferences, triples
+    from spac_repro.data import dataset, preferences
+    from spac_repro.data.dataset import PreferenceDataset
     from spac_repro.data.rendering import Renderer
     from spac_repro.recipe import DataSettings
 
@@ -53,9 +54,9 @@ def prepare(source: Path) -> dict[str, Any]:
         max_prompt_tokens=512, max_response_tokens=512,
         overlong_prompts="refuse", world=None,
     )  # fmt: skip
-    data = triples.from_examples(Renderer(workload.create_tokenizer(), plain).examples(rows), None)
+    data = PreferenceDataset.from_tokenized(Renderer(workload.create_tokenizer(), plain).tokenize(rows), None)
     reference = {name: torch.zeros(len(rows)) for name in data.responses}
-    triples.write(source.with_suffix(".parquet"), replace(data, reference=reference), {})
+    dataset.write(source.with_suffix(".parquet"), replace(data, reference_logprobs=reference), {})
     return {"seconds": time.perf_counter() - started_at, **workload.memory_use()}
 
 
@@ -74,7 +75,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
                 threads = arguments.threads
                 prepared[examples].append(workload.run_in_subprocess(__file__, f"--child={source}", threads=threads))
                 child_arguments = [
-                    f"--triples={source.with_suffix('.parquet')}",
+                    f"--dataset={source.with_suffix('.parquet')}",
                     f"--steps={arguments.steps}",
                     f"--threads={threads}",
                 ]

@@ -34,32 +34,34 @@ def train_ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
     import torch
 
     from spac_repro import objectives
-    from spac_repro.data.triples import RESPONSES
+    from spac_repro.data.dataset import RESPONSES
     from spac_repro.model import precision
     from spac_repro.model.packing import pack
-    from spac_repro.model.policy import Policy, prepared
+    from spac_repro.model.policy import Policy, use_packed_attention
     from spac_repro.model.reference import reference_logprobs
     from spac_repro.optim.loop import Schedule, create_optimizer
 
     names = RESPONSES[:responses]
-    triples = load_triples(arguments, names)
+    dataset = load_dataset(arguments, names)
     model = workload.create_model()
-    policy = Policy(prepared(model, "sdpa"))
+    policy = Policy(use_packed_attention(model, "sdpa"))
     optimizer = create_optimizer("adamw", policy, weight_decay=0.0)
     bf16 = arguments.dtype == "bfloat16"
     started_at = time.perf_counter()
     if bf16:
-        precision.widened().__enter__()  # as a run does, for as long as it lasts
+        precision.emulate_bf16_matmul().__enter__()  # as a run does, for as long as it lasts
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        reference = triples.reference or reference_logprobs(policy, triples, names, tokens=4096, advance=lambda done, total: None)
+        reference = dataset.reference_logprobs or reference_logprobs(
+            policy, dataset, names, batch_tokens=4096, advance=lambda done, total: None
+        )
     before = time.perf_counter() - started_at
-    schedule = Schedule(triples.sizes(names), BATCH, 4096, 1000, 5e-5, "linear", 0.0, (0, "bench", 0))
+    schedule = Schedule(dataset.num_tokens(names), BATCH, 4096, 1000, 5e-5, "linear", 0.0, (0, "bench", 0))
     seconds, shares, tokens = [], [], []
 
     def step(number: int) -> None:
         for rows in schedule.micro_batches(number):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                values = policy(pack(triples.groups(names, rows))).view(len(rows), len(names)).unbind(1)
+                values = policy(pack(dataset.examples(names, rows))).view(len(rows), len(names)).unbind(1)
             rho = [value - reference[name][rows] for name, value in zip(names, values, strict=True)]
             losses = objectives.dpo(*rho, beta=0.1) if len(rho) == 2 else objectives.spac(*rho, beta=0.1, preference_weight=1.0)
             (losses.sum() / BATCH).backward()  # type: ignore[no-untyped-call]
@@ -72,7 +74,7 @@ def train_ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
         rows = schedule.batch(number)
         row, predicted = (
             sum(schedule.lengths[i] for i in rows),
-            sum(len(triples.responses[name][i]) for i in rows for name in names),
+            sum(len(dataset.responses[name][i]) for i in rows for name in names),
         )
         started = time.perf_counter()
         step(number)
@@ -89,15 +91,15 @@ def train_ours(arguments: argparse.Namespace, responses: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def load_triples(arguments: argparse.Namespace, names: Sequence[str]) -> Any:
-    """Read the triples of the file given, or make random ones with these responses."""
-    from spac_repro.data.triples import Triples, read
+def load_dataset(arguments: argparse.Namespace, names: Sequence[str]) -> Any:
+    """Read the dataset of the file given, or make a random one with these responses."""
+    from spac_repro.data.dataset import PreferenceDataset, read
 
-    if arguments.triples:
-        return read(Path(arguments.triples))
+    if arguments.dataset:
+        return read(Path(arguments.dataset))
     data = list(workload.random_preferences(arguments.pairs, arguments.prompts, len(names)))
     responses = {name: [[*answers[i], workload.STOP] for _, answers in data] for i, name in enumerate(names)}
-    return Triples([prompt for prompt, _ in data], responses, {})
+    return PreferenceDataset([prompt for prompt, _ in data], responses, {})
 
 
 def matmul_seconds(model: Any, row: int, predicted: int, bf16: bool) -> float:
@@ -110,7 +112,7 @@ def matmul_seconds(model: Any, row: int, predicted: int, bf16: bool) -> float:
 
     from spac_repro.model import precision
 
-    kind = torch.bfloat16 if bf16 and precision.has_units() else torch.float32
+    kind = torch.bfloat16 if bf16 and precision.has_native_bf16() else torch.float32
     layers = [layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and name != "lm_head"]
     shapes = [(row, layer.in_features, layer.out_features) for layer in layers]
     spent = 0.0
@@ -223,7 +225,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--prompts", choices=list(workload.PROMPTS), default="short")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--triples", help=argparse.SUPPRESS)  # file to train on, with reference log-probabilities
+    parser.add_argument("--dataset", help=argparse.SUPPRESS)  # file to train on, with reference log-probabilities
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:

@@ -54,18 +54,19 @@ def train(
 
     run = recipes.load("tiny", method=method, seed=seed, overrides=[*cut_down.SETTINGS, *settings])
     read = inputs.read(run, preferences=None, questions=None)
-    usual = tokenizers.of_world
+    usual = tokenizers.world_tokenizer
 
     def with_template() -> Any:
         tokenizer = usual()
         tokenizer.chat_template = template
         return tokenizer
 
-    tokenizers.of_world = with_template
+    tokenizers.world_tokenizer = with_template
     try:
-        pipeline.train(run, out, replace(read, rows=rows(read.rows)), allow_changed_environment=False, progress=MessagesOnly())
+        changed = replace(read, preferences=rows(read.preferences))
+        pipeline.train(run, out, changed, allow_changed_environment=False, progress=MessagesOnly())
     finally:
-        tokenizers.of_world = usual
+        tokenizers.world_tokenizer = usual
 
 
 def swap_two_rows(rows: Sequence[Preference]) -> Sequence[Preference]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spac_repro.data import triples
+from spac_repro.data import dataset
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.metrics import StepMetrics
 from spac_repro.runs.results import Results
@@ -67,9 +67,9 @@ def curve(steps: Iterable[StepMetrics]) -> Iterable[list[str]]:
 def lengths(run: RunFolder, limit: int) -> Iterable[list[str]]:
     """Yield statistics of response lengths in tokens. A response without an end-of-sequence token at the limit counts as cut."""
     for iteration in run.iterations():
-        if not iteration.has_triples:
+        if not iteration.has_dataset:
             continue
-        responses = triples.read(iteration.triples_file).responses
+        responses = dataset.read(iteration.dataset_file).responses
         stop = statistics.mode(tokens[-1] for tokens in responses["chosen"])
         for name, of_kind in responses.items():
             sizes = [len(tokens) for tokens in of_kind]

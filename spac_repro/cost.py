@@ -143,10 +143,10 @@ def _size(size: float) -> str:
 
 def _count_parameters(shape: ArchitectureSettings | None) -> int:
     """The parameters of a Mistral over the built-in world's vocabulary, with an untied output layer."""
-    from spac_repro.data.tokenizers import WORLD
+    from spac_repro.data.tokenizers import WORLD_VOCABULARY
 
     assert shape is not None  # the recipe was checked for it
     width, head = shape.hidden_size, shape.hidden_size // shape.num_attention_heads
     attention = 2 * width * width + 2 * width * shape.num_key_value_heads * head
     layer = attention + 3 * width * shape.intermediate_size + 2 * width
-    return shape.num_hidden_layers * layer + 2 * len(WORLD) * width + width
+    return shape.num_hidden_layers * layer + 2 * len(WORLD_VOCABULARY) * width + width

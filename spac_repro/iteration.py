@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spac_repro import engines, methods
-from spac_repro.data import mapped, triples
-from spac_repro.data.triples import Triples
+from spac_repro.data import dataset, memory_map
+from spac_repro.data.dataset import PreferenceDataset
 from spac_repro.methods import Method, ReferenceMethodSettings
 from spac_repro.model import precision
 from spac_repro.model.packing import pack
@@ -50,10 +50,10 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
         return
     model = context.load_policy(t - 1).to(context.device)  # type: ignore[arg-type]  # the stubs know no torch.device
     policy = Policy(model)
-    if not distributed.path_exists(folder.triples_file):
-        _write_triples(context, t, policy)
+    if not distributed.path_exists(folder.dataset_file):
+        _write_dataset(context, t, policy)
     with context.timed(t, "training"):
-        data = _read_triples(context, t, _reference_sha256(context, t))
+        data = _read_dataset(context, t, _reference_sha256(context, t))
         engine = training_loop(
             _engine_factory(context, policy),
             partial(make_objective, context.run, t, data=data),
@@ -72,22 +72,22 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
 # Self-play responses and reference log-probabilities
 
 
-def _write_triples(context: RunContext, t: int, policy: Policy) -> None:
+def _write_dataset(context: RunContext, t: int, policy: Policy) -> None:
     """Write the preference pairs with the self-play responses and reference log-probabilities that the method uses."""
     method, folder, tokenizer = methods.get(context.run.method), context.folder.iteration(t), context.renderer.tokenizer
     responses = _self_play(context, t, policy.model) if method.uses_self_play else None
-    data = triples.from_examples(context.examples, responses)
+    data = PreferenceDataset.from_tokenized(context.examples, responses)
     if method.has_reference:
         with context.timed(t, "reference log-probabilities"):
             data = _add_reference_logprobs(context, t, policy, data)
     texts = {
         "prompt": map(tokenizer.decode, data.prompts),
-        **{name: map(context.renderer.text, tokens) for name, tokens in data.responses.items()},
+        **{name: map(context.renderer.decode, tokens) for name, tokens in data.responses.items()},
     }
 
     def write() -> None:
-        triples.write(folder.triples_file, data, texts)
-        selfplay.forget(folder.selfplay_batches_folder)
+        dataset.write(folder.dataset_file, data, texts)
+        selfplay.delete_batches(folder.selfplay_batches_folder)
 
     distributed.on_main_process(write)
 
@@ -98,19 +98,19 @@ def _self_play(context: RunContext, t: int, model: PreTrainedModel) -> Sequence[
     resumed = distributed.path_exists(batches)  # then some responses cost no time, and no rate can be reported
     start_time = time.perf_counter()
     with context.timed(t, "self-play") as timing, _sampler(context, t - 1) as sample:
-        responses = selfplay.respond(
+        responses = selfplay.sample_responses(
             model,
             context.examples.prompt,
             context.recipe.selfplay,
             max_response_tokens=context.recipe.data.max_response_tokens,
-            pad=context.renderer.pad,
-            stop=context.renderer.stop,
+            pad_token_id=context.renderer.pad_token_id,
+            eos_token_id=context.renderer.eos_token_id,
             seed=derive_seed(context.run.seed, "self-play", t),
             folder=batches,
             sample=sample,
             advance=context.progress.update,
         )
-        timing["tokens"] = sum(mapped.lengths(responses))
+        timing["tokens"] = sum(memory_map.lengths(responses))
     if not resumed:
         rate = timing["tokens"] / (time.perf_counter() - start_time)
         context.progress.message(f"{len(responses)} responses of {timing['tokens']} tokens, {rate:.0f} tokens/s")
@@ -128,12 +128,12 @@ def _sampler(context: RunContext, t: int) -> AbstractContextManager[vllm.Sampler
         temperature=settings.temperature,
         top_p=settings.top_p,
         max_prompt_tokens=data.max_prompt_tokens,
-        longest=data.max_response_tokens,
-        stop=context.renderer.stop,
+        max_response_tokens=data.max_response_tokens,
+        eos_token_id=context.renderer.eos_token_id,
     )
 
 
-def _add_reference_logprobs(context: RunContext, t: int, policy: Policy, data: Triples) -> Triples:
+def _add_reference_logprobs(context: RunContext, t: int, policy: Policy, data: PreferenceDataset) -> PreferenceDataset:
     """Add log π_ref of every response; π_ref is π_{t−1} or the start policy.
 
     Where it is the start policy and there are no self-play responses, iteration 1 has computed these values.
@@ -141,8 +141,8 @@ def _add_reference_logprobs(context: RunContext, t: int, policy: Policy, data: T
     method, weights = methods.get(context.run.method), _reference_sha256(context, t)
     if t > 1 and _reference_iteration(context, t) == 0:
         if not method.uses_self_play:
-            first = _read_triples(context, 1, weights)
-            return replace(data, reference=first.reference, reference_sha256=weights)
+            first = _read_dataset(context, 1, weights)
+            return replace(data, reference_logprobs=first.reference_logprobs, reference_sha256=weights)
         policy = Policy(context.load_policy(0))
     policy.to(context.device).eval()
     with context.autocast():
@@ -150,10 +150,10 @@ def _add_reference_logprobs(context: RunContext, t: int, policy: Policy, data: T
             policy,
             data,
             method.responses,
-            tokens=context.recipe.training.micro_batch_tokens,
+            batch_tokens=context.recipe.training.micro_batch_tokens,
             advance=context.progress.update,
         )
-    return replace(data, reference=reference, reference_sha256=weights)
+    return replace(data, reference_logprobs=reference, reference_sha256=weights)
 
 
 def _reference_iteration(context: RunContext, t: int) -> int | None:
@@ -170,22 +170,22 @@ def _reference_sha256(context: RunContext, t: int) -> str | None:
     return None if reference is None else context.folder.iteration(reference).weights_sha256
 
 
-def _read_triples(context: RunContext, t: int, reference_sha256: str | None) -> Triples:
-    """Read the triples of iteration t; their reference log-probabilities must come from the weights with this hash."""
+def _read_dataset(context: RunContext, t: int, reference_sha256: str | None) -> PreferenceDataset:
+    """Read the dataset of iteration t; its reference log-probabilities must come from the weights with this hash."""
     folder = context.folder.iteration(t)
     remedy = "remove it and repeat the command"
-    if folder.has_policy:  # called from a later iteration: the policies that were trained on these triples go too
+    if folder.has_policy:  # called from a later iteration: the policies that were trained on this dataset go too
         remedy = f"remove {folder.path} and all iterations after it, and repeat"
-    return triples.read(folder.triples_file, reference=reference_sha256, remedy=remedy)
+    return dataset.read(folder.dataset_file, reference_sha256=reference_sha256, remedy=remedy)
 
 
 # Optimiser steps
 
 
-def _schedule(context: RunContext, t: int, data: Triples) -> Schedule:
+def _schedule(context: RunContext, t: int, data: PreferenceDataset) -> Schedule:
     training = context.recipe.training
     return Schedule(
-        lengths=data.sizes(methods.get(context.run.method).responses),
+        lengths=data.num_tokens(methods.get(context.run.method).responses),
         batch_size=training.global_batch_size,
         micro_batch_tokens=training.micro_batch_tokens,
         epochs=training.epochs_per_iteration,
@@ -201,7 +201,7 @@ def _engine_factory(context: RunContext, policy: Policy) -> EngineFactory:
     training = context.recipe.training
     policy.to(context.device)
     if training.gradient_checkpointing:
-        options = {"use_reentrant": False, "context_fn": precision.contexts}
+        options = {"use_reentrant": False, "context_fn": precision.checkpoint_contexts}
         policy.model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     policy.train()
     optimizer = create_optimizer(training.optimizer, policy, weight_decay=training.weight_decay)
@@ -231,7 +231,7 @@ def beta(settings: ReferenceMethodSettings, iteration: int, iterations: int) -> 
     return settings.last_iteration_beta if iteration == iterations and settings.last_iteration_beta else settings.beta
 
 
-def make_objective(run: Run, iteration: int, policy: Any, *, data: Triples) -> Objective:
+def make_objective(run: Run, iteration: int, policy: Any, *, data: PreferenceDataset) -> Objective:
     """Make the method's loss function over rows of the data.
 
     Args:
@@ -248,12 +248,12 @@ def make_objective(run: Run, iteration: int, policy: Any, *, data: Triples) -> O
     arguments = _hyperparameters(run, method, iteration) | _data_statistics(method, data)
 
     def objective(rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        packed = pack(data.groups(names, rows), device=next(policy.parameters()).device)
+        packed = pack(data.examples(names, rows), device=next(policy.parameters()).device)
         logprobs = dict(zip(names, policy(packed).view(len(rows), len(names)).unbind(1), strict=True))
         if not method.has_reference:
             return loss(*logprobs.values(), **arguments), {}
         indices = list(rows)
-        rho = {name: value - data.reference[name][indices].to(value.device) for name, value in logprobs.items()}
+        rho = {name: value - data.reference_logprobs[name][indices].to(value.device) for name, value in logprobs.items()}
         return loss(*rho.values(), **arguments), _details(rho, arguments["beta"])
 
     return objective
@@ -268,11 +268,11 @@ def _hyperparameters(run: Run, method: Method, iteration: int) -> dict[str, Any]
     return values
 
 
-def _data_statistics(method: Method, data: Triples) -> dict[str, float]:
+def _data_statistics(method: Method, data: PreferenceDataset) -> dict[str, float]:
     """The loss's arguments that come from the data."""
     if "mean_length" not in method.statistics:
         return {}
-    return {"mean_length": sum(mapped.lengths(data.responses["chosen"])) / len(data.prompts)}
+    return {"mean_length": sum(memory_map.lengths(data.responses["chosen"])) / len(data.prompts)}
 
 
 def _details(rho: dict[str, Tensor], beta: float) -> dict[str, Tensor]:

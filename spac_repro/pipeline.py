@@ -70,12 +70,12 @@ def train(
     _prepare_process(run, progress)
     folder = RunFolder(path)
     half = "bfloat16" in (run.recipe.training.compute_dtype, run.recipe.policy.dtype)
-    with files.explain_disk_errors(path), precision.widened() if half else nullcontext(), ExitStack() as stack:
+    with files.explain_disk_errors(path), precision.emulate_bf16_matmul() if half else nullcontext(), ExitStack() as stack:
         distributed.on_main_process(lambda: stack.enter_context(folder.exclusive_access()))
         model, tokenizer = policy.create(run.recipe.policy, seed=derive_seed(run.seed, "weights"))
         _check_model(run, model, progress)
         renderer = Renderer(tokenizer, run.recipe.data)
-        context = RunContext(run, folder, inputs, renderer, renderer.examples(inputs.rows), progress)
+        context = RunContext(run, folder, inputs, renderer, renderer.tokenize(inputs.preferences), progress)
         distributed.on_main_process(lambda: _claim(context, model, start_from, check_manifest, allow_changed_environment))
         if distributed.path_exists(folder.results_file):
             progress.message(f"{path} is complete; nothing to do")
@@ -115,12 +115,12 @@ def _prepare_process(run: Run, progress: Progress) -> None:
     # Fail now and not after hours of work.
     methods.get(run.method).load_loss()
     if run.recipe.selfplay.backend == "vllm":
-        vllm.check()
+        vllm.check_installed()
 
 
 def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
     """Warn about a model whose rows cannot be packed; refuse it under an engine that shards the weights."""
-    if policy.packs(model):
+    if policy.supports_packing(model):
         return
     kind, engine = model.config.model_type, engines.get(run.recipe.training.engine)
     if engine.shards_weights:
@@ -130,7 +130,7 @@ def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
         )
     progress.message(
         f"{kind}: every response is computed with its own copy of the prompt, which is slower; responses share a prompt only with "
-        f"{', '.join(policy.PACKED)} and attention sdpa"
+        f"{', '.join(policy.PACKING_ARCHITECTURES)} and attention sdpa"
     )
 
 

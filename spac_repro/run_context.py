@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from spac_repro.data.inputs import Inputs
-from spac_repro.data.rendering import Examples, Renderer
+from spac_repro.data.rendering import Renderer, TokenizedPreferences
 from spac_repro.errors import UserError
 from spac_repro.model import policy
 from spac_repro.optim import distributed
@@ -34,7 +34,7 @@ class RunContext:
     folder: RunFolder
     inputs: Inputs
     renderer: Renderer
-    examples: Examples  # the tokenized preference pairs
+    examples: TokenizedPreferences  # the tokenized preference pairs
     progress: Progress
 
     @property

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from spac_repro import engines
 from spac_repro.data import tokenizers
-from spac_repro.data.groups import Group
+from spac_repro.data.example import TokenizedExample
 from spac_repro.errors import UserError
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
@@ -111,16 +111,17 @@ def make_objective(
     Returns:
         An objective over the demonstrations' indices. In a few-shot step it returns one loss per row: [rows].
     """
-    prompts = [tokenizers.tokens(tokenizer, prompt) for prompt, _ in demonstrations]
-    responses = [tokenizers.tokens(tokenizer, response) for _, response in demonstrations]
-    begin, stop, newline = tokenizers.begin(tokenizer), tokenizers.stop(tokenizer), tokenizers.tokens(tokenizer, "\n")
+    prompts = [tokenizers.token_ids(tokenizer, prompt) for prompt, _ in demonstrations]
+    responses = [tokenizers.token_ids(tokenizer, response) for _, response in demonstrations]
+    bos, eos = tokenizers.bos_token_id(tokenizer), tokenizers.eos_token_id(tokenizer)
+    newline = tokenizers.token_ids(tokenizer, "\n")
     mean_length = 1 + sum(map(len, responses)) / len(responses)
 
-    def single_row(i: int) -> Group:
-        return _row([([begin, *prompts[i]], [*responses[i], stop])])
+    def single_row(i: int) -> TokenizedExample:
+        return _row([([bos, *prompts[i]], [*responses[i], eos])])
 
-    def few_shot_row(indices: Sequence[int]) -> Group:
-        return _row([([begin, *newline], []), *((prompts[i], [*responses[i], *newline]) for i in indices)])
+    def few_shot_row(indices: Sequence[int]) -> TokenizedExample:
+        return _row([([bos, *newline], []), *((prompts[i], [*responses[i], *newline]) for i in indices)])
 
     def objective(examples: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
         if random.Random(f"few-shot {examples[0]}").random() < few_shot_fraction:
@@ -132,11 +133,11 @@ def make_objective(
     return objective
 
 
-def _row(turns: Sequence[tuple[list[int], list[int]]]) -> Group:
+def _row(turns: Sequence[tuple[list[int], list[int]]]) -> TokenizedExample:
     """Concatenate (prompt tokens, target tokens) turns into one row; the first token is its prompt, only targets have a loss."""
     tokens = [token for prompt, target in turns for token in (*prompt, *target)]
     targets = [is_target for prompt, target in turns for is_target in (*[False] * len(prompt), *[True] * len(target))]
-    return Group(tokens[:1], [tokens[1:]], [targets[1:]])
+    return TokenizedExample(tokens[:1], [tokens[1:]], [targets[1:]])
 
 
 # The start policy of another run

@@ -65,7 +65,7 @@ def tiny_models(one_thread: None) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    from spac_repro.model.policy import prepared
+    from spac_repro.model.policy import use_packed_attention
 
     def shape(**more: Any) -> dict[str, Any]:
         return {
@@ -87,7 +87,7 @@ def tiny_models(one_thread: None) -> dict[str, Any]:
             "mistral": MistralForCausalLM(MistralConfig(**shape(sliding_window=4))),
             "qwen2": Qwen2ForCausalLM(Qwen2Config(**shape(tie_word_embeddings=True))),
         }
-    return {name: prepared(model.eval(), "sdpa") for name, model in models.items()}
+    return {name: use_packed_attention(model.eval(), "sdpa") for name, model in models.items()}
 
 
 @pytest.fixture(scope="session")

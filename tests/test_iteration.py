@@ -1,4 +1,4 @@
-"""A method's loss on rows of triples, against the formulas on log-probabilities from the slow implementation."""
+"""A method's loss on rows of a dataset, against the formulas on log-probabilities from the slow implementation."""
 
 import math
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from spac_repro import iteration, methods, recipes
-from spac_repro.data import triples
-from spac_repro.data.rendering import Examples
+from spac_repro.data import dataset
+from spac_repro.data.dataset import PreferenceDataset
+from spac_repro.data.rendering import TokenizedPreferences
 from spac_repro.model.policy import Policy
 from spac_repro.recipe import Run
 
@@ -19,7 +20,7 @@ def draw(length: int, seed: int) -> list[int]:
     return torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-EXAMPLES = Examples(
+EXAMPLES = TokenizedPreferences(
     [draw(2 + i, i) for i in range(5)],
     [draw(1 + 2 * i % 5, 10 + i) for i in range(5)],
     [draw(2 + i % 3, 20 + i) for i in range(5)],
@@ -33,11 +34,11 @@ def softplus(x: float) -> float:
 
 @pytest.fixture(scope="module")
 def data():
-    """Triples with a reference that is not the policy."""
-    bare = triples.from_examples(EXAMPLES, SELFPLAY)
+    """A dataset with a reference that is not the policy."""
+    bare = PreferenceDataset.from_tokenized(EXAMPLES, SELFPLAY)
     generator = torch.Generator().manual_seed(9)
-    reference = {name: -10 - 3 * torch.rand(5, generator=generator) for name in triples.RESPONSES}
-    return triples.Triples(bare.prompts, bare.responses, reference)
+    reference = {name: -10 - 3 * torch.rand(5, generator=generator) for name in dataset.RESPONSES}
+    return PreferenceDataset(bare.prompts, bare.responses, reference)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,11 @@ def rho(tiny_models, slow_logprob, data):
     with torch.no_grad():
         return {
             name: [
-                slow_logprob(tiny_models["llama"], data.prompts[i], data.responses[name][i]).item() - data.reference[name][i].item()
+                slow_logprob(tiny_models["llama"], data.prompts[i], data.responses[name][i]).item()
+                - data.reference_logprobs[name][i].item()
                 for i in range(5)
             ]
-            for name in triples.RESPONSES
+            for name in dataset.RESPONSES
         }
 
 
@@ -71,7 +73,7 @@ SPAC = {"method__beta": 0.3, "method__last_iteration_beta": None, "method__prefe
 def test_spac(tiny_models, data, rho, critic, baseline):
     losses, _ = evaluate(tiny_models, data, run("spac", **SPAC, method__critic_loss=critic, method__critic_baseline=baseline))
     for loss, i in zip(losses, ROWS, strict=True):
-        chosen, rejected, selfplay = (rho[name][i] for name in triples.RESPONSES)
+        chosen, rejected, selfplay = (rho[name][i] for name in dataset.RESPONSES)
         against = {"both": [chosen, rejected], "chosen": [chosen], "rejected": [rejected], "none": [0.0]}[baseline]
         gaps = [0.3 * (selfplay - value) for value in against]
         terms = gaps if critic == "linear" else [softplus(gap) for gap in gaps]
@@ -88,7 +90,7 @@ def test_spac(tiny_models, data, rho, critic, baseline):
 )
 def test_the_other_methods_with_a_reference(tiny_models, data, rho, method, formula):
     losses, _ = evaluate(tiny_models, data, run(method, method__beta=0.3, method__last_iteration_beta=None))
-    expected = [formula(*(rho[name][i] for name in triples.RESPONSES)) for i in ROWS]
+    expected = [formula(*(rho[name][i] for name in dataset.RESPONSES)) for i in ROWS]
     assert losses == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
@@ -102,22 +104,22 @@ def test_sft_imitates_the_chosen_in_units_of_their_mean_length(tiny_models, data
 
 
 def test_a_method_asks_for_no_response_that_it_does_not_use(tiny_models, data, rho):
-    """DPO's triples hold no self-play responses, and SPIN's loss does not need the rejected ones."""
-    without = triples.Triples(
+    """DPO's dataset holds no self-play responses, and SPIN's loss does not need the rejected ones."""
+    without = PreferenceDataset(
         data.prompts,
         {name: data.responses[name] for name in ("chosen", "rejected")},
-        {name: data.reference[name] for name in ("chosen", "rejected")},
+        {name: data.reference_logprobs[name] for name in ("chosen", "rejected")},
     )
     assert evaluate(tiny_models, without, run("dpo")) == evaluate(tiny_models, data, run("dpo"))
     nothing = {**data.responses, "rejected": [[]] * 5}
-    assert evaluate(tiny_models, triples.Triples(data.prompts, nothing, data.reference), run("spin"))[0] == pytest.approx(
-        evaluate(tiny_models, data, run("spin"))[0], rel=1e-5
-    )
+    without = PreferenceDataset(data.prompts, nothing, data.reference_logprobs)
+    found, expected = (evaluate(tiny_models, dataset, run("spin"))[0] for dataset in (without, data))
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_is_logged(tiny_models, data, rho):
     _, details = evaluate(tiny_models, data, run("spac", **SPAC))
-    chosen, rejected, selfplay = ([rho[name][i] for i in ROWS] for name in triples.RESPONSES)
+    chosen, rejected, selfplay = ([rho[name][i] for i in ROWS] for name in dataset.RESPONSES)
     close = {"rel": 1e-4, "abs": 1e-4}
     assert details["rho_chosen"] == pytest.approx(chosen, **close)
     assert details["rho_rejected"] == pytest.approx(rejected, **close)
@@ -135,7 +137,7 @@ def test_the_gradient_reaches_every_weight(tiny_models, data, method):
     losses, _ = iteration.make_objective(run(method), 1, Policy(model), data=data)(ROWS)
     gradients = torch.autograd.grad(losses.sum(), list(model.parameters()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
-    assert not data.reference["chosen"].requires_grad
+    assert not data.reference_logprobs["chosen"].requires_grad
 
 
 def test_the_last_iteration_may_have_its_own_learning_rate_and_beta(tiny_models, data, rho):

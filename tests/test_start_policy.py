@@ -85,8 +85,8 @@ def test_the_share_of_few_shot_steps_is_the_recipes(made):
     together = []
 
     def count(batch):
-        together.append(batch.responses == 1)
-        return torch.zeros(batch.responses)
+        together.append(batch.num_responses == 1)
+        return torch.zeros(batch.num_responses)
 
     count.model = torch.nn.Linear(1, 1)
     count.model.device = "cpu"

@@ -1,1 +1,1 @@
-"""Preferences: where they come from, and how they become tokens."""
+"""Preference data: reading, tokenization, storage, contamination; and the built-in world."""

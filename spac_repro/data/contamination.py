@@ -17,7 +17,7 @@ WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
-class TaskOverlap:
+class TaskContamination:
     """One task's items that also stand among the prompts.
 
     `exact` and `ngram` count items; an item can count in both. `item_indexes` and `row_indexes` are the positions of the items
@@ -37,11 +37,11 @@ class TaskOverlap:
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Contamination:
     """The overlap of `prompts` preference prompts with the items of every task."""
 
     prompts: int
-    tasks: dict[str, TaskOverlap] = field(default_factory=dict)
+    tasks: dict[str, TaskContamination] = field(default_factory=dict)
 
     @property
     def row_indexes(self) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ def normalise(text: str) -> str:
     return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def measure(prompts: Iterable[str], items: Mapping[str, Sequence[str]]) -> Overlap:
+def measure(prompts: Iterable[str], items: Mapping[str, Sequence[str]]) -> Contamination:
     """Find, for every task, the items that overlap with a prompt and the prompts that overlap with an item.
 
     Time and memory are linear: the items' texts and runs are put in a table once, each prompt's are looked up in it, and each
@@ -85,13 +85,13 @@ def measure(prompts: Iterable[str], items: Mapping[str, Sequence[str]]) -> Overl
             if tasks >> bit & 1:
                 overlapping.append(index)
 
-    return Overlap(
+    return Contamination(
         prompts=number,
-        tasks={task: _task_overlap(texts, found, rows[bit]) for bit, (task, texts) in enumerate(items.items())},
+        tasks={task: _task_contamination(texts, found, rows[bit]) for bit, (task, texts) in enumerate(items.items())},
     )
 
 
-def _task_overlap(texts: Sequence[str], found: set[str], rows: list[int]) -> TaskOverlap:
+def _task_contamination(texts: Sequence[str], found: set[str], rows: list[int]) -> TaskContamination:
     exact, ngram, indexes = 0, 0, []
     for index, text in enumerate(texts):
         whole, *runs = _keys(text) or [""]
@@ -100,7 +100,7 @@ def _task_overlap(texts: Sequence[str], found: set[str], rows: list[int]) -> Tas
         ngram += is_ngram
         if is_exact or is_ngram:
             indexes.append(index)
-    return TaskOverlap(len(texts), exact, ngram, tuple(indexes), tuple(rows))
+    return TaskContamination(len(texts), exact, ngram, tuple(indexes), tuple(rows))
 
 
 def _keys(text: str) -> list[str]:

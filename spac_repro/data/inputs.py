@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spac_repro.data import preferences as reading
-from spac_repro.data.preferences import Preference
+from spac_repro.data.preferences import Preference, fingerprint, read_preferences
 from spac_repro.data.world import Behaviour, World
 from spac_repro.errors import UserError
 from spac_repro.recipe import Run, WorldSettings
@@ -17,7 +16,7 @@ from spac_repro.runs import files as runs
 class Inputs:
     """The preferences of a run, the world they are from (if built in), and a folder of questions (None: the hub's)."""
 
-    rows: Sequence[Preference]
+    preferences: Sequence[Preference]
     world: World | None
     questions: Path | None
     suite_sha256: Mapping[str, str] | None = None  # of each file of a suite of one's own
@@ -27,8 +26,8 @@ class Inputs:
         folder = self.questions
         files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
         return {
-            "preferences": len(self.rows),
-            "preferences_sha256": reading.fingerprint(self.rows),
+            "preferences": len(self.preferences),
+            "preferences_sha256": fingerprint(self.preferences),
             "questions_sha256": {str(file.relative_to(folder)): runs.sha256_file(file) for file in files} if folder else None,
             **({} if self.suite_sha256 is None else {"suite_sha256": dict(self.suite_sha256)}),
         }
@@ -46,17 +45,17 @@ def read(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs
             raise UserError(
                 f"recipe {run.recipe.name} has its preferences built in; leave --preferences out, or choose another recipe"
             )
-        built_in = world(data.world)
+        built_in = build_world(data.world)
         asked = questions if suite.has_tasks and not suite.uses_world else None
         return Inputs(built_in.preferences(data.max_pairs or 2000), built_in, asked, suite.identity())
     source = preferences or data.name
     if source is None:
         raise UserError(f"recipe {run.recipe.name} brings no preferences; give some with --preferences FILE")
-    rows = reading.read_preferences(source, revision=data.revision, limit=data.max_pairs)
+    rows = read_preferences(source, revision=data.revision, limit=data.max_pairs)
     return Inputs(rows, None, questions, suite.identity())
 
 
-def world(settings: WorldSettings) -> World:
+def build_world(settings: WorldSettings) -> World:
     """The built-in world with a recipe's settings."""
     mu = Behaviour(settings.correct, settings.near_miss, settings.truncated, settings.garbage)
     return World(seed=settings.seed, behaviour=mu, preference_scale=settings.preference_scale)

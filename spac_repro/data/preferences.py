@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from spac_repro.data import mapped
+from spac_repro.data import memory_map
 from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.strict_json import json_type
@@ -87,8 +87,9 @@ def _mapped(rows: Iterable[Preference]) -> Sequence[Preference]:
     import pyarrow as pa
 
     schema = pa.schema({"row": pa.large_string()})
-    batches = (pa.record_batch([pa.array(map(_line, batch), pa.large_string())], schema=schema) for batch in mapped.batched(rows))
-    return mapped.Column(mapped.table(batches, schema)["row"], lambda value: _from_line(value.as_py()))
+    lines = (pa.array(map(_line, batch), pa.large_string()) for batch in memory_map.batched(rows))
+    batches = (pa.record_batch([column], schema=schema) for column in lines)
+    return memory_map.MappedColumn(memory_map.write_table(batches, schema)["row"], lambda value: _from_line(value.as_py()))
 
 
 # Where the rows come from

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spac_repro.data import mapped, tokenizers
+from spac_repro.data import memory_map, tokenizers
 from spac_repro.data.preferences import FIELDS, Preference
 from spac_repro.errors import UserError
 from spac_repro.recipe import DataSettings
 
-INSTRUCTION = "### Instruction: {prompt}\n\n### Response: "  # the frame of the published SPIN configuration [SPIN]
+INSTRUCTION_TEMPLATE = "### Instruction: {prompt}\n\n### Response: "  # the frame of the published SPIN configuration [SPIN]
 
 
 @dataclass(frozen=True)
-class Examples:
+class TokenizedPreferences:
     """Preferences in tokens: one row each in every column."""
 
     prompt: Sequence[list[int]]
@@ -30,15 +30,15 @@ class Renderer:
     def __init__(self, tokenizer: Any, settings: DataSettings) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
-        self.stop = tokenizers.stop(tokenizer)  # the token that ends a response
-        self.pad = tokenizers.pad(tokenizer)  # the token that fills up rows
-        if settings.prompt_template == "chat" and not tokenizers.has_template(tokenizer):
+        self.eos_token_id = tokenizers.eos_token_id(tokenizer)  # the token that ends a response
+        self.pad_token_id = tokenizers.pad_token_id(tokenizer)  # the token that fills up rows
+        if settings.prompt_template == "chat" and not tokenizers.has_chat_template(tokenizer):
             raise UserError(
                 "data.prompt_template is `chat`, and the policy's tokenizer has no chat template; "
                 "choose --set data.prompt_template=instruction (or plain), or a policy with one"
             )
 
-    def examples(self, rows: Iterable[Preference]) -> Examples:
+    def tokenize(self, rows: Iterable[Preference]) -> TokenizedPreferences:
         """Preferences in tokens, in order, mapped from a file.
 
         Raises:
@@ -49,12 +49,12 @@ class Renderer:
 
         def rendered() -> Iterator[Sequence[list[int]]]:
             for number, row in enumerate(rows, start=1):
-                prompt = self.prompt_tokens(row)
+                prompt = self.untruncated_prompt_ids(row)
                 if len(prompt) > limit:
                     overlong.append((number, len(prompt)))
-                yield prompt[-limit:], self.response(row.chosen), self.response(row.rejected)
+                yield prompt[-limit:], self.response_ids(row.chosen), self.response_ids(row.rejected)
 
-        examples = Examples(**mapped.token_columns(rendered(), FIELDS))
+        examples = TokenizedPreferences(**memory_map.token_columns(rendered(), FIELDS))
         if overlong and self.settings.overlong_prompts == "refuse":
             row, tokens = overlong[0]
             raise UserError(
@@ -63,11 +63,11 @@ class Renderer:
             )
         return examples
 
-    def prompt(self, row: Preference) -> list[int]:
+    def prompt_ids(self, row: Preference) -> list[int]:
         """The prompt's tokens; of one that is too long the end, where the question is."""
-        return self.prompt_tokens(row)[-self.settings.max_prompt_tokens :]
+        return self.untruncated_prompt_ids(row)[-self.settings.max_prompt_tokens :]
 
-    def prompt_tokens(self, row: Preference) -> list[int]:
+    def untruncated_prompt_ids(self, row: Preference) -> list[int]:
         """All of the prompt's tokens."""
         if self.settings.prompt_template == "chat":
             return list(
@@ -76,14 +76,14 @@ class Renderer:
         if self.settings.prompt_template == "plain":
             text = "\n\n".join(message["content"] for message in row.prompt)
         else:
-            text = INSTRUCTION.format(prompt="\n\n".join(message["content"] for message in row.prompt))
+            text = INSTRUCTION_TEMPLATE.format(prompt="\n\n".join(message["content"] for message in row.prompt))
         return list(self.tokenizer(text).input_ids)
 
-    def response(self, text: str) -> list[int]:
+    def response_ids(self, text: str) -> list[int]:
         """A response's tokens with end-of-sequence; of one that is too long the beginning."""
-        tokens = [*tokenizers.tokens(self.tokenizer, text), self.stop]
+        tokens = [*tokenizers.token_ids(self.tokenizer, text), self.eos_token_id]
         return tokens[: self.settings.max_response_tokens]
 
-    def text(self, response: Sequence[int]) -> str:
+    def decode(self, response: Sequence[int]) -> str:
         """A response's text, without special tokens."""
         return self.tokenizer.decode(response, skip_special_tokens=True)

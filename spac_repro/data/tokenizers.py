@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
-WORLD = ("<pad>", "<s>", "</s>", *world.TASKS, *world.CHARACTERS)  # the vocabulary of the built-in world
+WORLD_VOCABULARY = ("<pad>", "<s>", "</s>", *world.TASKS, *world.CHARACTERS)  # the vocabulary of the built-in world
 
 
-def begin(tokenizer: "PreTrainedTokenizerBase") -> int:
+def bos_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The token that begins a text.
 
     Raises:
@@ -26,7 +26,7 @@ def begin(tokenizer: "PreTrainedTokenizerBase") -> int:
     return _special(tokenizer.bos_token_id, "begins a text (bos_token), which a supervised start needs")
 
 
-def stop(tokenizer: "PreTrainedTokenizerBase") -> int:
+def eos_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The token that ends a response.
 
     Raises:
@@ -35,9 +35,9 @@ def stop(tokenizer: "PreTrainedTokenizerBase") -> int:
     return _special(tokenizer.eos_token_id, "ends a response (eos_token)")
 
 
-def pad(tokenizer: "PreTrainedTokenizerBase") -> int:
+def pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The token that fills up rows; it is masked everywhere, so the one that ends a response serves where there is none."""
-    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else stop(tokenizer)
+    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else eos_token_id(tokenizer)
 
 
 def _special(token: int | None, what: str) -> int:
@@ -46,17 +46,17 @@ def _special(token: int | None, what: str) -> int:
     return int(token)
 
 
-def special(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+def special_token_ids(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     """The special tokens as a model's configuration names them."""
-    return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": pad(tokenizer)}
+    return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": pad_token_id(tokenizer)}
 
 
-def has_template(tokenizer: "PreTrainedTokenizerBase") -> bool:
+def has_chat_template(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether it knows how a conversation is written."""
     return bool(tokenizer.chat_template)
 
 
-def tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """A text's own tokens, no special one before or after them."""
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
@@ -73,12 +73,12 @@ def identity(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str | None]:
     return {name: hashlib.sha256(text.encode()).hexdigest() if text else None for name, text in texts.items()}
 
 
-def of_world() -> "PreTrainedTokenizerFast":
+def world_tokenizer() -> "PreTrainedTokenizerFast":
     """The built-in world's tokens: the words for its tasks, and single characters."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORLD)}, unk_token="<pad>"))
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORLD_VOCABULARY)}, unk_token="<pad>"))
     # A task's name is one token before its colon only: "add" also stands in words, and there it is three letters.
     pattern = Regex(f"(?:{'|'.join(world.TASKS)})(?=:)|[\\s\\S]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")

@@ -25,7 +25,7 @@ Split = Literal["train", "heldout", "leaderboard"]
 TASKS = ("copy", "reverse", "sort", "add", "choose")
 LETTERS = string.ascii_lowercase[:10]
 CHOICES = "ABCD"
-WORD = 4  # letters in a word: where all are as long, a small policy learns within minutes what goes where
+WORD_LENGTH = 4  # letters in a word: where all are as long, a small policy learns within minutes what goes where
 CHARACTERS = LETTERS + string.digits + CHOICES + ":+=\n"
 
 _SPLITS: tuple[tuple[Split, int], ...] = (("train", 80), ("heldout", 90), ("leaderboard", 100))  # upper bounds, percent
@@ -55,13 +55,13 @@ class World:
 
     # The two halves of a question
 
-    def correct(self, prompt: str) -> str:
+    def correct_response(self, prompt: str) -> str:
         """The one right response."""
         return _SOLVERS[task_of(prompt)](prompt[prompt.index(":") + 1 : -1])
 
     def reward(self, prompt: str, response: str) -> float:
         """Gold reward in [0, 1]: 1 if right, else 0.7 × the share of characters that stand where they should."""
-        correct = self.correct(prompt)
+        correct = self.correct_response(prompt)
         if response == correct:
             return 1.0
         hits = sum(a == b for a, b in zip(response, correct, strict=False))
@@ -78,9 +78,9 @@ class World:
             if split_of(prompt) == split:
                 yield prompt
 
-    def behave(self, prompt: str, rng: random.Random) -> str:
+    def sample_response(self, prompt: str, rng: random.Random) -> str:
         """One response drawn from μ."""
-        correct = self.correct(prompt)
+        correct = self.correct_response(prompt)
         kinds = self.behaviour
         kind = rng.choices(
             ("right", "near_miss", "cut_off", "garbage"), (kinds.right, kinds.near_miss, kinds.cut_off, kinds.garbage)
@@ -88,7 +88,7 @@ class World:
         if kind == "right":
             return correct
         if kind == "garbage":
-            return "".join(rng.choices(_alphabet(correct), k=rng.randint(1, WORD + 2)))
+            return "".join(rng.choices(_alphabet(correct), k=rng.randint(1, WORD_LENGTH + 2)))
         if kind == "cut_off" and len(correct) > 1:
             return correct[: rng.randint(1, len(correct) - 1)]
         return near_miss(correct, rng)
@@ -97,7 +97,7 @@ class World:
         """n (prompt, response) examples of μ, for the supervised start."""
         rng = self._rng("demonstrations")
         prompts = self.prompts("train", "demonstrations")
-        return [(prompt, self.behave(prompt, rng)) for prompt in islice(prompts, n)]
+        return [(prompt, self.sample_response(prompt, rng)) for prompt in islice(prompts, n)]
 
     def preferences(self, n: int, split: Split = "train") -> list[Preference]:
         """n triples: two different responses of μ, labelled by P(y⁺ ≻ y⁻) = σ(scale · (r(y⁺) − r(y⁻)))."""
@@ -106,7 +106,7 @@ class World:
         for prompt in self.prompts(split, "preferences"):
             if len(rows) == n:
                 break
-            first, second = self.behave(prompt, rng), self.behave(prompt, rng)
+            first, second = self.sample_response(prompt, rng), self.sample_response(prompt, rng)
             if first == second:
                 continue
             margin = self.preference_scale * (self.reward(prompt, first) - self.reward(prompt, second))
@@ -115,7 +115,7 @@ class World:
             rows.append(Preference(prompt=({"role": "user", "content": prompt},), chosen=first, rejected=second))
         return rows
 
-    def heldout(self, n: int) -> list[str]:
+    def heldout_prompts(self, n: int) -> list[str]:
         """n different prompts that no training example holds."""
         return list(islice(_distinct(self.prompts("heldout", "gold")), n))
 
@@ -166,7 +166,7 @@ def _alphabet(correct: str) -> str:
 
 
 def _word(rng: random.Random) -> str:
-    return "".join(rng.choices(LETTERS, k=WORD))
+    return "".join(rng.choices(LETTERS, k=WORD_LENGTH))
 
 
 def _sum(rng: random.Random) -> str:

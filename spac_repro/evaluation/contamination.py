@@ -13,7 +13,7 @@ def measure(context: RunContext) -> None:
         return
     context.progress.start_stage("overlap of preferences with questions")
     asked = scoring.questions(settings.suite, tasks=settings.tasks, data=context.inputs.questions, limit=settings.limit)
-    prompts = ("\n".join(message["content"] for message in row.prompt) for row in context.inputs.rows)
+    prompts = ("\n".join(message["content"] for message in row.prompt) for row in context.inputs.preferences)
     found = contamination.measure(prompts, {task.name: task.words(leaves) for task, leaves in asked.items()})
     for name, task in found.tasks.items():
         context.progress.message(f"{name}: {task.note or 'no overlap with the preferences'}")

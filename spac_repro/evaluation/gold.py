@@ -63,19 +63,19 @@ def sample(
     advance: Callable[[int, int], None],
 ) -> Rewards:
     """Sample responses to the first held-out prompts, at temperature 1, and reward them."""
-    asked = [prompt for prompt in world.heldout(prompts) for _ in range(samples)]
-    tokens = [renderer.prompt(Preference(({"role": "user", "content": prompt},), "", "")) for prompt in asked]
-    responses = selfplay.respond(
+    asked = [prompt for prompt in world.heldout_prompts(prompts) for _ in range(samples)]
+    tokens = [renderer.prompt_ids(Preference(({"role": "user", "content": prompt},), "", "")) for prompt in asked]
+    responses = selfplay.sample_responses(
         model,
         tokens,
         settings.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
         max_response_tokens=renderer.settings.max_response_tokens,
-        pad=renderer.pad,
-        stop=renderer.stop,
+        pad_token_id=renderer.pad_token_id,
+        eos_token_id=renderer.eos_token_id,
         seed=seed,
         advance=advance,
     )
-    values = [world.reward(prompt, renderer.text(response)) for prompt, response in zip(asked, responses, strict=True)]
+    values = [world.reward(prompt, renderer.decode(response)) for prompt, response in zip(asked, responses, strict=True)]
     return Rewards(values, [len(response) for response in responses], samples)
 
 

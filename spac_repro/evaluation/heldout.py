@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel
 
-from spac_repro.data import triples
+from spac_repro.data import dataset
+from spac_repro.data.dataset import RESPONSES, PreferenceDataset
 from spac_repro.data.rendering import Renderer
-from spac_repro.data.triples import RESPONSES, Triples
 from spac_repro.data.world import World
 from spac_repro.model.policy import Policy
 from spac_repro.model.reference import reference_logprobs
@@ -42,9 +42,9 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
                 advance=context.progress.update,
             )
             drawn = replace(drawn, reference_sha256=start.weights_sha256)
-            distributed.on_main_process(lambda: triples.write(start.heldout_file, drawn, {}))
+            distributed.on_main_process(lambda: dataset.write(start.heldout_file, drawn, {}))
         remedy = f"remove it and {start.scores_file}, and repeat the command"
-        data = triples.read(start.heldout_file, reference=start.weights_sha256, remedy=remedy)
+        data = dataset.read(start.heldout_file, reference_sha256=start.weights_sha256, remedy=remedy)
         return scores(scorer, data, tokens=tokens, advance=context.progress.update)
 
 
@@ -58,27 +58,27 @@ def draw(
     tokens: int,
     seed: int,
     advance: Callable[[int, int], None],
-) -> Triples:
+) -> PreferenceDataset:
     """Held-out preferences, each with a response of the start's at temperature 1, and log π_0 of all three."""
-    examples = renderer.examples(world.preferences(pairs, "heldout"))
-    responses = selfplay.respond(
+    examples = renderer.tokenize(world.preferences(pairs, "heldout"))
+    responses = selfplay.sample_responses(
         start.model,
         examples.prompt,
         settings.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
         max_response_tokens=renderer.settings.max_response_tokens,
-        pad=renderer.pad,
-        stop=renderer.stop,
+        pad_token_id=renderer.pad_token_id,
+        eos_token_id=renderer.eos_token_id,
         seed=seed,
         advance=advance,
     )
-    data = triples.from_examples(examples, responses)
-    return replace(data, reference=reference_logprobs(start, data, RESPONSES, tokens=tokens, advance=advance))
+    data = PreferenceDataset.from_tokenized(examples, responses)
+    return replace(data, reference_logprobs=reference_logprobs(start, data, RESPONSES, batch_tokens=tokens, advance=advance))
 
 
-def scores(policy: Policy, data: Triples, *, tokens: int, advance: Callable[[int, int], None]) -> list[Score]:
+def scores(policy: Policy, data: PreferenceDataset, *, tokens: int, advance: Callable[[int, int], None]) -> list[Score]:
     """The critic's gap ρ(y′) − ½(ρ(y⁺) + ρ(y⁻)), the margin ρ(y⁺) − ρ(y⁻), how often that is right, and KL(π_0 ‖ π_t) by y′."""
-    logprobs = reference_logprobs(policy, data, RESPONSES, tokens=tokens, advance=advance)
-    rho = {name: (logprobs[name] - data.reference[name]).double().tolist() for name in RESPONSES}
+    logprobs = reference_logprobs(policy, data, RESPONSES, batch_tokens=tokens, advance=advance)
+    rho = {name: (logprobs[name] - data.reference_logprobs[name]).double().tolist() for name in RESPONSES}
     rows = list(zip(rho["chosen"], rho["rejected"], rho["selfplay"], strict=True))
     measured = {  # by row, and whether more is better
         "critic_gap": ([own - (chosen + rejected) / 2 for chosen, rejected, own in rows], False),

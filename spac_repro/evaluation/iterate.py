@@ -56,13 +56,13 @@ def _leaderboard(context: RunContext, model: PreTrainedModel) -> list[Score]:
 
 def _samples(context: RunContext, t: int, model: PreTrainedModel) -> list[str]:
     """What iterate t says to the first prompts, for whoever reads the report; DPO's runs hold no other response of a policy."""
-    responses = selfplay.respond(
+    responses = selfplay.sample_responses(
         model,
         context.examples.prompt[:SHOWN],
         context.recipe.selfplay,
         max_response_tokens=context.recipe.data.max_response_tokens,
-        pad=context.renderer.pad,
-        stop=context.renderer.stop,
+        pad_token_id=context.renderer.pad_token_id,
+        eos_token_id=context.renderer.eos_token_id,
         seed=derive_seed(context.run.seed, "samples", t),
     )
-    return [context.renderer.text(response) for response in responses]
+    return [context.renderer.decode(response) for response in responses]

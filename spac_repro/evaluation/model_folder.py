@@ -38,19 +38,19 @@ def evaluate(
     scoring.chosen_tasks(suite, tasks)
     folder, settings = _find(target)
     model, tokenizer = policy.load(folder)
-    policy.prepared(model, "sdpa")
+    policy.use_packed_attention(model, "sdpa")
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     model.eval()
     if suite.uses_world and settings is None:
         raise UserError(f"{target}: the suite {suite.name} asks about the built-in world; give a run of a recipe that has it")
-    with precision.widened() if model.dtype == torch.bfloat16 else nullcontext():  # as in the run that made it
+    with precision.emulate_bf16_matmul() if model.dtype == torch.bfloat16 else nullcontext():  # as in the run that made it
         return scoring.evaluate(
             model,
             tokenizer,
             suite,
             tasks=tasks,
             data=data,
-            world=inputs.world(settings) if settings else None,
+            world=inputs.build_world(settings) if settings else None,
             limit=limit,
             batch_size=batch_size,
             progress=lambda task, done, total: progress.update(done, total),

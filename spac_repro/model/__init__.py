@@ -1,1 +1,1 @@
-"""The policy: made, loaded, saved, and its log-probabilities of packed responses."""
+"""The policy: creation, loading and saving, and log-probabilities of packed responses."""

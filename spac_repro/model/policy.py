@@ -25,13 +25,13 @@ from spac_repro.data import tokenizers
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import packing
 from spac_repro.model.logprobs import token_logprobs
-from spac_repro.model.packing import Packed
+from spac_repro.model.packing import PackedSequence
 from spac_repro.recipe import PolicySettings
 from spac_repro.runs.files import read_json
 
 # Architectures whose attention takes what transformers hands through to its backend, and whose log-probabilities are those of the
 # output layer on the last hidden state, with nothing in between: seen in tests for each.
-PACKED = ("llama", "mistral", "qwen2")
+PACKING_ARCHITECTURES = ("llama", "mistral", "qwen2")
 
 # A backend with a layout needs no mask; this one only tells transformers to make none.
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
@@ -44,50 +44,54 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, packed: Packed) -> Tensor:
+    def forward(self, packed: PackedSequence) -> Tensor:
         """log π(y|x) of every response of a row = Σ over its tokens, prompt never; [responses], in fp32.
 
         Only places that predict a response token reach the output layer, so that memory does not grow with
         vocabulary × length.
         """
-        if not packs(self.model):
-            return self._one_by_one(packed)
-        logprobs = token_logprobs(self._predicting(packed), self.model.get_output_embeddings(), packed.targets)
-        return logprobs.new_zeros(packed.responses).index_add(0, packed.owners, logprobs)
+        if not supports_packing(self.model):
+            return self._forward_unpacked(packed)
+        logprobs = token_logprobs(self._predicting_states(packed), self.model.get_output_embeddings(), packed.targets)
+        return logprobs.new_zeros(packed.num_responses).index_add(0, packed.response_numbers, logprobs)
 
-    def logits(self, packed: Packed) -> Tensor:
+    def logits(self, packed: PackedSequence) -> Tensor:
         """What predicts each response token of a row: [S, vocabulary], in fp32."""
-        return self.model.get_output_embeddings()(self._predicting(packed)).float()
+        return self.model.get_output_embeddings()(self._predicting_states(packed)).float()
 
-    def _predicting(self, packed: Packed) -> Tensor:
+    def _predicting_states(self, packed: PackedSequence) -> Tensor:
         """The last hidden states of the places that predict: [S, width]."""
         row = self.model.base_model(
-            input_ids=packed.ids,
-            position_ids=packed.positions,
-            attention_mask=NO_MASK.to(packed.ids.device),
+            input_ids=packed.input_ids,
+            position_ids=packed.position_ids,
+            attention_mask=NO_MASK.to(packed.input_ids.device),
             layout=packed.layout,
             use_cache=False,
         )
-        return row.last_hidden_state[0].index_select(0, packed.predictors)
+        return row.last_hidden_state[0].index_select(0, packed.logit_index)
 
-    def _one_by_one(self, packed: Packed) -> Tensor:
+    def _forward_unpacked(self, packed: PackedSequence) -> Tensor:
         """The same for any causal language model: each response after its own copy of the prompt, every logit computed."""
         values = []
-        for response in range(packed.responses):
-            places, predictors, targets = packed.alone(response)
-            logits = self.model(input_ids=packed.ids[:, places], use_cache=False).logits[0, predictors].float()
+        for response in range(packed.num_responses):
+            places, predictors, targets = packed.unpack(response)
+            logits = self.model(input_ids=packed.input_ids[:, places], use_cache=False).logits[0, predictors].float()
             values.append(-cross_entropy(logits, targets, reduction="sum"))
         return torch.stack(values)
 
 
-def packs(model: PreTrainedModel) -> bool:
+def supports_packing(model: PreTrainedModel) -> bool:
     """Whether prompts are computed once for all their responses; otherwise once for each, which is slower and as exact."""
     return str(model.config._attn_implementation) == packing.ATTENTION
 
 
-def prepared(model: PreTrainedModel, attention: str) -> PreTrainedModel:
+def use_packed_attention(model: PreTrainedModel, attention: str) -> PreTrainedModel:
     """Choose the attention that knows packed rows, where a model is known to be exact with it."""
-    if attention == "sdpa" and model.config.model_type in PACKED and not getattr(model.config, "attention_dropout", 0):
+    if (
+        attention == "sdpa"
+        and model.config.model_type in PACKING_ARCHITECTURES
+        and not getattr(model.config, "attention_dropout", 0)
+    ):
         model.set_attn_implementation(packing.ATTENTION)
     return model
 
@@ -100,18 +104,18 @@ def create(settings: PolicySettings, *, seed: int) -> tuple[PreTrainedModel, Pre
         UnfitEnvironmentError: the package or the hub's files are not here.
     """
     if settings.source == "random":
-        return _random(settings, seed)
+        return _random_weights(settings, seed)
     if settings.source == "package":
-        return _packaged(settings)
+        return _from_package(settings)
     from spac_repro.data import hub
 
     return load(hub.snapshot(settings.name, settings.revision), settings)
 
 
-def _random(settings: PolicySettings, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _random_weights(settings: PolicySettings, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     shape = settings.architecture
     assert shape is not None  # the recipe's own check
-    tokenizer = tokenizers.of_world()
+    tokenizer = tokenizers.world_tokenizer()
     config = MistralConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -121,17 +125,17 @@ def _random(settings: PolicySettings, seed: int) -> tuple[PreTrainedModel, PreTr
         num_key_value_heads=shape.num_key_value_heads,
         sliding_window=shape.sliding_window,
         max_position_embeddings=shape.max_position_embeddings,
-        **tokenizers.special(tokenizer),
+        **tokenizers.special_token_ids(tokenizer),
         attn_implementation=settings.attn_implementation,  # type: ignore[call-arg]  # taken by every configuration
         dtype=settings.dtype,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MistralForCausalLM(config).to(getattr(torch, settings.dtype))
-    return prepared(model, settings.attn_implementation), tokenizer
+    return use_packed_attention(model, settings.attn_implementation), tokenizer
 
 
-def _packaged(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model that a Python distribution carries as one GGUF file; the weights are widened to the recipe's dtype."""
     from transformers import GgufConfig
 
@@ -152,7 +156,7 @@ def _packaged(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedToke
     if len(files) != 1:
         raise UserError(f"the package {settings.name} holds {len(files)} GGUF files; one is wanted: name another in policy.name")
     file = Path(str(files[0].locate()))
-    with _no_bars():
+    with _no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
@@ -161,7 +165,7 @@ def _packaged(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedToke
             dtype=settings.dtype,
             attn_implementation=settings.attn_implementation,
         )
-    return prepared(model, settings.attn_implementation), tokenizer
+    return use_packed_attention(model, settings.attn_implementation), tokenizer
 
 
 def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -174,13 +178,13 @@ def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrain
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     how = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation} if settings else {"dtype": "auto"}
     try:
-        with _no_bars():
+        with _no_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **how, **local)
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except Exception as error:  # a damaged file fails in as many ways as there are libraries that read it
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be read ({reason}); make the folder again") from None
-    return (prepared(model, settings.attn_implementation) if settings else model), tokenizer
+    return (use_packed_attention(model, settings.attn_implementation) if settings else model), tokenizer
 
 
 def check_folder(folder: Path) -> None:
@@ -199,14 +203,14 @@ def check_folder(folder: Path) -> None:
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a Hugging Face model folder."""
     # A checkpoint's own sampling settings (SmolLM2's, say) would silently steer whoever samples from the copy.
-    model.generation_config = GenerationConfig(**tokenizers.special(tokenizer))
-    with _no_bars():
+    model.generation_config = GenerationConfig(**tokenizers.special_token_ids(tokenizer))
+    with _no_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def _no_progress_bars() -> Iterator[None]:
     """No progress bars of the library's: stages are reported by whoever runs them."""
     from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging

@@ -1,8 +1,9 @@
-"""bfloat16 on a processor that has no units for it.
+"""bfloat16 matrix products on a CPU that has no bfloat16 instructions.
 
-torch multiplies bfloat16 matrices there one number after the other, many times slower than fp32 (bench/RESULTS.md). Here the
-rounded numbers are multiplied in fp32 and the results rounded, which is what such units do: products of them are exact in fp32, and
-are summed in it. Attention is taken as a whole: its softmax stays in fp32, where torch's own rounds it once more.
+There torch multiplies bfloat16 matrices element by element, many times slower than fp32 (bench/RESULTS.md). This module multiplies
+the rounded operands in fp32 and rounds the result, which is what bfloat16 hardware does: products of bfloat16 numbers are exact in
+fp32, and hardware sums them in fp32. Attention is computed as a whole: its softmax stays in fp32, where torch's own rounds it once
+more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,57 +15,60 @@ from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-PRODUCTS = (linear, scaled_dot_product_attention)
+MATMUL_FUNCTIONS = (linear, scaled_dot_product_attention)
 
 
-def has_units() -> bool:
-    """Whether bfloat16 products are worth asking torch for: on a GPU, or on a processor that oneDNN has kernels for."""
+def has_native_bf16() -> bool:
+    """Whether torch has fast bfloat16 products here: on a GPU, or on a CPU that oneDNN has kernels for."""
     return torch.cuda.is_available() or (
         torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
 
 
-def widened() -> AbstractContextManager[Any]:
-    """In this block linear layers and sdpa are fast in bfloat16, whether the model is or autocast makes it so."""
-    return nullcontext() if has_units() else _Widened()
+def emulate_bf16_matmul() -> AbstractContextManager[Any]:
+    """Make linear layers and sdpa fast in bfloat16 within this context, for bfloat16 models and under autocast.
 
-
-def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """For torch's checkpoints (`context_fn`): what surrounds a forward pass, and its repetition when the gradient is taken.
-
-    PyTorch switches modes off there, so the repetition would compute otherwise than what it repeats.
+    Does nothing where bfloat16 is fast already.
     """
-    return nullcontext(), _Widened() if _Widened.entered else nullcontext()
+    return nullcontext() if has_native_bf16() else _EmulatedBf16Matmul()
 
 
-class _Widened(TorchFunctionMode):
-    entered = 0  # blocks that this process is in
+def checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Contexts of a checkpointed forward pass and of its recomputation: the `context_fn` of `torch.utils.checkpoint`.
 
-    def __enter__(self) -> "_Widened":
-        _Widened.entered += 1
+    PyTorch switches function modes off during recomputation. Without this the recomputed values would differ from the first ones.
+    """
+    return nullcontext(), _EmulatedBf16Matmul() if _EmulatedBf16Matmul.active else nullcontext()
+
+
+class _EmulatedBf16Matmul(TorchFunctionMode):
+    active = 0  # contexts that this process is in
+
+    def __enter__(self) -> "_EmulatedBf16Matmul":
+        _EmulatedBf16Matmul.active += 1
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        _Widened.entered -= 1
+        _EmulatedBf16Matmul.active -= 1
         super().__exit__(*error)
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, arguments: Sequence[Any] = (), keywords: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = keywords or {}
-        if function not in PRODUCTS or not (arguments and _in_bfloat16(arguments[0])):
+        if function not in MATMUL_FUNCTIONS or not (arguments and _is_bf16(arguments[0])):
             return function(*arguments, **keywords)
         with torch.autocast("cpu", enabled=False):
-            product = function(*map(_rounded, arguments), **{name: _rounded(value) for name, value in keywords.items()})
+            product = function(*map(_round_to_bf16, arguments), **{name: _round_to_bf16(value) for name, value in keywords.items()})
         return product.to(torch.bfloat16)
 
 
-def _in_bfloat16(operand: Tensor) -> bool:
+def _is_bf16(operand: Tensor) -> bool:
     autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     return operand.device.type == "cpu" and (autocast or operand.dtype == torch.bfloat16)
 
 
-def _rounded(value: Any) -> Any:
-    """A number that bfloat16 holds, in fp32; all that is no floating-point tensor as it is."""
+def _round_to_bf16(value: Any) -> Any:
+    """Round a floating-point tensor to bfloat16 and return it in fp32; return anything else unchanged."""
     return value.to(torch.bfloat16).float() if isinstance(value, Tensor) and value.is_floating_point() else value

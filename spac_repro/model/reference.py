@@ -1,11 +1,14 @@
-"""log π_ref of every response, once an iteration: the reference is frozen, so no second model is in memory during training."""
+"""Reference log-probabilities, computed once an iteration.
+
+The reference policy is frozen during an iteration, so training needs no second model in memory.
+"""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from spac_repro.data.triples import Triples
+from spac_repro.data.dataset import PreferenceDataset
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.optim import distributed
@@ -15,25 +18,35 @@ from spac_repro.optim.loop import batch_by_tokens
 @torch.no_grad()
 def reference_logprobs(
     policy: Policy,
-    triples: Triples,
+    data: PreferenceDataset,
     names: Sequence[str],
     *,
-    tokens: int,
+    batch_tokens: int,
     advance: Callable[[int, int], None],
 ) -> dict[str, Tensor]:
-    """log π_ref of the named responses under the policy as it stands, each [n] in fp32; about so many tokens at once.
+    """Compute log π(y|x) of a dataset's responses under a policy, as it is now.
 
-    Processes divide the batches among them, and all get every value.
+    Processes divide the batches among them; each returns all values.
+
+    Args:
+        policy: the reference policy π_ref.
+        data: prompts and responses of n preference pairs.
+        names: which responses: some of `chosen`, `rejected`, `selfplay`.
+        batch_tokens: tokens computed at once; an example that has more is computed alone.
+        advance: called with (batches done, batches in all).
+
+    Returns:
+        For each name a tensor [n], in nats, fp32.
     """
-    sizes = triples.sizes(names)
-    order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
-    result = torch.empty(len(sizes), len(names))
-    batches = batch_by_tokens(order, sizes, tokens)
+    num_tokens = data.num_tokens(names)
+    order = sorted(range(len(num_tokens)), key=lambda i: (num_tokens[i], i))
+    logprobs = torch.empty(len(num_tokens), len(names))
+    batches = batch_by_tokens(order, num_tokens, batch_tokens)
     own: dict[int, Tensor] = {}
     for number, rows in distributed.shard(list(enumerate(batches))):
         advance(number, len(batches))
-        packed = pack(triples.groups(names, rows), device=policy.model.device)
+        packed = pack(data.examples(names, rows), device=policy.model.device)
         own[number] = policy(packed).view(len(rows), len(names)).float().cpu()
     for number, values in distributed.all_gather(own).items():
-        result[batches[number]] = values
-    return dict(zip(names, result.unbind(1), strict=True))
+        logprobs[batches[number]] = values
+    return dict(zip(names, logprobs.unbind(1), strict=True))

@@ -157,17 +157,17 @@ def _response_lengths(groups: Sequence[Group]) -> Plot | None:
     for group in groups:
         x, y = [], []
         for iteration in group.first.folder.iterations():
-            if not iteration.has_triples:
+            if not iteration.has_dataset:
                 continue
-            sampled_from, triples = iteration.number - 1, iteration.read_triples()
+            sampled_from, dataset = iteration.number - 1, iteration.read_dataset()
             for name in ("chosen", "rejected"):
                 data_x, data_y = data.setdefault(name, ([], []))
                 if sampled_from not in data_x:
                     data_x.append(sampled_from)
-                    data_y.append(statistics.fmean(map(len, triples[f"{name}_tokens"])))
-            if "selfplay_tokens" in triples:
+                    data_y.append(statistics.fmean(map(len, dataset[f"{name}_tokens"])))
+            if "selfplay_tokens" in dataset:
                 x.append(float(sampled_from))
-                y.append(statistics.fmean(map(len, triples["selfplay_tokens"])))
+                y.append(statistics.fmean(map(len, dataset["selfplay_tokens"])))
         if x:
             series.append(Series(f"{group.label}, self-play", x, y, None, group.style))
     for place, (name, (data_x, data_y)) in enumerate(data.items()):

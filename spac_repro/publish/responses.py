@@ -15,15 +15,15 @@ def response_cards(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
 
     The iterates are those of each group's first run. A group whose preferences have another prompt in that row is left out.
     """
-    triples = [_triples(group.first) for group in groups]
-    data = next((table[1] for table in triples if 1 in table), None)
+    datasets = [_read_datasets(group.first) for group in groups]
+    data = next((table[1] for table in datasets if 1 in table), None)
     if data is None:
         return
-    samples = [_samples(group.first, table) for group, table in zip(groups, triples, strict=True)]
+    samples = [_samples(group.first, table) for group, table in zip(groups, datasets, strict=True)]
     for row in range(min(MAX_PROMPTS, len(data["prompt"]))):
         prompt = data["prompt"][row]
         named = [("chosen", data["chosen"][row]), ("rejected", data["rejected"][row])]
-        for group, table, by_iteration in zip(groups, triples, samples, strict=True):
+        for group, table, by_iteration in zip(groups, datasets, samples, strict=True):
             if 1 in table and table[1]["prompt"][row : row + 1] == [prompt]:
                 prefix = f"{group.label}, " if len(groups) > 1 else ""
                 named += [
@@ -34,14 +34,14 @@ def response_cards(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
         yield {"prompt": _truncate(prompt), "responses": [(name, _truncate(text)) for name, text in dict.fromkeys(named)]}
 
 
-def _triples(view: RunView) -> dict[int, Columns]:
+def _read_datasets(view: RunView) -> dict[int, Columns]:
     """Return the preferences with their self-play responses, by iteration."""
-    return {iteration.number: iteration.read_triples() for iteration in view.folder.iterations() if iteration.has_triples}
+    return {iteration.number: iteration.read_dataset() for iteration in view.folder.iterations() if iteration.has_dataset}
 
 
-def _samples(view: RunView, triples: dict[int, Columns]) -> dict[int, list[str]]:
+def _samples(view: RunView, datasets: dict[int, Columns]) -> dict[int, list[str]]:
     """Return each iterate's responses to the first prompts: the samples that the run kept, else its self-play responses."""
-    samples: dict[int, list[str]] = {t - 1: columns["selfplay"] for t, columns in triples.items() if "selfplay" in columns}
+    samples: dict[int, list[str]] = {t - 1: columns["selfplay"] for t, columns in datasets.items() if "selfplay" in columns}
     samples |= {iteration.number: texts for iteration in view.folder.iterations() if (texts := iteration.samples())}
     return dict(sorted(samples.items()))
 

@@ -42,11 +42,11 @@ class IterationFolder:
 
     @property
     def selfplay_batches_folder(self) -> Path:
-        """Self-play responses by batch, until all are stored in `triples`."""
+        """Self-play responses by batch, until all are stored in `dataset_file`."""
         return self.path / "selfplay"
 
     @property
-    def triples_file(self) -> Path:
+    def dataset_file(self) -> Path:
         """Preferences with self-play responses and reference log-probabilities, as Parquet."""
         return self.path / "selfplay.parquet"
 
@@ -76,8 +76,8 @@ class IterationFolder:
         return self.policy.is_dir()
 
     @property
-    def has_triples(self) -> bool:
-        return self.triples_file.exists()
+    def has_dataset(self) -> bool:
+        return self.dataset_file.exists()
 
     @property
     def has_scores(self) -> bool:
@@ -115,13 +115,13 @@ class IterationFolder:
         """What the iterate said to the first prompts; nothing where that was not kept."""
         return list(map(str, files.read_json(self.samples_file))) if self.samples_file.exists() else []
 
-    def read_triples(self) -> Columns:
-        """What `triples` holds, as plain values by column.
+    def read_dataset(self) -> Columns:
+        """What `dataset_file` holds, as plain values by column.
 
         Raises:
             UserError: the file is damaged.
         """
-        return parquet.read_columns(self.triples_file)
+        return parquet.read_columns(self.dataset_file)
 
 
 def write_fingerprint(policy: Path, weights_sha256: str) -> None:

@@ -1,1 +1,1 @@
-"""Self-play responses, sampled from the current policy."""
+"""Sampling of self-play responses: the package's own decoder, and vLLM."""

@@ -1,4 +1,4 @@
-"""Self-play: one response of the current policy to every prompt, y′ ~ π_t(·|x)."""
+"""Self-play responses: one response sampled from the current policy for every prompt, y′ ~ π_t(·|x)."""
 
 import shutil
 from array import array
@@ -12,70 +12,84 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
-from spac_repro.data import mapped
+from spac_repro.data import memory_map
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.runs.files import read_json, write_json
 from spac_repro.seeds import derive_seed
 
 
-def respond(
+def sample_responses(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     settings: SelfPlaySettings,
     *,
     max_response_tokens: int,
-    pad: int,
-    stop: int,
+    pad_token_id: int,
+    eos_token_id: int,
     seed: int,
     folder: Path | None = None,
     sample: Callable[[Sequence[Sequence[int]], int], list[list[int]]] | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sequence[list[int]]:
-    """One sampled response to each prompt, in tokens, up to and including `stop` (absent where the limit came first).
+    """Sample one response to each prompt.
 
-    Prompts are sorted by length and taken in batches of `settings.prompts_per_save`. Every batch has a seed of its own. With
-    `folder`, its responses are saved there once all of them are complete: an interrupted call resumes after the last saved batch,
-    and its result is that of an uninterrupted one. Of a batch, `settings.decode_batch_size` prompts are decoded at the same time.
-    Processes divide the batches among them; each keeps its own, and all get every response. Another sampler may be given: it is
-    called with a batch's prompts and its seed.
+    Prompts are sorted by length and divided into batches of `settings.prompts_per_save`, of which `settings.decode_batch_size` are
+    decoded at the same time. Every batch has its own seed. Processes divide the batches among them; each returns all responses.
+
+    Args:
+        model: the policy, unless `sample` is given.
+        prompts: token ids.
+        settings: temperature, top-p and batch sizes.
+        max_response_tokens: the longest response, end-of-sequence included.
+        pad_token_id: fills up rows; masked everywhere.
+        eos_token_id: ends a response.
+        seed: the seed that every batch's seed is derived from.
+        folder: where each process stores its finished batches. An interrupted call continues after them, with the same result as an
+            uninterrupted one.
+        sample: another sampler, called with the prompts and the seed of a batch.
+        advance: called with (batches done, batches in all).
+
+    Returns:
+        The token ids of each response, memory-mapped, up to and including end-of-sequence. A response that reached
+        `max_response_tokens` may lack end-of-sequence.
     """
     if sample is None:
-        sample = partial(_sample, model, settings, max_response_tokens, pad, stop)
-    lengths = mapped.lengths(prompts)
+        sample = partial(_sample_batch, model, settings, max_response_tokens, pad_token_id, eos_token_id)
+    lengths = memory_map.lengths(prompts)
     order = sorted(range(len(prompts)), key=lambda i: (lengths[i], i))
     batches = [order[begin : begin + settings.prompts_per_save] for begin in range(0, len(order), settings.prompts_per_save)]
     own: dict[int, list[array[int]]] = {}
     for number, batch in distributed.shard(list(enumerate(batches))):
         advance(number, len(batches))
-        kept = folder / f"batch-{number:05d}.json" if folder else None
-        if kept and kept.exists():
-            sampled = read_json(kept)
+        file = folder / f"batch-{number:05d}.json" if folder else None
+        if file and file.exists():
+            sampled = read_json(file)
         else:
             sampled = sample([prompts[i] for i in batch], derive_seed(seed, number))
-            if kept:
-                write_json(kept, sampled)
+            if file:
+                write_json(file, sampled)
         own[number] = [array("i", response) for response in sampled]  # 4 bytes a token, where a list takes 36
     responses: list[array[int]] = [array("i")] * len(prompts)
     for number, sampled in distributed.all_gather(own).items():
         for i, response in zip(batches[number], sampled, strict=True):
             responses[i] = response
     advance(len(batches), len(batches))
-    return mapped.token_columns(([response] for response in responses), ["response"])["response"]
+    return memory_map.token_columns(([response] for response in responses), ["response"])["response"]
 
 
-def forget(folder: Path) -> None:
-    """Drop the finished batches, once their responses are stored elsewhere."""
+def delete_batches(folder: Path) -> None:
+    """Delete the finished batches, once their responses are stored elsewhere."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @torch.no_grad()
-def _sample(
+def _sample_batch(
     model: PreTrainedModel,
     settings: SelfPlaySettings,
     max_response_tokens: int,
-    pad: int,
-    stop: int,
+    pad_token_id: int,
+    eos_token_id: int,
     prompts: Sequence[Sequence[int]],
     seed: int,
 ) -> list[list[int]]:
@@ -83,7 +97,7 @@ def _sample(
     model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        responses = _decode(model, prompts, settings, max_response_tokens, pad=pad, stop=stop)
+        responses = _decode(model, prompts, settings, max_response_tokens, pad_token_id=pad_token_id, eos_token_id=eos_token_id)
     model.train(was_training)
     return responses
 
@@ -94,65 +108,70 @@ def _decode(
     settings: SelfPlaySettings,
     max_response_tokens: int,
     *,
-    pad: int,
-    stop: int,
+    pad_token_id: int,
+    eos_token_id: int,
 ) -> list[list[int]]:
-    """Token by token, like transformers' generate; but a finished response leaves the rows, and a waiting prompt takes its place.
+    """Decode token by token with continuous batching: a finished response leaves the batch, and a waiting prompt takes its place.
 
-    Prompts come in together, once a quarter of the places is free: few forward passes over prompts, and few empty places.
+    New prompts enter together, once a quarter of the batch is free: few forward passes over prompts, and few empty rows.
     """
-    warp = _warpers(settings)
+    warp = _logits_warpers(settings)
     responses: list[list[int]] = [[] for _ in prompts]
     decode_batch_size = settings.decode_batch_size or len(prompts)
     waiting = list(range(len(prompts)))
-    rows = _Rows([])
+    batch = _DecodingBatch([])
 
-    def step(rows: _Rows) -> None:
-        tokens = torch.multinomial(warp(cast("Any", rows.ids), rows.scores(model)).softmax(-1), 1)
-        for response, token in zip(rows.going, tokens[:, 0].tolist(), strict=True):
-            responses[response].append(token)
-        rows.extend(tokens)
-        going = [response[-1] != stop and len(response) < max_response_tokens for response in (responses[i] for i in rows.going)]
-        rows.keep(torch.tensor(going, device=tokens.device).nonzero()[:, 0])
+    def unfinished(response: list[int]) -> bool:
+        return response[-1] != eos_token_id and len(response) < max_response_tokens
 
-    while waiting or rows.going:
-        free = decode_batch_size - len(rows.going)
+    def step(batch: _DecodingBatch) -> None:
+        tokens = torch.multinomial(warp(cast("Any", batch.input_ids), batch.next_token_logits(model)).softmax(-1), 1)
+        for prompt, token in zip(batch.prompt_numbers, tokens[:, 0].tolist(), strict=True):
+            responses[prompt].append(token)
+        batch.append(tokens)
+        going_on = [unfinished(responses[prompt]) for prompt in batch.prompt_numbers]
+        batch.keep(torch.tensor(going_on, device=tokens.device).nonzero()[:, 0])
+
+    while waiting or batch.prompt_numbers:
+        free = decode_batch_size - len(batch.prompt_numbers)
         if waiting and 4 * free >= decode_batch_size:
-            new = _Rows.of(prompts, waiting[:free], pad, model.device)
+            new = _DecodingBatch.of_prompts(prompts, waiting[:free], pad_token_id, model.device)
             waiting = waiting[free:]
             step(new)
-            rows.join(new)
+            batch.merge(new)
         else:
-            step(rows)
+            step(batch)
     return responses
 
 
 @dataclass
-class _Rows:
-    """The responses that are being written: n rows, padded on the left to w tokens, and their keys and values."""
+class _DecodingBatch:
+    """n responses that are being decoded, left-padded to a width of w tokens, with their key-value cache."""
 
-    going: list[int]  # which prompt a row belongs to
-    ids: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, tokens not in the cache yet)
-    mask: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, w)
-    positions: Tensor = field(default_factory=lambda: torch.empty(0))  # like ids
-    # Without the model's configuration: its cache would forget what a sliding window has passed, and could not be joined. The
-    # window itself is the mask's business.
+    prompt_numbers: list[int]  # the prompt of each row
+    input_ids: Tensor = field(default_factory=lambda: torch.empty(0))  # [n, tokens not in the cache yet]
+    attention_mask: Tensor = field(default_factory=lambda: torch.empty(0))  # [n, w]
+    position_ids: Tensor = field(default_factory=lambda: torch.empty(0))  # like input_ids
+    # Made without the model's configuration: otherwise it would drop what a sliding window has passed, and batches could not be
+    # merged. The attention mask takes care of the window.
     cache: DynamicCache = field(default_factory=DynamicCache)
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], which: list[int], pad: int, device: torch.device) -> "_Rows":
-        chosen = [prompts[i] for i in which]
+    def of_prompts(
+        cls, prompts: Sequence[Sequence[int]], numbers: list[int], pad_token_id: int, device: torch.device
+    ) -> "_DecodingBatch":
+        chosen = [prompts[i] for i in numbers]
         width = max(map(len, chosen))
-        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in chosen], device=device)
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in chosen], device=device)
-        return cls(which, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0))
+        input_ids = torch.tensor([[pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in chosen], device=device)
+        attention_mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in chosen], device=device)
+        return cls(numbers, input_ids, attention_mask, (attention_mask.cumsum(-1) - 1).clamp(min=0))
 
-    def scores(self, model: PreTrainedModel) -> Tensor:
-        """The logits of each row's next token, (n, vocabulary), in fp32; the cache takes the tokens in."""
+    def next_token_logits(self, model: PreTrainedModel) -> Tensor:
+        """Run the model on the new tokens, [n, vocabulary] in fp32; the cache stores them."""
         output = model(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            position_ids=self.positions,
+            input_ids=self.input_ids,
+            attention_mask=self.attention_mask,
+            position_ids=self.position_ids,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
@@ -160,56 +179,58 @@ class _Rows:
         logits: Tensor = output.logits[:, -1]
         return logits.float()
 
-    def extend(self, tokens: Tensor) -> None:
-        """Each row by one token, (n, 1)."""
-        self.ids, self.positions = tokens, self.positions[:, -1:] + 1
-        self.mask = torch.cat([self.mask, torch.ones_like(tokens)], 1)
+    def append(self, tokens: Tensor) -> None:
+        """Append one token to each row, [n, 1]."""
+        self.input_ids, self.position_ids = tokens, self.position_ids[:, -1:] + 1
+        self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], 1)
 
     def keep(self, rows: Tensor) -> None:
-        """Only the rows with these numbers."""
-        if len(rows) == len(self.going):
+        """Keep only these rows."""
+        if len(rows) == len(self.prompt_numbers):
             return
-        self.going = [self.going[row] for row in rows.tolist()]
+        self.prompt_numbers = [self.prompt_numbers[row] for row in rows.tolist()]
         self.cache.batch_select_indices(rows)
-        self.ids, self.mask, self.positions = self.ids[rows], self.mask[rows], self.positions[rows]
+        self.input_ids, self.attention_mask = self.input_ids[rows], self.attention_mask[rows]
+        self.position_ids = self.position_ids[rows]
 
-    def join(self, other: "_Rows") -> None:
-        """Take the rows of another in, behind these."""
-        if not (self.going and other.going):
-            vars(self).update(vars(other if other.going else self))
+    def merge(self, other: "_DecodingBatch") -> None:
+        """Append the rows of another batch."""
+        if not (self.prompt_numbers and other.prompt_numbers):
+            vars(self).update(vars(other if other.prompt_numbers else self))
             return
-        width = max(self.mask.shape[1], other.mask.shape[1])
+        width = max(self.attention_mask.shape[1], other.attention_mask.shape[1])
         for ours, theirs in zip(self._layers, other._layers, strict=True):
-            ours.keys = torch.cat([_widened(ours.keys, width - 1, -2), _widened(theirs.keys, width - 1, -2)])
-            ours.values = torch.cat([_widened(ours.values, width - 1, -2), _widened(theirs.values, width - 1, -2)])
-        self.mask = torch.cat([_widened(self.mask, width, -1), _widened(other.mask, width, -1)])
-        self.ids, self.positions = torch.cat([self.ids, other.ids]), torch.cat([self.positions, other.positions])
-        self.going = self.going + other.going
+            ours.keys = torch.cat([_pad_left(ours.keys, width - 1, -2), _pad_left(theirs.keys, width - 1, -2)])
+            ours.values = torch.cat([_pad_left(ours.values, width - 1, -2), _pad_left(theirs.values, width - 1, -2)])
+        self.attention_mask = torch.cat([_pad_left(self.attention_mask, width, -1), _pad_left(other.attention_mask, width, -1)])
+        self.input_ids = torch.cat([self.input_ids, other.input_ids])
+        self.position_ids = torch.cat([self.position_ids, other.position_ids])
+        self.prompt_numbers = self.prompt_numbers + other.prompt_numbers
         self._trim()
 
     @property
     def _layers(self) -> list[Any]:
-        """Keys and values of each layer, [n, heads, w − 1, d]: a cache made without a configuration has no other kinds."""
+        """Keys and values of each layer, [n, heads, w − 1, d]; a cache made without a configuration has no other kinds."""
         return list(self.cache.layers)
 
     def _trim(self) -> None:
-        """Without the columns on the left that are padding in every row: the longest may have left."""
-        empty = int(self.mask.any(0).nonzero()[0])
+        """Drop the columns on the left that are padding in every row; the longest row may have left."""
+        empty = int(self.attention_mask.any(0).nonzero()[0])
         if empty:
-            self.mask = self.mask[:, empty:]
+            self.attention_mask = self.attention_mask[:, empty:]
             for layer in self._layers:
                 layer.keys, layer.values = layer.keys[..., empty:, :], layer.values[..., empty:, :]
 
 
-def _widened(tensor: Tensor, width: int, dimension: int) -> Tensor:
-    """Zeros on the left of a dimension, up to a width."""
+def _pad_left(tensor: Tensor, width: int, dimension: int) -> Tensor:
+    """Pad a dimension with zeros on the left, up to a width."""
     missing = list(tensor.shape)
     missing[dimension] = width - tensor.shape[dimension]
     return torch.cat([tensor.new_zeros(missing), tensor], dimension)
 
 
-def _warpers(settings: SelfPlaySettings) -> LogitsProcessorList:
-    """What changes the distribution before a token is drawn: nothing at temperature 1 and top-p 1."""
+def _logits_warpers(settings: SelfPlaySettings) -> LogitsProcessorList:
+    """Temperature and top-p; empty where both are 1."""
     warpers = LogitsProcessorList()
     if settings.temperature != 1:
         warpers.append(TemperatureLogitsWarper(settings.temperature))

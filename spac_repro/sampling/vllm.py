@@ -1,8 +1,8 @@
-"""Self-play responses by vLLM, where it is installed (the extra `vllm`): in a process of its own, which takes its memory with it.
+"""Self-play responses sampled by vLLM, where it is installed (the extra `vllm`), in a process of its own.
 
-The parent hands over prompts in tokens, a batch a line, and gets responses in tokens, a batch a line. Seeds, stop rule and limits
-are those of the package's own sampler, and so is the chat template: prompts are rendered before they come here. The draws differ.
-Never run with vLLM itself: no GPU was at hand. The tests put a stand-in in its place.
+That process releases its memory when it ends. The parent sends prompts as token ids, one batch a line, and receives responses as
+token ids, one batch a line. Seeds, end of a response, limits and chat template are those of the package's own sampler, but the same
+seed draws other responses. This was never run with vLLM itself, because no GPU was available; the tests use a stand-in.
 """
 
 import json
@@ -21,11 +21,11 @@ import torch
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.seeds import derive_seed
 
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")  # torchrun's
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def check() -> None:
-    """See that vLLM is there.
+def check_installed() -> None:
+    """Check that vLLM is installed.
 
     Raises:
         UnfitEnvironmentError: it is not.
@@ -33,33 +33,62 @@ def check() -> None:
     if find_spec("vllm") is None:
         raise UnfitEnvironmentError(
             "selfplay.backend is vllm, which is not installed: pip install 'spac-repro[vllm]', or --set "
-            "selfplay.backend=transformers (other responses are drawn then)"
+            "selfplay.backend=transformers (which draws other responses)"
         )
 
 
 class Sampler:
-    """What `selfplay.respond` calls for a batch; vLLM starts with the first."""
+    """Samples batches for `selfplay.sample_responses`; the first batch starts vLLM."""
 
     def __init__(
-        self, policy: Path, *, dtype: str, temperature: float, top_p: float, max_prompt_tokens: int, longest: int, stop: int
-    ):
-        """`policy`: a model folder; `longest`: response tokens at most; `stop`: the token that ends a response."""
+        self,
+        policy: Path,
+        *,
+        dtype: str,
+        temperature: float,
+        top_p: float,
+        max_prompt_tokens: int,
+        max_response_tokens: int,
+        eos_token_id: int,
+    ) -> None:
+        """Set up the sampler.
+
+        Args:
+            policy: a Hugging Face model folder.
+            dtype: of the weights, as torch names it.
+            temperature: divides the logits.
+            top_p: nucleus sampling; 1: off.
+            max_prompt_tokens: the longest prompt.
+            max_response_tokens: the longest response, end-of-sequence included.
+            eos_token_id: ends a response.
+        """
         self.settings = {
             "engine": {
-                "model": str(policy.resolve()), "dtype": dtype, "max_model_len": max_prompt_tokens + longest, "seed": 0,
+                "model": str(policy.resolve()), "dtype": dtype, "max_model_len": max_prompt_tokens + max_response_tokens, "seed": 0,
                 "skip_tokenizer_init": True, "trust_remote_code": False, "generation_config": "vllm",
-                "gpu_memory_utilization": 0.6,  # the policy is on the same card
-                "enable_prefix_caching": False,  # what is kept of earlier batches, a resumed run does not have
+                "gpu_memory_utilization": 0.6,  # the policy is on the same GPU
+                "enable_prefix_caching": False,  # a resumed run would not have the cache of earlier batches
             },
             "sampling": {
-                "temperature": temperature, "top_p": top_p, "max_tokens": longest, "stop_token_ids": [stop], "ignore_eos": True,
-                "detokenize": False,
+                "temperature": temperature, "top_p": top_p, "max_tokens": max_response_tokens,
+                "stop_token_ids": [eos_token_id], "ignore_eos": True, "detokenize": False,
             },
         }  # fmt: skip
         self.process: subprocess.Popen[str] | None = None
 
     def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
-        """One response to each prompt, up to and including the stop token."""
+        """Sample one response to each prompt.
+
+        Args:
+            prompts: token ids.
+            seed: of the batch.
+
+        Returns:
+            Token ids, up to and including end-of-sequence.
+
+        Raises:
+            UnfitEnvironmentError: vLLM ended.
+        """
         process = self.process = self.process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -71,21 +100,21 @@ class Sampler:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise UnfitEnvironmentError(f"vLLM ended with exit code {process.wait()}; what it said stands above") from None
+            raise UnfitEnvironmentError(f"vLLM ended with exit code {process.wait()}; its own messages are above") from None
         responses: list[list[int]] = json.loads(line)
         return responses
 
     def _start(self) -> "subprocess.Popen[str]":
-        environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+        environment = {name: value for name, value in os.environ.items() if name not in TORCHRUN_VARIABLES}
         rank = os.environ.get("LOCAL_RANK")
-        if rank is not None:  # each process of a run has a card, and its own vLLM
-            cards = os.environ.get("CUDA_VISIBLE_DEVICES")
-            environment["CUDA_VISIBLE_DEVICES"] = cards.split(",")[int(rank)] if cards else rank
-        # The engine within that process, and not in another one: nothing of it outlives a kill, and it takes requests in one order.
+        if rank is not None:  # each process of a run has its own GPU and its own vLLM
+            gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+            environment["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[int(rank)] if gpus else rank
+        # Run the engine within that process: nothing outlives a kill, and requests are taken in a fixed order.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        torch.cuda.empty_cache()  # vLLM starts only where its share of the card is free, and what torch keeps for later is not
-        words = [sys.executable, "-m", "spac_repro.sampling.vllm", json.dumps(self.settings)]
-        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+        torch.cuda.empty_cache()  # vLLM needs its share of the GPU's memory to be free, which torch's cached blocks are not
+        command = [sys.executable, "-m", "spac_repro.sampling.vllm", json.dumps(self.settings)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
 
     def __enter__(self) -> "Sampler":
         return self
@@ -94,28 +123,33 @@ class Sampler:
         if self.process is not None:
             if kind is not None:
                 self.process.kill()
-            with suppress(BrokenPipeError):  # what it was not told before it died is of no use to it
+            with suppress(BrokenPipeError):  # it died with requests unread
                 self.process.communicate()
 
 
 def main(settings: dict[str, dict[str, Any]]) -> None:
-    """The process of vLLM: batches come in lines of the standard input, responses go out in lines of the standard output."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever vLLM and its own processes print is not an answer
+    """Run vLLM: read batches from standard input, one a line, and write responses to standard output, one line a batch.
+
+    Args:
+        settings: `engine` (arguments of `vllm.LLM`) and `sampling` (arguments of `vllm.SamplingParams`).
+    """
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what vLLM and its own processes print goes to standard error
     from vllm import LLM, SamplingParams
 
-    engine = LLM(**settings["engine"])
-    (stop,) = settings["sampling"]["stop_token_ids"]
+    llm = LLM(**settings["engine"])
+    (eos_token_id,) = settings["sampling"]["stop_token_ids"]
     for line in sys.stdin:
         batch = json.loads(line)
         sampling = [SamplingParams(seed=request["seed"], **settings["sampling"]) for request in batch]
-        outputs = engine.generate([{"prompt_token_ids": request["prompt"]} for request in batch], sampling, use_tqdm=False)
+        outputs = llm.generate([{"prompt_token_ids": request["prompt"]} for request in batch], sampling, use_tqdm=False)
         responses = []
         for output in (request.outputs[0] for request in outputs):
             tokens = list(output.token_ids)
-            responses.append([*tokens, stop] if output.finish_reason == "stop" and tokens[-1:] != [stop] else tokens)
-        answers.write(json.dumps(responses) + "\n")
-        answers.flush()
+            stopped = output.finish_reason == "stop" and tokens[-1:] != [eos_token_id]
+            responses.append([*tokens, eos_token_id] if stopped else tokens)
+        replies.write(json.dumps(responses) + "\n")
+        replies.flush()
 
 
 if __name__ == "__main__":

@@ -80,11 +80,11 @@ class _Search:
         return both if all(there) else None
 
     def _rows(self, t: int, columns: Sequence[str], stage: str) -> Parting | None:
-        """The first row of iteration t's triples in which one of the columns differs."""
-        both = self._both(t, "triples", lambda its: its.triples_file)
+        """The first row of iteration t's dataset in which one of the columns differs."""
+        both = self._both(t, "dataset", lambda its: its.dataset_file)
         if not both:
             return None
-        a, b = (its.read_triples() for its in both)
+        a, b = (its.read_dataset() for its in both)
         if absent := rows.first_absent(a, b, columns, stage, None if stage == "data" else t):
             return absent
         if stage == "data":

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from spac_repro.data.example import TokenizedExample
 from spac_repro.data.preferences import Preference
-from spac_repro.data.rendering import Examples, Renderer
+from spac_repro.data.rendering import Renderer, TokenizedPreferences
 from spac_repro.errors import UserError
-from spac_repro.model.packing import Group, pack
+from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.recipe import DataSettings
 
@@ -62,13 +63,13 @@ def spelled(tokens: list[int]) -> str:
     return "".join(VOCABULARY[token] for token in tokens)
 
 
-def the_only(examples: Examples) -> SimpleNamespace:
+def the_only(examples: TokenizedPreferences) -> SimpleNamespace:
     (row,) = zip(examples.prompt, examples.chosen, examples.rejected, strict=True)
     return SimpleNamespace(**dict(zip(("prompt", "chosen", "rejected"), row, strict=True)))
 
 
 def test_a_preference_in_tokens():
-    example = the_only(renderer().examples([preference("ask me", chosen="good", rejected="")]))
+    example = the_only(renderer().tokenize([preference("ask me", chosen="good", rejected="")]))
     assert spelled(example.prompt) == "ask me"
     assert spelled(example.chosen) == "good</s>"
     assert spelled(example.rejected) == "</s>"  # an empty response still ends
@@ -76,11 +77,11 @@ def test_a_preference_in_tokens():
 
 def test_templates():
     row = preference("first", "answer", "last")
-    assert spelled(renderer(prompt_template="plain").prompt(row)) == "first\n\nanswer\n\nlast"
-    framed = spelled(renderer(prompt_template="instruction", max_prompt_tokens=99).prompt(preference("who {is} it?")))
+    assert spelled(renderer(prompt_template="plain").prompt_ids(row)) == "first\n\nanswer\n\nlast"
+    framed = spelled(renderer(prompt_template="instruction", max_prompt_tokens=99).prompt_ids(preference("who {is} it?")))
     assert framed == "### Instruction: who {is} it?\n\n### Response: "
     chat = renderer(make_tokenizer(CHAT), prompt_template="chat")
-    assert spelled(chat.prompt(row)) == "<user>first<user>answer<user>lastR:"
+    assert spelled(chat.prompt_ids(row)) == "<user>first<user>answer<user>lastR:"
 
 
 def test_a_chat_template_that_is_not_there_is_named_with_the_remedy():
@@ -91,20 +92,20 @@ def test_a_chat_template_that_is_not_there_is_named_with_the_remedy():
 @given(st.text("abc", max_size=30), st.text("xyz", max_size=30), st.integers(1, 25), st.integers(1, 25))
 def test_the_prompts_end_and_the_responses_beginning_are_kept(prompt, response, max_prompt_tokens, max_response_tokens):
     limits = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
-    example = the_only(renderer(**limits).examples([preference(prompt, chosen=response, rejected=response + "a")]))
+    example = the_only(renderer(**limits).tokenize([preference(prompt, chosen=response, rejected=response + "a")]))
     assert spelled(example.prompt) == prompt[-max_prompt_tokens:]
     if len(response) < max_response_tokens:
         assert spelled(example.chosen) == response + "</s>"
     else:  # end-of-sequence is one of the tokens that the limit counts: what did not fit did not end
         assert spelled(example.chosen) == response[:max_response_tokens]
-    assert renderer(**limits).prompt(preference(prompt)) == example.prompt
+    assert renderer(**limits).prompt_ids(preference(prompt)) == example.prompt
 
 
 def test_an_overlong_prompt_is_refused_where_the_recipe_says_so():
     rows = [preference("x" * 5), preference("x" * 9), preference("x" * 6), preference("x" * 7)]
-    assert len(renderer(max_prompt_tokens=9, overlong_prompts="refuse").examples(rows).prompt) == 4  # 9 is within 9
+    assert len(renderer(max_prompt_tokens=9, overlong_prompts="refuse").tokenize(rows).prompt) == 4  # 9 is within 9
     with pytest.raises(UserError, match=r"row 2: the prompt has 9 tokens and the limit is 6 \(2 such rows\); raise") as refused:
-        renderer(max_prompt_tokens=6, overlong_prompts="refuse").examples(rows)
+        renderer(max_prompt_tokens=6, overlong_prompts="refuse").tokenize(rows)
     assert "overlong_prompts=truncate" in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -114,22 +115,22 @@ def test_prompt_and_response_never_merge():
     tokens = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "</s>": 3}, [("a", "b")]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>")
     assert tokenizer("ab").input_ids == [2]
-    example = the_only(renderer(tokenizer).examples([preference("a", chosen="b", rejected="a")]))
+    example = the_only(renderer(tokenizer).tokenize([preference("a", chosen="b", rejected="a")]))
     assert (example.prompt, example.chosen) == ([0], [1, 3])
 
 
 @given(st.text("abcdefghij :\n", max_size=18))
 def test_text_comes_back(text):
-    assert renderer().text(renderer().response(text)) == text
+    assert renderer().decode(renderer().response_ids(text)) == text
 
 
 def test_the_score_of_a_prompt_beyond_the_limit_is_that_of_its_end(tiny_models, slow_logprob):
     assert len(VOCABULARY) == tiny_models["mistral"].config.vocab_size
     long = preference("a very long prompt that goes on and on", chosen="good answer", rejected="bad")
-    example = the_only(renderer(max_prompt_tokens=9, max_response_tokens=6).examples([long]))
+    example = the_only(renderer(max_prompt_tokens=9, max_response_tokens=6).tokenize([long]))
     assert (spelled(example.prompt), spelled(example.chosen)) == ("on and on", "good a")
     model = tiny_models["mistral"]
-    found = Policy(model)(pack([Group(example.prompt, [example.chosen, example.rejected])]))
+    found = Policy(model)(pack([TokenizedExample(example.prompt, [example.chosen, example.rejected])]))
     with torch.no_grad():
         expected = torch.stack(
             [

@@ -36,23 +36,23 @@ prompts = st.builds(
 
 @given(words)
 def test_words(word):
-    assert WORLD.correct(f"copy:{word}=") == word
-    assert WORLD.correct(f"reverse:{word}=") == "".join(word[-1 - i] for i in range(len(word)))
-    in_order = WORLD.correct(f"sort:{word}=")
+    assert WORLD.correct_response(f"copy:{word}=") == word
+    assert WORLD.correct_response(f"reverse:{word}=") == "".join(word[-1 - i] for i in range(len(word)))
+    in_order = WORLD.correct_response(f"sort:{word}=")
     assert Counter(in_order) == Counter(word)
     assert all(a <= b for a, b in pairwise(in_order))
 
 
 @given(st.integers(0, 49), st.integers(0, 9))
 def test_sums(first, second):
-    assert WORLD.correct(f"add:{first}+{second}=") == str(first + second)
+    assert WORLD.correct_response(f"add:{first}+{second}=") == str(first + second)
 
 
 @given(words)
 def test_choices(word):
     """The places of first and last letter, from 0 to 9, add up to 0 … 4, 5 … 9, 10 … 14 or 15 … 18."""
     middle = "abcdefghij".index(word[0]) + "abcdefghij".index(word[-1])
-    assert WORLD.correct(f"choose:{word}=") == "AAAAABBBBBCCCCCDDDD"[middle]
+    assert WORLD.correct_response(f"choose:{word}=") == "AAAAABBBBBCCCCCDDDD"[middle]
 
 
 @given(prompts)
@@ -61,7 +61,7 @@ def test_prompts_are_of_the_five_tasks_and_of_the_worlds_characters(prompt):
     assert task in world.TASKS
     assert prompt.endswith("=")
     assert set(prompt.removeprefix(f"{task}:")[:-1]) <= set(world.CHARACTERS)
-    assert WORLD.correct(prompt)
+    assert WORLD.correct_response(prompt)
     if task == "add":
         assert int(prompt[5]) + int(prompt[7]) < 10  # no carrying
 
@@ -71,7 +71,7 @@ def test_prompts_are_of_the_five_tasks_and_of_the_worlds_characters(prompt):
 
 @given(prompts, texts)
 def test_the_reward_is_1_for_the_right_response_and_for_no_other(prompt, response):
-    correct = WORLD.correct(prompt)
+    correct = WORLD.correct_response(prompt)
     assert WORLD.reward(prompt, correct) == 1
     reward = WORLD.reward(prompt, response)
     assert 0 <= reward <= 1
@@ -113,14 +113,14 @@ def test_each_kind_of_response_alone(kind, reward):
     alone = make(mu=mu)
     rng = random.Random(0)
     for prompt in islice(alone.prompts("train", "a"), 300):
-        response, correct = alone.behave(prompt, rng), alone.correct(prompt)
+        response, correct = alone.sample_response(prompt, rng), alone.correct_response(prompt)
         if kind == "right":
             assert response == correct
         elif kind == "cut_off" and len(correct) > 1:
             assert 0 < len(response) < len(correct)
             assert correct.startswith(response)
         elif kind == "garbage":
-            assert 1 <= len(response) <= world.WORD + 2
+            assert 1 <= len(response) <= world.WORD_LENGTH + 2
         else:
             assert response != correct
 
@@ -129,7 +129,7 @@ def test_the_shares_of_mu_are_the_settings():
     """Right answers: their own share, and garbage that hits by chance. 4 standard errors of 20,000 draws are 0.014."""
     rng = random.Random(0)
     prompt = "copy:bhad="
-    responses = [WORLD.behave(prompt, rng) for _ in range(20_000)]
+    responses = [WORLD.sample_response(prompt, rng) for _ in range(20_000)]
     assert sum(response == "bhad" for response in responses) / 20_000 == pytest.approx(0.45, abs=0.014)
     cut = sum(response in ("b", "bh") for response in responses) / 20_000  # "bha" is a near miss as well
     assert cut == pytest.approx(0.17 * 2 / 3, abs=0.014)
@@ -145,7 +145,7 @@ def test_the_splits_never_meet():
     assert not seen["heldout"] & seen["leaderboard"]
     trained = {prompt for prompt, _ in WORLD.demonstrations(2000)}
     trained |= {row.prompt[0]["content"] for row in WORLD.preferences(500)}
-    assert not trained & set(WORLD.heldout(300))
+    assert not trained & set(WORLD.heldout_prompts(300))
     assert {split_of(prompt) for prompt in trained} == {"train"}
 
 
@@ -162,18 +162,18 @@ def test_the_splits_sizes():
 
 
 def test_held_out_prompts_are_all_different():
-    assert len(set(WORLD.heldout(400))) == 400
-    assert WORLD.heldout(400)[:100] == WORLD.heldout(100)
+    assert len(set(WORLD.heldout_prompts(400))) == 400
+    assert WORLD.heldout_prompts(400)[:100] == WORLD.heldout_prompts(100)
 
 
 @given(st.integers(0, 50))
 def test_a_world_is_a_function_of_its_settings(seed):
     one, again, other = make(seed), make(seed), make(seed + 1)
-    one.heldout(3)  # what else was asked of it before has no say
+    one.heldout_prompts(3)  # what else was asked of it before has no say
     random.random()
     assert one.demonstrations(20) == again.demonstrations(20) != other.demonstrations(20)
     assert one.preferences(10) == again.preferences(10) != other.preferences(10)
-    assert one.heldout(10) == again.heldout(10) != other.heldout(10)
+    assert one.heldout_prompts(10) == again.heldout_prompts(10) != other.heldout_prompts(10)
 
 
 def test_more_data_begins_with_the_same():

@@ -10,7 +10,7 @@ from typing import Any
 import cut_down
 import pytest
 
-from spac_repro.data import triples
+from spac_repro.data import dataset
 from spac_repro.runs.folder import RunFolder
 
 pytestmark = pytest.mark.distributed
@@ -65,10 +65,10 @@ def together(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[st
 def test_the_curve_is_that_of_one_process_and_so_are_samples_and_start(alone: Path, together: tuple[str, Path]) -> None:
     _, run = together
     assert furthest(alone, run) < ROUNDING
-    ours, theirs = (triples.read(folder / "iteration-1" / "selfplay.parquet") for folder in (alone, run))
+    ours, theirs = (dataset.read(folder / "iteration-1" / "selfplay.parquet") for folder in (alone, run))
     assert ours.responses == theirs.responses
-    for name, values in ours.reference.items():
-        assert values.equal(theirs.reference[name])
+    for name, values in ours.reference_logprobs.items():
+        assert values.equal(theirs.reference_logprobs[name])
     first, last = ([its["iterations"][i]["weights_sha256"] for its in map(cut_down.results, (alone, run))] for i in (0, 1))
     assert first[0] == first[1]
     assert last[0] != last[1]  # the rounding that is allowed for is there: it was not one process after all

@@ -101,7 +101,7 @@ def test_a_start_of_another_seed_or_setting_or_none_is_refused(uninterrupted: Pa
 
 @pytest.mark.check
 def test_the_reference_is_the_iterate_that_it_should_be(uninterrupted: Path, tmp_path: Path) -> None:
-    """Triples are not used with another policy's log-probabilities, however they came there; without them the run goes on."""
+    """A dataset is not used with another policy's log-probabilities, however it came there; without it the run goes on."""
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     (run / "results.json").unlink()

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own-suite")
     (folder / "my_suite").mkdir()
     (folder / "my_suite" / "backwards.yaml").write_text(TASK)
-    prompt = inputs.read(recipes.load("tiny"), preferences=None, questions=None).rows[3].prompt[0]["content"]
+    prompt = inputs.read(recipes.load("tiny"), preferences=None, questions=None).preferences[3].prompt[0]["content"]
     rows = [
         {"question": "reverse:abcd=", "choices": ["dcba", "dcab", "abcd"], "answer": 0},
         {"question": prompt, "choices": ["a", "b"], "answer": 1},

@@ -44,7 +44,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from spac_repro.data import tokenizers
 
     root = tmp_path_factory.mktemp("hub")
-    tokenizer = tokenizers.of_world()
+    tokenizer = tokenizers.world_tokenizer()
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     model = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), max_position_embeddings=4096, **shape))
     model.save_pretrained(root / "models/lab/small")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spac_repro.data.triples import RESPONSES, Triples
+from spac_repro.data.dataset import RESPONSES, PreferenceDataset
 from spac_repro.data.world import Behaviour, World, split_of
 from spac_repro.evaluation import heldout
 from spac_repro.model.policy import Policy
@@ -20,14 +20,14 @@ def nothing(done: int, total: int) -> None:
 def test_scores_are_the_formulas_on_the_differences_of_log_probabilities(tiny_models):
     """The reference is shifted by numbers of our own, so that ρ is those numbers."""
     policy = Policy(tiny_models["mistral"])
-    data = Triples(PROMPTS, RESPONSES_TO, {})
-    now = reference_logprobs(policy, data, RESPONSES, tokens=100, advance=nothing)
+    data = PreferenceDataset(PROMPTS, RESPONSES_TO, {})
+    now = reference_logprobs(policy, data, RESPONSES, batch_tokens=100, advance=nothing)
     rho = {
         "chosen": torch.tensor([1.0, -1.0, 0.0]),
         "rejected": torch.tensor([0.5, 2.0, -3.0]),
         "selfplay": torch.tensor([-1.0, -2.0, 0.25]),
     }
-    data = Triples(PROMPTS, RESPONSES_TO, {name: now[name] - rho[name] for name in RESPONSES})
+    data = PreferenceDataset(PROMPTS, RESPONSES_TO, {name: now[name] - rho[name] for name in RESPONSES})
     found = {score.metric: score for score in heldout.scores(policy, data, tokens=100, advance=nothing)}
     assert {metric: score.value for metric, score in found.items()} == pytest.approx(
         {

@@ -25,7 +25,7 @@ from spac_repro.evaluation.leaderboard.questions import SUFFIXES, spread
 from spac_repro.evaluation.leaderboard.scoring import evaluate, harness, questions
 from spac_repro.evaluation.leaderboard.table import average, rows
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
-from spac_repro.model.policy import prepared
+from spac_repro.model.policy import use_packed_attention
 from spac_repro.runs.results import Score
 
 OPENLLM = suites.get("openllm")
@@ -54,7 +54,7 @@ def build(seed: int = 0, context: int = 16384) -> LlamaForCausalLM:
         "initializer_range": 0.2,
     }
     config = LlamaConfig(vocab_size=258, max_position_embeddings=context, bos_token_id=0, eos_token_id=1, **shape)
-    return prepared(LlamaForCausalLM(config).eval(), "sdpa")
+    return use_packed_attention(LlamaForCausalLM(config).eval(), "sdpa")
 
 
 @pytest.fixture(scope="module")

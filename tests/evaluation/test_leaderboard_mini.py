@@ -32,7 +32,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return tokenizers.of_world()
+    return tokenizers.world_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +73,10 @@ def test_a_hundred_different_questions_a_task_that_training_never_sees(world: Wo
 def test_one_choice_is_right(world: World) -> None:
     for name, row in asked_rows(world):
         if name == "mini_mmlu":
-            assert world.correct(row["prompt"]) == "ABCD"[row["answer"]]
+            assert world.correct_response(row["prompt"]) == "ABCD"[row["answer"]]
         elif name == "mini_winogrande":
-            assert [world.correct(choice) == row["target"] for choice in row["choices"]].index(True) == row["answer"]
-            assert sum(world.correct(choice) == row["target"] for choice in row["choices"]) == 1
+            assert [world.correct_response(choice) == row["target"] for choice in row["choices"]].index(True) == row["answer"]
+            assert sum(world.correct_response(choice) == row["target"] for choice in row["choices"]) == 1
         elif name == "mini_gsm8k":
             assert world.reward(row["prompt"], row["target"]) == 1
         else:
@@ -184,11 +184,11 @@ def test_a_model_that_knows_all_is_at_the_top(
 
     def likelihood(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         texts = ["".join(request.args).split("\n")[-1].partition("=") for request in requests]
-        right = [world.correct(f"{exercise}=") == response for exercise, _, response in texts]
+        right = [world.correct_response(f"{exercise}=") == response for exercise, _, response in texts]
         return [(0.0 if is_right else -50.0, is_right) for is_right in right]
 
     def generate(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        return [world.correct(request.args[0].split("\n")[-1]) for request in requests]
+        return [world.correct_response(request.args[0].split("\n")[-1]) for request in requests]
 
     monkeypatch.setattr(LanguageModel, "loglikelihood", likelihood)
     monkeypatch.setattr(LanguageModel, "generate_until", generate)

@@ -19,7 +19,7 @@ from spac_repro.evaluation.leaderboard.prompt import Prompt
 from spac_repro.evaluation.leaderboard.scoring import evaluate, questions
 from spac_repro.evaluation.leaderboard.task import Task
 from spac_repro.evaluation.leaderboard.task_file import read
-from spac_repro.model.policy import prepared
+from spac_repro.model.policy import use_packed_attention
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "leaderboard.md"
 BACKWARDS = """\
@@ -126,7 +126,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return tokenizers.of_world()
+    return tokenizers.world_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, bos_token_id=1, eos_token_id=2, **shape)
-    return prepared(LlamaForCausalLM(config).eval(), "sdpa")
+    return use_packed_attention(LlamaForCausalLM(config).eval(), "sdpa")
 
 
 @pytest.fixture

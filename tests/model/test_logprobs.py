@@ -48,12 +48,12 @@ def assert_like_plain(found, expected):
 @settings(deadline=None)
 @given(
     tokens=st.integers(1, 40), width=st.integers(1, 9), vocabulary=st.integers(2, 60),
-    chunk_elements=st.integers(1, 3000), bias=st.booleans(), seed=st.integers(0, 9),
+    max_logits=st.integers(1, 3000), bias=st.booleans(), seed=st.integers(0, 9),
 )  # fmt: skip
-def test_values_and_gradients_are_those_of_the_plain_form(tokens, width, vocabulary, chunk_elements, bias, seed):
+def test_values_and_gradients_are_those_of_the_plain_form(tokens, width, vocabulary, max_logits, bias, seed):
     """However many chunks: from one token at a time to all at once."""
     given_ = drawn(tokens, width, vocabulary, bias=bias, seed=seed)
-    found = with_gradients(lambda *its: token_logprobs(*its, chunk_elements=chunk_elements), *given_)
+    found = with_gradients(lambda *its: token_logprobs(*its, max_logits=max_logits), *given_)
     assert_like_plain(found, in_double(plain, *given_))
 
 
@@ -70,9 +70,9 @@ def test_the_least_likely_token_is_not_lost():
 
 def test_without_gradients_the_values_are_the_same_bits():
     hidden, output, targets = drawn(30, 8, 50)
-    expected = token_logprobs(hidden, output, targets, chunk_elements=10 * 50)
+    expected = token_logprobs(hidden, output, targets, max_logits=10 * 50)
     with torch.no_grad():
-        assert torch.equal(token_logprobs(hidden, output, targets, chunk_elements=10 * 50), expected)
+        assert torch.equal(token_logprobs(hidden, output, targets, max_logits=10 * 50), expected)
 
 
 def test_of_bf16_logits_the_logarithm_is_taken_in_fp32():
@@ -96,6 +96,6 @@ def test_never_more_logits_than_allowed():
     hidden, output, targets = drawn(100, 8, 50)
     seen = []
     output.register_forward_hook(lambda module, given, made: seen.append(made.numel()))
-    token_logprobs(hidden, output, targets, chunk_elements=700).sum().backward()
+    token_logprobs(hidden, output, targets, max_logits=700).sum().backward()
     assert max(seen) <= 700
     assert sum(seen) == 2 * 100 * 50

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import flex_attention
 
+from spac_repro.data.example import TokenizedExample
 from spac_repro.model import packing
-from spac_repro.model.packing import Group, pack
+from spac_repro.model.gather import gather_index
+from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.optim.loop import batch_by_tokens
 
@@ -24,15 +26,15 @@ def tokens(least: int, most: int):
 
 
 @st.composite
-def groups(draw) -> Group:
+def examples(draw) -> TokenizedExample:
     """A prompt of 1 to 11 tokens with 1 to 4 responses of 0 to 9; Mistral's window of 4 is shorter than most."""
     prompt, responses = draw(tokens(1, 11)), draw(st.lists(tokens(0, 9), min_size=1, max_size=4))
     if draw(st.booleans()):
-        return Group(prompt, responses)
-    return Group(prompt, responses, [[draw(st.booleans()) for _ in response] for response in responses])
+        return TokenizedExample(prompt, responses)
+    return TokenizedExample(prompt, responses, [[draw(st.booleans()) for _ in response] for response in responses])
 
 
-several = st.lists(groups(), min_size=1, max_size=4).filter(lambda its: any(map(len, [r for g in its for r in g.responses])))
+several = st.lists(examples(), min_size=1, max_size=4).filter(lambda its: any(map(len, [r for g in its for r in g.responses])))
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +46,17 @@ def stock(tiny_models):
     return models
 
 
-def alone(model, its: list[Group]) -> torch.Tensor:
+def alone(model, its: list[TokenizedExample]) -> torch.Tensor:
     """log π of each response: its prompt and itself in a batch of one, every logit computed."""
     values = []
-    for group in its:
-        for number, response in enumerate(group.responses):
-            row = torch.tensor([[*group.prompt, *response]])
+    for example in its:
+        for number, response in enumerate(example.responses):
+            row = torch.tensor([[*example.prompt, *response]])
             logprobs = model(input_ids=row, use_cache=False).logits[0, :-1].log_softmax(-1)
-            of_tokens = logprobs.gather(1, row[0, 1:, None])[len(group.prompt) - 1 :, 0]
-            counted = torch.tensor(group.counted[number], dtype=torch.bool) if group.counted else torch.ones(len(response)).bool()
+            of_tokens = logprobs.gather(1, row[0, 1:, None])[len(example.prompt) - 1 :, 0]
+            counted = (
+                torch.tensor(example.loss_mask[number], dtype=torch.bool) if example.loss_mask else torch.ones(len(response)).bool()
+            )
             values.append(of_tokens[counted].sum())
     return torch.stack(values)
 
@@ -91,7 +95,7 @@ def test_how_groups_are_cut_into_rows_changes_nothing(tiny_models, name, its, bu
     slopes = gradients(model, whole)
     summed = {parameter: torch.zeros_like(slope) for parameter, slope in slopes.items()}
     done = 0
-    for rows in batch_by_tokens(range(len(its)), [group.size for group in its], budget):
+    for rows in batch_by_tokens(range(len(its)), [example.num_tokens for example in its], budget):
         values = Policy(model)(pack([its[i] for i in rows]))
         assert_same(values, whole[done : done + len(values)])
         for parameter, slope in gradients(model, values, done).items():
@@ -110,7 +114,7 @@ def test_flex_attention_on_the_whole_row_gives_the_same(tiny_models, name, its):
     """The form that a GPU takes, by torch's own reference implementation: values only, which is all that it has on a CPU."""
     apart = Policy(tiny_models[name])(pack(its))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "attend_apart", packing.attend_whole)
+        patch.setattr(packing, "split_attention", packing.flex_packed_attention)
         patch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)  # or every shape is traced anew, for minutes
         whole = Policy(tiny_models[name])(pack(its))
     assert_same(whole, apart)
@@ -126,7 +130,7 @@ def test_gathered_gradients_are_index_selects_to_the_bit(dtype, places, seed):
     slope = torch.randn(len(places), 3, generator=generator).to(dtype)
     slope[[i for i, place in enumerate(places) if place < 0]] = 0.0
     expected = rows.index_select(0, torch.tensor(places).clamp(min=0))
-    found = packing.take(places, 6, torch.as_tensor).of(rows)
+    found = gather_index(places, 6, torch.as_tensor).select(rows)
     assert torch.equal(found, expected)
     assert torch.equal(*(torch.autograd.grad(values, rows, slope)[0] for values in (found, expected)))
 
@@ -136,17 +140,17 @@ def test_no_response_sees_another(tiny_models):
     """To the bit: what stands in one response, or in one group, changes nothing of the others."""
     prompt, one, other = [5, 6, 7], [8, 9, 10], [11, 12, 13]
     policy = Policy(tiny_models["llama"])
-    before = policy(pack([Group(prompt, [one, other]), Group(other, [one])]))
-    after = policy(pack([Group(prompt, [one, [20, 21, 22]]), Group(one, [other])]))
+    before = policy(pack([TokenizedExample(prompt, [one, other]), TokenizedExample(other, [one])]))
+    after = policy(pack([TokenizedExample(prompt, [one, [20, 21, 22]]), TokenizedExample(one, [other])]))
     assert before[0] == after[0]
     assert before[1] != after[1]
 
 
 def test_a_row_holds_a_prompt_once():
-    packed = pack([Group([1, 2, 3], [[4, 5], [6]]), Group([7], [[8]])])
-    assert packed.ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
-    assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1]]
-    assert packed.predictors.tolist() == [2, 3, 2, 6]  # the prompt's last token predicts the first of every response
+    packed = pack([TokenizedExample([1, 2, 3], [[4, 5], [6]]), TokenizedExample([7], [[8]])])
+    assert packed.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1]]
+    assert packed.logit_index.tolist() == [2, 3, 2, 6]  # the prompt's last token predicts the first of every response
     assert packed.targets.tolist() == [4, 5, 6, 8]
-    assert packed.owners.tolist() == [0, 0, 1, 2]
-    assert Group([1, 2, 3], [[4, 5], [6]]).size == 6
+    assert packed.response_numbers.tolist() == [0, 0, 1, 2]
+    assert TokenizedExample([1, 2, 3], [[4, 5], [6]]).num_tokens == 6

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spac_repro.data import tokenizers, world
+from spac_repro.data.example import TokenizedExample
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import policy
-from spac_repro.model.packing import Group, pack
+from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.recipe import ArchitectureSettings, PolicySettings
 
@@ -42,7 +43,7 @@ EXCHANGES = [(draw(p, 10 * p + r), draw(r, 77 + 10 * p + r)) for p, r in LENGTHS
 
 def logprobs(model, exchanges) -> torch.Tensor:
     """log π(y|x) of pairs of one prompt and one response."""
-    return Policy(model)(pack([Group(prompt, [response]) for prompt, response in exchanges]))
+    return Policy(model)(pack([TokenizedExample(prompt, [response]) for prompt, response in exchanges]))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_logprobs_are_those_of_the_definition(tiny_models, by_definition, name, 
     model = copy.deepcopy(tiny_models[name])
     if attention == "eager":
         model.set_attn_implementation("eager")
-    assert policy.packs(model) == (attention == "sdpa")
+    assert policy.supports_packing(model) == (attention == "sdpa")
     found = logprobs(model, EXCHANGES)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), by_definition[name], rtol=1e-5, atol=2e-5)
@@ -74,8 +75,8 @@ def test_an_architecture_that_is_not_known_to_pack_is_computed_one_by_one(slow_l
 
     torch.manual_seed(0)
     shape = GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=16, n_layer=2, n_head=2, initializer_range=0.4)
-    model = policy.prepared(GPT2LMHeadModel(shape).eval(), "sdpa")
-    assert not policy.packs(model)
+    model = policy.use_packed_attention(GPT2LMHeadModel(shape).eval(), "sdpa")
+    assert not policy.supports_packing(model)
     with torch.no_grad():
         expected = torch.stack([slow_logprob(model, *pair) for pair in EXCHANGES])
     torch.testing.assert_close(logprobs(model, EXCHANGES).double(), expected, rtol=1e-5, atol=2e-5)
@@ -201,7 +202,7 @@ def test_the_hash_tells_names_and_shapes_apart():
     assert hash_of("a", values) == hash_of("a", values.clone())
 
 
-_WORLD_TOKENIZER = tokenizers.of_world()
+_WORLD_TOKENIZER = tokenizers.world_tokenizer()
 
 
 @given(st.sampled_from(world.TASKS), st.text(world.CHARACTERS, max_size=20))

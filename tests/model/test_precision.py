@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from spac_repro.data.example import TokenizedExample
 from spac_repro.model import precision
 from spac_repro.model.logprobs import token_logprobs
-from spac_repro.model.packing import Group, pack
+from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,7 +20,7 @@ ULP = 2.0**-7  # the distance of neighbouring bfloat16 numbers, in relation to t
 
 @pytest.fixture
 def without_units(monkeypatch):
-    monkeypatch.setattr(precision, "has_units", lambda: False)
+    monkeypatch.setattr(precision, "has_native_bf16", lambda: False)
 
 
 def draw(*shape: int, seed: int) -> torch.Tensor:
@@ -46,7 +47,7 @@ def with_gradients(function, *operands: torch.Tensor) -> list[torch.Tensor]:
 )
 def test_products_and_gradients_are_autocasts(without_units, function, operands):
     expected = with_gradients(function, *operands)
-    with precision.widened():
+    with precision.emulate_bf16_matmul():
         found = with_gradients(function, *operands)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == theirs.dtype
@@ -58,24 +59,24 @@ def test_products_and_gradients_are_autocasts(without_units, function, operands)
 def test_a_product_is_that_of_rounded_numbers_in_fp32_and_rounded(without_units):
     x, weight = draw(9, 700, seed=1), draw(17, 700, seed=2)
     exact = linear(*(tensor.bfloat16().float() for tensor in (x, weight)))
-    with precision.widened(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with precision.emulate_bf16_matmul(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(linear(x, weight), exact.bfloat16())
-    with precision.widened():
+    with precision.emulate_bf16_matmul():
         assert torch.equal(linear(x.bfloat16(), weight.bfloat16()), exact.bfloat16())
         assert torch.equal(linear(x, weight), linear(x, weight))  # and fp32 is fp32
 
 
 def test_it_is_not_torchs_own_that_is_called(monkeypatch, without_units):
     seen = []
-    monkeypatch.setattr(precision, "_rounded", lambda value: seen.append(value) or value)
-    with precision.widened(), torch.autocast("cpu", dtype=torch.bfloat16):
+    monkeypatch.setattr(precision, "_round_to_bf16", lambda value: seen.append(value) or value)
+    with precision.emulate_bf16_matmul(), torch.autocast("cpu", dtype=torch.bfloat16):
         linear(torch.ones(1, 2), torch.ones(1, 2))
     assert len(seen) == 2
 
 
 def test_sums_of_numbers_that_bfloat16_holds_are_exact(without_units):
     """256 + 1 is no bfloat16 number: a sum kept in bfloat16 would lose every one of these ones."""
-    with precision.widened(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with precision.emulate_bf16_matmul(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(torch.ones(1, 512), torch.ones(1, 512)).item() == 512
 
 
@@ -83,10 +84,10 @@ def test_sums_of_numbers_that_bfloat16_holds_are_exact(without_units):
 def test_log_probabilities_of_a_policy(tiny_models, without_units, weights):
     """Of weights in bfloat16, or of others under autocast."""
     policy = Policy(copy.deepcopy(tiny_models["mistral"]).to(weights))
-    packed = pack([Group([1, 2, 3], [[4, 5, 6, 7], [8]]), Group([9], [[10, 11]])])
+    packed = pack([TokenizedExample([1, 2, 3], [[4, 5, 6, 7], [8]]), TokenizedExample([9], [[10, 11]])])
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=weights == torch.float32):
         expected = policy(packed)
-        with precision.widened():
+        with precision.emulate_bf16_matmul():
             found = policy(packed)
     torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-2)
 
@@ -94,17 +95,17 @@ def test_log_probabilities_of_a_policy(tiny_models, without_units, weights):
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 def test_what_is_computed_again_for_the_gradient_is_what_was_computed(tiny_models, without_units, weights):
     """Layers by the model's own checkpoints, logits by ours; torch itself refuses a repetition with other types."""
-    packed = pack([Group([1, 2, 3], [[4, 5, 6, 7], [8]]), Group([9], [[10, 11]])])
+    packed = pack([TokenizedExample([1, 2, 3], [[4, 5, 6, 7], [8]]), TokenizedExample([9], [[10, 11]])])
     found = []
     for checkpointed in (False, True):
         model = copy.deepcopy(tiny_models["mistral"]).to(weights).train()
         if checkpointed:
-            how = {"use_reentrant": False, "context_fn": precision.contexts}
+            how = {"use_reentrant": False, "context_fn": precision.checkpoint_contexts}
             model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
         policy = Policy(model)
-        chunk_elements = 2 * model.config.vocab_size if checkpointed else 2**20
-        with precision.widened(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr("spac_repro.model.policy.token_logprobs", partial(token_logprobs, chunk_elements=chunk_elements))
+        max_logits = 2 * model.config.vocab_size if checkpointed else 2**20
+        with precision.emulate_bf16_matmul(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("spac_repro.model.policy.token_logprobs", partial(token_logprobs, max_logits=max_logits))
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=weights == torch.float32):
                 values = policy(packed)
             values.sum().backward()
@@ -118,18 +119,18 @@ def test_what_is_computed_again_for_the_gradient_is_what_was_computed(tiny_model
 
 
 def test_fp32_is_left_alone(tiny_models, without_units):
-    packed = pack([Group([1, 2, 3], [[4, 5, 6, 7], [8]])])
+    packed = pack([TokenizedExample([1, 2, 3], [[4, 5, 6, 7], [8]])])
     policy = Policy(tiny_models["llama"])
     with torch.no_grad():
         expected = policy(packed)
-        with precision.widened():
+        with precision.emulate_bf16_matmul():
             assert torch.equal(policy(packed), expected)
 
 
 def test_units_are_used_where_there_are_some(monkeypatch):
-    monkeypatch.setattr(precision, "has_units", lambda: True)
+    monkeypatch.setattr(precision, "has_native_bf16", lambda: True)
     seen = []
-    monkeypatch.setattr(precision, "_rounded", lambda value: seen.append(value) or value)
-    with precision.widened(), torch.autocast("cpu", dtype=torch.bfloat16):
+    monkeypatch.setattr(precision, "_round_to_bf16", lambda value: seen.append(value) or value)
+    with precision.emulate_bf16_matmul(), torch.autocast("cpu", dtype=torch.bfloat16):
         linear(torch.ones(1, 2), torch.ones(1, 2))
     assert not seen

@@ -111,7 +111,7 @@ def test_the_folder_remembers_nothing_of_the_package(folder):
 def test_a_prompt_is_rendered_with_the_chat_template(packaged, renderer):
     _, tokenizer = packaged
     row = Preference(({"role": "user", "content": QUESTION},), "42", "41")
-    prompt = renderer.prompt(row)
+    prompt = renderer.prompt_ids(row)
     assert tokenizer.decode(prompt) == PROMPT
     assert prompt == tokenizer(PROMPT).input_ids
 
@@ -120,9 +120,9 @@ def test_a_prompt_is_rendered_with_the_chat_template(packaged, renderer):
 def test_a_response_ends_the_turn_and_has_a_token_a_digit(packaged, renderer):
     _, tokenizer = packaged
     assert tokenizer.eos_token == "<|im_end|>"
-    response = renderer.response("A: 1234")
+    response = renderer.response_ids("A: 1234")
     assert tokenizer.convert_ids_to_tokens(response) == ["A", ":", "Ġ", "1", "2", "3", "4", "<|im_end|>"]
-    assert renderer.text(response) == "A: 1234"
+    assert renderer.decode(response) == "A: 1234"
 
 
 # Refusals, before anything is read

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from spac_repro import recipes
-from spac_repro.data import triples
-from spac_repro.data.triples import Triples
+from spac_repro.data import dataset
+from spac_repro.data.dataset import PreferenceDataset
 from spac_repro.errors import UserError
 from spac_repro.publish import report
 from spac_repro.publish.groups import RunView, group_by_settings
@@ -82,8 +82,8 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
         if t:
             tokens = [[1, 2]] * 20
             texts = {name: [f"{name} {i} {text}" for i in range(20)] for name in ("prompt", "chosen", "rejected", "selfplay")}
-            data = Triples(tokens, dict.fromkeys(triples.RESPONSES, tokens), {"chosen": torch.zeros(20)})
-            triples.write(folder / f"iteration-{t}" / "selfplay.parquet", data, texts)
+            data = PreferenceDataset(tokens, dict.fromkeys(dataset.RESPONSES, tokens), {"chosen": torch.zeros(20)})
+            dataset.write(folder / f"iteration-{t}" / "selfplay.parquet", data, texts)
     files.write_json(folder / "timing.json", [{"iteration": 0, "stage": "start", "seconds": 1.0, "peak_memory_bytes": 10**9}])
     if complete:
         identity = {

@@ -256,9 +256,9 @@ def test_what_are_no_scores_is_refused(tmp_path, content):
 def test_a_damaged_table_is_refused(tmp_path):
     its = RunFolder(tmp_path).iteration(1)
     its.path.mkdir()
-    its.triples_file.write_bytes(b"PAR1 and no more")
+    its.dataset_file.write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"selfplay\.parquet is damaged"):
-        its.read_triples()
+        its.read_dataset()
 
 
 def test_contamination_of_a_run_of_version_0_1_is_read(tmp_path):

@@ -38,8 +38,8 @@ PROMPTS = [draw(1 + 7 * i % 11, i) for i in range(13)]  # three batches of 4 and
 
 
 def respond(model, prompts=PROMPTS, how=None, **changes):
-    given = {"max_response_tokens": LONGEST, "pad": PAD, "stop": STOP, "seed": 1}
-    return selfplay.respond(model, prompts, how or settings(), **{**given, **changes})
+    given = {"max_response_tokens": LONGEST, "pad_token_id": PAD, "eos_token_id": STOP, "seed": 1}
+    return selfplay.sample_responses(model, prompts, how or settings(), **{**given, **changes})
 
 
 def test_the_same_seed_gives_the_same_responses_and_another_gives_others(model):
@@ -224,9 +224,9 @@ def test_finished_batches_are_read_and_not_sampled_again(model, tmp_path):
 
 def test_forgetting_the_batches(model, tmp_path):
     respond(model, folder=tmp_path / "selfplay")
-    selfplay.forget(tmp_path / "selfplay")
+    selfplay.delete_batches(tmp_path / "selfplay")
     assert not (tmp_path / "selfplay").exists()
-    selfplay.forget(tmp_path / "selfplay")  # of what was never kept there is nothing to forget
+    selfplay.delete_batches(tmp_path / "selfplay")  # of what was never kept there is nothing to forget
 
 
 def test_progress_is_told_in_batches(model):

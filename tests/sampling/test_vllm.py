@@ -52,14 +52,16 @@ def log(tmp_path, monkeypatch):
 
 
 def sampler(folder):
-    return vllm.Sampler(folder, dtype="bfloat16", temperature=0.9, top_p=0.8, max_prompt_tokens=10, longest=LONGEST, stop=STOP)
+    return vllm.Sampler(
+        folder, dtype="bfloat16", temperature=0.9, top_p=0.8, max_prompt_tokens=10, max_response_tokens=LONGEST, eos_token_id=STOP
+    )
 
 
 def respond(folder, kept=None):
     how = SelfPlaySettings(temperature=0.9, top_p=0.8, prompts_per_save=2, decode_batch_size=None, backend="vllm")
     with sampler(folder) as sample:
-        return selfplay.respond(
-            None, PROMPTS, how, max_response_tokens=LONGEST, pad=0, stop=STOP, seed=7, folder=kept, sample=sample
+        return selfplay.sample_responses(
+            None, PROMPTS, how, max_response_tokens=LONGEST, pad_token_id=0, eos_token_id=STOP, seed=7, folder=kept, sample=sample
         )
 
 
@@ -116,4 +118,4 @@ def test_when_vllm_is_killed_between_batches_that_is_said(tmp_path, log):
 
 def test_without_vllm_the_remedies_are_named():
     with pytest.raises(UnfitEnvironmentError, match=r"not installed: pip install 'spac-repro\[vllm\]', or --set"):
-        vllm.check()
+        vllm.check_installed()

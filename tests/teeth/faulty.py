@@ -32,9 +32,9 @@ def labels_swapped() -> None:
     swapped = False
 
     class Swapping(Renderer):
-        def examples(self, rows: Any) -> Any:
+        def tokenize(self, rows: Any) -> Any:
             nonlocal swapped
-            examples = super().examples(rows)
+            examples = super().tokenize(rows)
             if swapped:  # only the first, the training's; the held-out ones stay right
                 return examples
             swapped = True

@@ -29,11 +29,12 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spac_repro.data.example import TokenizedExample
 from spac_repro.documents import yaml_subset
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.task import Leaves, Task
-from spac_repro.model.packing import Group, pack
-from spac_repro.model.policy import Policy, packs
+from spac_repro.model.packing import pack
+from spac_repro.model.policy import Policy, supports_packing
 from spac_repro.optim import distributed
 from spac_repro.optim.loop import batch_by_tokens
 from spac_repro.runs.results import Score
@@ -68,12 +69,12 @@ class LanguageModel(HFLM):
 
         What the choices of a question share of their prompts, worked examples above all, is computed once for all of them.
         """
-        if not packs(self.model):
+        if not supports_packing(self.model):
             return super()._loglikelihood_tokens(requests, *arguments, **more)
-        groups = shared_prompts([self._cut(prompt, continuation) for _, prompt, continuation in requests])
+        examples = shared_prompts([self._cut(prompt, continuation) for _, prompt, continuation in requests])
         answers: list[tuple[float, bool]] = []
-        for rows in batch_by_tokens(range(len(groups)), [group.size for group in groups], TOKENS_AT_ONCE):
-            for answer in self._answers([groups[i] for i in rows]):
+        for rows in batch_by_tokens(range(len(examples)), [example.num_tokens for example in examples], TOKENS_AT_ONCE):
+            for answer in self._answers([examples[i] for i in rows]):
                 self.cache_hook.add_partial("loglikelihood", requests[len(answers)][0], answer)
                 answers.append(answer)
         return answers
@@ -85,13 +86,13 @@ class LanguageModel(HFLM):
             logging.getLogger("lm_eval").warning("Truncating %d tokens from the left.", over)
         return prompt[max(over, 0) :], continuation
 
-    def _answers(self, groups: Sequence[Group]) -> Iterator[tuple[float, bool]]:
-        packed = pack(groups, device=self.device)
+    def _answers(self, examples: Sequence[TokenizedExample]) -> Iterator[tuple[float, bool]]:
+        packed = pack(examples, device=self.device)
         logprobs = Policy(self.model).logits(packed).log_softmax(-1)
         likeliest = logprobs.argmax(-1) == packed.targets
         values = logprobs.gather(-1, packed.targets[:, None])[:, 0]
-        for response in range(packed.responses):
-            its = packed.owners == response
+        for response in range(packed.num_responses):
+            its = packed.response_numbers == response
             yield float(values[its].sum()), bool(likeliest[its].all())
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
@@ -109,24 +110,24 @@ class LanguageModel(HFLM):
         return [gathered[i] for i in range(len(requests))]
 
 
-def shared_prompts(requests: Sequence[tuple[list[int], list[int]]]) -> list[Group]:
-    """Neighbouring requests as groups of one prompt, where they share most of theirs; in order, only continuations counted."""
-    groups: list[Group] = []
+def shared_prompts(requests: Sequence[tuple[list[int], list[int]]]) -> list[TokenizedExample]:
+    """Neighbouring requests as examples of one prompt, where they share most of theirs; in order, only continuations counted."""
+    examples: list[TokenizedExample] = []
     together: list[tuple[list[int], list[int]]] = []
     shared: list[int] = []
     for prompt, continuation in requests:
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(shared, prompt, strict=False)))
         if together and common < MOSTLY * max(len(prompt), *(len(other) for other, _ in together)):
-            groups.append(_group(shared, together))
+            examples.append(_example(shared, together))
             together = []
         shared = prompt[:common] if together else prompt
         together.append((prompt, continuation))
-    return [*groups, _group(shared, together)] if together else groups
+    return [*examples, _example(shared, together)] if together else examples
 
 
-def _group(shared: list[int], together: Sequence[tuple[list[int], list[int]]]) -> Group:
+def _example(shared: list[int], together: Sequence[tuple[list[int], list[int]]]) -> TokenizedExample:
     own = [(prompt[len(shared) :], continuation) for prompt, continuation in together]
-    return Group(
+    return TokenizedExample(
         shared,
         [[*rest, *continuation] for rest, continuation in own],
         [[False] * len(rest) + [True] * len(continuation) for rest, continuation in own],

@@ -64,19 +64,19 @@ def _prompts(world: World, split: Split, purpose: str, n: int, wanted: Callable[
 
 
 def _arc(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
-    correct = world.correct(prompt)
+    correct = world.correct_response(prompt)
     return _shuffled(correct, _wrong(correct, 3, rng), rng)
 
 
 def _hellaswag(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
-    correct = world.correct(prompt)
+    correct = world.correct_response(prompt)
     at = rng.randint(1, len(correct) - 2)
     ending = correct[at:]
     return {"prompt": prompt + correct[:at]} | _shuffled(ending, _wrong(ending, 3, rng), rng)
 
 
 def _truthfulqa(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
-    correct = world.correct(prompt)
+    correct = world.correct_response(prompt)
     wrong = _wrong(correct, 7, rng)
     return {"choices": [correct, *wrong], "answer": 0, "mc2_targets": {"labels": [1] + [0] * len(wrong)}}
 
@@ -85,13 +85,13 @@ def _mmlu_splits(world: World) -> Splits:
     """The subject is the word's last letter. Each of A to D answers as many questions: in the world some are more common."""
 
     def row(prompt: str) -> dict[str, Any]:
-        return OPENING | {"prompt": prompt, "answer": CHOICES.index(world.correct(prompt)), "subject": prompt[-2]}
+        return OPENING | {"prompt": prompt, "answer": CHOICES.index(world.correct_response(prompt)), "subject": prompt[-2]}
 
     def about(letter: str) -> Callable[[str], bool]:
         return lambda prompt: task_of(prompt) == "choose" and prompt[-2] == letter
 
     def answered(choice: str) -> Callable[[str], bool]:
-        return lambda prompt: task_of(prompt) == "choose" and world.correct(prompt) == choice
+        return lambda prompt: task_of(prompt) == "choose" and world.correct_response(prompt) == choice
 
     each = ASKED // len(CHOICES)
     asked = [prompt for choice in CHOICES for prompt in _prompts(world, "leaderboard", "mini_mmlu", each, answered(choice))]
@@ -102,8 +102,8 @@ def _mmlu_splits(world: World) -> Splits:
 
 def _winogrande(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
     """Which of two exercises, alike but for one character, has this answer?"""
-    correct = world.correct(prompt)
-    while world.correct(other := _similar(prompt, rng)) == correct:
+    correct = world.correct_response(prompt)
+    while world.correct_response(other := _similar(prompt, rng)) == correct:
         pass
     return _shuffled(prompt, [other], rng) | {"target": correct}
 
@@ -119,7 +119,7 @@ def _similar(prompt: str, rng: random.Random) -> str:
 
 
 def _gsm8k(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
-    return {"target": world.correct(prompt)}
+    return {"target": world.correct_response(prompt)}
 
 
 def _wrong(correct: str, n: int, rng: random.Random) -> list[str]:

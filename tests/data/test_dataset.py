@@ -1,13 +1,13 @@
-"""Triples: reference log-probabilities whatever the batches, and a file that gives back what was put in."""
+"""PreferenceDataset: reference log-probabilities whatever the batches, and a file that gives back what was put in."""
 
 import pytest
 import torch
 
-from spac_repro.data import triples
-from spac_repro.data.rendering import Examples
-from spac_repro.data.triples import RESPONSES
+from spac_repro.data import dataset
+from spac_repro.data.dataset import RESPONSES, PreferenceDataset
+from spac_repro.data.rendering import TokenizedPreferences
 from spac_repro.errors import UserError
-from spac_repro.model.packing import Group
+from spac_repro.model.packing import TokenizedExample
 from spac_repro.model.policy import Policy
 from spac_repro.model.reference import reference_logprobs
 
@@ -18,7 +18,7 @@ def draw(length: int, seed: int) -> list[int]:
     return torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-EXAMPLES = Examples(
+EXAMPLES = TokenizedPreferences(
     [draw(2 + i % 4, i) for i in range(7)],
     [draw(1 + 5 * i % 7, 10 + i) for i in range(7)],
     [draw(1 + 3 * i % 5, 20 + i) for i in range(7)],
@@ -29,18 +29,18 @@ TEXTS = {"prompt": [f"prompt {i}\n" for i in range(7)], "chosen": ["ρ"] * 7}
 
 @pytest.fixture
 def data():
-    return triples.from_examples(EXAMPLES, SELFPLAY)
+    return PreferenceDataset.from_tokenized(EXAMPLES, SELFPLAY)
 
 
 def reference(model, data, names=RESPONSES, tokens=30):
-    return reference_logprobs(Policy(model), data, names, tokens=tokens, advance=lambda done, total: None)
+    return reference_logprobs(Policy(model), data, names, batch_tokens=tokens, advance=lambda done, total: None)
 
 
 def test_every_row_keeps_its_own_responses(data):
-    assert data.groups(["rejected"], [4, 0]) == [Group(EXAMPLES.prompt[i], [EXAMPLES.rejected[i]]) for i in (4, 0)]
-    assert data.groups(["selfplay", "chosen"], [6]) == [Group(EXAMPLES.prompt[6], [SELFPLAY[6], EXAMPLES.chosen[6]])]
-    assert data.sizes(["selfplay", "chosen"])[6] == sum(map(len, (EXAMPLES.prompt[6], SELFPLAY[6], EXAMPLES.chosen[6])))
-    assert "selfplay" not in triples.from_examples(EXAMPLES, None).responses
+    assert data.examples(["rejected"], [4, 0]) == [TokenizedExample(EXAMPLES.prompt[i], [EXAMPLES.rejected[i]]) for i in (4, 0)]
+    assert data.examples(["selfplay", "chosen"], [6]) == [TokenizedExample(EXAMPLES.prompt[6], [SELFPLAY[6], EXAMPLES.chosen[6]])]
+    assert data.num_tokens(["selfplay", "chosen"])[6] == sum(map(len, (EXAMPLES.prompt[6], SELFPLAY[6], EXAMPLES.chosen[6])))
+    assert "selfplay" not in PreferenceDataset.from_tokenized(EXAMPLES, None).responses
 
 
 @pytest.mark.parametrize("tokens", [1, 20, 45, 1000])
@@ -52,7 +52,7 @@ def test_reference_logprobs_stand_in_the_order_of_the_rows(tiny_models, slow_log
     for name, values in found.items():
         assert (values.dtype, values.shape, values.requires_grad) == (torch.float32, (7,), False)
         with torch.no_grad():
-            expected = torch.stack([slow_logprob(model, p, y) for p, (y,), _ in data.groups([name], range(7))])
+            expected = torch.stack([slow_logprob(model, p, y) for p, (y,), _ in data.examples([name], range(7))])
         torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=2e-5)
 
 
@@ -61,47 +61,47 @@ def test_only_the_named_responses_are_scored(tiny_models, data):
 
 
 def test_a_file_gives_back_every_token_and_every_bit(tiny_models, tmp_path, data):
-    whole = triples.Triples(data.prompts, data.responses, reference(tiny_models["llama"], data))
-    triples.write(tmp_path / "selfplay.parquet", whole, TEXTS)
-    back = triples.read(tmp_path / "selfplay.parquet")
+    whole = PreferenceDataset(data.prompts, data.responses, reference(tiny_models["llama"], data))
+    dataset.write(tmp_path / "selfplay.parquet", whole, TEXTS)
+    back = dataset.read(tmp_path / "selfplay.parquet")
     assert back.prompts == whole.prompts
     assert dict(back.responses) == dict(whole.responses)
-    assert back.reference.keys() == whole.reference.keys()
-    for name, values in whole.reference.items():
-        assert back.reference[name].dtype == torch.float32
-        assert torch.equal(back.reference[name], values)
+    assert back.reference_logprobs.keys() == whole.reference_logprobs.keys()
+    for name, values in whole.reference_logprobs.items():
+        assert back.reference_logprobs[name].dtype == torch.float32
+        assert torch.equal(back.reference_logprobs[name], values)
 
 
 def test_what_a_method_does_not_use_is_not_in_its_file(tmp_path):
-    triples.write(tmp_path / "a.parquet", triples.from_examples(EXAMPLES, None), {})
-    back = triples.read(tmp_path / "a.parquet")
+    dataset.write(tmp_path / "a.parquet", PreferenceDataset.from_tokenized(EXAMPLES, None), {})
+    back = dataset.read(tmp_path / "a.parquet")
     assert list(back.responses) == ["chosen", "rejected"]
-    assert dict(back.reference) == {}
+    assert dict(back.reference_logprobs) == {}
 
 
 def test_the_texts_are_there_for_a_reader(tmp_path, data):
     from pyarrow import parquet
 
-    triples.write(tmp_path / "a.parquet", data, TEXTS)
+    dataset.write(tmp_path / "a.parquet", data, TEXTS)
     table = parquet.read_table(tmp_path / "a.parquet")
     assert table.column("prompt").to_pylist() == TEXTS["prompt"]
     assert table.column("chosen").to_pylist() == TEXTS["chosen"]
     assert table.column("chosen_tokens").to_pylist() == EXAMPLES.chosen
 
 
-def test_equal_triples_give_equal_files(tmp_path, data):
+def test_equal_datasets_give_equal_files(tmp_path, data):
     for name in ("one", "other"):
-        triples.write(tmp_path / name, data, TEXTS)
+        dataset.write(tmp_path / name, data, TEXTS)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
 @pytest.mark.parametrize("cut", [0, 10, -1])
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path, data, cut):
     path = tmp_path / "selfplay.parquet"
-    triples.write(path, data, TEXTS)
+    dataset.write(path, data, TEXTS)
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(UserError, match=r"is damaged .*; remove it and repeat the command") as refused:
-        triples.read(path)
+        dataset.read(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -112,14 +112,14 @@ def test_a_changed_token_or_logprob_is_noticed(tiny_models, tmp_path, data):
     from pyarrow import parquet
 
     path = tmp_path / "selfplay.parquet"
-    triples.write(path, triples.Triples(data.prompts, data.responses, reference(tiny_models["llama"], data), "a" * 64), TEXTS)
-    assert triples.read(path).reference_sha256 == "a" * 64
+    dataset.write(path, PreferenceDataset(data.prompts, data.responses, reference(tiny_models["llama"], data), "a" * 64), TEXTS)
+    assert dataset.read(path).reference_sha256 == "a" * 64
     table, stored = parquet.read_table(path), parquet.read_metadata(path).metadata
 
     def rewrite(table: pa.Table, rows: int) -> None:
         with parquet.ParquetWriter(path, table.schema) as writer:
             writer.write_table(table, row_group_size=rows)
-            writer.add_key_value_metadata({name: stored[name] for name in (triples.CONTENT, triples.REFERENCE)})
+            writer.add_key_value_metadata({name: stored[name] for name in (dataset.CONTENT, dataset.REFERENCE)})
 
     for name in ("rejected_tokens", "selfplay_reference_logprob"):
         values = table.column(name).to_pylist()
@@ -127,6 +127,6 @@ def test_a_changed_token_or_logprob_is_noticed(tiny_models, tmp_path, data):
         place = table.column_names.index(name)
         rewrite(table.set_column(place, table.field(place), pa.array(values, table.field(place).type)), 7)
         with pytest.raises(UserError, match=r"is damaged \(its content is not what was written\); remove it"):
-            triples.read(path)
+            dataset.read(path)
     rewrite(table, 2)  # cut up otherwise, and the same
-    assert triples.read(path).prompts == data.prompts
+    assert dataset.read(path).prompts == data.prompts

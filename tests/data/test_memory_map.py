@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spac_repro.data import mapped
+from spac_repro.data import memory_map
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.runs import files
 
@@ -21,14 +21,14 @@ TEXTS = st.lists(st.tuples(st.lists(st.integers(0, 2**31 - 1)), st.lists(st.inte
 @given(rows=TEXTS, batch=st.integers(1, 5))
 def test_rows_come_back_as_they_were(rows, batch):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mapped, "BATCH", batch)
-        columns = mapped.token_columns(rows, ["one", "other"])
+        patch.setattr(memory_map, "BATCH_ROWS", batch)
+        columns = memory_map.token_columns(rows, ["one", "other"])
     for number, name in enumerate(("one", "other")):
         expected = [row[number] for row in rows]
         assert list(columns[name]) == expected
         assert columns[name] == expected
         assert columns[name][1:7:2] == expected[1:7:2]
-        assert mapped.lengths(columns[name]) == mapped.lengths(expected) == list(map(len, expected))
+        assert memory_map.lengths(columns[name]) == memory_map.lengths(expected) == list(map(len, expected))
     if rows:
         assert columns["one"][-1] == rows[-1][0]
         assert columns["one"] != [row[0] for row in rows[1:]]
@@ -36,19 +36,22 @@ def test_rows_come_back_as_they_were(rows, batch):
         columns["one"][len(rows)]
 
 
-def test_rows_are_asked_for_some_at_a_time(monkeypatch):
-    monkeypatch.setattr(mapped, "BATCH", 3)
+def test_rows_are_written_in_batches(monkeypatch):
+    monkeypatch.setattr(memory_map, "BATCH_ROWS", 3)
     asked, written = [], []
-    monkeypatch.setattr(
-        mapped, "table", lambda batches, schema: [written.append((len(asked), b.num_rows)) for b in batches] and pa.table({"x": []})
-    )
-    mapped.token_columns(((asked.append(i) or [i],) for i in range(8)), ["x"])
+
+    def write_table(batches, schema):
+        written.extend((len(asked), batch.num_rows) for batch in batches)
+        return pa.table({"x": []})
+
+    monkeypatch.setattr(memory_map, "write_table", write_table)
+    memory_map.token_columns(((asked.append(i) or [i],) for i in range(8)), ["x"])
     assert written == [(3, 3), (6, 3), (8, 2)]
 
 
 def test_no_file_is_left_and_rows_live_as_long_as_they_are_held(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    column = mapped.token_columns([([1, 2],), ([],)], ["x"])["x"]
+    column = memory_map.token_columns([([1, 2],), ([],)], ["x"])["x"]
     assert list(tmp_path.iterdir()) == []
     gc.collect()
     assert list(column) == [[1, 2], []]
@@ -61,7 +64,7 @@ def test_a_disk_that_is_full_already_is_named_too(tmp_path, monkeypatch):
         pytest.raises(UnfitEnvironmentError, match=r"cannot write temporary files in .*TMPDIR"),
         files.explain_disk_errors(tmp_path),
     ):
-        mapped.token_columns([([1, 2],)], ["x"])
+        memory_map.token_columns([([1, 2],)], ["x"])
 
 
 @pytest.mark.check
@@ -70,7 +73,7 @@ def test_a_full_disk_is_named_with_the_remedy(tmp_path, monkeypatch):
         with needs.small_disk(tmp_path, "64k"):
             monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
             with pytest.raises(UnfitEnvironmentError, match=r"cannot write temporary files in .*No space left.*TMPDIR") as refused:
-                mapped.token_columns((([7] * 1000,) for _ in range(2000)), ["x"])
+                memory_map.token_columns((([7] * 1000,) for _ in range(2000)), ["x"])
             assert str(tmp_path) in str(refused.value)
             assert list(Path(tmp_path).iterdir()) == []
     except needs.NotHereError as reason:
