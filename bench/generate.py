@@ -79,7 +79,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def ours(seed: int) -> Sequence[list[int]]:
         return selfplay.sample_responses(
-            model, prompts, settings, max_response_tokens=LIMIT, pad=workload.PAD, stop=workload.STOP, seed=seed
+            model, prompts, settings, max_response_tokens=LIMIT, pad_token_id=workload.PAD, eos_token_id=workload.STOP, seed=seed
         )
 
     def theirs(seed: int) -> list[list[int]]:

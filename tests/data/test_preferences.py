@@ -187,7 +187,7 @@ USER, ASSISTANT = message("user", "u"), message("assistant", "a")
             {"prompt": [USER], "chosen": [USER, USER, ASSISTANT], "rejected": [USER, USER, message("assistant", "b")]},
             "different",
         ),
-        ({**GOOD, "chosen": "\ud800"}, "half a surrogate pair"),
+        ({**GOOD, "chosen": "\ud800"}, "unpaired surrogate"),
         ('{"prompt": ' + "1" * 5000 + "}", "an integer of 5000 digits is too large"),
         ("[" * 100_000, "nested more than 64 levels deep"),
         (b'{"prompt": "\xff"}', "not UTF-8 at byte 12"),
