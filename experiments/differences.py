@@ -241,30 +241,30 @@ def carry_out(work: Path, experiment: Experiment) -> dict[str, Any]:
 def main(work: Path, only: Sequence[str], as_json: bool) -> int:
     """Carry out the experiments and print what was found; return 1 if one failed."""
     make_references(work)
-    found: dict[str, Any] = {}
+    comparisons: dict[str, Any] = {}
     for experiment in EXPERIMENTS:
         if only and experiment.name not in only:
             continue
         print(experiment.name, file=sys.stderr)
         try:
-            found[experiment.name] = carry_out(work, experiment)
+            comparisons[experiment.name] = carry_out(work, experiment)
         except Exception:
-            found[experiment.name] = {"error": traceback.format_exc()}
+            comparisons[experiment.name] = {"error": traceback.format_exc()}
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(comparisons))
     else:
-        print("\n".join(table(found)))
-    return 1 if any("error" in each for each in found.values()) else 0
+        print("\n".join(table(comparisons)))
+    return 1 if any("error" in each for each in comparisons.values()) else 0
 
 
 # The table
 
 
-def table(found: dict[str, Any]) -> list[str]:
+def table(comparisons: dict[str, Any]) -> list[str]:
     """Return the lines of the table in docs/reproducibility.md."""
     lines = ["| changed | named first | effect | first part at | last weights | scores |", "| --- | --- | --- | --- | --- | --- |"]
     for experiment in EXPERIMENTS:
-        if comparison := found.get(experiment.name):
+        if comparison := comparisons.get(experiment.name):
             failed = "error" in comparison
             cells = [experiment.name, *(["failed", "", "", "", ""] if failed else row(experiment, comparison))]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

@@ -49,7 +49,7 @@ def test_the_runs_part_where_the_change_first_acts(found: dict[str, Any], experi
 
 
 @names
-def test_its_sort_is_not_belied_by_what_it_did(found: dict[str, Any], experiment: differences.Experiment) -> None:
+def test_a_change_that_moved_numbers_is_classified_as_able_to(found: dict[str, Any], experiment: differences.Experiment) -> None:
     its = found[experiment.name]
     moved = its["weights_differ"] or any(score["difference"] for score in its["scores"])
     sorts = {difference["sort"] for difference in its["differences"]}

@@ -139,7 +139,7 @@ def test_nothing_is_fetched_and_nothing_can_be(page: Path) -> None:
     assert len(text.encode()) < 3_000_000
 
 
-def test_ids_are_given_once(sweep: Path) -> None:
+def test_ids_are_unique(sweep: Path) -> None:
     ids = re.findall(r'\bid="([^"]+)"', sweep.read_text())
     assert len(ids) == len(set(ids))
 
@@ -157,20 +157,20 @@ def test_every_word_that_a_table_links_is_defined_at_the_foot(page: Path) -> Non
     assert linked <= set(re.findall(r'<dt id="(term-[\w-]+)">', text))
 
 
-def test_a_dozen_prompts_with_start_every_iterate_chosen_and_rejected(page: Path) -> None:
+def test_responses_of_every_iterate_and_of_the_data_to_twelve_prompts(page: Path) -> None:
     text = page.read_text()
     assert len(re.findall(r"<h3>Prompt \d+</h3>", text)) == 12
     assert re.findall(r"<dt>([^<]+)</dt>", text)[:5] == ["chosen", "rejected", "start", "iterate 1", "iterate 2"]
 
 
-def test_a_sweep_has_means_over_seeds_and_says_who_is_unfinished(sweep: Path) -> None:
+def test_a_sweep_has_means_over_seeds_and_counts_unfinished_runs(sweep: Path) -> None:
     text = sweep.read_text()
     assert "Mean ± standard deviation over 3 seeds (0, 1, 2)" in text
     assert "0.510 ± 0.010" in text
     assert "1 of the runs shown are not complete" in text
 
 
-def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+def test_labels_name_the_settings_in_which_runs_of_one_method_differ(tmp_path: Path) -> None:
     run = make(tmp_path / "a", text="")
     other = make(tmp_path / "b", text="")
     manifest = json.loads((other / "manifest.json").read_text())
@@ -199,7 +199,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_run_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
+def test_a_run_that_has_just_started_has_a_report(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     for path in run.iterdir():
         if path.name != "manifest.json":

@@ -86,7 +86,7 @@ def test_the_card_holds_the_reproduction_table_licence_and_limits(run: Path) -> 
     assert not (run / "iteration-0" / "policy" / "README.md").exists(), "only the last policy's card is made again"
 
 
-def test_weights_of_others_keep_their_licence() -> None:
+def test_other_base_models_keep_their_licence() -> None:
     from spac_repro.publish.model_card import model_card
 
     text = model_card(recipes.load("zephyr-7b"), 1)
@@ -123,7 +123,7 @@ def problems(folder: Path) -> list[str]:
     return [str(issue.message) for issue in services.validate(settings).get_issues()]
 
 
-def test_the_metadata_hold_to_the_process_run_profile(run: Path, offline: None) -> None:
+def test_the_metadata_conform_to_the_process_run_profile(run: Path, offline: None) -> None:
     research_object.publish_run(run, RUN)
     assert problems(run) == []
     metadata = json.loads((run / "ro-crate-metadata.json").read_text())
@@ -134,7 +134,7 @@ def test_the_metadata_hold_to_the_process_run_profile(run: Path, offline: None) 
     assert problems(run), "a crate whose action names no software must be refused"
 
 
-def test_every_file_named_is_there_and_no_place_is(run: Path) -> None:
+def test_every_file_named_exists_and_no_absolute_path_is_recorded(run: Path) -> None:
     research_object.publish_run(run, RUN)
     text = (run / "ro-crate-metadata.json").read_text()
     assert str(run) not in text

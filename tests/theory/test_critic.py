@@ -39,7 +39,7 @@ def independent(data, k, linear, weight, bound):
 
 
 @pytest.mark.parametrize(("bound", "preference_weight"), [(3.0, 2.0), (1.0, 20.0), (9.0, 0.5)])
-def test_the_optimum_is_an_independent_solvers(bound, preference_weight):
+def test_the_optimum_matches_an_independent_solver(bound, preference_weight):
     random = np.random.default_rng(5)
     runs = []
     for n in (30, 200, 1000):
@@ -83,7 +83,7 @@ def test_without_preferences_it_is_a_linear_programme():
     assert found.objective[0] == pytest.approx(3 * linear[linear < 0].sum())
 
 
-def test_what_was_never_seen_is_worthless_where_the_leader_says_it():
+def test_a_response_without_data_gets_zero_where_the_policy_samples_it():
     data = sample_graph(long_tail(), 50, 1)
     unseen = data.counts == 0
     assert unseen.any()
@@ -93,7 +93,7 @@ def test_what_was_never_seen_is_worthless_where_the_leader_says_it():
     assert (silent.values[unseen] == 0).all()
 
 
-def test_a_batch_says_what_its_parts_say():
+def test_a_batch_gives_the_solutions_of_its_parts():
     runs = [sample_graph(long_tail(poor=poor), n, seed) for poor, n, seed in ((45, 100, 1), (200, 50, 2), (10, 3000, 3))]
     data = concatenate(runs)
     random = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def test_a_batch_says_what_its_parts_say():
         assert together.objective[k] == pytest.approx(alone.objective[0], abs=1e-8)
 
 
-def test_a_warm_start_changes_the_way_and_not_the_end():
+def test_a_warm_start_does_not_change_the_solution():
     data = sample_graph(long_tail(), 300, 4)
     weight = np.full(1, 2 / np.sqrt(300))
     cold = solve_critic(data, np.eye(50)[0] - data.empirical, weight, 3.0)

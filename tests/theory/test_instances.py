@@ -35,7 +35,7 @@ def test_an_uncovered_comparator_has_infinite_coverage():
     assert kl_divergence(np.array([[0.0, 1.0]]), instance.mu, instance.prompts) == 0
 
 
-def test_the_narrowing_family_has_the_gap_it_says():
+def test_the_shrinking_gap_is_2_over_root_n():
     reward = shrinking_gap(400).reward[0]
     assert reward[0] - reward[1] == pytest.approx(0.1)
 
@@ -91,7 +91,7 @@ def test_graphs_count_every_pair_once():
     assert data.empirical.tolist() == [0.5, 0.5, 0, 0.25, 0.5, 0.25]
 
 
-def test_a_stack_keeps_runs_apart_and_can_be_thinned():
+def test_concatenated_runs_stay_apart_and_can_be_selected():
     parts = [sample_graph(long_tail(), n, 1) for n in (20, 30, 40)]
     data = concatenate(parts)
     assert data.run.tolist() == [0, 1, 2]

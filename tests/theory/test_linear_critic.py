@@ -7,7 +7,7 @@ from spac_repro.theory.linear_critic import linear_instance, run_spac_t_linear, 
 from spac_repro.theory.preference_graph import sample_preferences
 
 
-def test_the_linear_optimum_is_an_independent_solvers():
+def test_the_linear_optimum_matches_an_independent_solver():
     instance, phi = linear_instance(prompts=4, responses=5, dimension=4, seed=2)
     random = np.random.default_rng(1)
     B, n = 3, 60
@@ -34,7 +34,7 @@ def test_the_linear_optimum_is_an_independent_solvers():
         assert ours.objective[b] == pytest.approx(found.fun, abs=1e-6)
 
 
-def test_a_linear_critic_learns_about_what_it_never_saw():
+def test_a_linear_critic_generalises_to_responses_without_data():
     instance, phi = linear_instance()
     runs = [np.stack(c) for c in zip(*(sample_preferences(instance, 300, s) for s in range(1, 6)), strict=True)]
     mixture, gap = run_spac_t_linear(instance, phi, tuple(runs), preference_weight=2 * np.sqrt(300), step_size=1.0, iterations=40)
@@ -43,7 +43,7 @@ def test_a_linear_critic_learns_about_what_it_never_saw():
     assert instance.suboptimality(mixture).mean() < 0.5 * float(instance.suboptimality(instance.mu))
 
 
-def test_features_must_be_able_to_say_nothing():
+def test_features_must_represent_a_constant():
     _, phi = linear_instance(prompts=2, responses=5, dimension=4)
     with pytest.raises(UserError, match="constant feature"):
         solve_linear_critic(phi[..., :-1], np.zeros((1, 2, 5)), np.zeros((1, 1, 3)), np.ones(1), 3.0)

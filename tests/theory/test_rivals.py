@@ -30,19 +30,19 @@ def test_the_bounded_reward_is_stationary_and_inside():
     assert (f[data.counts == 0] == 0).all()
 
 
-def test_greedy_is_uniform_over_the_best_that_was_seen():
+def test_greedy_is_uniform_over_the_best_responses_with_data():
     data = build_graph(np.zeros(2, int), np.array([0, 1]), np.array([2, 2]), (1, 4))
     assert rivals.greedy(data, np.array([2.0, 2.0 - 1e-7, 0.0, 9.0])).tolist() == [0.5, 0.5, 0, 0]
 
 
-def test_the_tilted_policy_has_its_closed_form():
+def test_the_kl_regularized_policy_has_its_closed_form():
     data = build_graph(np.zeros(1, int), np.array([0]), np.array([1]), (1, 3))
     reference, reward = np.array([0.5, 0.5, 0.0]), np.array([1.0, 0.0, 7.0])
     policy = rivals.kl_regularized(data, reference, reward, 0.5)
     assert policy == pytest.approx([np.exp(2) / (1 + np.exp(2)), 1 / (1 + np.exp(2)), 0])
 
 
-def test_cloning_counts_the_chosen():
+def test_sft_counts_the_chosen():
     data = build_graph(np.zeros(4, int), np.array([0, 0, 1, 2]), np.array([1, 0, 0, 1]), (1, 3))
     assert rivals.sft(data) == pytest.approx([0.5, 0.25, 0.25])
 
@@ -75,7 +75,7 @@ def test_the_width_of_pointwise_pessimism_is_the_dense_formula():
     assert rivals.confidence_width(data, reward) == pytest.approx(expected)
 
 
-def test_pointwise_pessimism_never_takes_what_was_not_seen():
+def test_pointwise_pessimism_never_takes_a_response_without_data():
     data = sample_graph(long_tail(), 30, 2)
     reward = rivals.bounded_reward_mle(data, 3.0)
     policy = rivals.pessimistic_greedy(data, reward, rivals.confidence_width(data, reward), 1.0)

@@ -25,7 +25,7 @@ def test_the_slope_of_a_power_law_is_its_exponent():
     assert result.measured[0]["values"] == pytest.approx([-1, -1, -1])
 
 
-def test_a_rival_gets_the_setting_that_is_best_at_each_x():
+def test_a_rival_gets_its_best_setting_at_each_x():
     values, setting = batches.best_setting({0.1: np.array([1.0, 2, 9, 9]), 0.3: np.array([5.0, 5, 1, 2])}, (2, 2))
     assert values.tolist() == [[1, 2], [1, 2]]
     assert setting == [0.1, 0.3]
@@ -60,7 +60,7 @@ def test_every_experiment_has_a_study_and_axes():
 
 
 @pytest.mark.theory
-def test_what_is_finished_is_kept_and_what_changed_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_finished_experiments_are_kept_and_changed_ones_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     report = runner.run(["rounds"], quick=True, out=tmp_path, seeds=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rounds.json", "rounds.png", "table.md", "verdict.json"]
     assert sorted(report.files) == ["rounds.json", "rounds.png", "table.md", "verdict.json"]

@@ -8,7 +8,7 @@ from spac_repro.theory.instances import Instance, long_tail, many_prompts
 from spac_repro.theory.preference_graph import build_graph, concatenate, sample_graph
 
 
-def test_the_leader_follows_the_exponential_rule():
+def test_the_policy_update_is_exponential_in_the_critic():
     data = build_graph(np.array([0, 1]), np.array([0, 1]), np.array([1, 2]), (2, 3))
     policy = np.array([0.2, 0.3, 0.5, 0.6, 0.4, 0.0])
     advice = np.array([1.0, 0.0, -1.0, 0.5, 0.5, 9.0])
@@ -18,7 +18,7 @@ def test_the_leader_follows_the_exponential_rule():
     assert after == pytest.approx(np.concatenate([weight[:3] / weight[:3].sum(), weight[3:] / weight[3:].sum()]))
 
 
-def test_two_rounds_are_what_they_are_by_hand():
+def test_two_iterations_match_a_computation_by_hand():
     data = sample_graph(long_tail(), 200, 3)
     weight, bound, eta = np.full(1, 2 / np.sqrt(200)), 3.0, 0.7
     first = data.empirical
@@ -58,7 +58,7 @@ def test_regret_and_suboptimality_stay_below_their_bounds(eta):
     assert (lost <= regret + excess + 1e-9).all()
 
 
-def test_runs_with_their_own_length_are_what_they_are_alone():
+def test_runs_of_different_lengths_give_the_same_results_as_alone():
     runs = [sample_graph(many_prompts(prompts=3, responses=5), n, 1) for n in (40, 90)]
     together = spac_t.run_spac_t(
         concatenate(runs), preference_weight=[5.0, 9.0], step_size=[0.5, 1.0], iterations=[4, 9], bound=3.0, checkpoints=[6]
@@ -69,7 +69,7 @@ def test_runs_with_their_own_length_are_what_they_are_alone():
     assert together.checkpoints[6][:15] == pytest.approx(together.mixture[:15])
 
 
-def test_a_flipped_critic_is_no_pessimist():
+def test_a_critic_with_flipped_sign_loses_more():
     # A bound that is too wide: with a tight one the class alone keeps rare winners in check, whatever the sign.
     instance = long_tail(slack=3.0)
     data = concatenate([sample_graph(instance, 300, seed) for seed in range(1, 11)])
@@ -84,7 +84,7 @@ def test_a_flipped_critic_is_no_pessimist():
     assert lost[1] > lost[0] + 0.3
 
 
-def test_a_response_or_prompt_never_seen_has_its_documented_answer():
+def test_a_response_or_prompt_without_data_has_its_documented_probability():
     instance = Instance(np.array([[1.0, 0.5, 0.0], [0.2, 1.0, 0.0]]), np.full((2, 3), 1 / 3), np.array([1.0, 0.0]))
     data = build_graph(np.array([0, 0]), np.array([0, 0]), np.array([1, 1]), instance.shape)
     result = spac_t.run_spac_t(data, preference_weight=1.0, step_size=1.0, iterations=5, bound=3.0)
@@ -109,7 +109,7 @@ def test_a_response_or_prompt_never_seen_has_its_documented_answer():
         ({"initial_policy": np.full(3, 1 / 3)}, "each of 50"),
     ],
 )
-def test_a_wrong_game_is_refused(change, words):
+def test_wrong_settings_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         spac_t.run_spac_t(
             sample_graph(long_tail(), 10, 1),
