@@ -11,7 +11,7 @@ from pathlib import Path
 
 from paired import label, last_iteration, mean_with_interval, plot_rewards, read_runs, reward, reward_differences, values
 
-from spac_repro.trust.evidence import Evidence
+from spac_repro.trust.run_scores import RunScores
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         plot_rewards(others, arguments.figure)
 
 
-def table(base: Sequence[Evidence], others: dict[str, list[Evidence]]) -> str:
+def table(base: Sequence[RunScores], others: dict[str, list[RunScores]]) -> str:
     """Markdown table: gold reward by iterate, spread and divergence of the last iterate, and its paired difference to the base."""
     head = ["", "seeds", "gold reward at iterates 1, 2, …", "the last", "its divergence", "it − base, 95 % interval"]
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
@@ -42,7 +42,7 @@ def table(base: Sequence[Evidence], others: dict[str, list[Evidence]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def difference(base: Sequence[Evidence], runs: Sequence[Evidence]) -> str:
+def difference(base: Sequence[RunScores], runs: Sequence[RunScores]) -> str:
     """The mean reward of the runs minus the base's, seed by seed, with its 95 % interval."""
     differences = [-lead for lead in reward_differences(base, runs, last_iteration)]
     return mean_with_interval(differences) if any(differences) else "the same runs"

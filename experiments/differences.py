@@ -262,7 +262,8 @@ def main(work: Path, only: Sequence[str], as_json: bool) -> int:
 
 def table(comparisons: dict[str, Any]) -> list[str]:
     """Return the lines of the table in docs/reproducibility.md."""
-    lines = ["| changed | named first | effect | first part at | last weights | scores |", "| --- | --- | --- | --- | --- | --- |"]
+    columns = ("changed", "named first", "impact", "first differ at", "last weights", "scores")
+    lines = [f"| {' | '.join(columns)} |", "| --- | --- | --- | --- | --- | --- |"]
     for experiment in EXPERIMENTS:
         if comparison := comparisons.get(experiment.name):
             failed = "error" in comparison
@@ -274,11 +275,11 @@ def table(comparisons: dict[str, Any]) -> list[str]:
 def row(experiment: Experiment, comparison: dict[str, Any]) -> list[str]:
     """Return the cells that follow the experiment's name."""
     first = comparison["differences"][0] if comparison["differences"] else None
-    parting = comparison["score_parting"] or comparison["parting"]
+    mismatch = comparison["first_score_difference"] or comparison["first_difference"]
     where = "nowhere"
-    if parting:
-        iteration = "" if parting["iteration"] is None else f"iteration {parting['iteration']}, "
-        where = f"{iteration}{parting['stage']}{', ' if parting['place'] else ''}{parting['place']}: {parting['what']}"
+    if mismatch:
+        iteration = "" if mismatch["iteration"] is None else f"iteration {mismatch['iteration']}, "
+        where = f"{iteration}{mismatch['stage']}{', ' if mismatch['place'] else ''}{mismatch['place']}: {mismatch['what']}"
     moved = [score for score in comparison["scores"] if score["difference"] != 0]
     beyond = sum(bool(score["beyond_noise"]) for score in moved)
     others = sum(score["items"][0] != score["items"][1] for score in moved)
@@ -290,7 +291,7 @@ def row(experiment: Experiment, comparison: dict[str, Any]) -> list[str]:
     how = " (edited manifest: not run)" if experiment.edited else ""
     weights = "not run" if experiment.edited else "differ" if comparison["weights_differ"] else "equal"
     named = f"`{first['key']}`" if first else "nothing differs"
-    return [named + how, first["sort"] if first else "", where, weights, "not run" if experiment.edited else noise]
+    return [named + how, first["impact"] if first else "", where, weights, "not run" if experiment.edited else noise]
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from spac_repro import methods
 from spac_repro.runs import environment
 from spac_repro.runs.manifest import Manifest
 from spac_repro.runs.verdict import ScoreKey
-from spac_repro.trust.evidence import Evidence, read_run
-from spac_repro.trust.expected import START, Expected, measured_rows
+from spac_repro.trust.expected import START, ExpectedResults, measured_rows
+from spac_repro.trust.run_scores import RunScores, read_run_scores
 
 PRIMARY = (("gold", "reward"), ("heldout", "margin"))
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="Write this figure, with every seed of every method.")
     arguments = parser.parse_args()
     finished = finished_in_sweep(arguments.sweep)
-    evidence = [read_run(run.path) for run in finished]
+    evidence = [read_run_scores(run.path) for run in finished]
     present = {run.method for run in evidence}
     by_method = {name: [run for run in evidence if run.method == name] for name in methods.names() if name in present}
     if arguments.write:
@@ -46,7 +46,7 @@ def main() -> None:
         plot_rewards(by_method, arguments.figure)
 
 
-def expected(manifest: Manifest, by_method: dict[str, list[Evidence]]) -> Expected:
+def expected(manifest: Manifest, by_method: dict[str, list[RunScores]]) -> ExpectedResults:
     """The content of the file. The rows of the start policy come from SPAC's runs, since all methods share it."""
     last = max(by_method["spac"][0].scores)
     seeds = sorted(run.seed or 0 for run in by_method["spac"])
@@ -79,10 +79,10 @@ def expected(manifest: Manifest, by_method: dict[str, list[Evidence]]) -> Expect
     }
     digests = {method: runs[0].settings_sha256 for method, runs in by_method.items()}
     content = {"recipe": manifest.recipe, "alpha": 0.01, "settings_sha256": digests, "sources": {"ours": source}, "rows": rows}
-    return Expected.model_validate(content)
+    return ExpectedResults.model_validate(content)
 
 
-def table(by_method: dict[str, list[Evidence]]) -> str:
+def table(by_method: dict[str, list[RunScores]]) -> str:
     """Markdown table of mean ± standard deviation over seeds, by method and iterate."""
     metrics = [*PRIMARY, ("gold", "exact"), ("heldout", "accuracy"), ("heldout", "divergence"), ("average", "mean")]
     lines = ["| method | iterate | " + " | ".join(" ".join(name) for name in metrics) + " |", "| --- " * (2 + len(metrics)) + "|"]

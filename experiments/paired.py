@@ -12,7 +12,7 @@ from pathlib import Path
 from scipy.stats import t as student
 
 from spac_repro.runs.folder import RunFolder, find_complete_runs
-from spac_repro.trust.evidence import Evidence, read_run
+from spac_repro.trust.run_scores import RunScores, read_run_scores
 
 REWARD = ("gold", "reward")
 PANELS = 6  # per row of a figure
@@ -24,9 +24,9 @@ def main(ours: Path, *others: Path) -> None:
     print(table(label(ours), base, {label(folder): read_runs(folder) for folder in others}))
 
 
-def read_runs(folder: Path) -> list[Evidence]:
+def read_runs(folder: Path) -> list[RunScores]:
     """The finished runs in a folder of seeds."""
-    return [read_run(run.path) for run in find_complete_runs(folder)]
+    return [read_run_scores(run.path) for run in find_complete_runs(folder)]
 
 
 def finished_in_sweep(sweep: Path) -> list[RunFolder]:
@@ -40,7 +40,7 @@ def label(folder: Path) -> str:
     return " ".join([*varied, folder.name])
 
 
-def values(runs: Sequence[Evidence], task: str, metric: str, iteration: int) -> list[float]:
+def values(runs: Sequence[RunScores], task: str, metric: str, iteration: int) -> list[float]:
     """One score of each run, in the order of the seeds."""
     return [
         score.value
@@ -50,24 +50,24 @@ def values(runs: Sequence[Evidence], task: str, metric: str, iteration: int) -> 
     ]
 
 
-def last_iteration(run: Evidence) -> int:
+def last_iteration(run: RunScores) -> int:
     """The number of a run's last iteration."""
     return max(run.scores)
 
 
-def best_iteration(run: Evidence) -> int:
+def best_iteration(run: RunScores) -> int:
     """The iteration with the highest accuracy on held-out preferences: the choice of a user without the gold reward."""
-    accuracy = {t: score.value for t, score in run.each() if t > 0 and (score.task, score.metric) == ("heldout", "accuracy")}
+    accuracy = {t: score.value for t, score in run.items() if t > 0 and (score.task, score.metric) == ("heldout", "accuracy")}
     return max(accuracy, key=lambda t: accuracy[t])
 
 
-def reward(run: Evidence, iteration: int) -> float:
+def reward(run: RunScores, iteration: int) -> float:
     """The mean gold reward of one iterate of a run."""
     (value,) = values([run], *REWARD, iteration)
     return value
 
 
-def table(ours: str, base: Sequence[Evidence], others: dict[str, list[Evidence]]) -> str:
+def table(ours: str, base: Sequence[RunScores], others: dict[str, list[RunScores]]) -> str:
     """Markdown table of each method's gold reward, and of the difference to `ours` with its 95 % interval over seeds."""
     head = ["", "iterate", "gold reward", f"{ours} − it, 95 % interval", f"seeds where {ours} is ahead"]
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
@@ -82,7 +82,7 @@ def table(ours: str, base: Sequence[Evidence], others: dict[str, list[Evidence]]
     return "\n".join(lines) + "\n"
 
 
-def reward_differences(base: Sequence[Evidence], runs: Sequence[Evidence], choose: Callable[[Evidence], int]) -> list[float]:
+def reward_differences(base: Sequence[RunScores], runs: Sequence[RunScores], choose: Callable[[RunScores], int]) -> list[float]:
     """The base's gold reward minus that of the run with the same seed, each at the iteration that `choose` returns."""
     by_seed = {run.seed: run for run in base}
     return [reward(by_seed[run.seed], choose(by_seed[run.seed])) - reward(run, choose(run)) for run in runs]
@@ -96,7 +96,7 @@ def mean_with_interval(differences: Sequence[float]) -> str:
     return f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
 
 
-def plot_rewards(groups: dict[str, list[Evidence]], path: Path) -> None:
+def plot_rewards(groups: dict[str, list[RunScores]], path: Path) -> None:
     """Plot gold reward over iterates, one panel per group: a thin line per seed, and a thick line for their mean."""
     import matplotlib
 

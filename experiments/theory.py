@@ -18,7 +18,7 @@ from spac_repro.errors import UserError
 from spac_repro.runs import environment
 from spac_repro.runs.verdict import ScoreKey
 from spac_repro.theory.runner import EXPERIMENTS
-from spac_repro.trust.expected import Expected, Row, measured_rows
+from spac_repro.trust.expected import ExpectedResults, ExpectedRow, measured_rows
 
 ROUNDING = 1e-6  # another machine's rounding moves a slope or a share of 1e-3 in the last digits only
 
@@ -56,7 +56,7 @@ def finished(run: Path) -> list[dict[str, Any]]:
     return results
 
 
-def expected(results: list[dict[str, Any]]) -> Expected:
+def expected(results: list[dict[str, Any]]) -> ExpectedResults:
     """The content of the file: the rows, with this machine and commit as their source.
 
     Raises:
@@ -74,12 +74,12 @@ def expected(results: list[dict[str, Any]]) -> Expected:
         "seeds": results[0]["seeds"],
         "command": "spac-repro theory --first-seed 1",
     }
-    return Expected.model_validate({"recipe": "theory", "alpha": 0.01, "sources": {"ours": origin}, "rows": rows(results)})
+    return ExpectedResults.model_validate({"recipe": "theory", "alpha": 0.01, "sources": {"ours": origin}, "rows": rows(results)})
 
 
-def rows(results: list[dict[str, Any]]) -> list[Row]:
+def rows(results: list[dict[str, Any]]) -> list[ExpectedRow]:
     """One row for each value that an experiment measured."""
-    made: list[Row] = []
+    made: list[ExpectedRow] = []
     for measured in (row for result in results for row in result["measured"]):
         key, effect = ScoreKey(measured["method"], measured["task"], measured["metric"]), measured["effect"]
         primary, extra = (set(), {}) if effect is None else ({key}, {"effect": effect})

@@ -13,8 +13,8 @@ from spac_repro.errors import UserError
 from spac_repro.recipe import complete
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import Manifest
-from spac_repro.trust import comparison, evidence, replay
-from spac_repro.trust.effects import Sort
+from spac_repro.trust import comparison, rerun, run_scores
+from spac_repro.trust.impact import Impact
 
 
 class Architecture(recipe.ArchitectureSettings):
@@ -75,7 +75,7 @@ def later(monkeypatch) -> None:
     both = create_model("Methods", __base__=recipe._Methods, **blocks)
     model = create_model("Recipe", __base__=Later, methods=(both, ...))
     monkeypatch.setattr(recipe, "Recipe", model)
-    monkeypatch.setattr(replay, "Recipe", model)
+    monkeypatch.setattr(rerun, "Recipe", model)
 
 
 def load(*overrides: str, method: str = "spac"):
@@ -174,7 +174,7 @@ def test_an_old_folder_is_not_another_runs(old_run, key, neutral, other):
 
 @pytest.mark.usefixtures("later")
 def test_an_old_run_is_repeated(old_run):
-    run = replay.run_of(old_run)
+    run = rerun.recorded_run(old_run)
     assert run.settings_sha256 == OLD.settings_sha256
     assert run.recipe.training.label_noise == 0.0
 
@@ -192,7 +192,7 @@ def test_a_comparison_names_the_neutral_value(old_run, tmp_path, key, neutral, o
     new = write(tmp_path / "new", manifest(load(set_(key, other))))
     (found,) = comparison.compare(old_run, new).differences
     assert (found.key, found.a, found.b) == (f"settings.{key}", neutral, other)
-    assert found.effect.sort is Sort.DESIGN
+    assert found.known.impact is Impact.BY_DESIGN
     (back,) = comparison.compare(new, old_run).differences
     assert (back.a, back.b) == (other, neutral)
 
@@ -201,7 +201,7 @@ def test_a_comparison_names_the_neutral_value(old_run, tmp_path, key, neutral, o
 def test_verification_says_which_setting_is_not_the_recipes(old_run, tmp_path):
     def told(folder):
         settings = RunFolder(folder).manifest.settings
-        return evidence.Evidence(str(folder), "tiny", "spac", {}, settings=settings).changed_settings()
+        return run_scores.RunScores(str(folder), "tiny", "spac", {}, settings=settings).changed_settings()
 
     assert told(old_run) == []
     new = write(tmp_path / "new", manifest(load("training.label_noise=0.1")))

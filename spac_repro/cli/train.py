@@ -135,11 +135,11 @@ def _resolve_run(context: typer.Context, like: Path | None, recipe: str, method:
 
     if like is None:
         return recipes.load(recipe, method=method, seed=seed, overrides=settings)
-    from spac_repro.trust import replay
+    from spac_repro.trust import rerun
 
     if extra := [name for name in ("recipe", "method", "seed", "overrides", "limit") if _on_command_line(context, name)]:
         raise UserError(f"--like takes settings and seed from the run; omit --{extra[0].replace('overrides', 'set')}")
-    return replay.run_of(like)
+    return rerun.recorded_run(like)
 
 
 def _on_command_line(context: typer.Context, parameter: str) -> bool:
@@ -241,20 +241,20 @@ def _manifest_check(request: TrainRequest, progress: "Progress") -> Callable[["M
     """Return the check of the manifest that runs before anything is written: for --like, against the run that is repeated."""
     if request.like is None:
         return lambda manifest: None
-    from spac_repro.trust import replay
+    from spac_repro.trust import rerun
 
-    return replay.check(request.like, allowed=request.allow_changed_environment, say=progress.message)
+    return rerun.manifest_check(request.like, allow_changed=request.allow_changed_environment, say=progress.message)
 
 
 def _finish(request: TrainRequest, results: "Results") -> None:
     """Verify a finished run, compare it with the run that it repeats, print both, and exit with 1 if either disagrees."""
     from spac_repro.publish import research_object
-    from spac_repro.trust import replay, terminal, verification
+    from spac_repro.trust import rerun, terminal, verification
 
     folder = request.folder
-    verdict = verification.conclude(folder)
+    verdict = verification.verify_and_record(folder)
     research_object.publish_run(folder, request.run)
-    comparison, agrees = replay.conclude(request.like, folder) if request.like else (None, True)
+    comparison, agrees = rerun.compare_with_original(request.like, folder) if request.like else (None, True)
     if request.as_json:
         compared = {"comparison": comparison.as_json()} if comparison else {}
         print(json.dumps({**results.as_json(), "run": str(folder), "verdict": verdict.as_json(), **compared}))

@@ -60,9 +60,9 @@ def _verdict(
         raise UserError("name run folders or use --scores, not both")
     if recipe is None or method is None or iteration is None:
         raise UserError("--scores needs --recipe, --method and --iteration: a results file does not say which run it belongs to")
-    from spac_repro.evaluation.leaderboard import results_file
+    from spac_repro.evaluation.leaderboard import lm_eval_results
 
-    evidence = results_file.read(scores, recipe=recipe, method=method, iteration=iteration)
+    evidence = lm_eval_results.read(scores, recipe=recipe, method=method, iteration=iteration)
     return verification.verify_scores(evidence, expected)
 
 

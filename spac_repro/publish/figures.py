@@ -10,7 +10,7 @@ from spac_repro.publish.glossary import DEFINITIONS
 from spac_repro.publish.groups import Group, RunView
 from spac_repro.publish.plots import ExpectedPoint, Plot, Series
 from spac_repro.publish.scores import mean_and_error, score_names
-from spac_repro.trust.expected import START, Expected, expected_path, load_expected
+from spac_repro.trust.expected import START, ExpectedResults, expected_path, load_expected
 from spac_repro.trust.statistics import tolerance
 
 # The scores that summarise a run, each with a prefix of its caption.
@@ -178,6 +178,6 @@ def _response_lengths(groups: Sequence[Group]) -> Plot | None:
     return Plot("Response lengths", "iterate", "tokens", series, caption, integer_x=True)
 
 
-def _expected_results(recipe: str) -> Expected | None:
+def _expected_results(recipe: str) -> ExpectedResults | None:
     path = expected_path(recipe)
     return load_expected(path) if path.exists() else None

@@ -18,7 +18,7 @@ from spac_repro.runs.files import write_bytes, write_json
 if TYPE_CHECKING:
     from spac_repro.progress import Progress
     from spac_repro.runs.verdict import Verdict
-    from spac_repro.trust.expected import Fresh
+    from spac_repro.trust.expected import FreshValues
 
 EXPERIMENTS = {
     "prototype": "one prompt, 50 responses, n = 100 … 10,000: the first table",
@@ -150,7 +150,7 @@ def _identity(name: str, seeds: list[int], quick: bool, pessimism: float) -> str
     return digest.hexdigest()
 
 
-def fresh_values(results: dict[str, dict[str, Any]]) -> Fresh:
+def fresh_values(results: dict[str, dict[str, Any]]) -> FreshValues:
     """Return the values to verify, one for each seed, by row."""
     from spac_repro.runs.verdict import ScoreKey
 
@@ -161,7 +161,7 @@ def fresh_values(results: dict[str, dict[str, Any]]) -> Fresh:
     }
 
 
-def judge(fresh: Fresh, seeds: Sequence[int], expected: Path | None = None, *, partial: bool = False) -> Verdict:
+def judge(fresh: FreshValues, seeds: Sequence[int], expected: Path | None = None, *, partial: bool = False) -> Verdict:
     """Verify fresh values against the expected results.
 
     Args:

@@ -1,1 +1,1 @@
-"""Whether a number holds: expected results, verification, comparison, replay."""
+"""Whether a number can be trusted: expected results, verification, comparison of runs, reruns."""

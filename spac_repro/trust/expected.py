@@ -17,7 +17,7 @@ rows:
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -40,42 +40,48 @@ from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.runs.verdict import ScoreKey
 
-START = "start"  # the method of scores at iteration 0: the start is the same whatever is trained from it
+START = "start"  # the method of scores at iteration 0: all methods train from the same start policy
 MIN_SEEDS = 3
 
 
-Fresh = Mapping[ScoreKey, Sequence[float]]  # one value a run
+FreshValues = Mapping[ScoreKey, Sequence[float]]  # for each score, one value a run
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
+    """A part of an expected_results file: unknown keys and numbers that are not finite are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def _proper_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+def _check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < max(len(seeds), MIN_SEEDS) or min(seeds) < 1:
         raise ValueError(f"at least {MIN_SEEDS} different seeds are needed, none of them 0, which is kept for fresh runs")
     return seeds
 
 
-class Measured(Strict):
-    """Our own runs. Seed 0, the one that everybody runs first, is never among them."""
+class Measured(StrictModel):
+    """The source of rows that our own runs measured. Seed 0 is kept for fresh runs and is never among them."""
 
     kind: Literal["measured"]
     commit: str
     lock_sha256: str
     hardware: str
     date: date
-    seeds: Annotated[tuple[int, ...], AfterValidator(_proper_seeds)]
+    seeds: Annotated[tuple[int, ...], AfterValidator(_check_seeds)]
     command: str
     harness: str = ""
 
 
-class Published(Strict):
+class Published(StrictModel):
+    """The source of rows that were published elsewhere."""
+
     kind: Literal["published"]
     citation: str
 
 
-class NotTranscribed(Strict):
+class NotTranscribed(StrictModel):
+    """A published source whose numbers were not at hand; its rows verify nothing."""
+
     kind: Literal["not transcribed"]
     citation: str
 
@@ -83,25 +89,25 @@ class NotTranscribed(Strict):
 Source = Annotated[Measured | Published | NotTranscribed, Field(discriminator="kind")]
 
 
-class Borrowed(Strict):
-    """A spread taken from other runs, and why it may be."""
+class BorrowedSpread(StrictModel):
+    """A spread that was estimated from other runs, and the argument for using it."""
 
     sd: NonNegativeFloat
     degrees_of_freedom: PositiveInt
     argument: Annotated[str, Field(min_length=1)]
 
 
-class Argued(Strict):
-    """A size in the metric's unit, and why it is this one."""
+class ArguedValue(StrictModel):
+    """A size in the metric's unit, and the argument for it."""
 
     value: NonNegativeFloat
     argument: Annotated[str, Field(min_length=1)]
 
 
-class Row(Strict):
-    """One expected number. Which of the optional fields it must have depends on the kind of its source.
+class ExpectedRow(StrictModel):
+    """One expected number. The kind of its source decides which optional fields it must have.
 
-    measured: value, seeds (K), sd. published: value, and borrowed or tolerance; harness_shift is added to either.
+    measured: value, seeds (K), sd. published: value, and borrowed or tolerance; harness_shift is added to the tolerance.
     not transcribed: none of these.
     """
 
@@ -114,11 +120,11 @@ class Row(Strict):
     value: float | None = None
     seeds: Annotated[int, Field(ge=MIN_SEEDS)] | None = None
     sd: NonNegativeFloat | None = None
-    borrowed: Borrowed | None = None
-    tolerance: Argued | None = None
-    harness_shift: Argued | None = None
-    effect: PositiveFloat | None = None  # the deviation that the row is there to find; default: the distance from the start
-    rounding: NonNegativeFloat | None = None  # absolute; smaller differences are none
+    borrowed: BorrowedSpread | None = None
+    tolerance: ArguedValue | None = None
+    harness_shift: ArguedValue | None = None
+    effect: PositiveFloat | None = None  # deviation that the row is there to find; default: distance from the start policy
+    rounding: NonNegativeFloat | None = None  # absolute; a smaller difference counts as none
     stderr: NonNegativeFloat | None = None  # the harness's, for information
     n: PositiveInt | None = None  # items behind the value
     version: str | None = None  # of the task
@@ -126,44 +132,53 @@ class Row(Strict):
 
     @property
     def key(self) -> ScoreKey:
+        """Method, task, metric and iteration."""
         return ScoreKey(self.method, self.task, self.metric, self.iteration)
 
 
-NEEDED = {"measured": ("value", "seeds", "sd"), "published": ("value",), "not transcribed": ()}
-ALLOWED = {
+REQUIRED_FIELDS = {"measured": ("value", "seeds", "sd"), "published": ("value",), "not transcribed": ()}
+ALLOWED_FIELDS = {
     "measured": ("value", "seeds", "sd", "rounding"),
     "published": ("value", "borrowed", "tolerance", "harness_shift", "rounding"),
     "not transcribed": (),
 }
 
 
-class Expected(Strict):
+class ExpectedResults(StrictModel):
     """An expected_results file.
 
-    `settings_sha256` names, for each method, the settings that its rows hold for; a run with others has no row here. A method
-    that is left out has rows for any settings.
+    `settings_sha256` holds the digest of the settings that each method's rows apply to. The rows of a method without a digest apply
+    to any settings.
     """
 
     recipe: str
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
     settings_sha256: dict[str, str] = {}
     sources: dict[str, Source]
-    rows: tuple[Row, ...]
+    rows: tuple[ExpectedRow, ...]
 
-    def kind(self, row: Row) -> str:
+    def source_kind(self, row: ExpectedRow) -> str:
+        """The kind of a row's source: measured, published or not transcribed."""
         return self.sources[row.source].kind
 
     def as_yaml(self) -> str:
+        """The file's content; fields at their defaults are left out."""
         return yaml_subset.dump(self.model_dump(mode="json", exclude_defaults=True))
 
 
 def measured_rows(
-    fresh: Fresh, source: str, *, primary: Callable[[ScoreKey], bool] = lambda key: False, **information: Any
-) -> tuple[Row, ...]:
-    """Rows from what K runs measured: mean, K and standard deviation (with K - 1) of each key's values.
+    fresh: FreshValues, source: str, *, primary: Callable[[ScoreKey], bool] = lambda key: False, **information: Any
+) -> tuple[ExpectedRow, ...]:
+    """Make rows from the scores of K runs: mean, K and standard deviation (K − 1) of each score.
 
-    `information` goes into every row: effect, rounding, n, version. Raises UserError for fewer than 3 values or one that is not
-    finite: no tolerance could be computed from them.
+    Args:
+        fresh: for each score, one value a run.
+        source: name of the source in the file.
+        primary: whether the row of a score is primary.
+        information: further fields of every row: effect, rounding, n, version.
+
+    Raises:
+        UserError: fewer than 3 values of a score, or a value that is not finite; no tolerance can be computed from them.
     """
     rows = []
     for key, values in fresh.items():
@@ -172,44 +187,53 @@ def measured_rows(
         mean = math.fsum(values) / len(values)
         sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
         known = {**key._asdict(), "source": source, "primary": primary(key), "value": mean, "seeds": len(values), "sd": sd}
-        rows.append(Row.model_validate({**known, **information}))
+        rows.append(ExpectedRow.model_validate({**known, **information}))
     return tuple(rows)
 
 
 def expected_path(recipe: str) -> Path:
-    """Where the package keeps the expected results of a recipe, whether there are any or not."""
+    """The path of the package's expected results for a recipe; the file need not exist."""
     return Path(str(files("spac_repro"))) / "expected_results" / f"{recipe}.yaml"
 
 
-def load_expected(path: Path | str) -> Expected:
-    """Read and check an expected_results file. Raises UserError naming the file, the line and the key."""
+def load_expected(path: Path | str) -> ExpectedResults:
+    """Read and check an expected_results file.
+
+    Raises:
+        UserError: the file is wrong; the message names file, line and key.
+    """
     document = yaml_subset.read(Path(path), missing_file_remedy="name an expected_results file")
-    expected = validate(Expected, document.value, document)
+    expected = validate(ExpectedResults, document.value, document)
     seen: set[ScoreKey] = set()
     for index, row in enumerate(expected.rows):
-        if fault := _row_problem(expected, row, seen):
-            raise document.error(("rows", index), f"({row.key}) {fault}")
+        for problem in _row_problems(expected, row, seen):
+            raise document.error(("rows", index), f"({row.key}) {problem}")
         seen.add(row.key)
     return expected
 
 
-def _row_problem(expected: Expected, row: Row, seen: set[ScoreKey]) -> str | None:
-    """What is wrong with a row beyond its fields' types, or None."""
+def _row_problems(expected: ExpectedResults, row: ExpectedRow, seen: set[ScoreKey]) -> Iterator[str]:
+    """What is wrong with a row beyond the types of its fields, most important first."""
     if row.key in seen:
-        return "occurs twice; remove one"
+        yield "occurs twice; remove one"
     if row.source not in expected.sources:
         near = did_you_mean(row.source, expected.sources) or f"; there are {', '.join(expected.sources)}"
-        return f"unknown source {row.source!r}{near}"
-    source, kind = expected.sources[row.source], expected.kind(row)
-    for field in NEEDED[kind]:
-        if getattr(row, field) is None:
-            return f"lacks {field}, which a {kind} row must have"
-    statistics = {field for fields in ALLOWED.values() for field in fields}
-    for field in sorted(statistics - set(ALLOWED[kind])):
-        if getattr(row, field) is not None:
-            return f"has {field}, which a {kind} row cannot have"
+        yield f"unknown source {row.source!r}{near}"
+        return
+    yield from _field_problems(row, expected.source_kind(row))
+    source = expected.sources[row.source]
     if isinstance(source, Measured) and row.seeds != len(source.seeds):
-        return f"seeds is {row.seeds}, and its source {row.source!r} lists {len(source.seeds)}"
+        yield f"seeds is {row.seeds}, and its source {row.source!r} lists {len(source.seeds)}"
+
+
+def _field_problems(row: ExpectedRow, kind: str) -> Iterator[str]:
+    """Fields that a row of this kind of source lacks or must not have."""
+    for field in REQUIRED_FIELDS[kind]:
+        if getattr(row, field) is None:
+            yield f"lacks {field}, which a {kind} row must have"
+    statistics = {field for fields in ALLOWED_FIELDS.values() for field in fields}
+    for field in sorted(statistics - set(ALLOWED_FIELDS[kind])):
+        if getattr(row, field) is not None:
+            yield f"has {field}, which a {kind} row cannot have"
     if kind == "published" and (row.borrowed is None) == (row.tolerance is None):
-        return "a published row must have either borrowed or tolerance"
-    return None
+        yield "a published row must have either borrowed or tolerance"

@@ -1,8 +1,8 @@
-"""How much scores differ, in the unit of what two seeds differ by.
+"""Score differences between two runs, in units of the spread over seeds.
 
-Two runs that differ in nothing but the seed differ by s·√2 as a rule, s being the standard deviation over seeds, and by more than
-t(df, 1 − α/2m)·s·√2 in one of m scores with probability α or less. A spread is never taken to be less than one item: a run of few
-questions cannot tell less apart.
+Two runs that differ only in the seed typically differ by s·√2, with s the standard deviation over seeds. With probability α or
+less, one of m scores differs by more than t(df, 1 − α/2m)·s·√2. The spread is taken to be at least one item (1/n), since a run
+with few questions cannot resolve less.
 """
 
 import math
@@ -15,39 +15,41 @@ from spac_repro.runs.folder import RunFolder, find_complete_runs
 from spac_repro.runs.results import Score
 
 ALPHA = 0.01
-FEWEST = 3  # runs of the same settings, for a spread
+MIN_RUNS = 3  # of the same settings, to estimate a spread from
 
-Place = tuple[int, str, str]  # of a score in a run: iterate, task, metric
-Spread = dict[Place, tuple[float, int]]  # standard deviation over seeds, and its degrees of freedom
+ScorePlace = tuple[int, str, str]  # iteration, task, metric
+Spread = dict[ScorePlace, tuple[float, int]]  # standard deviation over seeds, and its degrees of freedom
 
 
 @dataclass(frozen=True)
-class Change:
-    """One score of both runs. `spread` is the standard deviation over seeds, `limit` what two seeds rarely differ by."""
+class ScoreChange:
+    """A score that both runs have."""
 
     iteration: int
     task: str
     metric: str
     a: float
     b: float
-    spread: float | None
-    limit: float | None
+    spread: float | None  # standard deviation over seeds
+    limit: float | None  # the largest difference that two seeds explain
     stderr: float | None
-    items: tuple[int, int]  # that each value is a mean over; 0 where that is not known
+    items: tuple[int, int]  # that each value is a mean over; 0 if not known
 
     @property
     def difference(self) -> float:
+        """B − A."""
         return self.b - self.a
 
     @property
-    def beyond(self) -> bool | None:
-        """Whether it is more than noise; None where no spread is known."""
+    def beyond_noise(self) -> bool | None:
+        """Whether the difference is larger than `limit`; None if the spread is not known or the questions differ."""
         if self.difference == 0:
             return False
         return None if self.limit is None or self.items[0] != self.items[1] else not abs(self.difference) <= self.limit
 
     @property
-    def words(self) -> str:
+    def in_words(self) -> str:
+        """The difference as a multiple of s·√2, and whether that is noise."""
         if self.difference == 0:
             return "equal"
         if self.items[0] != self.items[1]:
@@ -55,66 +57,83 @@ class Change:
         if self.spread is None or self.limit is None:
             return "differs; how much seeds differ is not known"
         ratio = abs(self.difference) / (self.spread * math.sqrt(2)) if self.spread else math.inf
-        told = "beyond noise" if self.beyond else "within noise" if ratio <= 2 else "not told from noise by so few seeds"
-        return f"{told}: {ratio:.1f} × what two seeds usually differ by"
+        not_beyond = "within noise" if ratio <= 2 else "too few seeds to tell it from noise"
+        judgement = "beyond noise" if self.beyond_noise else not_beyond
+        return f"{judgement}: {ratio:.1f} × what two seeds usually differ by"
 
     def __str__(self) -> str:
         return f"{self.task} {self.metric} of iterate {self.iteration}, {self.a:.4f} → {self.b:.4f}"
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "difference": self.difference, "beyond_noise": self.beyond, "words": self.words}
+        """The change as `compare --json` prints it."""
+        return {**asdict(self), "difference": self.difference, "beyond_noise": self.beyond_noise, "words": self.in_words}
 
 
-def spread_of(runs: Iterable[RunFolder]) -> tuple[Spread, int]:
-    """The spread over seeds of each score, and how many runs it was taken from.
+def seed_spread(runs: Iterable[RunFolder]) -> tuple[Spread, int]:
+    """Estimate the spread of each score over seeds, from `runs` and the finished runs next to them.
 
-    It is pooled over the groups of runs that differ in nothing but the seed, and that one of the runs given belongs to; the
-    finished runs beside those count, too.
+    The spread is pooled over groups of at least `MIN_RUNS` runs that differ only in the seed. Groups without one of `runs` are left
+    out.
+
+    Returns:
+        The spread of each score, and the number of runs that it was estimated from.
     """
-    runs = [RunFolder(run.path.resolve()) for run in runs]
-    wanted = {run.manifest.settings_sha256 for run in runs}
-    beside = {parent: find_complete_runs(parent) for parent in {run.path.parent for run in runs}}
+    resolved = [RunFolder(run.path.resolve()) for run in runs]
+    digests = {run.manifest.settings_sha256 for run in resolved}
+    neighbours = {parent: find_complete_runs(parent) for parent in {run.path.parent for run in resolved}}
     groups: dict[str | None, dict[int, RunFolder]] = {}
-    for each in dict.fromkeys(each for run in runs for each in (run, *beside[run.path.parent])):
-        if each.manifest.settings_sha256 in wanted:
-            groups.setdefault(each.manifest.settings_sha256, {}).setdefault(each.manifest.seed, each)
-    used = [list(group.values()) for group in groups.values() if len(group) >= FEWEST]
+    for run in dict.fromkeys(each for given in resolved for each in (given, *neighbours[given.path.parent])):
+        if run.manifest.settings_sha256 in digests:
+            groups.setdefault(run.manifest.settings_sha256, {}).setdefault(run.manifest.seed, run)
+    used = [list(group.values()) for group in groups.values() if len(group) >= MIN_RUNS]
     return _pooled(used), sum(map(len, used))
 
 
 def _pooled(groups: Iterable[Sequence[RunFolder]]) -> Spread:
-    """The standard deviation of each score within the groups."""
-    squares: dict[Place, float] = {}
-    freedoms: dict[Place, int] = {}
+    """The standard deviation of each score within the groups, weighted by degrees of freedom."""
+    squares: dict[ScorePlace, float] = {}
+    dfs: dict[ScorePlace, int] = {}
     for group in groups:
-        values: dict[Place, list[float]] = {}
+        values: dict[ScorePlace, list[float]] = {}
         for run in group:
             for iteration, score in run.scores():
                 values.setdefault((iteration, score.task, score.metric), []).append(score.value)
-        for place, its_values in values.items():
-            if len(its_values) >= FEWEST:
-                freedom = len(its_values) - 1
-                squares[place] = squares.get(place, 0) + statistics.variance(its_values) * freedom
-                freedoms[place] = freedoms.get(place, 0) + freedom
-    return {place: (math.sqrt(total / freedoms[place]), freedoms[place]) for place, total in squares.items()}
+        for place, of_seeds in values.items():
+            if len(of_seeds) >= MIN_RUNS:
+                df = len(of_seeds) - 1
+                squares[place] = squares.get(place, 0) + statistics.variance(of_seeds) * df
+                dfs[place] = dfs.get(place, 0) + df
+    return {place: (math.sqrt(total / dfs[place]), dfs[place]) for place, total in squares.items()}
 
 
-def changes(a: Sequence[tuple[int, Score]], b: Sequence[tuple[int, Score]], spread: Spread) -> Iterator[Change]:
-    """Every score that both runs have."""
-    others = {(iteration, score.task, score.metric): score for iteration, score in b}
-    shared = {(iteration, score.task, score.metric): score for iteration, score in a}
-    shared = {place: score for place, score in shared.items() if place in others}
+def score_changes(a: Sequence[tuple[int, Score]], b: Sequence[tuple[int, Score]], spread: Spread) -> Iterator[ScoreChange]:
+    """Every score that both runs have, with the noise that the spread implies.
+
+    Args:
+        a: iteration and score, for every score of run A.
+        b: the same of run B.
+        spread: the spread over seeds of each score, as far as it is known.
+    """
+    scores_b = {(iteration, score.task, score.metric): score for iteration, score in b}
+    scores_a = {(iteration, score.task, score.metric): score for iteration, score in a}
+    shared = {place: score for place, score in scores_a.items() if place in scores_b}
     for place, score in shared.items():
-        other = others[place]
-        sd, limit = noise(spread.get(place), score.n, len(shared))
-        yield Change(*place, score.value, other.value, sd, limit, score.stderr, (score.n, other.n))
+        other = scores_b[place]
+        sd, limit = noise_limit(spread.get(place), score.n, len(shared))
+        yield ScoreChange(*place, score.value, other.value, sd, limit, score.stderr, (score.n, other.n))
 
 
-def noise(spread: tuple[float, int] | None, items: int, scores: int) -> tuple[float | None, float | None]:
-    """Standard deviation over seeds, at least one item's worth, and what two seeds differ by with probability ALPHA / scores."""
+def noise_limit(spread: tuple[float, int] | None, items: int, scores: int) -> tuple[float | None, float | None]:
+    """The standard deviation over seeds, at least 1/items, and the largest difference that two seeds explain.
+
+    Args:
+        spread: standard deviation and degrees of freedom; None if not known.
+        items: items that the score is a mean over.
+        scores: number of scores that are compared, for the Bonferroni correction of `ALPHA`.
+    """
     from scipy.special import stdtrit
 
     if spread is None:
         return None, None
-    sd, freedom = max(spread[0], 1 / items if items else 0.0), spread[1]
-    return sd, float(stdtrit(freedom, 1 - ALPHA / scores / 2)) * sd * math.sqrt(2)
+    sd, df = max(spread[0], 1 / items if items else 0.0), spread[1]
+    return sd, float(stdtrit(df, 1 - ALPHA / scores / 2)) * sd * math.sqrt(2)

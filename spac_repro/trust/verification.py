@@ -1,12 +1,12 @@
-"""Fresh scores against expected_results: does a run say the same as the runs, or the paper, before it?
+"""Verification: do the scores of fresh runs agree with the expected results?
 
-The numbers of a row (statistics.py) decide whether the mean of the fresh runs agrees with it. A row that is *not transcribed*
-verifies nothing.
+Each row has a tolerance (`statistics.py`) that the mean of the fresh runs must keep. A row that is *not transcribed* verifies
+nothing.
 
-The primary rows decide; the start's alone verify no method. Their family-wise level is the file's `alpha`, divided evenly
-among the primary rows that apply (Bonferroni; whether any of them fails is decided exactly as by Holm's procedure). The other
-rows are judged at `alpha` each and reported only. A deviation in either direction fails, and so does a number that is not
-finite, in any row. A primary row of a method that was run but not measured leaves the method unverified.
+The primary rows decide, those of a method and not those of the start policy alone. The family-wise level `alpha` of the file is
+divided evenly among the primary rows that apply (Bonferroni; Holm's procedure finds a failure in exactly the same cases). The other
+rows are tested at `alpha` each and only reported. A deviation in either direction fails, and so does a value that is not finite, in
+any row. A method is unverified if one of its primary rows was not measured.
 """
 
 import math
@@ -17,15 +17,27 @@ from spac_repro.errors import UserError
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.results import Score
 from spac_repro.runs.verdict import RowComparison, ScoreKey, Status, Verdict
-from spac_repro.trust.evidence import Evidence, IncomparableError, read_run
-from spac_repro.trust.expected import START, Expected, Fresh, Measured, Row, expected_path, load_expected
+from spac_repro.trust.expected import (
+    START,
+    ExpectedResults,
+    ExpectedRow,
+    FreshValues,
+    Measured,
+    expected_path,
+    load_expected,
+)
+from spac_repro.trust.run_scores import IncomparableError, RunScores, read_run_scores
 from spac_repro.trust.statistics import smallest_detectable, tolerance
 
 
-def verify(expected: Expected, fresh: Fresh, *, partial: bool = False, notes: Sequence[str] = ()) -> Verdict:
-    """Hold fresh values, one a run, against the expected rows.
+def verify(expected: ExpectedResults, fresh: FreshValues, *, partial: bool = False, notes: Sequence[str] = ()) -> Verdict:
+    """Compare fresh values with the expected rows.
 
-    `partial`: `fresh` is known to be a part of what its methods are measured by; primary rows beyond it are then not missed.
+    Args:
+        expected: the expected results.
+        fresh: for each score, one value a run.
+        partial: `fresh` holds only a part of the scores of its methods, so that missing primary rows are no fault.
+        notes: lines to be added to the verdict.
     """
     comparable, inapplicable = [], []
     for row in expected.rows:
@@ -35,20 +47,36 @@ def verify(expected: Expected, fresh: Fresh, *, partial: bool = False, notes: Se
             inapplicable.append((row.key, "no fresh value"))
         else:
             comparable.append(row)
+    comparisons = _compare_rows(expected, comparable, fresh)
+    known = {row.key for row in expected.rows}
+    without_row = tuple(key for key in fresh if key not in known)
+    methods = {key.method for key, values in fresh.items() if values}
+    missing = [
+        row.key
+        for row in expected.rows
+        if row.primary and row.method in methods and row not in comparable and row.value is not None
+    ]
+    status, reason = _decide(expected, comparisons, fresh, [] if partial else missing)
+    return Verdict(
+        expected.recipe, status, reason, expected.alpha, tuple(comparisons), tuple(inapplicable), without_row, tuple(notes)
+    )
 
-    family = sum(row.primary and row.tolerance is None for row in comparable)
-    starts = {(row.task, row.metric): row.value for row in expected.rows if row.method == START}
+
+def _compare_rows(expected: ExpectedResults, rows: Sequence[ExpectedRow], fresh: FreshValues) -> list[RowComparison]:
+    """Each row that has fresh values beside their mean."""
+    family = sum(row.primary and row.tolerance is None for row in rows)
+    start_values = {(row.task, row.metric): row.value for row in expected.rows if row.method == START}
     comparisons = []
-    for row in comparable:
+    for row in rows:
         assert row.value is not None
         values = fresh[row.key]
         alpha = expected.alpha / family if row.primary and family else expected.alpha
-        start = starts.get((row.task, row.metric))
+        start = start_values.get((row.task, row.metric))
         comparisons.append(
             RowComparison(
                 key=row.key,
                 primary=row.primary,
-                kind=expected.kind(row),
+                kind=expected.source_kind(row),
                 expected=row.value,
                 fresh=sum(values) / len(values),
                 runs=len(values),
@@ -58,61 +86,61 @@ def verify(expected: Expected, fresh: Fresh, *, partial: bool = False, notes: Se
                 note=row.note,
             )
         )
-    known = {row.key for row in expected.rows}
-    without_row = tuple(key for key in fresh if key not in known)
-    run = {key.method for key, values in fresh.items() if values}
-    missed = [
-        row.key for row in expected.rows if row.primary and row.method in run and row not in comparable and row.value is not None
-    ]
-    status, reason = _decide(expected, comparisons, fresh, [] if partial else missed)
-    return Verdict(
-        expected.recipe, status, reason, expected.alpha, tuple(comparisons), tuple(inapplicable), without_row, tuple(notes)
-    )
+    return comparisons
 
 
 def _decide(
-    expected: Expected, comparisons: Sequence[RowComparison], fresh: Fresh, missed: Sequence[ScoreKey]
+    expected: ExpectedResults, comparisons: Sequence[RowComparison], fresh: FreshValues, missing: Sequence[ScoreKey]
 ) -> tuple[Status, str]:
-    primary = [comparison for comparison in comparisons if comparison.primary]
-    failed = [c for c in comparisons if (c.primary and not c.agrees) or not math.isfinite(c.fresh)]
+    primary = [row for row in comparisons if row.primary]
+    failed = [row for row in comparisons if (row.primary and not row.agrees) or not math.isfinite(row.fresh)]
     if failed:
-        return "disagrees", f"{listed(c.key for c in failed)}: outside the tolerance, or not a finite number"
-    trained = dict.fromkeys(key.method for key in fresh if key.method != START)
-    if not comparisons or (trained and not any(c.key.method in trained for c in primary)):
-        if primary:
-            rest = "; the start agrees"
-        else:
-            rest = f"; {len(comparisons)} secondary rows apply and decide nothing" if comparisons else ""
-        untranscribed = any(row.value is None and row.method in trained for row in expected.rows)
-        why = " (its rows are not transcribed and verify nothing)" if untranscribed else ""
-        return "unverified", f"no primary row for {listed(trained) or 'what was run'}{why}{rest}"
+        return "disagrees", f"{join_names(row.key for row in failed)}: outside the tolerance, or not a finite number"
+    trained = list(dict.fromkeys(key.method for key in fresh if key.method != START))
+    if not comparisons or (trained and not any(row.key.method in trained for row in primary)):
+        return "unverified", _without_primary_rows(expected, comparisons, trained)
     if not primary:
         return "unverified", f"{len(comparisons)} secondary rows apply, and no primary row that could decide"
-    if missed:
-        return "unverified", f"no fresh value for the primary rows {listed(missed)}"
-    if all(comparison.underpowered for comparison in primary):
-        return "unverified", "no primary row could have seen a deviation as small as the effect that it is about"
+    if missing:
+        return "unverified", f"no fresh value for the primary rows {join_names(missing)}"
+    if all(row.underpowered for row in primary):
+        return "unverified", "no primary row could have found a deviation as small as the effect that it is about"
     return "verified", f"{len(primary)} of {len(primary)} primary rows agree at family-wise level {expected.alpha:g}"
 
 
-# From the evidence to a verdict
+def _without_primary_rows(expected: ExpectedResults, comparisons: Sequence[RowComparison], trained: Sequence[str]) -> str:
+    """The reason for a verdict without any primary row of the trained methods."""
+    if any(row.primary for row in comparisons):
+        rest = "; the start agrees"
+    else:
+        rest = f"; {len(comparisons)} secondary rows apply and decide nothing" if comparisons else ""
+    untranscribed = any(row.value is None and row.method in trained for row in expected.rows)
+    why = " (its rows are not transcribed and verify nothing)" if untranscribed else ""
+    return f"no primary row for {join_names(trained) or 'what was run'}{why}{rest}"
+
+
+# From run folders and results files to a verdict
 
 
 def verify_runs(run_folders: Sequence[Path | str], expected: Path | str | None = None) -> Verdict:
-    """Hold the runs in these folders, all of one recipe, against `expected` (default: what the package has for the recipe).
+    """Verify runs of one recipe. A run whose settings have no row, and a recipe without a file, are unverified.
 
-    A run whose settings have no row, and a recipe without a file, are unverified.
+    Args:
+        run_folders: the folders of finished runs.
+        expected: an expected_results file; by default the package's for the recipe.
 
-    Raises IncomparableError for an unfinished run, a run of another recipe, a run given twice, and other task or harness
-    versions than the rows'; UserError for files that cannot be read.
+    Raises:
+        IncomparableError: an unfinished run, a run of another recipe, a run given twice, or other task or harness versions than the
+            rows'.
+        UserError: a file cannot be read.
     """
     if not run_folders:
         raise UserError("no run to verify; name at least one run folder")
-    return _verify_evidence([read_run(folder) for folder in run_folders], expected)
+    return _verify([read_run_scores(folder) for folder in run_folders], expected)
 
 
-def conclude(folder: Path) -> Verdict:
-    """The verdict on one finished run, also left in its folder. What cannot be compared is unverified, and says why."""
+def verify_and_record(folder: Path) -> Verdict:
+    """Verify one run and write the verdict into its folder. A run that cannot be compared is unverified, with the reason."""
     run = RunFolder.open(folder)
     try:
         verdict = verify_runs([folder])
@@ -122,92 +150,98 @@ def conclude(folder: Path) -> Verdict:
     return verdict
 
 
-def verify_scores(scores: Evidence, expected: Path | str | None = None) -> Verdict:
-    """Hold the scores of a file, said to be of some recipe, method and iteration, against `expected`.
+def verify_scores(scores: RunScores, expected: Path | str | None = None) -> Verdict:
+    """Verify the scores of a results file, for the recipe, method and iteration that its reader was given.
 
-    Raises the errors of verify_runs.
+    Raises:
+        IncomparableError: another recipe, or other task or harness versions than the rows'.
+        UserError: a file cannot be read.
     """
     note = "a scores file does not say which settings and weights it is about"
-    return _verify_evidence([scores], expected, note, partial=True)
+    return _verify([scores], expected, note, partial=True)
 
 
-def _verify_evidence(runs: Sequence[Evidence], path: Path | str | None, *notes: str, partial: bool = False) -> Verdict:
+def _verify(runs: Sequence[RunScores], path: Path | str | None, *notes: str, partial: bool = False) -> Verdict:
     recipe = runs[0].recipe
-    _check_one_family(runs)
+    _check_one_recipe(runs)
     if path is None and not expected_path(recipe).exists():
         return Verdict(recipe, "unverified", f"the recipe {recipe} has no expected results; name a file of them", alpha=0.0)
     path = path or expected_path(recipe)
     expected = load_expected(path)
     if expected.recipe != recipe:
-        raise IncomparableError(f"{path}: is about the recipe {expected.recipe}, and {runs[0].place} about {recipe}")
-    if strange := [reason for run in runs if (reason := _other_settings(run, expected))]:
+        raise IncomparableError(f"{path}: is about the recipe {expected.recipe}, and {runs[0].source} about {recipe}")
+    if reasons := [reason for run in runs if (reason := _other_settings(run, expected))]:
         inapplicable = tuple((row.key, "other settings") for row in expected.rows)
-        return Verdict(recipe, "unverified", listed(strange), expected.alpha, inapplicable=inapplicable, notes=notes)
-    fresh, left_out = _fresh(runs, expected)
-    return verify(expected, fresh, partial=partial, notes=(*notes, *left_out, *_doubts(runs, expected, fresh)))
+        return Verdict(recipe, "unverified", join_names(reasons), expected.alpha, inapplicable=inapplicable, notes=notes)
+    fresh, left_out = _fresh_values(runs, expected)
+    return verify(expected, fresh, partial=partial, notes=(*notes, *left_out, *_caveats(runs, expected, fresh)))
 
 
-def _check_one_family(runs: Sequence[Evidence]) -> None:
+def _check_one_recipe(runs: Sequence[RunScores]) -> None:
+    """Raise IncomparableError for runs of several recipes, and for two runs of one method and seed."""
     first, seen = runs[0], dict[tuple[str, int | None], str]()
     for run in runs:
         if run.recipe != first.recipe:
             raise IncomparableError(
-                f"{run.place}: is of the recipe {run.recipe}, and {first.place} of {first.recipe}; verify each recipe alone"
+                f"{run.source}: is of the recipe {run.recipe}, and {first.source} of {first.recipe}; verify each recipe alone"
             )
         if twin := seen.get((run.method, run.seed)):
-            raise IncomparableError(f"{run.place}: {run.method} with seed {run.seed}, as {twin} is; name one of them")
-        seen[run.method, run.seed] = run.place
+            raise IncomparableError(f"{run.source}: {run.method} with seed {run.seed}, as {twin} is; name one of them")
+        seen[run.method, run.seed] = run.source
 
 
-def _other_settings(run: Evidence, expected: Expected) -> str | None:
-    """Why the rows of the run's method are not about this run, or None."""
+def _other_settings(run: RunScores, expected: ExpectedResults) -> str | None:
+    """The reason why the rows of the run's method do not apply to its settings; None if they do."""
     digest = expected.settings_sha256.get(run.method)
     if digest is None or run.settings_sha256 is None or run.settings_sha256 == digest:
         return None
-    changed = listed(run.changed_settings()) or f"digest {run.settings_sha256[:12]} (rows: {digest[:12]})"
+    changed = join_names(run.changed_settings()) or f"digest {run.settings_sha256[:12]} (rows: {digest[:12]})"
     return f"{run.name}: no row for the setting {changed}"
 
 
-def _fresh(runs: Sequence[Evidence], expected: Expected) -> tuple[dict[ScoreKey, list[float]], list[str]]:
-    """One value a run and key, and what was left out. Iteration 0 belongs to no method, and counts once for each seed."""
+def _fresh_values(runs: Sequence[RunScores], expected: ExpectedResults) -> tuple[dict[ScoreKey, list[float]], list[str]]:
+    """One value a run for each score, and notes about scores that were left out.
+
+    Iteration 0 is the same for all methods of a seed, so it counts once for each seed.
+    """
     rows = {row.key: row for row in expected.rows}
     fresh: dict[ScoreKey, list[float]] = {}
     left_out = []
     seen: set[tuple[ScoreKey, int | None]] = set()
     for run in runs:
-        for iteration, score in run.each():
+        for iteration, score in run.items():
             key = ScoreKey(START if iteration == 0 else run.method, score.task, score.metric, iteration)
             if (key, run.seed) in seen:
                 continue
             seen.add((key, run.seed))
             values, row = fresh.setdefault(key, []), rows.get(key)
             if row is not None:
-                _check_comparable(run, score, row, expected)
-            if row is None or row.n is None or score.n in (0, row.n):  # 0: the file does not tell, and is believed
+                _check_versions(run, score, row, expected)
+            if row is None or row.n is None or score.n in (0, row.n):  # 0: the file does not say how many
                 values.append(score.value)
             else:
                 left_out.append(f"{run.name}: {key} on {score.n} questions is not compared with the row on {row.n}")
     return fresh, left_out
 
 
-def _check_comparable(run: Evidence, score: Score, row: Row, expected: Expected) -> None:
-    """Raise IncomparableError where the row was measured by another version of the task or harness."""
+def _check_versions(run: RunScores, score: Score, row: ExpectedRow, expected: ExpectedResults) -> None:
+    """Raise IncomparableError if the row was measured with another version of the task or harness."""
     source = expected.sources[row.source]
     if row.version is not None and score.version != row.version:
         raise IncomparableError(
-            f"{run.place}: {score.task} has version {score.version or 'unknown'}, and the row {row.key} has {row.version}; "
+            f"{run.source}: {score.task} has version {score.version or 'unknown'}, and the row {row.key} has {row.version}; "
             "evaluate again with the harness of the rows"
         )
     if isinstance(source, Measured) and source.harness and score.version and run.harness and run.harness != source.harness:
         raise IncomparableError(
-            f"{run.place}: was evaluated by {run.harness}, and the row {row.key} by {source.harness}; evaluate again with that"
+            f"{run.source}: was evaluated by {run.harness}, and the row {row.key} by {source.harness}; evaluate again with that"
         )
 
 
-def _doubts(runs: Sequence[Evidence], expected: Expected, fresh: Fresh) -> list[str]:
-    """What a reader of the verdict should know about the runs."""
+def _caveats(runs: Sequence[RunScores], expected: ExpectedResults, fresh: FreshValues) -> list[str]:
+    """What weakens the verdict: seeds of the rows themselves, scores of some runs only, runs with equal weights."""
     seeds = {seed for source in expected.sources.values() if isinstance(source, Measured) for seed in source.seeds}
-    doubts = [
+    caveats = [
         f"{run.name}: its seed is among the rows' own seeds, so agreement says less than the level promises"
         for run in runs
         if run.seed in seeds
@@ -215,16 +249,16 @@ def _doubts(runs: Sequence[Evidence], expected: Expected, fresh: Fresh) -> list[
     for key, values in fresh.items():
         of_method = sum(run.method == key.method for run in runs)
         if 0 < len(values) < of_method:
-            doubts.append(f"{key}: measured in {len(values)} of {of_method} runs only")
+            caveats.append(f"{key}: measured in {len(values)} of {of_method} runs only")
     for index, run in enumerate(runs):
         for other in runs[:index]:
             if run.weights_sha256 and run.weights_sha256 == other.weights_sha256:
-                doubts.append(f"{run.name} and {other.name} have the same weights, so they are one run rather than two")
-    return doubts
+                caveats.append(f"{run.name} and {other.name} have the same weights, so they count as one run, not two")
+    return caveats
 
 
-def listed(names: Iterable[object], most: int = 3) -> str:
-    """The first names with commas between, and how many more there are."""
+def join_names(names: Iterable[object], most: int = 3) -> str:
+    """The first `most` names, separated by commas, and the number of the others."""
     texts = [str(name) for name in names]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more

@@ -7,7 +7,7 @@ from pathlib import Path
 import cut_down
 import pytest
 
-from spac_repro.trust import replay
+from spac_repro.trust import rerun
 
 pytestmark = pytest.mark.e2e
 
@@ -19,17 +19,17 @@ def test_a_run_is_repeated_from_its_manifest_alone(uninterrupted: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert cut_down.results(tmp_path / "again") == cut_down.results(uninterrupted)
     assert "What differs: nothing that is recorded differs" in done.stdout
-    found, stands = replay.conclude(uninterrupted, tmp_path / "again")
+    found, stands = rerun.compare_with_original(uninterrupted, tmp_path / "again")
     assert stands
-    assert found.walk.equal == "weights of iterate 2"
+    assert found.first_difference.equal_up_to == "weights of iterate 2"
     assert (tmp_path / "again" / "ro-crate-metadata.json").exists()
 
     # The comparison can fail: one digit of one metric.
     metrics = tmp_path / "again" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"iteration": 1, "step": 4, "loss": ', '"iteration": 1, "step": 4, "loss": 1'))
-    found, stands = replay.conclude(uninterrupted, tmp_path / "again")
+    found, stands = rerun.compare_with_original(uninterrupted, tmp_path / "again")
     assert not stands
-    assert str(found.walk.training).startswith("iteration 1, training, step 4: loss is ")
+    assert str(found.first_difference.training).startswith("iteration 1, training, step 4: loss is ")
     assert "nothing that is recorded explains it" in found.summary[1]
 
 

@@ -42,8 +42,8 @@ def test_the_one_change_is_named_first(found: dict[str, Any], experiment: differ
 
 @names
 def test_the_runs_part_where_the_change_first_acts(found: dict[str, Any], experiment: differences.Experiment) -> None:
-    parting = found[experiment.name]["score_parting"] or found[experiment.name]["parting"]
-    assert (parting["stage"] if parting else "") == experiment.first_stage
+    mismatch = found[experiment.name]["first_score_difference"] or found[experiment.name]["first_difference"]
+    assert (mismatch["stage"] if mismatch else "") == experiment.first_stage
     if experiment.weights_differ is not None:
         assert found[experiment.name]["weights_differ"] is experiment.weights_differ
 
@@ -52,14 +52,14 @@ def test_the_runs_part_where_the_change_first_acts(found: dict[str, Any], experi
 def test_a_change_that_moved_numbers_is_classified_as_able_to(found: dict[str, Any], experiment: differences.Experiment) -> None:
     its = found[experiment.name]
     moved = its["weights_differ"] or any(score["difference"] for score in its["scores"])
-    sorts = {difference["sort"] for difference in its["differences"]}
+    impacts = {difference["impact"] for difference in its["differences"]}
     if moved and not experiment.edited:
-        assert sorts & {"changes the numbers by design", "may change bits"}
+        assert impacts & {"changes the numbers by design", "may change bits"}
 
 
 def test_the_row_the_letter_and_the_label_are_named(found: dict[str, Any]) -> None:
     order, label, letter = (
-        found[name]["parting"] for name in ("order of two rows", "one flipped label", "one character in a prompt")
+        found[name]["first_difference"] for name in ("order of two rows", "one flipped label", "one character in a prompt")
     )
     assert order["place"] == "row 1"
     assert order["note"].endswith("the same rows in another order: 2 of 48 are elsewhere")

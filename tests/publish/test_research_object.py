@@ -16,7 +16,7 @@ from spac_repro.runs import files
 from spac_repro.runs.manifest import SCHEMA, Manifest
 from spac_repro.runs.results import IterateScores, Results, Score
 from spac_repro.runs.verdict import RowComparison, ScoreKey, Verdict
-from spac_repro.trust import replay
+from spac_repro.trust import rerun
 
 SCORES = (Score("gold", "reward", 0.6, 0.01, 500), Score("average", "mean", 0.7, None, 600))
 
@@ -148,7 +148,7 @@ def test_every_file_named_exists_and_no_absolute_path_is_recorded(run: Path) -> 
 
 def test_the_run_of_a_manifest_is_the_run_that_made_it(run: Path) -> None:
     its = recipes.load("tiny", overrides=["training.iterations=1"])
-    again = replay.run_of(run)
+    again = rerun.recorded_run(run)
     assert (again.settings(), again.settings_sha256, again.method, again.seed) == (its.settings(), its.settings_sha256, "spac", 0)
     assert again.method_settings == its.method_settings
 
@@ -159,25 +159,25 @@ def test_a_manifest_changed_by_hand_or_of_another_version_is_refused(run: Path) 
     manifest["settings"]["methods"]["spac"]["beta"] = 2.0
     files.write_json(path, manifest)
     with pytest.raises(UserError, match="changed by hand"):
-        replay.run_of(run)
+        rerun.recorded_run(run)
     manifest["settings"]["training"]["momentum"] = 0.9
     files.write_json(path, manifest)
     with pytest.raises(UserError, match=r"settings\.training\.momentum: .*another version"):
-        replay.run_of(run)
+        rerun.recorded_run(run)
 
 
 def test_other_inputs_are_refused_and_another_environment_as_told(run: Path) -> None:
     here = json.loads((run / "manifest.json").read_text())
     said: list[str] = []
-    replay.check(run, allowed=False, say=said.append)(Manifest.model_validate(here))
+    rerun.check(run, allowed=False, say=said.append)(Manifest.model_validate(here))
     assert said == []
     here["environment"]["source"]["commit"] = "beef"
     with pytest.raises(UserError, match=r"environment\.source\.commit is 'c0ffee' there and 'beef' here") as refused:
-        replay.check(run, allowed=False, say=said.append)(Manifest.model_validate(here))
+        rerun.check(run, allowed=False, say=said.append)(Manifest.model_validate(here))
     assert refused.value.exit_code == 3
     assert len(said) == 1
-    replay.check(run, allowed=True, say=said.append)(Manifest.model_validate(here))
+    rerun.check(run, allowed=True, say=said.append)(Manifest.model_validate(here))
     here["inputs"]["preferences_sha256"] = "b" * 64
     with pytest.raises(UserError, match="give the same preferences") as refused:
-        replay.check(run, allowed=True, say=said.append)(Manifest.model_validate(here))
+        rerun.check(run, allowed=True, say=said.append)(Manifest.model_validate(here))
     assert refused.value.exit_code == 2

@@ -12,7 +12,7 @@ from spac_repro.runs import files
 from spac_repro.runs.manifest import SCHEMA
 from spac_repro.trust import comparison
 from spac_repro.trust.comparison import compare
-from spac_repro.trust.effects import Sort
+from spac_repro.trust.impact import Impact
 
 Make = Callable[..., Path]
 
@@ -30,7 +30,7 @@ def test_what_tells_most_comes_first(make: Make, tmp_path: Path) -> None:
 def test_a_library_that_neither_run_uses_cannot_matter(make: Make, tmp_path: Path) -> None:
     a, b = make(tmp_path / "a"), make(tmp_path / "b", environment__libraries={"torch": "2.13.0", "deepspeed": "1"})
     (difference,) = compare(a, b).differences
-    assert difference.effect.sort is Sort.NOTHING
+    assert difference.known.impact is Impact.NONE
 
 
 def test_a_key_that_an_older_version_did_not_record_is_said_to_be_that(make: Make, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_key_that_an_older_version_did_not_record_is_said_to_be_that(make: Mak
     its["settings"]["training"]["world_size"] = 2
     files.write_json(b / "manifest.json", its)
     for difference in compare(a, b).differences:
-        assert "different versions" in difference.effect.size
+        assert "different versions" in difference.known.size
 
 
 # Bad input
@@ -125,7 +125,7 @@ def test_a_run_is_compared_with_expected_results(make: Make, tmp_path: Path) -> 
     assert found.as_json()["summary"]["where"] == "not known"
     other = comparison.compare_expected(run, expected(tmp_path / "tiny.yaml", settings_sha256={"spac": "d" * 64}))
     (settings,) = (each for each in other.differences if each.key == "settings_sha256")
-    assert (settings.b, settings.effect.sort) == ("d" * 64, Sort.DESIGN)
+    assert (settings.b, settings.known.impact) == ("d" * 64, Impact.BY_DESIGN)
     with pytest.raises(UserError, match="is about recipe other"):
         comparison.compare_expected(run, expected(tmp_path / "other.yaml", recipe="other"))
 

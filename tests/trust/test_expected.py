@@ -47,7 +47,7 @@ def test_loads_and_round_trips(tmp_path):
     path = tmp_path / "expected.yaml"
     path.write_text(MEASURED)
     expected = load_expected(path)
-    assert [expected.kind(row) for row in expected.rows] == ["measured", "published", "published", "not transcribed"]
+    assert [expected.source_kind(row) for row in expected.rows] == ["measured", "published", "published", "not transcribed"]
     assert expected.settings_sha256 == {"spac": "0123abcd"}
     path.write_text(expected.as_yaml())
     assert load_expected(path) == expected
@@ -151,9 +151,9 @@ def test_zephyr_has_its_neighbours_and_no_number_of_the_papers_own():
     assert expected.recipe == "zephyr-7b"
     own = [row for row in expected.rows if row.method == "spac"]
     assert own
-    assert all(expected.kind(row) == "not transcribed" and row.value is None for row in own)
+    assert all(expected.source_kind(row) == "not transcribed" and row.value is None for row in own)
     neighbours = [row for row in expected.rows if row.method != "spac"]
-    assert all(expected.kind(row) == "published" for row in neighbours)
+    assert all(expected.source_kind(row) == "published" for row in neighbours)
     assert {row.method for row in neighbours} == {START, "dpo", "spin"}
 
 

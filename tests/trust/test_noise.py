@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from spac_repro.trust.comparison import compare
-from spac_repro.trust.noise import noise
+from spac_repro.trust.noise import noise_limit
 
 Make = Callable[..., Path]
 
@@ -17,8 +17,8 @@ def test_noise_is_the_spread_over_neighbouring_seeds(make: Make, tmp_path: Path)
     within = make(tmp_path / "elsewhere" / "b", scores={1: 0.53}, n=1000, settings_sha256="other")
     beyond = make(tmp_path / "elsewhere" / "c", scores={1: 0.90}, n=1000, settings_sha256="other")
     found = compare(tmp_path / "seed-0", within)
-    assert (found.seeds, found.exit_code) == (6, 0)
-    assert found.changes[0].words.startswith("within noise")
+    assert (found.spread_runs, found.exit_code) == (6, 0)
+    assert found.score_changes[0].in_words.startswith("within noise")
     found = compare(tmp_path / "seed-0", beyond)
     assert found.exit_code == 1
     assert "1 of them by more than two seeds would" in found.summary[2]
@@ -29,7 +29,7 @@ def test_two_seeds_are_beyond_noise_as_seldom_as_promised() -> None:
     beyond = 0
     for _ in range(4000):
         values = rng.normal(0.5, 0.1, 7)
-        _, limit = noise((float(np.std(values[:5], ddof=1)), 4), 10**6, 1)
+        _, limit = noise_limit((float(np.std(values[:5], ddof=1)), 4), 10**6, 1)
         beyond += abs(values[5] - values[6]) > (limit or 0)
     assert 0.003 < beyond / 4000 < 0.02  # 0.01 is promised
 
@@ -37,7 +37,7 @@ def test_two_seeds_are_beyond_noise_as_seldom_as_promised() -> None:
 def test_without_seeds_nothing_is_called_noise(make: Make, tmp_path: Path) -> None:
     a, b = make(tmp_path / "x" / "a", scores={1: 0.5}), make(tmp_path / "y" / "b", scores={1: 0.9})
     found = compare(a, b)
-    assert found.changes[0].beyond is None
+    assert found.score_changes[0].beyond_noise is None
     assert found.exit_code == 0
     assert "--seeds" in found.summary[2]
 
@@ -46,7 +46,7 @@ def test_other_questions_are_not_held_against_each_other(make: Make, tmp_path: P
     for seed in range(4):
         make(tmp_path / f"seed-{seed}", seed=seed, scores={1: 0.5})
     found = compare(tmp_path / "seed-0", make(tmp_path / "e" / "b", scores={1: 0.9}, n=7))
-    assert found.changes[0].words == "other questions: 100 and 7"
+    assert found.score_changes[0].in_words == "other questions: 100 and 7"
     assert found.exit_code == 0
 
 
@@ -54,4 +54,4 @@ def test_a_spread_is_at_least_one_item(make: Make, tmp_path: Path) -> None:
     for seed in range(4):
         make(tmp_path / f"seed-{seed}", seed=seed, scores={1: 0.25}, n=4)
     found = compare(tmp_path / "seed-0", make(tmp_path / "e" / "b", scores={1: 0.5}, n=4))
-    assert found.changes[0].beyond is False
+    assert found.score_changes[0].beyond_noise is False

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spac_repro.trust.expected import Argued, Borrowed, Row
+from spac_repro.trust.expected import ArguedValue, BorrowedSpread, ExpectedRow
 from spac_repro.trust.statistics import smallest_detectable, tolerance
 
 
 def row(value=0.8, sd=0.01, **options):
     known = {"method": "spac", "task": "gold", "metric": "reward", "iteration": 3, "source": "ours", "primary": True}
-    return Row(**{**known, "value": value, "sd": sd, "seeds": 10, **options})
+    return ExpectedRow(**{**known, "value": value, "sd": sd, "seeds": 10, **options})
 
 
 def published(value=0.6, **options):
-    return Row(method="dpo", task="arc", metric="acc", iteration=1, source="paper", value=value, primary=True, **options)
+    return ExpectedRow(method="dpo", task="arc", metric="acc", iteration=1, source="paper", value=value, primary=True, **options)
 
 
 def test_tolerance_is_the_t_prediction_interval():
@@ -27,15 +27,15 @@ def test_tolerance_is_the_t_prediction_interval():
 
 def test_borrowed_spread_stands_for_one_published_run():
     # t(2, 0.975) = 4.3027
-    borrowed = Borrowed(sd=0.01, degrees_of_freedom=2, argument="a")
+    borrowed = BorrowedSpread(sd=0.01, degrees_of_freedom=2, argument="a")
     assert tolerance(published(borrowed=borrowed), 1, 0.05) == pytest.approx(4.3027 * 0.01 * math.sqrt(2), rel=1e-4)
-    shifted = published(borrowed=borrowed, harness_shift=Argued(value=0.1, argument="a"))
+    shifted = published(borrowed=borrowed, harness_shift=ArguedValue(value=0.1, argument="a"))
     assert tolerance(shifted, 1, 0.05) == pytest.approx(4.3027 * 0.01 * math.sqrt(2) + 0.1, rel=1e-4)
     assert smallest_detectable(shifted, 1, 0.05) > tolerance(shifted, 1, 0.05)
 
 
 def test_argued_tolerance_is_taken_as_it_is_and_its_power_is_unknown():
-    argued = published(tolerance=Argued(value=0.02, argument="a"), harness_shift=Argued(value=0.01, argument="a"))
+    argued = published(tolerance=ArguedValue(value=0.02, argument="a"), harness_shift=ArguedValue(value=0.01, argument="a"))
     assert tolerance(argued, 1, 0.01) == tolerance(argued, 100, 0.5) == pytest.approx(0.03)
     assert smallest_detectable(argued, 1, 0.01) is None
 

@@ -9,10 +9,10 @@ from spac_repro.errors import UserError
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.verdict import ScoreKey
-from spac_repro.trust.evidence import IncomparableError
-from spac_repro.trust.expected import START, Argued, Expected, Measured, NotTranscribed, Published, Row
+from spac_repro.trust.expected import START, ArguedValue, ExpectedResults, ExpectedRow, Measured, NotTranscribed, Published
+from spac_repro.trust.run_scores import IncomparableError
 from spac_repro.trust.statistics import tolerance
-from spac_repro.trust.verification import conclude, verify, verify_runs
+from spac_repro.trust.verification import verify, verify_and_record, verify_runs
 
 SEEDS = tuple(range(1, 11))
 SOURCES = {
@@ -33,15 +33,15 @@ SOURCES = {
 
 def row(value=0.8, sd=0.01, **options):
     known = {"method": "spac", "task": "gold", "metric": "reward", "iteration": 3, "source": "ours", "primary": True}
-    return Row(**{**known, "value": value, "sd": sd, "seeds": 10, **options})
+    return ExpectedRow(**{**known, "value": value, "sd": sd, "seeds": 10, **options})
 
 
 def published(value=0.6, **options):
-    return Row(method="dpo", task="arc", metric="acc", iteration=1, source="paper", value=value, primary=True, **options)
+    return ExpectedRow(method="dpo", task="arc", metric="acc", iteration=1, source="paper", value=value, primary=True, **options)
 
 
 def expected(*rows, alpha=0.01, **options):
-    return Expected(recipe="tiny", alpha=alpha, sources=SOURCES, rows=rows, **options)
+    return ExpectedResults(recipe="tiny", alpha=alpha, sources=SOURCES, rows=rows, **options)
 
 
 GOLD = row().key
@@ -109,7 +109,7 @@ def test_level_is_divided_among_the_primary_rows_that_apply():
 
 
 def test_nothing_applies():
-    table = Row(method="spac", task="arc", metric="acc", iteration=1, source="table", primary=True)
+    table = ExpectedRow(method="spac", task="arc", metric="acc", iteration=1, source="table", primary=True)
     verdict = verify(expected(table), {table.key: [0.5]})
     assert (verdict.status, verdict.exit_code) == ("unverified", 2)
     assert verdict.inapplicable == ((table.key, "not transcribed: verifies nothing"),)
@@ -130,7 +130,7 @@ def test_primary_row_left_out_of_a_run_is_missed():
 
 def test_start_alone_verifies_no_method():
     start = row(value=0.6, method=START, iteration=0)
-    table = Row(method="spac", task="gold", metric="reward", iteration=3, source="table", primary=True)
+    table = ExpectedRow(method="spac", task="gold", metric="reward", iteration=3, source="table", primary=True)
     fresh = {start.key: [0.6], GOLD: [0.9]}
     verdict = verify(expected(start, table), fresh)
     assert verdict.status == "unverified"
@@ -151,7 +151,7 @@ def test_row_without_power_is_reported_as_such():
     assert strong.status == "verified"
     assert verify(expected(row(sd=0.1, effect=2.0), start), {GOLD: [0.8]}).status == "verified"
     assert verify(expected(row(sd=0.1), start), {GOLD: [9.0]}).status == "disagrees"
-    argued = published(tolerance=Argued(value=0.1, argument="a"), effect=0.05)
+    argued = published(tolerance=ArguedValue(value=0.1, argument="a"), effect=0.05)
     assert verify(expected(argued), {argued.key: [0.6]}).comparisons[0].underpowered
 
 
@@ -329,7 +329,7 @@ def test_changed_settings_are_named(tmp_path, rows_file, monkeypatch):
 
 def test_the_conclusion_is_left_in_the_run_folder(tmp_path):
     run = write_run(tmp_path / "run", recipe="unheard-of")
-    said = conclude(run)
+    said = verify_and_record(run)
     assert (said.status, RunFolder(run).verdict()) == ("unverified", said)
     unfinished = write_run(tmp_path / "half", complete=False)
-    assert conclude(unfinished).reason == "the run is unfinished; repeat its `train` command to go on"
+    assert verify_and_record(unfinished).reason == "the run is unfinished; repeat its `train` command to go on"

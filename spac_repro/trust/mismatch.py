@@ -1,4 +1,4 @@
-"""The first difference of two runs, and how its values are told."""
+"""A mismatch between two runs: where it is, and both values as text."""
 
 import json
 import math
@@ -7,8 +7,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Parting:
-    """The first difference of two runs, and where it stands."""
+class Mismatch:
+    """A value that differs between two runs, and where it stands."""
 
     stage: str  # "data", "self-play", "reference", "training", "weights", "scores"
     iteration: int | None
@@ -19,6 +19,7 @@ class Parting:
     note: str = ""
 
     def as_json(self) -> dict[str, Any]:
+        """The fields as `compare --json` prints them."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -28,16 +29,16 @@ class Parting:
         return f"{where}: {self.what} is {self.a} in A and {self.b} in B" + (f" ({self.note})" if self.note else "")
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal; NaN is equal to itself here."""
+def equal_or_both_nan(a: Any, b: Any) -> bool:
+    """Whether two values are equal; NaN counts as equal to NaN."""
     return bool(a == b) or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
 
 
-def shown(value: Any, longest: int = 60) -> str:
-    """A value in a line: text in quotes and cut, numbers whole."""
+def format_value(value: Any, max_length: int = 60) -> str:
+    """A value in one line: numbers with nine digits, everything else as JSON, cut after `max_length` characters."""
     if value is None:
         return "absent"
     if isinstance(value, float | int):
         return f"{value:.9g}"
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from spac_repro.errors import UserError
-from spac_repro.evaluation.leaderboard import results_file
-from spac_repro.trust.evidence import IncomparableError
-from spac_repro.trust.expected import Argued, Expected, Measured, Published, Row
+from spac_repro.evaluation.leaderboard import lm_eval_results
+from spac_repro.trust.expected import ArguedValue, ExpectedResults, ExpectedRow, Measured, Published
+from spac_repro.trust.run_scores import IncomparableError
 from spac_repro.trust.verification import verify_scores
 
 # As lm-eval's command line writes it, shortened.
@@ -49,7 +49,7 @@ def scores_file(tmp_path):
 
 
 def test_scores_have_our_names(scores_file):
-    evidence = results_file.read(scores_file, recipe="r", method="spac", iteration=2)
+    evidence = lm_eval_results.read(scores_file, recipe="r", method="spac", iteration=2)
     scores = {(score.task, score.metric): score for score in evidence.scores[2]}
     assert {key: score.value for key, score in scores.items()} == pytest.approx(
         {
@@ -78,17 +78,17 @@ def test_scores_have_our_names(scores_file):
 def expected_file(tmp_path, **changes):
     row = {
         "method": "spac", "iteration": 2, "task": "arc_challenge", "metric": "acc_norm", "source": "paper", "value": 0.61,
-        "primary": True, "tolerance": Argued(value=0.02, argument="a"), "version": "1.0", "n": 100,
+        "primary": True, "tolerance": ArguedValue(value=0.02, argument="a"), "version": "1.0", "n": 100,
     }  # fmt: skip
     path = tmp_path / "expected.yaml"
-    other = Row(**{**row, "iteration": 3})
+    other = ExpectedRow(**{**row, "iteration": 3})
     sources = {"paper": Published(kind="published", citation="c")}
-    path.write_text(Expected(recipe="r", sources=sources, rows=(Row(**{**row, **changes}), other)).as_yaml())
+    path.write_text(ExpectedResults(recipe="r", sources=sources, rows=(ExpectedRow(**{**row, **changes}), other)).as_yaml())
     return path
 
 
 def verified(scores_file, expected, **changes):
-    evidence = results_file.read(scores_file, **{"recipe": "r", "method": "spac", "iteration": 2, **changes})
+    evidence = lm_eval_results.read(scores_file, **{"recipe": "r", "method": "spac", "iteration": 2, **changes})
     return verify_scores(evidence, expected)
 
 
@@ -123,7 +123,7 @@ def test_scores_of_another_harness_or_recipe_are_refused(tmp_path, scores_file):
         kind="measured", commit="c", lock_sha256="l", hardware="h", date="2026-01-31", seeds=(1, 2, 3), command="x",
         harness="lm_eval 0.4.0",
     )  # fmt: skip
-    row = Row(
+    row = ExpectedRow(
         method="spac",
         iteration=2,
         task="arc_challenge",
@@ -135,7 +135,7 @@ def test_scores_of_another_harness_or_recipe_are_refused(tmp_path, scores_file):
         primary=True,
     )
     path = tmp_path / "measured.yaml"
-    path.write_text(Expected(recipe="r", sources={"ours": source}, rows=(row,)).as_yaml())
+    path.write_text(ExpectedResults(recipe="r", sources={"ours": source}, rows=(row,)).as_yaml())
     with pytest.raises(IncomparableError, match=r"evaluated by lm_eval 0\.4\.13, and the row .* by lm_eval 0\.4\.0"):
         verified(scores_file, path)
 

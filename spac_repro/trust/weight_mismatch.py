@@ -1,4 +1,4 @@
-"""Where two model folders first differ: the tensor, the element, and how many others, read from the files piece by piece."""
+"""The first mismatch between the weights of two model folders. Files are read in chunks, so memory stays small."""
 
 import math
 import re
@@ -9,15 +9,15 @@ from typing import Any
 
 from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
-from spac_repro.trust.parting import Parting
+from spac_repro.trust.mismatch import Mismatch
 
-CHUNK = 4 * 2**20  # bytes of a weight file in memory at once
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+CHUNK_BYTES = 4 * 2**20  # of a weight file in memory at once
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Where a tensor lies."""
+class StoredTensor:
+    """Where a tensor lies: its safetensors file, its first byte there, and its size in bytes."""
 
     file: Path
     begin: int
@@ -26,13 +26,13 @@ class Stored:
     shape: tuple[int, ...]
 
 
-def tensors(policy: Path) -> dict[str, Stored]:
-    """The tensors of a model folder by name, over all its shards, from the files' headers alone.
+def stored_tensors(policy: Path) -> dict[str, StoredTensor]:
+    """The tensors of a model folder by name, over all shards. Only the headers of the files are read.
 
     Raises:
         UserError: a file is not safetensors, or is cut off.
     """
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredTensor] = {}
     for file in sorted(policy.glob("*.safetensors")):
         try:
             with file.open("rb") as stream:
@@ -43,7 +43,7 @@ def tensors(policy: Path) -> dict[str, Stored]:
             header.pop("__metadata__", None)
             for name, entry in header.items():
                 begin, end = entry["data_offsets"]
-                found[name] = Stored(file, 8 + length + begin, end - begin, entry["dtype"], tuple(entry["shape"]))
+                found[name] = StoredTensor(file, 8 + length + begin, end - begin, entry["dtype"], tuple(entry["shape"]))
                 if 8 + length + end > file.stat().st_size:
                     raise ValueError(f"{name} lies beyond its end")
         except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
@@ -53,47 +53,51 @@ def tensors(policy: Path) -> dict[str, Stored]:
     return found
 
 
-def order(name: str) -> tuple[int, list[int], str]:
-    """Sorts tensors as a forward pass meets them: embedding, layers by number, norm, output."""
+def forward_order(name: str) -> tuple[int, list[int], str]:
+    """Sort key of a tensor's name in the order of a forward pass: embedding, layers by number, norm, output."""
     stage = 0 if "embed" in name else 3 if "lm_head" in name else 1 if re.search(r"\.\d+\.", name) else 2
     return stage, [int(number) for number in re.findall(r"\.(\d+)\.", name)], name
 
 
-def first_tensor(a: Path, b: Path, *, iteration: int) -> tuple[Parting | None, int]:
-    """The first tensor in which two model folders differ, and how many bytes were read to find it."""
-    stored = [tensors(folder) for folder in (a, b)]
+def first_tensor_mismatch(a: Path, b: Path, *, iteration: int) -> tuple[Mismatch | None, int]:
+    """The first tensor in which two model folders differ, in the order of a forward pass, and the bytes read to find it.
+
+    Raises:
+        UserError: a file is not safetensors, or is cut off.
+    """
+    stored = [stored_tensors(folder) for folder in (a, b)]
     read = 0
-    for name in sorted({*stored[0], *stored[1]}, key=order):
-        if any(name not in each for each in stored):
-            return Parting(
-                "weights", iteration, name, "the tensor", *("there" if name in each else "absent" for each in stored)
-            ), read
-        x, y = (each[name] for each in stored)
+    for name in sorted({*stored[0], *stored[1]}, key=forward_order):
+        if any(name not in tensors for tensors in stored):
+            presence = ("there" if name in tensors else "absent" for tensors in stored)
+            return Mismatch("weights", iteration, name, "the tensor", *presence), read
+        x, y = (tensors[name] for tensors in stored)
         if (x.dtype, x.shape) != (y.dtype, y.shape):
-            return Parting("weights", iteration, name, "the tensor", *(f"{each.dtype} {list(each.shape)}" for each in (x, y))), read
+            kinds = (f"{tensor.dtype} {list(tensor.shape)}" for tensor in (x, y))
+            return Mismatch("weights", iteration, name, "the tensor", *kinds), read
         read += 2 * x.bytes
-        if difference := _difference(x, y):
-            return Parting("weights", iteration, name, *difference), read
+        if difference := _first_element_mismatch(x, y):
+            return Mismatch("weights", iteration, name, *difference), read
     return None, read
 
 
-def _difference(x: Stored, y: Stored) -> tuple[str, str, str, str] | None:
-    """The first element that differs, its two values, and how many others do; None where all bytes are equal."""
+def _first_element_mismatch(x: StoredTensor, y: StoredTensor) -> tuple[str, str, str, str] | None:
+    """The first element that differs, its two values, and how many elements differ; None where all bytes are equal."""
     import numpy as np
 
-    size = SIZES.get(x.dtype, 1)
+    size = DTYPE_BYTES.get(x.dtype, 1)
     first: tuple[int, str, str] | None = None
     count, largest = 0, 0.0
-    with x.file.open("rb") as one, y.file.open("rb") as other:
-        one.seek(x.begin)
-        other.seek(y.begin)
-        for begin in range(0, x.bytes, CHUNK):
-            parts = [stream.read(min(CHUNK, x.bytes - begin)) for stream in (one, other)]
+    with x.file.open("rb") as file_x, y.file.open("rb") as file_y:
+        file_x.seek(x.begin)
+        file_y.seek(y.begin)
+        for begin in range(0, x.bytes, CHUNK_BYTES):
+            parts = [stream.read(min(CHUNK_BYTES, x.bytes - begin)) for stream in (file_x, file_y)]
             if parts[0] == parts[1]:
                 continue
             cells = [np.frombuffer(part, np.uint8).reshape(-1, size) for part in parts]
             differs = (cells[0] != cells[1]).any(axis=1)
-            values = [_floats(part, x.dtype) for part in parts]
+            values = [_as_float64(part, x.dtype) for part in parts]
             with np.errstate(all="ignore"):
                 largest = max(largest, float(np.nanmax(np.abs(values[0][differs] - values[1][differs]), initial=0.0)))
             if first is None:
@@ -106,8 +110,8 @@ def _difference(x: Stored, y: Stored) -> tuple[str, str, str, str] | None:
     return (f"element {first[0]}", first[1], first[2], f"{count} of {elements} elements differ, by {largest:.2g} at most")
 
 
-def _floats(content: bytes, dtype: str) -> Any:
-    """The elements of a piece of a tensor, in fp64 where they are numbers."""
+def _as_float64(content: bytes, dtype: str) -> Any:
+    """The elements of a chunk of a tensor, as float64."""
     import numpy as np
 
     if dtype == "BF16":  # the upper half of an fp32

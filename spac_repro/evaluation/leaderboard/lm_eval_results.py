@@ -10,10 +10,10 @@ from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.table import average
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.runs.results import Score
-from spac_repro.trust.evidence import Evidence
+from spac_repro.trust.run_scores import RunScores
 
 
-def read(path: Path | str, *, recipe: str, method: str, iteration: int) -> Evidence:
+def read(path: Path | str, *, recipe: str, method: str, iteration: int) -> RunScores:
     """The scores in such a file. It does not say which recipe, method and iteration it is about; the caller does.
 
     Raises:
@@ -25,7 +25,7 @@ def read(path: Path | str, *, recipe: str, method: str, iteration: int) -> Evide
     if not isinstance(results, dict) or not all(isinstance(metrics, dict) for metrics in results.values()):
         raise UserError(f"{path}: not a results file of lm-eval (it has no object `results`); give the results_….json it wrote")
     harness = f"lm_eval {content['lm_eval_version']}" if content.get("lm_eval_version") else ""
-    return Evidence(str(path), recipe, method, {iteration: tuple(_scores(content, results))}, harness)
+    return RunScores(str(path), recipe, method, {iteration: tuple(_scores(content, results))}, harness)
 
 
 def _scores(content: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iterator[Score]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spac_repro.errors import UserError
-from spac_repro.trust.weights import first_tensor
+from spac_repro.trust.weight_mismatch import first_tensor_mismatch
 
 
 def weights(folder: Path, tensors: dict[str, Any], shards: int = 1) -> Path:
@@ -33,7 +33,7 @@ def test_the_first_tensor_in_the_order_of_a_forward_pass(tmp_path: Path) -> None
     changed["model.layers.10.w"][1, 2] += 0.5
     changed["lm_head.weight"][:] = 0
     a, b = weights(tmp_path / "a", tensors()), weights(tmp_path / "b", changed, shards=3)
-    parting, _ = first_tensor(a, b, iteration=3)
+    parting, _ = first_tensor_mismatch(a, b, iteration=3)
     assert parting is not None
     assert (parting.place, parting.what, parting.a, parting.b) == ("model.layers.10.w", "element 6", "8", "8.5")
     assert parting.note == "1 of 12 elements differ, by 0.5 at most"
@@ -41,7 +41,7 @@ def test_the_first_tensor_in_the_order_of_a_forward_pass(tmp_path: Path) -> None
 
 def test_sharding_is_no_difference(tmp_path: Path) -> None:
     a, b = weights(tmp_path / "a", tensors()), weights(tmp_path / "b", tensors(), shards=2)
-    assert first_tensor(a, b, iteration=0) == (None, 2 * 5 * 48)
+    assert first_tensor_mismatch(a, b, iteration=0) == (None, 2 * 5 * 48)
 
 
 def test_a_missing_or_reshaped_tensor_is_named(tmp_path: Path) -> None:
@@ -49,10 +49,10 @@ def test_a_missing_or_reshaped_tensor_is_named(tmp_path: Path) -> None:
     del fewer["model.norm.weight"]
     other["model.norm.weight"] = other["model.norm.weight"].reshape(4, 3)
     a = weights(tmp_path / "a", tensors())
-    missing, _ = first_tensor(a, weights(tmp_path / "b", fewer), iteration=0)
+    missing, _ = first_tensor_mismatch(a, weights(tmp_path / "b", fewer), iteration=0)
     assert missing is not None
     assert (missing.place, missing.a, missing.b) == ("model.norm.weight", "there", "absent")
-    reshaped, _ = first_tensor(a, weights(tmp_path / "c", other), iteration=0)
+    reshaped, _ = first_tensor_mismatch(a, weights(tmp_path / "c", other), iteration=0)
     assert reshaped is not None
     assert (reshaped.a, reshaped.b) == ("F32 [3, 4]", "F32 [4, 3]")
 
@@ -64,7 +64,7 @@ def test_half_precision_is_read_as_what_it_is(tmp_path: Path) -> None:
     for name, value in (("a", 1.0), ("b", 1.0078125)):
         (tmp_path / name).mkdir()
         save_file({"w": torch.full((3,), value, dtype=torch.bfloat16)}, tmp_path / name / "model.safetensors")
-    parting, _ = first_tensor(tmp_path / "a", tmp_path / "b", iteration=0)
+    parting, _ = first_tensor_mismatch(tmp_path / "a", tmp_path / "b", iteration=0)
     assert parting is not None
     assert (parting.a, parting.b) == ("1", "1.0078125")
 
@@ -74,7 +74,7 @@ def test_cut_off_weights_are_refused(tmp_path: Path) -> None:
     file = b / "model-0.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(UserError, match="cut off"):
-        first_tensor(a, b, iteration=0)
+        first_tensor_mismatch(a, b, iteration=0)
 
 
 @given(st.integers(0, 99), st.floats(-2, 2, allow_nan=False).filter(lambda x: abs(x) > 1e-3))
@@ -84,7 +84,7 @@ def test_any_changed_element_is_found(tmp_path_factory: pytest.TempPathFactory, 
     changed = values.copy()
     changed[place] += by
     a, b = weights(folder / "a", {"w": values}), weights(folder / "b", {"w": changed})
-    parting, _ = first_tensor(a, b, iteration=0)
+    parting, _ = first_tensor_mismatch(a, b, iteration=0)
     assert parting is not None
     assert parting.what == f"element {place}"
     shutil.rmtree(folder)

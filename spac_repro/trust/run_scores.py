@@ -1,4 +1,4 @@
-"""What a run measured, as scores that can be held against expected results."""
+"""The scores of a run, and what is known about how they were measured."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from spac_repro.runs.results import Score
 
 
 class IncomparableError(UserError):
-    """Scores that no row can be held against: another recipe, other tasks, an unfinished run."""
+    """The scores cannot be compared with the expected rows: another recipe, other task versions, an unfinished run."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The scores of one run, by iteration, and what they were made with; None and "" where that is not known."""
+class RunScores:
+    """The scores of one run, by iteration, and what they were made with; None and "" mean not known."""
 
-    place: str
+    source: str  # the run folder or the results file
     recipe: str
     method: str
     scores: Mapping[int, tuple[Score, ...]]
@@ -32,15 +32,15 @@ class Evidence:
 
     @property
     def name(self) -> str:
-        """What a verdict calls it: equal runs have equal verdicts, wherever they lie."""
-        return self.place if self.seed is None else f"{self.method} seed {self.seed}"
+        """What a verdict calls the run. It holds no path if possible, so that equal runs have equal verdicts."""
+        return self.source if self.seed is None else f"{self.method} seed {self.seed}"
 
-    def each(self) -> Iterator[tuple[int, Score]]:
+    def items(self) -> Iterator[tuple[int, Score]]:
         """Every score with its iteration."""
         return ((iteration, score) for iteration, scores in sorted(self.scores.items()) for score in scores)
 
     def changed_settings(self) -> list[str]:
-        """The settings of this run that are not its recipe's, as "key value (recipe: value)", as far as they are known."""
+        """The settings that differ from the recipe's, as "key value (recipe: value)"; none if they are not known."""
         if self.settings is None:
             return []
         try:
@@ -52,7 +52,7 @@ class Evidence:
         return [f"{key} {ours.get(key)} (recipe: {usual.get(key)})" for key in keys]
 
 
-def read_run(folder: Path | str) -> Evidence:
+def read_run_scores(folder: Path | str) -> RunScores:
     """The scores in a run folder.
 
     Raises:
@@ -65,8 +65,8 @@ def read_run(folder: Path | str) -> Evidence:
     results = run.results
     if not results.complete:
         raise IncomparableError(f"{folder}: the run is unfinished; repeat its `train` command to go on")
-    return Evidence(
-        place=str(folder),
+    return RunScores(
+        source=str(folder),
         recipe=results.recipe,
         method=results.method,
         scores={iterate.iteration: iterate.scores for iterate in results.iterations},
