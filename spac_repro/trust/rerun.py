@@ -18,7 +18,7 @@ def recorded_run(folder: Path) -> Run:
     """The run that a manifest records: its settings, its method, its seed.
 
     Raises:
-        UserError: not a run folder, or settings that this version does not have, or that were edited.
+        UserError: not a run folder, or settings that this version does not have, or that were changed by hand.
     """
     recorded = RunFolder.open(folder)
     manifest, path = recorded.manifest, recorded.manifest_file
@@ -32,7 +32,7 @@ def recorded_run(folder: Path) -> Run:
     recipe = validate(Recipe, tree, NamedSource(str(path), ("settings",)), remedy=remedy)
     run = Run(recipe, method, manifest.seed, manifest.provenance)
     if run.settings_sha256 != manifest.settings_sha256:
-        raise UserError(f"{path}: the settings do not match their digest; the file was edited")
+        raise UserError(f"{path}: the settings do not match their digest; the file was changed by hand")
     return run
 
 

@@ -169,15 +169,15 @@ def test_a_manifest_changed_by_hand_or_of_another_version_is_refused(run: Path) 
 def test_other_inputs_are_refused_and_another_environment_as_told(run: Path) -> None:
     here = json.loads((run / "manifest.json").read_text())
     said: list[str] = []
-    rerun.check(run, allowed=False, say=said.append)(Manifest.model_validate(here))
+    rerun.manifest_check(run, allow_changed=False, say=said.append)(Manifest.model_validate(here))
     assert said == []
     here["environment"]["source"]["commit"] = "beef"
     with pytest.raises(UserError, match=r"environment\.source\.commit is 'c0ffee' there and 'beef' here") as refused:
-        rerun.check(run, allowed=False, say=said.append)(Manifest.model_validate(here))
+        rerun.manifest_check(run, allow_changed=False, say=said.append)(Manifest.model_validate(here))
     assert refused.value.exit_code == 3
     assert len(said) == 1
-    rerun.check(run, allowed=True, say=said.append)(Manifest.model_validate(here))
+    rerun.manifest_check(run, allow_changed=True, say=said.append)(Manifest.model_validate(here))
     here["inputs"]["preferences_sha256"] = "b" * 64
     with pytest.raises(UserError, match="give the same preferences") as refused:
-        rerun.check(run, allowed=True, say=said.append)(Manifest.model_validate(here))
+        rerun.manifest_check(run, allow_changed=True, say=said.append)(Manifest.model_validate(here))
     assert refused.value.exit_code == 2

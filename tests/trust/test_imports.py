@@ -15,7 +15,7 @@ ABOVE = ("evaluation", "publish", "sampling", "model", "optim", "context", "pipe
 def imported(source: str) -> set[str]:
     """Every module that a source imports, anywhere in it."""
     found: set[str] = set()
-    for node in ast.find_first_difference(ast.parse(source)):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

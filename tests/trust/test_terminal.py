@@ -60,6 +60,6 @@ def test_a_comparison_has_its_three_layers_and_square_brackets_stay(make, tmp_pa
     a, b = make(tmp_path / "a", scores={1: 0.5}), make(tmp_path / "b", scores={1: 0.6}, environment__cpu="[bold]another")
     text = shown(render_comparison(compare(a, b)))
     assert "What differs: environment.cpu is x in A and [bold]another in B" in text
-    assert "Where they first part: iteration 1, scores: gold reward is 0.5 in A and 0.6 in B" in text
+    assert "Where they first differ: iteration 1, scores: gold reward is 0.5 in A and 0.6 in B" in text
     assert "+0.1000" in text
     assert "How much it matters: 1 of 1 scores differ" in text

@@ -145,7 +145,7 @@ def test_row_without_power_is_reported_as_such():
     assert weak.comparisons[0].underpowered
     assert weak.comparisons[0].effect == pytest.approx(0.02)
     assert weak.status == "unverified"
-    assert "no primary row could have seen" in weak.reason
+    assert "no primary row could have found" in weak.reason
     strong = verify(expected(row(sd=0.0001), start), {GOLD: [0.8]})
     assert not strong.comparisons[0].underpowered
     assert strong.status == "verified"
