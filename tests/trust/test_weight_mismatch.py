@@ -33,10 +33,10 @@ def test_the_first_tensor_in_the_order_of_a_forward_pass(tmp_path: Path) -> None
     changed["model.layers.10.w"][1, 2] += 0.5
     changed["lm_head.weight"][:] = 0
     a, b = weights(tmp_path / "a", tensors()), weights(tmp_path / "b", changed, shards=3)
-    parting, _ = first_tensor_mismatch(a, b, iteration=3)
-    assert parting is not None
-    assert (parting.place, parting.what, parting.a, parting.b) == ("model.layers.10.w", "element 6", "8", "8.5")
-    assert parting.note == "1 of 12 elements differ, by 0.5 at most"
+    mismatch, _ = first_tensor_mismatch(a, b, iteration=3)
+    assert mismatch is not None
+    assert (mismatch.place, mismatch.what, mismatch.a, mismatch.b) == ("model.layers.10.w", "element 6", "8", "8.5")
+    assert mismatch.note == "1 of 12 elements differ, by 0.5 at most"
 
 
 def test_sharding_is_no_difference(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_half_precision_is_read_as_what_it_is(tmp_path: Path) -> None:
     for name, value in (("a", 1.0), ("b", 1.0078125)):
         (tmp_path / name).mkdir()
         save_file({"w": torch.full((3,), value, dtype=torch.bfloat16)}, tmp_path / name / "model.safetensors")
-    parting, _ = first_tensor_mismatch(tmp_path / "a", tmp_path / "b", iteration=0)
-    assert parting is not None
-    assert (parting.a, parting.b) == ("1", "1.0078125")
+    mismatch, _ = first_tensor_mismatch(tmp_path / "a", tmp_path / "b", iteration=0)
+    assert mismatch is not None
+    assert (mismatch.a, mismatch.b) == ("1", "1.0078125")
 
 
 def test_cut_off_weights_are_refused(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_any_changed_element_is_found(tmp_path_factory: pytest.TempPathFactory, 
     changed = values.copy()
     changed[place] += by
     a, b = weights(folder / "a", {"w": values}), weights(folder / "b", {"w": changed})
-    parting, _ = first_tensor_mismatch(a, b, iteration=0)
-    assert parting is not None
-    assert parting.what == f"element {place}"
+    mismatch, _ = first_tensor_mismatch(a, b, iteration=0)
+    assert mismatch is not None
+    assert mismatch.what == f"element {place}"
     shutil.rmtree(folder)
