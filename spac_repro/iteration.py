@@ -29,6 +29,8 @@ from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, create_
 from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.recipe import Run
 from spac_repro.run_context import RunContext
+from spac_repro.runs import record
+from spac_repro.runs.iteration import IterationFolder
 from spac_repro.sampling import selfplay, vllm
 from spac_repro.seeds import derive_seed
 
@@ -45,12 +47,15 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
         NonFiniteError: the loss or the gradient norm is not finite.
         UserError: a file of this or of an earlier iteration is damaged.
     """
-    folder, training = context.folder.iteration(t), context.recipe.training
+    folder = context.folder.iteration(t)
     if distributed.path_exists(folder.policy):
+        distributed.on_main_process(lambda: remove_intermediate_files(folder))
         return
     model = context.load_policy(t - 1).to(context.device)  # type: ignore[arg-type]  # the stubs know no torch.device
     policy = Policy(model)
-    if not distributed.path_exists(folder.dataset_file):
+    if distributed.path_exists(folder.dataset_file):
+        distributed.on_main_process(lambda: selfplay.delete_batches(folder.selfplay_batches_folder))
+    else:
         _write_dataset(context, t, policy)
     with context.timed(t, "training"):
         data = _read_dataset(context, t, _reference_sha256(context, t))
@@ -59,14 +64,20 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
             partial(make_objective, context.run, t, data=data),
             _schedule(context, t, data),
             iteration=t,
-            checkpointing=CheckpointPolicy(folder.checkpoints, training.save_steps, training.save_total_limit),
+            checkpointing=_checkpointing(context, t),
             metrics=metrics,
             warn=context.progress.message,
             advance=context.progress.update,
         )
         weights = engine.weights()
         distributed.on_main_process(lambda: _save(context, t, model, weights))
-        distributed.on_main_process(lambda: shutil.rmtree(folder.checkpoints, ignore_errors=True))
+        distributed.on_main_process(lambda: remove_intermediate_files(folder))
+
+
+def remove_intermediate_files(folder: IterationFolder) -> None:
+    """Remove the checkpoints and self-play batches of a finished iteration; a killed process may have left them."""
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    selfplay.delete_batches(folder.selfplay_batches_folder)
 
 
 # Self-play responses and reference log-probabilities
@@ -86,7 +97,8 @@ def _write_dataset(context: RunContext, t: int, policy: Policy) -> None:
     }
 
     def write() -> None:
-        dataset.write(folder.dataset_file, data, texts)
+        entered = record.before_rename(context.folder, folder.dataset_file)
+        dataset.write(folder.dataset_file, data, texts, before_rename=entered)
         selfplay.delete_batches(folder.selfplay_batches_folder)
 
     distributed.on_main_process(write)
@@ -107,6 +119,7 @@ def _self_play(context: RunContext, t: int, model: PreTrainedModel) -> Sequence[
             eos_token_id=context.renderer.eos_token_id,
             seed=derive_seed(context.run.seed, "self-play", t),
             folder=batches,
+            bound_to=context.bound_to(t),
             sample=sample,
             advance=context.progress.update,
         )
@@ -180,6 +193,11 @@ def _read_dataset(context: RunContext, t: int, reference_sha256: str | None) -> 
 
 
 # Optimiser steps
+
+
+def _checkpointing(context: RunContext, t: int) -> CheckpointPolicy:
+    training, folder = context.recipe.training, context.folder.iteration(t).checkpoints
+    return CheckpointPolicy(folder, training.save_steps, training.save_total_limit, context.bound_to(t))
 
 
 def _schedule(context: RunContext, t: int, data: PreferenceDataset) -> Schedule:

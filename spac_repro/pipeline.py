@@ -28,7 +28,7 @@ from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.progress import Progress
 from spac_repro.recipe import Run
 from spac_repro.run_context import RunContext
-from spac_repro.runs import environment, files, results
+from spac_repro.runs import environment, files, ownership, record, results
 from spac_repro.runs import manifest as manifests
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import Manifest
@@ -72,6 +72,8 @@ def train(
     half = "bfloat16" in (run.recipe.training.compute_dtype, run.recipe.policy.dtype)
     with files.explain_disk_errors(path), precision.emulate_bf16_matmul() if half else nullcontext(), ExitStack() as stack:
         distributed.on_main_process(lambda: stack.enter_context(folder.exclusive_access()))
+        ownership.begin(path)
+        stack.callback(ownership.end, path)
         model, tokenizer = policy.create(run.recipe.policy, seed=derive_seed(run.seed, "weights"))
         _check_model(run, model, progress)
         renderer = Renderer(tokenizer, run.recipe.data)
@@ -93,7 +95,7 @@ def train(
                 evaluation.score(context, t)
         if until is not None and until < last:
             return None
-        distributed.on_main_process(lambda: files.write_json(folder.results_file, _results(context).as_json()))
+        distributed.on_main_process(lambda: record.write_json(folder, folder.results_file, _results(context).as_json()))
         return folder.results
 
 
@@ -146,6 +148,7 @@ def _claim(
     if start_from is not None and not context.folder.iteration(0).has_policy:
         start_policy.check_reusable(start_from, identity)  # before anything is written
     context.folder.create_or_resume(identity, allow_changed_environment=allow_changed_environment)
+    record.check(context.folder)
 
 
 def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
@@ -164,6 +167,7 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
             **tokenizers.identity(context.renderer.tokenizer),
         },
         environment={**environment.describe(), **_plugins(run)},
+        written_files={},
         equal_bits_claimed=run.recipe.selfplay.backend == "transformers",  # unknown for vLLM
     )
 

@@ -21,7 +21,7 @@ from spac_repro.optim import distributed
 from spac_repro.progress import Progress
 from spac_repro.publish.model_card import model_card
 from spac_repro.recipe import Recipe, Run
-from spac_repro.runs import files, timing
+from spac_repro.runs import files, record, timing
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import CARD, write_fingerprint
 
@@ -65,6 +65,11 @@ class RunContext:
         with timing.record_stage(self.folder.timing_file, t, stage, write=distributed.is_main_process()) as entry:
             yield entry
 
+    def bound_to(self, t: int) -> dict[str, Any]:
+        """Return what the intermediate files of iteration t are computed from: the run, and the weights that it begins with."""
+        weights = self.folder.iteration(t - 1).weights_sha256 if t else None
+        return {"run": self.folder.manifest.identity_sha256(), "iteration": t, "weights": weights}
+
     def load_policy(self, t: int) -> PreTrainedModel:
         """Load iterate t and compare its weights with the hash beside them.
 
@@ -72,6 +77,7 @@ class RunContext:
             UserError: the weights are damaged, or were replaced.
         """
         iteration = self.folder.iteration(t)
+        record.check_iterate(self.folder, t)
         model, _ = policy.load(iteration.policy, self.recipe.policy)
         if policy.weights_sha256(model) != iteration.weights_sha256:
             raise UserError(
@@ -81,7 +87,8 @@ class RunContext:
 
     def save_policy(self, t: int, model: PreTrainedModel) -> None:
         """Write iterate t with its weight hash and model card; the folder appears only when it is complete."""
-        with files.atomic_folder(self.folder.iteration(t).policy) as folder:
+        path = self.folder.iteration(t).policy
+        with files.atomic_folder(path, before_rename=record.finish_iteration(self.folder, path)) as folder:
             policy.save(model, self.renderer.tokenizer, folder)
             write_fingerprint(folder, policy.weights_sha256(model))
             files.write_bytes(folder / CARD, model_card(self.run, t).encode())

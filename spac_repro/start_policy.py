@@ -28,7 +28,7 @@ from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.publish.model_card import model_card
 from spac_repro.recipe import complete, start_settings
 from spac_repro.run_context import RunContext
-from spac_repro.runs import files
+from spac_repro.runs import files, record
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import CARD
 from spac_repro.runs.manifest import Manifest, leaf_differences
@@ -48,6 +48,7 @@ def prepare(context: RunContext, model: PreTrainedModel, metrics: MetricsWriter)
         metrics: gets a line for every optimizer step.
     """
     if context.folder.iteration(0).has_policy:
+        shutil.rmtree(context.folder.iteration(0).checkpoints, ignore_errors=True)  # where a killed process left them
         return
     settings = context.recipe.supervised_start
     with distributed.single_process(), context.timed(0, "supervised start" if settings else "start"):
@@ -86,7 +87,7 @@ def _train_supervised(context: RunContext, model: PreTrainedModel, metrics: Metr
         ),
         schedule,
         iteration=0,
-        checkpointing=CheckpointPolicy(folder.checkpoints, training.save_steps, training.save_total_limit),
+        checkpointing=CheckpointPolicy(folder.checkpoints, training.save_steps, training.save_total_limit, context.bound_to(0)),
         metrics=metrics,
         warn=context.progress.message,
         advance=context.progress.update,
@@ -152,6 +153,8 @@ def check_reusable(other: Path, manifest: Manifest) -> None:
     folder = RunFolder(other)
     if not (folder.has_manifest and folder.iteration(0).finished):
         raise UserError(f"{other} has no finished start policy; make one with this command, --until 0 and --out {other}")
+    record.check(folder)
+    record.check_iterate(folder, 0)
     theirs = folder.manifest
     if theirs.segments:
         raise UserError(
@@ -180,10 +183,11 @@ def reuse(context: RunContext, other: Path) -> None:
     target.path.mkdir(parents=True, exist_ok=True)
     for file in (source.gold_file, source.heldout_file, source.samples_file, source.scores_file):
         if file.exists() and not (target.path / file.name).exists():
-            _link(file, target.path / file.name)
+            record.link(context.folder, file, target.path / file.name)
     steps = [step for step in RunFolder(other).metrics() if step.iteration == 0]
     files.write_bytes(context.folder.metrics_file, b"".join(step.encode() for step in steps))
-    with files.atomic_folder(target.policy) as policy:  # last, because it marks the iteration as done
+    entered = record.finish_iteration(context.folder, target.policy)
+    with files.atomic_folder(target.policy, before_rename=entered) as policy:  # last, because it marks the iteration as done
         for file in source.policy.iterdir():
             if file.name != CARD:
                 _link(file, policy / file.name)

@@ -18,7 +18,7 @@ from spac_repro.data import memory_map
 from spac_repro.data.example import TokenizedExample
 from spac_repro.data.rendering import TokenizedPreferences
 from spac_repro.errors import UserError
-from spac_repro.runs.files import atomic_file
+from spac_repro.runs.files import Hook, atomic_file, no_hook
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,13 +59,14 @@ class PreferenceDataset:
         return [sum(row) for row in zip(*map(memory_map.lengths, columns), strict=True)]
 
 
-def write(path: Path, data: PreferenceDataset, texts: Mapping[str, Iterable[str]]) -> None:
+def write(path: Path, data: PreferenceDataset, texts: Mapping[str, Iterable[str]], *, before_rename: Hook = no_hook) -> None:
     """Write a dataset as Parquet, in batches of rows; the file appears complete or not at all.
 
     Args:
         path: the file.
         data: the dataset.
         texts: further columns of text, for people who read the file.
+        before_rename: gets the path of the complete temporary file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -78,7 +79,7 @@ def write(path: Path, data: PreferenceDataset, texts: Mapping[str, Iterable[str]
         types[f"{name}_reference_logprob"], columns[f"{name}_reference_logprob"] = pa.float32(), logprobs.tolist()
     schema = pa.schema(types)
     content = _ContentHash()
-    with atomic_file(path) as file, pq.ParquetWriter(file, schema) as writer:
+    with atomic_file(path, before_rename=before_rename) as file, pq.ParquetWriter(file, schema) as writer:
         for rows in memory_map.batched(zip(*columns.values(), strict=True)):
             arrays = [pa.array(values, kind) for values, kind in zip(zip(*rows, strict=True), schema.types, strict=True)]
             batch = pa.record_batch(arrays, schema=schema)

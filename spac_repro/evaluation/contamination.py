@@ -3,7 +3,7 @@
 from spac_repro.data import contamination
 from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.run_context import RunContext
-from spac_repro.runs import files
+from spac_repro.runs import record
 
 
 def measure(context: RunContext) -> None:
@@ -17,7 +17,7 @@ def measure(context: RunContext) -> None:
     found = contamination.measure(prompts, {task.name: task.words(leaves) for task, leaves in asked.items()})
     for name, task in found.tasks.items():
         context.progress.message(f"{name}: {task.note or 'no overlap with the preferences'}")
-    files.write_json(folder.contamination_file, found.as_json())
+    record.write_json(folder, folder.contamination_file, found.as_json())
 
 
 def notes(context: RunContext) -> dict[str, str]:

@@ -12,7 +12,7 @@ from spac_repro.data.world import World
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.run_context import RunContext
-from spac_repro.runs import files
+from spac_repro.runs import files, record
 from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
 from spac_repro.seeds import derive_seed
@@ -47,7 +47,7 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
             advance=context.progress.update,
         )
     if t == 0:
-        distributed.on_main_process(lambda: files.write_json(kept, asdict(rewards)))
+        distributed.on_main_process(lambda: record.write_json(context.folder, kept, asdict(rewards)))
     return scores(rewards, Rewards(**files.read_json(kept)))
 
 

@@ -18,6 +18,7 @@ from spac_repro.model.reference import reference_logprobs
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.run_context import RunContext
+from spac_repro.runs import record
 from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
 from spac_repro.seeds import derive_seed
@@ -41,8 +42,9 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
                 seed=derive_seed(context.run.seed, "held-out"),
                 advance=context.progress.update,
             )
+            entered = record.before_rename(context.folder, start.heldout_file)
             drawn = replace(drawn, reference_sha256=start.weights_sha256)
-            distributed.on_main_process(lambda: dataset.write(start.heldout_file, drawn, {}))
+            distributed.on_main_process(lambda: dataset.write(start.heldout_file, drawn, {}, before_rename=entered))
         remedy = f"remove it and {start.scores_file}, and repeat the command"
         data = dataset.read(start.heldout_file, reference_sha256=start.weights_sha256, remedy=remedy)
         return scores(scorer, data, tokens=tokens, advance=context.progress.update)

@@ -5,7 +5,7 @@ finished. An engine that divides the state among the processes writes one file p
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from spac_repro.errors import UserError
 from spac_repro.optim import distributed
-from spac_repro.runs.files import atomic_folder, read_json, sha256_file, write_json
+from spac_repro.runs.files import atomic_folder, read_json, read_sealed_json, sha256_file, write_sealed_json
+from spac_repro.runs.manifest import WrittenMetrics
 
 # docs/decisions/02-exactness.md: why checkpoints are hashed safetensors files.
-STATE_FILE = "state.safetensors"
+STATE_FILE, CONTENT_FILE = "state.safetensors", "checkpoint.json"
 
 
 class TrainingState(NamedTuple):
@@ -29,8 +30,25 @@ class TrainingState(NamedTuple):
     shard: dict[str, Tensor]  # this process's part of what is divided; empty where nothing is
 
 
-def save(folder: Path, step: int, state: TrainingState, *, save_total_limit: int) -> None:
-    """Write a checkpoint, then delete all but the newest `save_total_limit`. All processes call this together."""
+def save(
+    folder: Path,
+    step: int,
+    state: TrainingState,
+    *,
+    save_total_limit: int,
+    bound_to: Mapping[str, Any],
+    metrics: WrittenMetrics | None,
+) -> None:
+    """Write a checkpoint, then delete all but the newest `save_total_limit`. All processes call this together.
+
+    Args:
+        folder: where the checkpoints of the iteration lie.
+        step: optimizer steps taken.
+        state: weights and optimizer state.
+        save_total_limit: checkpoints to keep.
+        bound_to: what the checkpoint is computed from: run and initial weights.
+        metrics: the metrics file up to this step; None on other processes than the main one.
+    """
     with ExitStack() as stack:
         new = distributed.on_main_process(lambda: stack.enter_context(atomic_folder(folder / f"step-{step:07d}")))
         if state.shard:
@@ -39,10 +57,9 @@ def save(folder: Path, step: int, state: TrainingState, *, save_total_limit: int
 
         def finish() -> None:
             save_file({**state.full, "generator": torch.get_rng_state()}, new / STATE_FILE)
-            write_json(
-                new / "checkpoint.json",
-                {"step": step, "sha256": sha256_file(new / STATE_FILE)} | ({"shares": shards} if shards else {}),
-            )
+            content: dict[str, Any] = {"step": step, "sha256": sha256_file(new / STATE_FILE), "shares": shards}
+            content["metrics"] = (metrics or WrittenMetrics()).model_dump()
+            write_sealed_json(new / CONTENT_FILE, content, bound_to=bound_to)
             stack.close()
             for old in _newest_first(folder)[save_total_limit:]:
                 shutil.rmtree(old)
@@ -58,7 +75,7 @@ def load(path: Path) -> TrainingState:
     """
     full = load_file(path / STATE_FILE)
     torch.set_rng_state(full.pop("generator"))
-    shards = read_json(path / "checkpoint.json").get("shares", {})
+    shards = _content(path)["shares"]
     if shards and len(shards) != distributed.world_size():
         raise UserError(
             f"{path} was written by {len(shards)} processes, and {distributed.world_size()} are running; start {len(shards)}"
@@ -66,10 +83,13 @@ def load(path: Path) -> TrainingState:
     return TrainingState(full, load_file(path / _shard_file()) if shards else {})
 
 
-def latest_valid(folder: Path, *, warn: Callable[[str], None] = lambda message: None) -> Path | None:
-    """Find the newest checkpoint that is not damaged; None if there is none. `warn` gets a line for each damaged one."""
+def latest_valid(folder: Path, bound_to: Mapping[str, Any], *, warn: Callable[[str], None] = lambda message: None) -> Path | None:
+    """Find the newest checkpoint that is not damaged and was computed from what `bound_to` says; None if there is none.
+
+    `warn` gets a line for each that is damaged or another run's.
+    """
     for path in _newest_first(folder):
-        if not (reason := damage(path)):
+        if not (reason := damage(path, bound_to)):
             return path
         warn(f"{path} is damaged ({reason}); going back to the checkpoint before it")
     return None
@@ -77,14 +97,24 @@ def latest_valid(folder: Path, *, warn: Callable[[str], None] = lambda message: 
 
 def step_of(path: Path) -> int:
     """Return the number of optimizer steps taken before a checkpoint."""
-    return int(read_json(path / "checkpoint.json")["step"])
+    return int(_content(path)["step"])
 
 
-def damage(path: Path) -> str | None:
-    """Say how a checkpoint is damaged; None if it is not."""
+def metrics_of(path: Path) -> WrittenMetrics:
+    """Return how much of the metrics file had been written at a checkpoint."""
+    return WrittenMetrics(**_content(path)["metrics"])
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; `damage` has checked it."""
+    return dict(read_json(path / CONTENT_FILE)["content"])
+
+
+def damage(path: Path, bound_to: Mapping[str, Any]) -> str | None:
+    """Say how a checkpoint is damaged, or that it is another run's; None if it can be resumed from."""
     try:
-        content = read_json(path / "checkpoint.json")
-        hashes = {STATE_FILE: content["sha256"], **content.get("shares", {})}
+        content = read_sealed_json(path / CONTENT_FILE, bound_to=bound_to)
+        hashes = {STATE_FILE: content["sha256"], **content["shares"]}
         if any(sha256_file(path / name) != sha256 for name, sha256 in hashes.items()):
             return "its hash is not the one written beside it"
     except (OSError, UserError, KeyError, TypeError, AttributeError) as error:

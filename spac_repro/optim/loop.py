@@ -1,10 +1,11 @@
 """The training loop: the optimizer steps of every method and of the supervised start, interruptible after any step."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,7 @@ class CheckpointPolicy:
     folder: Path
     save_steps: int
     save_total_limit: int
+    bound_to: Mapping[str, Any] = field(default_factory=dict)  # run and initial weights; no other's checkpoint is resumed from
 
 
 def create_optimizer(name: str, model: nn.Module, *, weight_decay: float) -> torch.optim.Optimizer:
@@ -135,12 +137,13 @@ def training_loop(
         NonFiniteError: names the step, its examples and the latest valid checkpoint; nothing after that checkpoint is kept.
         KeyboardInterrupt: a process received a signal; all processes stop after the same step and save a checkpoint of it.
     """
-    checkpoint = distributed.on_main_process(lambda: checkpoints.latest_valid(checkpointing.folder, warn=warn))
+    find = partial(checkpoints.latest_valid, checkpointing.folder, checkpointing.bound_to, warn=warn)
+    checkpoint = distributed.on_main_process(find)
     engine = build_engine(checkpoint)
     objective = make_objective(engine.module)
     first = checkpoints.step_of(checkpoint) if checkpoint else 0
     if distributed.is_main_process():
-        metrics.rewind_to(iteration, first)
+        metrics.resume(checkpoints.metrics_of(checkpoint) if checkpoint else None, checkpointing.folder)
     for step in range(first, schedule.total_steps):
         advance(step, schedule.total_steps)
         means = accumulate_gradient(engine, objective, schedule, step)
@@ -148,13 +151,21 @@ def training_loop(
         grad_norm = engine.step(learning_rate)
         if not (math.isfinite(means["loss"]) and math.isfinite(grad_norm)):
             batch = schedule.batch(step)
-            raise NonFiniteError(non_finite_message(iteration, step, means["loss"], grad_norm, batch, checkpointing.folder))
+            raise NonFiniteError(non_finite_message(iteration, step, means["loss"], grad_norm, batch, checkpointing))
         done = step + 1
         if distributed.is_main_process():
             metrics.write(iteration, done, {**means, "grad_norm": grad_norm, "learning_rate": learning_rate})
         stop = distributed.any_process(signals.stop_requested())
         if stop or (done % checkpointing.save_steps == 0 and done < schedule.total_steps):
-            checkpoints.save(checkpointing.folder, done, engine.state(), save_total_limit=checkpointing.save_total_limit)
+            position = metrics.sync() if distributed.is_main_process() else None
+            checkpoints.save(
+                checkpointing.folder,
+                done,
+                engine.state(),
+                save_total_limit=checkpointing.save_total_limit,
+                bound_to=checkpointing.bound_to,
+                metrics=position,
+            )
         if stop:
             raise KeyboardInterrupt
     advance(schedule.total_steps, schedule.total_steps)
@@ -207,10 +218,12 @@ def accumulate_gradient(engine: Engine, objective: Objective, schedule: Schedule
     return {name: total / len(batch) for name, total in distributed.all_reduce_sum(sums).items()}
 
 
-def non_finite_message(iteration: int, step: int, loss: float, grad_norm: float, batch: Sequence[int], folder: Path) -> str:
+def non_finite_message(
+    iteration: int, step: int, loss: float, grad_norm: float, batch: Sequence[int], saved: CheckpointPolicy
+) -> str:
     """Return the message of a `NonFiniteError`, in one line."""
     what = f"loss {loss:g}" if not math.isfinite(loss) else f"gradient norm {grad_norm:g}"
-    checkpoint = checkpoints.latest_valid(folder)
+    checkpoint = checkpoints.latest_valid(saved.folder, saved.bound_to)
     examples = ", ".join(map(str, batch[:16])) + (", …" if len(batch) > 16 else "")
     return (
         f"iteration {iteration}, step {step + 1}: {what}; examples {examples}; latest valid checkpoint: {checkpoint or 'none'}; "

@@ -4,8 +4,9 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,18 +14,39 @@ from typing import Any, BinaryIO
 from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.runs import ownership
+
+PARTIAL = ".partial"  # how the names of temporary files and folders end
+
+
+Hook = Callable[[Path], None]
+
+
+def no_hook(path: Path) -> None:
+    """The hook that does nothing."""
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears whole or not at all: temporary file, fsync, rename."""
+def atomic_file(path: Path, *, before_rename: Hook = no_hook) -> Iterator[BinaryIO]:
+    """Write a file that appears only when it is complete: temporary file, fsync, rename, fsync of the folder.
+
+    Args:
+        path: the file; its folders are created.
+        before_rename: gets the path of the complete temporary file.
+
+    Raises:
+        UserError: `path` lies in a run folder that this process owned and owns no longer.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = _temporary(path)
     try:
-        with temporary.open("wb") as file:
+        # O_EXCL: the name is new, so no link that somebody left there is followed.
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        before_rename(temporary)
+        ownership.check(path)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -32,15 +54,16 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, before_rename: Hook = no_hook) -> None:
     """Write a file, whole or not at all."""
-    with atomic_file(path) as file:
+    with atomic_file(path, before_rename=before_rename) as file:
         file.write(content)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, *, before_rename: Hook = no_hook) -> None:
     """Write JSON, whole or not at all, in a form that is equal for equal content."""
-    write_bytes(path, (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode(), before_rename=before_rename)
 
 
 def read_json(path: Path) -> Any:
@@ -63,22 +86,76 @@ def check_schema(path: Path, found: Mapping[str, Any], newest: int) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears whole or not at all: it is filled beside its place, synced, and renamed into it."""
-    temporary = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+def atomic_folder(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Path]:
+    """Write a folder that appears only when it is complete: it is filled beside its place, synced, and renamed.
+
+    Args:
+        path: the folder.
+        before_rename: gets the path of the complete temporary folder.
+
+    Raises:
+        UserError: `path` lies in a run folder that this process owned and owns no longer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync_file(file)
+        for entry in temporary.rglob("*"):
+            if entry.is_dir():
+                _sync_folder(entry)
+            else:
+                _sync_file(entry)
+        _sync_folder(temporary)
+        before_rename(temporary)
+        ownership.check(path)
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nobody can guess."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove the temporary files and folders that a killed process left below a folder."""
+    for entry in sorted(folder.rglob(f".*{PARTIAL}")):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def write_sealed_json(path: Path, content: Any, *, bound_to: Mapping[str, Any]) -> None:
+    """Write JSON with its hash, and with what it was computed from: `read_sealed_json` believes it for nothing else."""
+    sealed = {"content": content, "bound_to": dict(bound_to)}
+    write_json(path, {**sealed, "sha256": sha256_json(sealed)})
+
+
+def read_sealed_json(path: Path, *, bound_to: Mapping[str, Any]) -> Any:
+    """Read what `write_sealed_json` wrote.
+
+    Raises:
+        UserError: it cannot be read, was changed, or was computed from something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or found.keys() != {"content", "bound_to", "sha256"}:
+        raise UserError(f"{path}: not a file of this version of spac-repro; remove it and repeat the command")
+    if found.pop("sha256") != sha256_json(found):
+        raise UserError(f"{path}: its hash is not the one written in it; remove it and repeat the command")
+    if found["bound_to"] != dict(bound_to):
+        raise UserError(f"{path}: it was computed by another run, or from other weights; remove it and repeat the command")
+    return found["content"]
+
+
+def sha256_json(content: Any) -> str:
+    """SHA-256 of a value, written as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -179,6 +179,7 @@ class RunFolder:
         Raises:
             UserError: the folder holds another run, or the environment changed and that was not allowed.
         """
+        files.remove_partial(self.path)
         if not self.has_manifest:
             if any(entry for entry in self.path.iterdir() if not _may_come_first(entry)):
                 raise UserError(f"{self.path} holds files but no manifest.json: it is not a run folder; choose another with --out")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
+from spac_repro.runs import ownership
 from spac_repro.runs.files import write_json
+from spac_repro.runs.ownership import LOCK
 
-LOCK, OWNER = ".lock", ".owner.json"
+OWNER = ".owner.json"
 
 
 @contextmanager
@@ -36,15 +38,18 @@ def exclusive_access(folder: Path) -> Iterator[None]:
     except Timeout:
         raise UserError(f"{folder} is in use{_by(owner)}; wait for it, or choose another folder with --out") from None
     try:
+        ownership.begin(folder)
         write_json(owner, {"process": os.getpid(), "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename})
         yield
     finally:
-        owner.unlink(missing_ok=True)
-        if not (folder / "manifest.json").exists():
-            (folder / LOCK).unlink(missing_ok=True)
-            for path in made:
-                with suppress(OSError):  # something else is in it by now
-                    path.rmdir()
+        if ownership.holds(folder):  # else another run's files may lie there by now
+            owner.unlink(missing_ok=True)
+            if not (folder / "manifest.json").exists():
+                (folder / LOCK).unlink(missing_ok=True)
+                for path in made:
+                    with suppress(OSError):  # something else is in it by now
+                        path.rmdir()
+        ownership.end(folder)
         lock.release()
 
 

@@ -3,6 +3,7 @@
 It holds the settings with their provenance, the inputs by hash, and the environment; no clock times, host names or absolute paths.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ MAPPING_KEYS = {
 }
 
 
+class WrittenMetrics(BaseModel):
+    """The beginning of metrics.jsonl that belongs to the finished iterations."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bytes: int = Field(default=0, ge=0)
+    sha256: str = hashlib.sha256().hexdigest()
+
+
 class Manifest(BaseModel):
     """What identifies a run. Keys that this version does not know are kept."""
 
@@ -41,6 +51,8 @@ class Manifest(BaseModel):
     environment: dict[str, Any]
     segments: list[dict[str, Any]] = Field(default_factory=list)  # the environments that it was carried on in
     equal_bits_claimed: bool = True
+    written_files: dict[str, str] | None = None  # SHA-256 of what the run has written, by path in its folder; None: not recorded
+    written_metrics: WrittenMetrics = Field(default_factory=lambda: WrittenMetrics())
 
     @field_validator("settings", "environment")
     @classmethod
@@ -56,9 +68,14 @@ class Manifest(BaseModel):
         """What tells the run from others. A setting added since then has its neutral value, so that old runs and new ones meet."""
         return {part: getattr(self, part) for part in IDENTITY_KEYS} | {"settings": complete(self.settings)}
 
+    def identity_sha256(self) -> str:
+        """SHA-256 of the identity: what intermediate files are bound to."""
+        return files.sha256_json(self.identity())
+
     def as_json(self) -> dict[str, Any]:
-        """What manifest.json holds."""
-        return self.model_dump(mode="json", by_alias=True)
+        """What manifest.json holds: everything, and a hash of it."""
+        content = self.model_dump(mode="json", by_alias=True)
+        return {**content, "sha256": files.sha256_json(content)}
 
     def with_segment(self, environment: Mapping[str, Any]) -> "Manifest":
         """The manifest of the run once it was carried on in another environment: it claims equal bits no more."""
@@ -75,6 +92,9 @@ def read(path: Path) -> Manifest:
     if not isinstance(found, dict):
         raise UserError(f"{path}: half a manifest: no {REQUIRED_KEYS[0]!r}; repeat the run's `train` command")
     files.check_schema(path, found, SCHEMA)
+    sealed = found.pop("sha256", None)
+    if sealed is not None and sealed != files.sha256_json(found):
+        raise UserError(f"{path}: its hash is not the one written in it: the file was changed by hand or is damaged")
     for part in REQUIRED_KEYS:
         if part not in found:
             raise UserError(f"{path}: half a manifest: no {part!r}; repeat the run's `train` command")

@@ -2,7 +2,7 @@
 
 import shutil
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
 from spac_repro.data import memory_map
+from spac_repro.errors import UserError
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
-from spac_repro.runs.files import read_json, write_json
+from spac_repro.runs.files import read_sealed_json, write_sealed_json
 from spac_repro.seeds import derive_seed
 
 
@@ -29,6 +30,7 @@ def sample_responses(
     eos_token_id: int,
     seed: int,
     folder: Path | None = None,
+    bound_to: Mapping[str, Any] | None = None,
     sample: Callable[[Sequence[Sequence[int]], int], list[list[int]]] | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sequence[list[int]]:
@@ -47,6 +49,7 @@ def sample_responses(
         seed: the seed that every batch's seed is derived from.
         folder: where each process stores its finished batches. An interrupted call continues after them, with the same result as an
             uninterrupted one.
+        bound_to: what the responses come from; stored batches that come from something else are sampled again.
         sample: another sampler, called with the prompts and the seed of a batch.
         advance: called with (batches done, batches in all).
 
@@ -62,20 +65,27 @@ def sample_responses(
     own: dict[int, list[array[int]]] = {}
     for number, batch in distributed.shard(list(enumerate(batches))):
         advance(number, len(batches))
-        file = folder / f"batch-{number:05d}.json" if folder else None
-        if file and file.exists():
-            sampled = read_json(file)
-        else:
+        file, source = folder / f"batch-{number:05d}.json" if folder else None, {**(bound_to or {}), "batch": number, "seed": seed}
+        sampled = _saved_batch(file, source) if file else None
+        if sampled is None:
             sampled = sample([prompts[i] for i in batch], derive_seed(seed, number))
             if file:
-                write_json(file, sampled)
+                write_sealed_json(file, sampled, bound_to=source)
         own[number] = [array("i", response) for response in sampled]  # 4 bytes a token, where a list takes 36
     responses: list[array[int]] = [array("i")] * len(prompts)
-    for number, sampled in distributed.all_gather(own).items():
-        for i, response in zip(batches[number], sampled, strict=True):
+    for number, done in distributed.all_gather(own).items():
+        for i, response in zip(batches[number], done, strict=True):
             responses[i] = response
     advance(len(batches), len(batches))
     return memory_map.token_columns(([response] for response in responses), ["response"])["response"]
+
+
+def _saved_batch(path: Path, source: Mapping[str, Any]) -> list[list[int]] | None:
+    """Read a saved batch; None where there is none, or it is damaged or comes from something else."""
+    try:
+        return list(read_sealed_json(path, bound_to=source)) if path.exists() else None
+    except UserError:
+        return None
 
 
 def delete_batches(folder: Path) -> None:

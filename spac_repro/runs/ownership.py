@@ -1,0 +1,48 @@
+"""Whether this process still owns a run folder: checked before every write into it.
+
+A folder can be removed, and made again by another run, while a process is at work in it. The lock file tells: the owner holds it
+open, so the file at its path is the same one only as long as the folder is.
+"""
+
+import os
+from pathlib import Path
+
+from spac_repro.errors import UserError
+
+LOCK = ".lock"
+
+_owned: dict[Path, tuple[int, int]] = {}  # run folder -> device and inode of the lock file that was there in the beginning
+
+
+def begin(folder: Path) -> None:
+    """Remember a run folder, whose lock this process or the main process of its run holds."""
+    _owned[folder.absolute()] = _identity(folder)
+
+
+def end(folder: Path) -> None:
+    """Forget a run folder."""
+    _owned.pop(folder.absolute(), None)
+
+
+def holds(folder: Path) -> bool:
+    """Whether the lock file of a remembered run folder is the one that was there in the beginning."""
+    try:
+        return _identity(folder) == _owned.get(folder.absolute())
+    except OSError:
+        return False
+
+
+def check(path: Path) -> None:
+    """Check that the run folder that `path` lies in is still the one that this process owns; other paths are not checked.
+
+    Raises:
+        UserError: the folder was removed, or belongs to another run by now.
+    """
+    for folder in _owned:
+        if path.absolute().is_relative_to(folder) and not holds(folder):
+            raise UserError(f"{folder} was removed while this run was at work in it; nothing more is written; repeat the command")
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder / LOCK)
+    return status.st_dev, status.st_ino
