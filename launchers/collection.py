@@ -10,8 +10,7 @@ from typing import Any
 
 from spac_repro.launchers.ledger import Ledger
 from spac_repro.launchers.matrix import Cell
-from spac_repro.runs import files
-from spac_repro.runs.folder import RunFolder
+from spac_repro.runs import files, record
 
 NUMBERS = ("mean", "sd", "low", "high")
 
@@ -44,7 +43,7 @@ def _rows(book: Ledger, cells: Sequence[Cell], varied: Sequence[str]) -> Iterato
     for cell in cells:
         if cell.seed in missing:
             continue
-        for iterate in RunFolder.open(book.run_folder(cell)).results.iterations:
+        for iterate in record.open_checked(book.run_folder(cell)).results.iterations:
             for score in iterate.scores:
                 values.setdefault((iterate.iteration, score.task, score.metric), []).append(score.value)
     head = {**{key: _plain(cells[0].varied.get(key)) for key in varied}, "method": cells[0].method}

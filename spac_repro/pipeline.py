@@ -72,8 +72,9 @@ def train(
     half = "bfloat16" in (run.recipe.training.compute_dtype, run.recipe.policy.dtype)
     with files.explain_disk_errors(path), precision.emulate_bf16_matmul() if half else nullcontext(), ExitStack() as stack:
         distributed.on_main_process(lambda: stack.enter_context(folder.exclusive_access()))
-        ownership.begin(path)
-        stack.callback(ownership.end, path)
+        if not distributed.is_main_process():
+            ownership.begin(path)
+            stack.callback(ownership.end, path)
         model, tokenizer = policy.create(run.recipe.policy, seed=derive_seed(run.seed, "weights"))
         _check_model(run, model, progress)
         renderer = Renderer(tokenizer, run.recipe.data)

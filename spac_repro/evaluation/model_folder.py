@@ -14,7 +14,8 @@ from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.model import policy, precision
 from spac_repro.progress import Progress
 from spac_repro.recipe import WorldSettings
-from spac_repro.runs.folder import RunFolder, run_of_policy
+from spac_repro.runs import record
+from spac_repro.runs.folder import RunFolder, number_of_iterate, run_of_policy
 from spac_repro.runs.results import Score
 from spac_repro.suites import Suite
 
@@ -62,11 +63,16 @@ def _find(target: Path) -> tuple[Path, WorldSettings | None]:
     if not target.is_dir():
         raise UserError(f"{target}: no such folder; give a Hugging Face model folder or a run folder")
     if not RunFolder(target).has_manifest:
-        return target, _world(run_of_policy(target))
+        run = run_of_policy(target)
+        number = number_of_iterate(target)
+        if run and number is not None:
+            record.check_iterate(run, number)
+        return target, _world(run)
     run = RunFolder.open(target)
     last = run.last_iterate()
     if last is None:
         raise UserError(f"{target}: the run has no finished iterate yet; repeat its train command")
+    record.check_iterate(run, last.number)
     return last.policy, _world(run)
 
 

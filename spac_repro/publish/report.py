@@ -15,7 +15,7 @@ from spac_repro.publish.groups import Group, RunView, group_by_settings
 from spac_repro.publish.provenance import flatten, setting_rows, train_command
 from spac_repro.publish.responses import response_cards
 from spac_repro.publish.scores import score_names, score_tables
-from spac_repro.runs import files
+from spac_repro.runs import files, record
 from spac_repro.runs.folder import find_runs
 from spac_repro.runs.manifest import leaf_differences
 from spac_repro.runs.verdict import Verdict
@@ -29,6 +29,8 @@ def write_report(folders: Sequence[Path], out: Path) -> int:
         UserError: There is no run, or a damaged one.
     """
     views = [RunView(run) for run in dict.fromkeys(run for folder in folders for run in find_runs(folder))]
+    for view in views:
+        record.check(view.folder)
     page = _render(views, group_by_settings(views)).encode()
     files.write_bytes(out, page)
     return len(page)

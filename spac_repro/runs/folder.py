@@ -249,7 +249,13 @@ def run_of_policy(policy: Path) -> RunFolder | None:
         UserError: the run's manifest is damaged or of a newer version.
     """
     place = Path(os.path.abspath(policy))
-    match, run = _ITERATION.fullmatch(place.parent.name), RunFolder(place.parent.parent)
-    if match is None or run.iteration(int(match[1])).policy != place or not run.has_manifest:
+    number, run = number_of_iterate(place), RunFolder(place.parent.parent)
+    if number is None or run.iteration(number).policy != place or not run.has_manifest:
         return None
     return RunFolder.open(run.path)
+
+
+def number_of_iterate(policy: Path) -> int | None:
+    """The iteration whose iterate lies in a model folder, as the name of the folder around it says; None where it says none."""
+    match = _ITERATION.fullmatch(Path(os.path.abspath(policy)).parent.name)
+    return int(match[1]) if match else None

@@ -108,6 +108,17 @@ def check_metrics(run: RunFolder, written: WrittenMetrics, *, remedy: str) -> No
         raise UserError(f"{run.metrics_file}: its first {written.bytes} bytes are not those that were written; {remedy}")
 
 
+def open_checked(path: Path) -> RunFolder:
+    """Open a run folder and check its files, as `check` does.
+
+    Raises:
+        UserError: it is no run folder, or a file of it was changed, is missing, or was not written by the run.
+    """
+    run = RunFolder.open(path)
+    check(run)
+    return run
+
+
 def check(run: RunFolder, *, deep: bool = False) -> FileCheck:
     """Check the files of a run against the hashes in its manifest. Runs of version 0.1 have none.
 

@@ -14,6 +14,7 @@ from typing import Any
 from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
+from spac_repro.runs import record
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import REQUIRED_KEYS, Manifest, leaf_differences
 from spac_repro.runs.results import Score
@@ -141,7 +142,7 @@ def compare(a: Path, b: Path, seeds: Sequence[Path] = ()) -> Comparison:
     Raises:
         UserError: not a run, a run of a newer version, a damaged file, or two runs that share nothing.
     """
-    run_a, run_b, *others = map(RunFolder.open, (a, b, *seeds))
+    run_a, run_b, *others = map(record.open_checked, (a, b, *seeds))
     scores = (run_a.scores(), run_b.scores())
     _check_something_shared((run_a, run_b), scores)
     spread, spread_runs = seed_spread([run_a, run_b, *others])
@@ -168,7 +169,7 @@ def compare_expected(run: Path, file: Path) -> Comparison:
     Raises:
         UserError: not a run, not an expected_results file, or no row of the run's recipe and method.
     """
-    folder = RunFolder.open(run)
+    folder = record.open_checked(run)
     manifest, expected = folder.manifest, load_expected(file)
     if expected.recipe != manifest.recipe:
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
-from spac_repro.runs.folder import RunFolder
+from spac_repro.runs import record
 from spac_repro.runs.results import Score
 
 
@@ -59,7 +59,7 @@ def read_run_scores(folder: Path | str) -> RunScores:
         IncomparableError: the run is unfinished.
         UserError: it is no run folder, is of a newer version, or cannot be read.
     """
-    run = RunFolder.open(Path(folder))
+    run = record.open_checked(Path(folder))
     if not run.complete:
         raise IncomparableError(f"{folder}: has no results.json, so the run is unfinished; repeat its `train` command to go on")
     results = run.results

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from spac_repro.errors import UserError
-from spac_repro.runs.folder import RunFolder
+from spac_repro.runs import record
 from spac_repro.runs.results import Score
 from spac_repro.runs.verdict import RowComparison, ScoreKey, Status, Verdict
 from spac_repro.trust.expected import (
@@ -141,7 +141,7 @@ def verify_runs(run_folders: Sequence[Path | str], expected: Path | str | None =
 
 def verify_and_record(folder: Path) -> Verdict:
     """Verify one run and write the verdict into its folder. A run that cannot be compared is unverified, with the reason."""
-    run = RunFolder.open(folder)
+    run = record.open_checked(folder)
     try:
         verdict = verify_runs([folder])
     except IncomparableError as error:
