@@ -71,10 +71,7 @@ def train(
     folder = RunFolder(path)
     half = "bfloat16" in (run.recipe.training.compute_dtype, run.recipe.policy.dtype)
     with files.explain_disk_errors(path), precision.emulate_bf16_matmul() if half else nullcontext(), ExitStack() as stack:
-        distributed.on_main_process(lambda: stack.enter_context(folder.exclusive_access()))
-        if not distributed.is_main_process():
-            ownership.begin(path)
-            stack.callback(ownership.end, path)
+        _take_folder(folder, stack)
         model, tokenizer = policy.create(run.recipe.policy, seed=derive_seed(run.seed, "weights"))
         _check_model(run, model, progress)
         renderer = Renderer(tokenizer, run.recipe.data)
@@ -119,6 +116,14 @@ def _prepare_process(run: Run, progress: Progress) -> None:
     methods.get(run.method).load_loss()
     if run.recipe.selfplay.backend == "vllm":
         vllm.check_installed()
+
+
+def _take_folder(folder: RunFolder, stack: ExitStack) -> None:
+    """Own the run folder until the stack closes: the main process holds the lock, and the others watch it."""
+    distributed.on_main_process(lambda: stack.enter_context(folder.exclusive_access()))
+    if not distributed.is_main_process():
+        ownership.begin(folder.path)
+        stack.callback(ownership.end, folder.path)
 
 
 def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:

@@ -157,19 +157,24 @@ def training_loop(
             metrics.write(iteration, done, {**means, "grad_norm": grad_norm, "learning_rate": learning_rate})
         stop = distributed.any_process(signals.stop_requested())
         if stop or (done % checkpointing.save_steps == 0 and done < schedule.total_steps):
-            position = metrics.sync() if distributed.is_main_process() else None
-            checkpoints.save(
-                checkpointing.folder,
-                done,
-                engine.state(),
-                save_total_limit=checkpointing.save_total_limit,
-                bound_to=checkpointing.bound_to,
-                metrics=position,
-            )
+            _save_checkpoint(checkpointing, done, engine, metrics)
         if stop:
             raise KeyboardInterrupt
     advance(schedule.total_steps, schedule.total_steps)
     return engine
+
+
+def _save_checkpoint(checkpointing: CheckpointPolicy, step: int, engine: Engine, metrics: MetricsWriter) -> None:
+    """Bring the metrics to the disk, then save a checkpoint that is bound to them."""
+    written = metrics.sync() if distributed.is_main_process() else None
+    checkpoints.save(
+        checkpointing.folder,
+        step,
+        engine.state(),
+        save_total_limit=checkpointing.save_total_limit,
+        bound_to=checkpointing.bound_to,
+        metrics=written,
+    )
 
 
 def batch_by_tokens(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

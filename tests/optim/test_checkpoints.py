@@ -1,6 +1,7 @@
 """Training state on disk: every bit of it back, the newest that is whole, and no other model's."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from spac_repro.runs import files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 INPUTS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+
+
+RUN = {"run": "r", "iteration": 1, "weights": "w"}
 
 
 class Tied(nn.Module):
@@ -55,12 +59,12 @@ def step(model, optimizer, n: int) -> None:
 
 def save(folder, number: int, model, optimizer, *, keep: int) -> None:
     """As the training loop writes a checkpoint after `number` steps."""
-    checkpoints.save(folder, number, engine(model, optimizer).state(), save_total_limit=keep)
+    checkpoints.save(folder, number, engine(model, optimizer).state(), save_total_limit=keep, bound_to=RUN, metrics=None)
 
 
 def restore(folder, model, optimizer, *, warn) -> int:
     """As the training loop begins: the steps taken before the newest checkpoint that is whole."""
-    checkpoint = checkpoints.latest_valid(folder, warn=warn)
+    checkpoint = checkpoints.latest_valid(folder, RUN, warn=warn)
     engine(model, optimizer, checkpoint)
     return checkpoints.step_of(checkpoint) if checkpoint else 0
 
@@ -122,7 +126,7 @@ def test_where_there_is_nothing_training_begins_at_0(tmp_path):
     before = bits(model, stepper)
     assert restore(tmp_path / "training", model, stepper, warn=never) == 0
     assert same(bits(model, stepper), before)
-    assert checkpoints.latest_valid(tmp_path / "training") is None
+    assert checkpoints.latest_valid(tmp_path / "training", RUN) is None
 
 
 @pytest.fixture
@@ -172,7 +176,27 @@ def test_of_a_damaged_newest_the_one_before_is_taken_and_it_is_said(three, damag
     assert f"{folder / 'step-0000003'} is damaged (" in warnings[0]
     assert "going back" in warnings[0]
     assert "\n" not in warnings[0]
-    assert checkpoints.latest_valid(folder) == folder / "step-0000002"
+    assert checkpoints.latest_valid(folder, RUN) == folder / "step-0000002"
+
+
+def test_another_runs_checkpoints_are_not_taken(three):
+    folder, _ = three
+    warnings = []
+    for other in ({**RUN, "run": "s"}, {**RUN, "iteration": 2}, {**RUN, "weights": "v"}, {}):
+        assert checkpoints.latest_valid(folder, other, warn=warnings.append) is None
+    assert len(warnings) == 12
+    assert all("computed by another run, or from other weights" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("key", ["step", "bytes"])
+def test_one_digit_of_what_a_checkpoint_says_is_noticed(three, key):
+    """The step decides which examples come next."""
+    folder, _ = three
+    file = folder / "step-0000003" / "checkpoint.json"
+    changed = re.sub(rf'"{key}": \d', f'"{key}": 7', file.read_text())
+    assert changed != file.read_text()
+    file.write_text(changed)
+    assert "its hash is not the one written in it" in checkpoints.damage(folder / "step-0000003", RUN)
 
 
 def test_where_all_are_damaged_training_begins_at_0_with_nothing_loaded(three):
@@ -185,7 +209,7 @@ def test_where_all_are_damaged_training_begins_at_0_with_nothing_loaded(three):
     assert restore(folder, model, stepper, warn=warnings.append) == 0
     assert same(bits(model, stepper), before)
     assert len(warnings) == 3
-    assert checkpoints.latest_valid(folder) is None
+    assert checkpoints.latest_valid(folder, RUN) is None
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -239,7 +263,8 @@ def test_a_smaller_weight_is_not_stretched_over_a_larger(three):
     tensors = load_file(path / "state.safetensors")
     tensors["model.2.bias"] = tensors["model.2.bias"][:1].clone()
     save_file(tensors, path / "state.safetensors")
-    files.write_json(path / "checkpoint.json", {"step": 3, "sha256": files.sha256_file(path / "state.safetensors")})
+    content = files.read_json(path / "checkpoint.json")["content"] | {"sha256": files.sha256_file(path / "state.safetensors")}
+    files.write_sealed_json(path / "checkpoint.json", content, bound_to=RUN)
     model, stepper = make("separate", "adamw", seed=2)
     with pytest.raises(UserError, match=r"2\.bias is 1 in the checkpoint and 4 in the model"):
         restore(folder, model, stepper, warn=never)
@@ -247,5 +272,5 @@ def test_a_smaller_weight_is_not_stretched_over_a_larger(three):
 
 def test_the_hash_beside_the_state_is_of_its_bytes(three):
     folder, _ = three
-    beside = json.loads((folder / "step-0000003" / "checkpoint.json").read_text())
-    assert beside == {"step": 3, "sha256": files.sha256_file(folder / "step-0000003" / "state.safetensors")}
+    beside = json.loads((folder / "step-0000003" / "checkpoint.json").read_text())["content"]
+    assert (beside["step"], beside["sha256"]) == (3, files.sha256_file(folder / "step-0000003" / "state.safetensors"))

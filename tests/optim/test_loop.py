@@ -316,7 +316,7 @@ def test_what_is_not_finite_stops_the_run_and_says_where(tmp_path, cause):
     assert "\n" not in message
     assert stopped.value.exit_code == 1
     assert torch.isfinite(model.weight).all()
-    assert checkpoints.latest_valid(tmp_path / "training").name == last
+    assert checkpoints.latest_valid(tmp_path / "training", {}).name == last
     assert [each.step for each in RunFolder(tmp_path).metrics()] == list(range(1, bad_step + 1))
 
 
@@ -328,5 +328,5 @@ def test_what_is_not_finite_from_the_start_has_no_checkpoint_before_it(tmp_path)
 
 
 def test_of_many_examples_the_first_are_named():
-    message = loop.non_finite_message(1, 0, math.inf, 1.0, range(100), Path("nowhere"))
+    message = loop.non_finite_message(1, 0, math.inf, 1.0, range(100), CheckpointPolicy(Path("nowhere"), 1, 1))
     assert "loss inf; examples 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, …;" in message

@@ -1,5 +1,6 @@
 """metrics.jsonl: whole lines only, cut back to the step that a run goes on from, and the same in TensorBoard."""
 
+import hashlib
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from spac_repro.errors import UserError
 from spac_repro.optim.metrics import MetricsWriter
+from spac_repro.runs import record
 from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.manifest import WrittenMetrics
 from spac_repro.runs.metrics import StepMetrics
 
 STEPS = [StepMetrics(t, step, {"loss": 1 / (10 * t + step)}) for t in range(3) for step in range(1, 5)]
@@ -36,16 +39,22 @@ def no_tensorboard():
         yield
 
 
-def write(folder: Path, steps, iteration: int, step: int) -> None:
+def written(steps) -> WrittenMetrics:
+    content = encoded(steps)
+    return WrittenMetrics(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def write(folder: Path, steps, before=()) -> None:
+    """Write the lines of steps, resumed from a checkpoint with the lines of `before`."""
     with MetricsWriter(RunFolder(folder)) as metrics:
-        metrics.rewind_to(iteration, step)
+        metrics.resume(written(before) if before else None, folder / "training")
         for each in steps:
             metrics.write(each.iteration, each.step, each.values)
 
 
 def test_what_is_written_is_read(tmp_path):
     assert RunFolder(tmp_path).metrics() == []
-    write(tmp_path, STEPS, 0, 0)
+    write(tmp_path, STEPS)
     assert RunFolder(tmp_path).metrics() == STEPS
     assert (tmp_path / "metrics.jsonl").read_bytes() == encoded(STEPS)
 
@@ -53,14 +62,13 @@ def test_what_is_written_is_read(tmp_path):
 @given(st.integers(0, len(encoded(STEPS))), st.binary(max_size=30), st.integers(0, len(STEPS)))
 def test_a_file_cut_off_anywhere_goes_on_to_the_same_bytes(cut, garbage, checkpoint):
     """However much of the file a kill left, and whatever the disk made of its end, once the steps are taken again it is whole."""
-    place = (STEPS[checkpoint - 1].iteration, STEPS[checkpoint - 1].step) if checkpoint else (0, 0)
     content = encoded(STEPS)
     at_checkpoint = len(encoded(STEPS[:checkpoint]))
     with TemporaryDirectory() as name:
         folder = Path(name)
         # What stood before the checkpoint had been written before it.
         (folder / "metrics.jsonl").write_bytes(content[: max(cut, at_checkpoint)] + b"\xff" + garbage)
-        write(folder, STEPS[checkpoint:], *place)
+        write(folder, STEPS[checkpoint:], STEPS[:checkpoint])
         assert (folder / "metrics.jsonl").read_bytes() == content
 
 
@@ -101,16 +109,44 @@ def test_a_line_that_is_no_step_is_refused(tmp_path, line):
         RunFolder(tmp_path).metrics()
 
 
-def test_an_iteration_begun_again_keeps_the_ones_before(tmp_path):
-    write(tmp_path, STEPS, 0, 0)
-    write(tmp_path, [], 1, 0)
+def test_an_iteration_begun_again_keeps_the_ones_before(tmp_path, monkeypatch):
+    write(tmp_path, STEPS)
+    monkeypatch.setattr(record, "finished_metrics", lambda run: written(STEPS[:4]))
+    write(tmp_path, [])
     assert RunFolder(tmp_path).metrics() == STEPS[:4]
+
+
+@given(st.integers(0, len(encoded(STEPS[:7])) - 1), st.integers(0, 7))
+def test_a_byte_changed_before_the_checkpoint_is_noticed(place, bit):
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        content = bytearray(encoded(STEPS))
+        content[place] ^= 1 << bit
+        (folder / "metrics.jsonl").write_bytes(content)
+        with pytest.raises(UserError, match=r"are not those that were written; remove .*training and repeat the command"):
+            write(folder, STEPS[7:], STEPS[:7])
+        assert (folder / "metrics.jsonl").read_bytes() == content
+
+
+def test_an_end_that_is_lost_is_noticed(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(encoded(STEPS)[:-30])
+    with pytest.raises(UserError, match="are not those that were written"):
+        write(tmp_path, [], STEPS)
+
+
+def test_a_position_is_the_files_length_and_hash(tmp_path):
+    with MetricsWriter(RunFolder(tmp_path)) as metrics:
+        metrics.resume(None, tmp_path)
+        for each in STEPS[:3]:
+            metrics.write(each.iteration, each.step, each.values)
+        assert metrics.sync() == written(STEPS[:3])
+        assert (tmp_path / "metrics.jsonl").read_bytes() == encoded(STEPS[:3])
 
 
 def test_a_line_is_on_its_way_to_the_disk_before_the_next_step(tmp_path):
     """A kill loses no line of a finished step: none waits in the process."""
     with MetricsWriter(RunFolder(tmp_path)) as metrics:
-        metrics.rewind_to(0, 0)
+        metrics.resume(None, tmp_path)
         metrics.write(0, 1, {"loss": 2.0})
         assert RunFolder(tmp_path).metrics() == [StepMetrics(0, 1, {"loss": 2.0})]
 
@@ -120,8 +156,8 @@ def test_tensorboard_shows_the_same_numbers(tmp_path, monkeypatch):
     from torch.utils.tensorboard.writer import SummaryWriter
 
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", SummaryWriter)
-    write(tmp_path, STEPS[:7], 0, 0)  # the last of them is past the checkpoint that the run goes on from
-    write(tmp_path, STEPS[6:], 1, 2)
+    write(tmp_path, STEPS[:7])  # the last of them is past the checkpoint that the run resumes from
+    write(tmp_path, STEPS[6:], STEPS[:6])
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert sorted(events.Tags()["scalars"]) == ["iteration/loss", "start/loss"]

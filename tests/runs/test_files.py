@@ -51,19 +51,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     assert entries(tmp_path) == {"scores.json"}
 
 
-def test_a_truly_full_device_leaves_the_old_file_and_no_other(tmp_path):
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    path = tmp_path / "scores.json"
-    path.write_bytes(OLD)
-    (tmp_path / ".scores.json.partial").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left") as full:
-        files.write_bytes(path, b"new")
-    assert full.value.errno == errno.ENOSPC
-    assert path.read_bytes() == OLD
-    assert entries(tmp_path) == {"scores.json"}
-
-
 def test_the_new_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
     """Renamed first and synced later, a file could be empty after a power failure."""
     order = []
@@ -91,13 +78,57 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert entries(tmp_path) == {"policy", "policy/weights"}
 
 
-def test_what_a_kill_left_of_a_folder_is_not_in_the_next_one(tmp_path):
-    left = tmp_path / ".policy.partial"
+def test_what_a_kill_left_is_not_in_the_next_folder_and_is_removed(tmp_path):
+    left = tmp_path / f".policy.0123{files.PARTIAL}"
     left.mkdir()
     (left / "old-weights").touch()
+    (tmp_path / f".scores.json.4567{files.PARTIAL}").touch()
     with files.atomic_folder(tmp_path / "policy") as folder:
         (folder / "weights").touch()
+    assert entries(tmp_path / "policy") == {"weights"}
+    files.remove_partial(tmp_path)
     assert entries(tmp_path) == {"policy", "policy/weights"}
+
+
+def test_what_a_partial_link_points_to_stays(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").touch()
+    (tmp_path / f".policy.0123{files.PARTIAL}").symlink_to(other)
+    files.remove_partial(tmp_path)
+    assert entries(tmp_path) == {"other", "other/file"}
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path, monkeypatch):
+    target = tmp_path / "target"
+    target.write_bytes(OLD)
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "guessed")
+    (tmp_path / f".scores.json.guessed{files.PARTIAL}").symlink_to(target)
+    with pytest.raises(FileExistsError):
+        files.write_bytes(tmp_path / "scores.json", b"new")
+    assert target.read_bytes() == OLD
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": None}, "text"])
+def test_sealed_json_is_read_for_its_own_source_alone(tmp_path, content):
+    path = tmp_path / "batch.json"
+    files.write_sealed_json(path, content, bound_to={"weights": "a"})
+    assert files.read_sealed_json(path, bound_to={"weights": "a"}) == content
+    with pytest.raises(UserError, match="computed by another run, or from other weights"):
+        files.read_sealed_json(path, bound_to={"weights": "b"})
+
+
+def test_sealed_json_of_which_a_byte_changed_is_refused(tmp_path):
+    path = tmp_path / "batch.json"
+    files.write_sealed_json(path, [[1, 22, 3]], bound_to={"weights": "a"})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            found = files.read_sealed_json(path, bound_to={"weights": "a"})
+        except UserError:
+            continue
+        assert found == [[1, 22, 3]], "white space may change"
 
 
 @pytest.mark.parametrize(
