@@ -1,6 +1,7 @@
 """Habits that no linter checks: one version, decisions that the code points to, hooks that are `make lint`."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -69,3 +70,10 @@ def test_the_hooks_before_a_commit_are_make_lint():
     assert local["repo"] == "local"
     assert [hook["entry"] for hook in local["hooks"]] == commands
     assert {(hook["language"], hook["pass_filenames"]) for hook in local["hooks"]} == {("system", False)}, "nothing is downloaded"
+
+
+def test_the_code_links_to_each_decision_that_explains_it():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    code = [ROOT / name for name in tracked if name.endswith((".py", ".toml")) and name != "tests/test_habits.py"]
+    linked = {link for file in code for link in re.findall(r"docs/decisions/([\w-]+\.md)", file.read_text())}
+    assert linked == {page.name for page in DECISIONS}

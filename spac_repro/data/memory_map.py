@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# docs/decisions/09-mapped-rows.md: why rows are in memory-mapped files.
 BATCH_ROWS = 1024  # rows in memory at once while a table is written
 
 

@@ -22,6 +22,7 @@ from typing import Literal
 from spac_repro.data.preferences import Preference
 
 Split = Literal["train", "heldout", "leaderboard"]
+# docs/decisions/04-world.md: the variants of tasks, letters and lengths that were tried.
 TASKS = ("copy", "reverse", "sort", "add", "choose")
 LETTERS = string.ascii_lowercase[:10]
 CHOICES = "ABCD"

@@ -29,6 +29,7 @@ from transformers.masking_utils import sdpa_mask
 from spac_repro.data.example import TokenizedExample
 from spac_repro.model.gather import GatherIndex, gather_index
 
+# docs/decisions/06-packing.md: why a row is flat and why no model is patched.
 ATTENTION = "shared_prompt"  # the name under which transformers finds `packed_attention`
 
 

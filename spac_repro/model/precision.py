@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+# docs/decisions/08-bfloat16.md: why products are computed in fp32 from the rounded numbers.
 MATMUL_FUNCTIONS = (linear, scaled_dot_product_attention)
 
 
