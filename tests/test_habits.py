@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from spac_repro import __version__
+from spac_repro.cli import options
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = r"(\d+\.\d+\.\d+)"
@@ -61,6 +62,11 @@ def test_the_changelog_begins_with_this_version():
     versions = re.findall(rf"^## \[{VERSION}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == __version__
     assert versions == sorted(versions, reverse=True)
+
+
+def test_the_changelog_names_each_renamed_option():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert [old for old, new in options.RENAMED.items() if f"| `{old}` | `{new}` |" not in text] == []
 
 
 def test_the_hooks_before_a_commit_are_make_lint():
