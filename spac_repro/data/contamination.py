@@ -1,9 +1,10 @@
-"""How far preference prompts and evaluation items are the same text: exactly, or in a run of 13 words.
+"""Contamination: which preference prompts and evaluation items are the same text, exactly or in 13 consecutive words.
 
-Texts are compared after normalisation: compatibility forms unified, case folded, and everything but letters and digits turned
-into one space between words. Two texts overlap *exactly* when these forms are equal (a text without any word equals none), and
-by *13-gram* when they share 13 consecutive words. An item of fewer than 13 words can therefore only overlap exactly, even where
-a longer prompt contains it: runs so short are shared by chance.
+Texts are compared after normalisation: Unicode compatibility forms are unified (NFKC), case is folded, and everything except
+letters and digits becomes one space between words. Two texts match *exactly* if their normalised forms are equal; a text without
+words matches nothing. They match by *13-gram* if they share 13 consecutive words (the longest n-gram in GPT-3's analysis: Brown et
+al. 2020, arXiv 2005.14165, appendix C). An item of fewer than 13 words can only match exactly, even if a longer prompt contains it:
+shorter sequences are shared by chance.
 """
 
 import re
@@ -12,16 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-NGRAM = 13
+NGRAM_WORDS = 13
 WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
 class TaskContamination:
-    """One task's items that also stand among the prompts.
+    """The contaminated items of one task.
 
-    `exact` and `ngram` count items; an item can count in both. `item_indexes` and `row_indexes` are the positions of the items
-    and of the preference rows that overlap in either way, ascending.
+    `exact` and `ngram` count items; an item can count in both. `item_indexes` and `row_indexes` are the positions of the items and
+    of the preference rows that match in either way, ascending.
     """
 
     items: int
@@ -32,70 +33,79 @@ class TaskContamination:
 
     @property
     def note(self) -> str:
-        """The mark that a table of scores carries; empty where nothing overlaps."""
-        return f"overlap: {len(self.item_indexes)} of {self.items} items" if self.item_indexes else ""
+        """The note beside the task's scores; empty if no item is contaminated."""
+        return note(len(self.item_indexes), self.items)
+
+
+def note(contaminated: int, items: int) -> str:
+    """Return the note beside a task's scores; empty if no item is contaminated."""
+    return f"contaminated: {contaminated} of {items} items" if contaminated else ""
 
 
 @dataclass(frozen=True)
 class Contamination:
-    """The overlap of `prompts` preference prompts with the items of every task."""
+    """The contamination of every task by `prompts` preference prompts."""
 
     prompts: int
     tasks: dict[str, TaskContamination] = field(default_factory=dict)
 
     @property
     def row_indexes(self) -> tuple[int, ...]:
-        """The preference rows that overlap with an item of any task, ascending."""
+        """The preference rows that match an item of any task, ascending."""
         return tuple(sorted({index for task in self.tasks.values() for index in task.row_indexes}))
 
     def as_json(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, with the rule that was used."""
+        """Return plain dicts, lists and numbers, with the n-gram length."""
         tasks = {name: {key: _plain(value) for key, value in asdict(task).items()} for name, task in self.tasks.items()}
-        return {"prompts": self.prompts, "ngram_words": NGRAM, "tasks": tasks}
+        return {"prompts": self.prompts, "ngram_words": NGRAM_WORDS, "tasks": tasks}
 
 
 def normalise(text: str) -> str:
-    """The words of `text`, case folded, one space between them."""
+    """Return the words of a text, case-folded, separated by single spaces."""
     return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def measure(prompts: Iterable[str], items: Mapping[str, Sequence[str]]) -> Contamination:
-    """Find, for every task, the items that overlap with a prompt and the prompts that overlap with an item.
+    """Find, for every task, the items that match a prompt and the prompts that match an item.
 
-    Time and memory are linear: the items' texts and runs are put in a table once, each prompt's are looked up in it, and each
-    item then asks whether one of its own was found.
+    Time and memory are linear: the items' keys (whole texts and n-grams) are put in a table once, each prompt's keys are looked up
+    in it, and each item then checks whether one of its own keys was matched.
+
+    Args:
+        prompts: the preference prompts, in the order of their rows.
+        items: the texts of every task's items.
     """
-    tasks_of: dict[str, int] = {}  # a run or a whole text -> the tasks it occurs in, one bit a task
+    tasks_of: dict[str, int] = {}  # key -> bit mask of the tasks that it occurs in
     for bit, texts in enumerate(items.values()):
         for text in texts:
             for key in _keys(text):
                 tasks_of[key] = tasks_of.get(key, 0) | 1 << bit
 
-    found: set[str] = set()
+    matched: set[str] = set()
     rows: list[list[int]] = [[] for _ in items]
-    number = 0
+    num_prompts = 0
     for index, prompt in enumerate(prompts):
-        number = index + 1
+        num_prompts = index + 1
         tasks = 0
         for key in _keys(prompt):
             if key in tasks_of:
-                found.add(key)
+                matched.add(key)
                 tasks |= tasks_of[key]
-        for bit, overlapping in enumerate(rows):
+        for bit, task_rows in enumerate(rows):
             if tasks >> bit & 1:
-                overlapping.append(index)
+                task_rows.append(index)
 
     return Contamination(
-        prompts=number,
-        tasks={task: _task_contamination(texts, found, rows[bit]) for bit, (task, texts) in enumerate(items.items())},
+        prompts=num_prompts,
+        tasks={task: _task_contamination(texts, matched, rows[bit]) for bit, (task, texts) in enumerate(items.items())},
     )
 
 
-def _task_contamination(texts: Sequence[str], found: set[str], rows: list[int]) -> TaskContamination:
+def _task_contamination(texts: Sequence[str], matched: set[str], rows: list[int]) -> TaskContamination:
     exact, ngram, indexes = 0, 0, []
     for index, text in enumerate(texts):
-        whole, *runs = _keys(text) or [""]
-        is_exact, is_ngram = whole in found, any(run in found for run in runs)
+        whole, *ngrams = _keys(text) or [""]
+        is_exact, is_ngram = whole in matched, any(key in matched for key in ngrams)
         exact += is_exact
         ngram += is_ngram
         if is_exact or is_ngram:
@@ -104,12 +114,13 @@ def _task_contamination(texts: Sequence[str], found: set[str], rows: list[int]) 
 
 
 def _keys(text: str) -> list[str]:
-    """The whole normalised text, marked as such, and its runs of 13 words; nothing for a text without words."""
+    """The whole normalised text, marked with "=", and its n-grams; empty for a text without words."""
     whole = normalise(text)
     if not whole:
         return []
     words = whole.split(" ")
-    return ["=" + whole, *(" ".join(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1))]
+    ngrams = (" ".join(words[start : start + NGRAM_WORDS]) for start in range(len(words) - NGRAM_WORDS + 1))
+    return ["=" + whole, *ngrams]
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a run reads: preferences, and the questions that its iterates are asked."""
+"""The inputs of a run: preference pairs, and the leaderboard's questions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,53 +9,68 @@ from spac_repro.data.preferences import Preference, fingerprint, read_preference
 from spac_repro.data.world import Behaviour, World
 from spac_repro.errors import UserError
 from spac_repro.recipe import Run, WorldSettings
-from spac_repro.runs import files as runs
+from spac_repro.runs import files
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The preferences of a run, the world they are from (if built in), and a folder of questions (None: the hub's)."""
+    """The inputs of a run.
+
+    Attributes:
+        preferences: the preference pairs.
+        world: the built-in world that they come from; None: they come from a file or the hub.
+        questions: folder of the leaderboard's questions; None: they come from the hub or the built-in world.
+        suite_sha256: hash of each task file of a user's own suite, by name; None for a suite that ships with the package.
+    """
 
     preferences: Sequence[Preference]
     world: World | None
     questions: Path | None
-    suite_sha256: Mapping[str, str] | None = None  # of each file of a suite of one's own
+    suite_sha256: Mapping[str, str] | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What identifies the inputs: hashes and counts, no places."""
+        """Return what identifies the inputs in a manifest: hashes and counts, no paths."""
         folder = self.questions
-        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+        question_files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
         return {
             "preferences": len(self.preferences),
             "preferences_sha256": fingerprint(self.preferences),
-            "questions_sha256": {str(file.relative_to(folder)): runs.sha256_file(file) for file in files} if folder else None,
+            "questions_sha256": {str(file.relative_to(folder)): files.sha256_file(file) for file in question_files}
+            if folder
+            else None,
             **({} if self.suite_sha256 is None else {"suite_sha256": dict(self.suite_sha256)}),
         }
 
 
 def read(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs:
-    """Read the preferences that the recipe names, or the file given instead.
+    """Read the inputs of a run.
+
+    Args:
+        run: the recipe.
+        preferences: source of the preference pairs (`read_preferences`) instead of the recipe's.
+        questions: folder of the leaderboard's questions instead of the hub.
 
     Raises:
-        UserError: no preferences named, or those are bad.
+        UserError: neither the recipe nor `preferences` names any, both do, or a row is bad.
+        UnfitEnvironmentError: the hub cannot be reached and the data set is not cached.
     """
     data, suite = run.recipe.data, run.recipe.evaluation.suite
     if data.world is not None:
         if preferences is not None:
             raise UserError(
-                f"recipe {run.recipe.name} has its preferences built in; leave --preferences out, or choose another recipe"
+                f"recipe {run.recipe.name} uses the preferences of the built-in world; omit --preferences, or choose another recipe"
             )
-        built_in = build_world(data.world)
-        asked = questions if suite.has_tasks and not suite.uses_world else None
-        return Inputs(built_in.preferences(data.max_pairs or 2000), built_in, asked, suite.identity())
+        world = build_world(data.world)
+        question_folder = questions if suite.has_tasks and not suite.uses_world else None
+        return Inputs(world.preferences(data.max_pairs or 2000), world, question_folder, suite.identity())
     source = preferences or data.name
     if source is None:
-        raise UserError(f"recipe {run.recipe.name} brings no preferences; give some with --preferences FILE")
+        raise UserError(f"recipe {run.recipe.name} has no preferences; name some with --preferences FILE")
     rows = read_preferences(source, revision=data.revision, limit=data.max_pairs)
     return Inputs(rows, None, questions, suite.identity())
 
 
 def build_world(settings: WorldSettings) -> World:
-    """The built-in world with a recipe's settings."""
-    mu = Behaviour(settings.correct, settings.near_miss, settings.truncated, settings.garbage)
-    return World(seed=settings.seed, behaviour=mu, preference_scale=settings.preference_scale)
+    """Build the built-in world from a recipe's settings."""
+    behaviour = Behaviour(settings.correct, settings.near_miss, settings.truncated, settings.garbage)
+    return World(seed=settings.seed, behaviour=behaviour, preference_scale=settings.preference_scale)

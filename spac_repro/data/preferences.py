@@ -1,4 +1,4 @@
-"""Preference pairs from files or the hub: read row by row, checked, and identified by a fingerprint."""
+"""Preference pairs from files or the Hugging Face hub: read row by row, checked, and identified by a fingerprint."""
 
 import gzip
 import hashlib
@@ -21,7 +21,7 @@ from spac_repro.errors import UnfitEnvironmentError, UserError
 
 Message = dict[str, str]
 Messages = tuple[Message, ...]
-Record = tuple[str, object]  # where it stands (for messages to the user), and what stands there
+Record = tuple[str, object]  # the row's location, for error messages, and its content
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
 JSON_ARRAY = (".json", ".json.gz")
@@ -33,10 +33,12 @@ HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<split>\w+))?", re.ASCII)
 
 @dataclass(frozen=True)
 class Preference:
-    """One prompt with the response that was preferred and the one that was not.
+    """One prompt with a chosen and a rejected response.
 
-    `prompt` holds the messages before the response; a plain-text prompt is one user message.
-    `chosen` and `rejected` are the text of the last assistant turn.
+    Attributes:
+        prompt: the messages before the response; a plain-text prompt is one user message.
+        chosen: text of the last assistant turn.
+        rejected: text of the last assistant turn.
     """
 
     prompt: Messages
@@ -45,28 +47,32 @@ class Preference:
 
 
 def read_preferences(source: str, *, revision: str | None = None, limit: int | None = None) -> Sequence[Preference]:
-    """Map the preference pairs of `source` in their order, the first `limit` of them if a limit is given.
+    """Read preference pairs in their order; the result is memory-mapped.
 
-    `source` is a `.json`, `.jsonl` (either may be gzipped) or `.parquet` file, a folder of such files (all of them, sorted by
-    path), a folder written by `datasets.Dataset.save_to_disk`, or a hub data set `OWNER/NAME[:SPLIT]` (split `train` if none is
-    named) at `revision`, which a hub data set must have and local data has no use for.
+    A row has one of TRL's three formats: standard (three strings); conversational (`prompt`: messages, `chosen` and `rejected`: the
+    assistant's message); conversational with implicit prompt (the shared leading messages of `chosen` and `rejected`).
 
-    A row is in one of three formats: plain (three strings); conversational (`prompt`: messages, `chosen` and `rejected`: the
-    assistant's message); conversational with the prompt inside `chosen` and `rejected` as their shared leading messages.
+    Args:
+        source: a `.json`, `.jsonl` (both may be gzipped) or `.parquet` file; a folder of such files (all of them, sorted by path);
+        a
+            folder written by `datasets.Dataset.save_to_disk`; or a hub data set `OWNER/NAME[:SPLIT]` (default split: `train`).
+        revision: commit hash of a hub data set; ignored for local data.
+        limit: read only the first `limit` pairs.
 
-    Raises UserError, naming the file and the line or row, for whatever cannot be read as that; UnfitEnvironmentError when the
-    hub is out of reach and the data set is not in the cache.
+    Raises:
+        UserError: a row, file or data set cannot be read; the message names the file and the line or row.
+        UnfitEnvironmentError: the hub cannot be reached and the data set is not cached; or the disk is full.
     """
     if limit is not None and limit < 1:
-        raise UserError(f"limit {limit}: at least one preference pair is needed")
-    preferences = _mapped(_preference(row, where) for where, row in islice(_records(source, revision), limit))
+        raise UserError(f"limit {limit}: read at least one preference pair")
+    preferences = _memory_mapped(_preference(row, where) for where, row in islice(_records(source, revision), limit))
     if not preferences:
         raise UserError(f"{source}: is empty; at least one preference pair is needed")
     return preferences
 
 
 def fingerprint(rows: Sequence[Preference]) -> str:
-    """SHA-256 (hex) over the rows in order, each as one line of canonical JSON: the same for equal rows in any format."""
+    """Compute the SHA-256 of the rows in order, each as one line of canonical JSON; the source's format does not matter."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(_line(row).encode() + b"\n")
@@ -83,7 +89,7 @@ def _from_line(line: str) -> Preference:
     return Preference(tuple({"role": role, "content": content} for role, content in prompt), chosen, rejected)
 
 
-def _mapped(rows: Iterable[Preference]) -> Sequence[Preference]:
+def _memory_mapped(rows: Iterable[Preference]) -> Sequence[Preference]:
     import pyarrow as pa
 
     schema = pa.schema({"row": pa.large_string()})
@@ -92,7 +98,7 @@ def _mapped(rows: Iterable[Preference]) -> Sequence[Preference]:
     return memory_map.MappedColumn(memory_map.write_table(batches, schema)["row"], lambda value: _from_line(value.as_py()))
 
 
-# Where the rows come from
+# Sources
 
 
 def _records(source: str, revision: str | None) -> Iterator[Record]:
@@ -118,7 +124,7 @@ def _file_records(path: Path) -> Iterator[Record]:
         return _json_array(path)
     if path.name.endswith(PARQUET):
         return _parquet_rows(path)
-    raise UserError(f"{path}: not a kind of file that is read here ({', '.join(SUFFIXES)})")
+    raise UserError(f"{path}: unknown file type; use one of {', '.join(SUFFIXES)}")
 
 
 def _folder_records(folder: Path) -> Iterator[Record]:
@@ -127,7 +133,7 @@ def _folder_records(folder: Path) -> Iterator[Record]:
         return
     paths = sorted(path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
     if not paths:
-        raise UserError(f"{folder}: holds no preference data ({', '.join(SUFFIXES)})")
+        raise UserError(f"{folder}: has no preference data ({', '.join(SUFFIXES)})")
     for path in paths:
         yield from _file_records(path)
 
@@ -145,7 +151,7 @@ def _json_array(path: Path) -> Iterator[Record]:
         text = decode_utf8(file.read(), str(path))
     if not text.strip():
         return
-    rows = strict_json.parse(text, str(path), list, remedy="the rows are one list; one object a line is called .jsonl")
+    rows = strict_json.parse(text, str(path), list, remedy="the rows must be one list; name a file with one object a line .jsonl")
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", row
 
@@ -171,10 +177,10 @@ def _saved_rows(folder: Path) -> Iterator[Record]:
 
     try:
         data = datasets.load_from_disk(str(folder))
-    except Exception as error:  # whatever a damaged folder makes of the library, the user's remedy is the same
+    except Exception as error:  # damage raises many kinds of exceptions; the remedy is the same
         raise UserError(f"{folder}: cannot be read as a saved data set ({one_line(error)}); save it again") from error
     if isinstance(data, datasets.DatasetDict):
-        raise UserError(f"{folder}: holds several splits; name the folder of one of them: {', '.join(sorted(map(str, data)))}")
+        raise UserError(f"{folder}: has several splits; name the folder of one of them: {', '.join(sorted(map(str, data)))}")
     yield from _data_set_rows(data, str(folder))
 
 
@@ -187,7 +193,7 @@ def _hub_records(name: str, split: str, revision: str) -> Iterator[Record]:
         raise UserError(f"{name} at {revision}: the hub has no such data set or revision ({one_line(error)})") from error
     except (ConnectionError, OSError) as error:
         raise UnfitEnvironmentError(
-            f"{name} at {revision}: neither in the cache nor to be had from the hub ({one_line(error)}); where there is a "
+            f"{name} at {revision}: not cached and cannot be downloaded ({one_line(error)}); on a machine with a "
             f"network, run datasets.load_dataset({name!r}, revision={revision!r}) to fill the cache, or name a local file"
         ) from error
     except Exception as error:
@@ -203,16 +209,16 @@ def _data_set_rows(data: Any, name: str) -> Iterator[Record]:
         yield f"{name}, row {number}", row
 
 
-# From bytes to values
+# Files
 
 
 @contextmanager
 def _reading(path: Path | str) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into one line for the user."""
+    """Turn errors of reading a file into errors for the user."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: not a whole gzip file ({one_line(error)}); copy or download it again") from error
+        raise UserError(f"{path}: a truncated or damaged gzip file ({one_line(error)}); copy or download it again") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from error
 
@@ -221,7 +227,7 @@ def _open(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
-# From values to preferences
+# Rows
 
 
 def _preference(row: object, where: str) -> Preference:
@@ -229,20 +235,20 @@ def _preference(row: object, where: str) -> Preference:
         raise UserError(f"{where}: a row must be an object with {', '.join(FIELDS)}; found {json_type(row)}")
     for field in ("chosen", "rejected"):
         if row.get(field) is None:
-            raise UserError(f"{where}: lacks the field {field}")
+            raise UserError(f"{where}: the field {field} is missing")
     chosen_prompt, chosen = _response(row["chosen"], f"{where}: chosen")
     rejected_prompt, rejected = _response(row["rejected"], f"{where}: rejected")
     if chosen_prompt != rejected_prompt:
-        raise UserError(f"{where}: chosen and rejected have different prompts; a pair answers one prompt")
+        raise UserError(f"{where}: chosen and rejected have different prompts; both must answer the same prompt")
     prompt = _prompt(row.get("prompt"), chosen_prompt, where)
     _check_roles(prompt, f"{where}: prompt")
     if chosen == rejected:
-        raise UserError(f"{where}: chosen and rejected are the same; remove the row, it states no preference")
+        raise UserError(f"{where}: chosen and rejected are equal, which states no preference; remove the row")
     return Preference(prompt, chosen, rejected)
 
 
 def _response(value: object, where: str) -> tuple[Messages, str]:
-    """The messages that a response repeats before its last turn (none in the plain format), and that turn's text."""
+    """The messages before a response's last turn (none in the standard format), and that turn's text."""
     if isinstance(value, str):
         return (), _text(value, where)
     messages = _messages(value, where)
@@ -251,22 +257,22 @@ def _response(value: object, where: str) -> tuple[Messages, str]:
     return messages[:-1], messages[-1]["content"]
 
 
-def _prompt(value: object, repeated: Messages, where: str) -> Messages:
+def _prompt(value: object, implicit: Messages, where: str) -> Messages:
     if value is None:
-        if not repeated:
-            raise UserError(f"{where}: lacks the field prompt (and chosen does not begin with one)")
-        return repeated
+        if not implicit:
+            raise UserError(f"{where}: the field prompt is missing, and chosen does not begin with one")
+        return implicit
     if isinstance(value, str):
         text = _text(value, f"{where}: prompt")
-        if not repeated:
+        if not implicit:
             return ({"role": "user", "content": text},)
-        # Published sets differ from their own messages in white space only, so no more than that is forgiven.
-        if text.split() not in [message["content"].split() for message in repeated if message["role"] == "user"]:
-            raise UserError(f"{where}: prompt is not what the user says in chosen; a pair answers one prompt")
-        return repeated
+        # In published data sets the two differ in white space only, so only that is tolerated.
+        if text.split() not in [message["content"].split() for message in implicit if message["role"] == "user"]:
+            raise UserError(f"{where}: prompt is not a user message of chosen; both must be the same prompt")
+        return implicit
     messages = _messages(value, f"{where}: prompt")
-    if repeated and repeated != messages:
-        raise UserError(f"{where}: prompt and chosen have different prompts; a pair answers one prompt")
+    if implicit and implicit != messages:
+        raise UserError(f"{where}: prompt and chosen have different prompts; they must be the same")
     return messages
 
 
@@ -285,7 +291,7 @@ def _messages(value: object, where: str) -> Messages:
 
 
 def _check_roles(messages: Messages, where: str) -> None:
-    """An optional system message, then user and assistant in turn, the user last."""
+    """Check the roles: an optional system message, then user and assistant in turn, the user last."""
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     if len(turns) % 2 == 0 or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
@@ -299,5 +305,5 @@ def _text(value: object, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: half a surrogate pair at character {error.start}; it is no Unicode text") from error
+        raise UserError(f"{where}: an unpaired surrogate at character {error.start}; it is no Unicode text") from error
     return value

@@ -1,6 +1,6 @@
-"""From text to tokens: the prompt as the policy sees it, and a response up to and including end-of-sequence.
+"""Rendering: prompts with their template, and responses with end-of-sequence, as token ids.
 
-Prompt and response are encoded apart, so that where one ends and the other begins never depends on how they would merge.
+Prompt and response are tokenized separately, so the boundary between them never depends on how the tokenizer would merge them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,12 +12,12 @@ from spac_repro.data.preferences import FIELDS, Preference
 from spac_repro.errors import UserError
 from spac_repro.recipe import DataSettings
 
-INSTRUCTION_TEMPLATE = "### Instruction: {prompt}\n\n### Response: "  # the frame of the published SPIN configuration [SPIN]
+INSTRUCTION_TEMPLATE = "### Instruction: {prompt}\n\n### Response: "  # of the published SPIN configuration [SPIN]
 
 
 @dataclass(frozen=True)
 class TokenizedPreferences:
-    """Preferences in tokens: one row each in every column."""
+    """Preference pairs as token ids: one row per pair in every column."""
 
     prompt: Sequence[list[int]]
     chosen: Sequence[list[int]]
@@ -25,27 +25,41 @@ class TokenizedPreferences:
 
 
 class Renderer:
-    """Text to tokens, with the recipe's template and limits."""
+    """Turns preferences into token ids, with the recipe's prompt template and length limits.
+
+    Attributes:
+        eos_token_id: ends a response.
+        pad_token_id: fills up rows.
+    """
 
     def __init__(self, tokenizer: Any, settings: DataSettings) -> None:
+        """Set up a renderer.
+
+        Args:
+            tokenizer: the policy's Hugging Face tokenizer.
+            settings: the recipe's block `data`.
+
+        Raises:
+            UserError: the tokenizer has no end-of-sequence token, or lacks the chat template that the recipe asks for.
+        """
         self.tokenizer = tokenizer
         self.settings = settings
-        self.eos_token_id = tokenizers.eos_token_id(tokenizer)  # the token that ends a response
-        self.pad_token_id = tokenizers.pad_token_id(tokenizer)  # the token that fills up rows
+        self.eos_token_id = tokenizers.eos_token_id(tokenizer)
+        self.pad_token_id = tokenizers.pad_token_id(tokenizer)
         if settings.prompt_template == "chat" and not tokenizers.has_chat_template(tokenizer):
             raise UserError(
-                "data.prompt_template is `chat`, and the policy's tokenizer has no chat template; "
-                "choose --set data.prompt_template=instruction (or plain), or a policy with one"
+                "data.prompt_template is `chat`, but the policy's tokenizer has no chat template; "
+                "choose --set data.prompt_template=instruction (or plain), or a policy that has one"
             )
 
     def tokenize(self, rows: Iterable[Preference]) -> TokenizedPreferences:
-        """Preferences in tokens, in order, mapped from a file.
+        """Tokenize preference pairs, in order; the result is memory-mapped.
 
         Raises:
-            UserError: a prompt longer than the limit, where the recipe refuses those (counted, and the first row named).
+            UserError: a prompt is longer than `data.max_prompt_tokens` and `data.overlong_prompts` is `refuse`.
         """
         limit = self.settings.max_prompt_tokens
-        overlong: list[tuple[int, int]] = []  # which row, how many tokens
+        overlong: list[tuple[int, int]] = []  # row number, tokens
 
         def rendered() -> Iterator[Sequence[list[int]]]:
             for number, row in enumerate(rows, start=1):
@@ -54,21 +68,21 @@ class Renderer:
                     overlong.append((number, len(prompt)))
                 yield prompt[-limit:], self.response_ids(row.chosen), self.response_ids(row.rejected)
 
-        examples = TokenizedPreferences(**memory_map.token_columns(rendered(), FIELDS))
+        tokenized = TokenizedPreferences(**memory_map.token_columns(rendered(), FIELDS))
         if overlong and self.settings.overlong_prompts == "refuse":
             row, tokens = overlong[0]
             raise UserError(
                 f"row {row}: the prompt has {tokens} tokens and the limit is {limit} "
                 f"({len(overlong)} such rows); raise data.max_prompt_tokens, or --set data.overlong_prompts=truncate"
             )
-        return examples
+        return tokenized
 
     def prompt_ids(self, row: Preference) -> list[int]:
-        """The prompt's tokens; of one that is too long the end, where the question is."""
+        """Return the prompt's token ids; an overlong prompt keeps its end, where the question is."""
         return self.untruncated_prompt_ids(row)[-self.settings.max_prompt_tokens :]
 
     def untruncated_prompt_ids(self, row: Preference) -> list[int]:
-        """All of the prompt's tokens."""
+        """Return the prompt's token ids without any limit."""
         if self.settings.prompt_template == "chat":
             return list(
                 self.tokenizer.apply_chat_template(list(row.prompt), add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -80,10 +94,10 @@ class Renderer:
         return list(self.tokenizer(text).input_ids)
 
     def response_ids(self, text: str) -> list[int]:
-        """A response's tokens with end-of-sequence; of one that is too long the beginning."""
+        """Return a response's token ids with end-of-sequence; an overlong response keeps its beginning."""
         tokens = [*tokenizers.token_ids(self.tokenizer, text), self.eos_token_id]
         return tokens[: self.settings.max_response_tokens]
 
     def decode(self, response: Sequence[int]) -> str:
-        """A response's text, without special tokens."""
-        return self.tokenizer.decode(response, skip_special_tokens=True)
+        """Return a response's text without special tokens."""
+        return str(self.tokenizer.decode(response, skip_special_tokens=True))

@@ -1,6 +1,6 @@
-"""What must be known of a tokenizer, in one place: its special tokens, a text's own tokens, its identity; and the built-in world's.
+"""Tokenizers: special tokens, token ids without them, identity; and the tokenizer of the built-in world.
 
-Others ask here, and read no attribute of a tokenizer's for it.
+Other modules ask here instead of reading a tokenizer's attributes, so that missing special tokens are handled in one place.
 """
 
 import hashlib
@@ -14,57 +14,65 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
-WORLD_VOCABULARY = ("<pad>", "<s>", "</s>", *world.TASKS, *world.CHARACTERS)  # the vocabulary of the built-in world
+WORLD_VOCABULARY = ("<pad>", "<s>", "</s>", *world.TASKS, *world.CHARACTERS)
 
 
 def bos_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The token that begins a text.
+    """Return the beginning-of-sequence token.
 
     Raises:
-        UserError: there is none.
+        UserError: the tokenizer has none.
     """
-    return _special(tokenizer.bos_token_id, "begins a text (bos_token), which a supervised start needs")
+    return _required(tokenizer.bos_token_id, "begins a text (bos_token), which a supervised start needs")
 
 
 def eos_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The token that ends a response.
+    """Return the end-of-sequence token, which ends a response.
 
     Raises:
-        UserError: there is none.
+        UserError: the tokenizer has none.
     """
-    return _special(tokenizer.eos_token_id, "ends a response (eos_token)")
+    return _required(tokenizer.eos_token_id, "ends a response (eos_token)")
 
 
 def pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The token that fills up rows; it is masked everywhere, so the one that ends a response serves where there is none."""
+    """Return the padding token; a tokenizer without one uses end-of-sequence, because padding is masked everywhere.
+
+    Raises:
+        UserError: the tokenizer has neither.
+    """
     return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else eos_token_id(tokenizer)
 
 
-def _special(token: int | None, what: str) -> int:
+def _required(token: int | None, purpose: str) -> int:
     if token is None:
-        raise UserError(f"the policy's tokenizer has no token that {what}; choose a policy with one")
+        raise UserError(f"the policy's tokenizer has no token that {purpose}; choose a policy that has one")
     return int(token)
 
 
 def special_token_ids(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """The special tokens as a model's configuration names them."""
+    """Return the special tokens under their names in a model's configuration.
+
+    Raises:
+        UserError: the tokenizer has no end-of-sequence token.
+    """
     return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": pad_token_id(tokenizer)}
 
 
 def has_chat_template(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether it knows how a conversation is written."""
+    """Whether the tokenizer has a chat template."""
     return bool(tokenizer.chat_template)
 
 
 def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """A text's own tokens, no special one before or after them."""
+    """Return a text's token ids without special tokens."""
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def identity(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str | None]:
-    """Hashes of what turns text into tokens: the tokenizer, and the chat template (None where there is none)."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())  # all are fast ones here
-    content |= {"padding": None, "truncation": None}  # how it was called last
+    """Return hashes of the tokenizer and of its chat template (None if it has none)."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())  # every tokenizer here is a fast one
+    content |= {"padding": None, "truncation": None}  # these depend on the last call
     template = tokenizer.chat_template
     texts = {
         "tokenizer_sha256": json.dumps(content, sort_keys=True),
@@ -74,16 +82,16 @@ def identity(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str | None]:
 
 
 def world_tokenizer() -> "PreTrainedTokenizerFast":
-    """The built-in world's tokens: the words for its tasks, and single characters."""
+    """Build the tokenizer of the built-in world: one token per task name and per character."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORLD_VOCABULARY)}, unk_token="<pad>"))
-    # A task's name is one token before its colon only: "add" also stands in words, and there it is three letters.
+    # A task's name is one token only before a colon: the letters "add" also occur within words.
     pattern = Regex(f"(?:{'|'.join(world.TASKS)})(?=:)|[\\s\\S]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False
     )

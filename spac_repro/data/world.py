@@ -1,13 +1,13 @@
-"""A small world in text with a known reward: what alignment does to a policy can be measured in it, without any download.
+"""The built-in world: small text tasks with a known reward, to measure what alignment does to a policy without any download.
 
-A prompt asks for one of five things, with characters as tokens:
+A prompt states one of five tasks; tokens are characters:
 
-    copy:bhad=       bhad          sort:bhad=    abdh          choose:bhad=    B   (see _quarter)
-    reverse:bhad=    dahb          add:12+7=     19   (no carrying)
+    copy:bhad=       bhad          sort:bhad=    abdh          choose:bhad=    B   (see _alphabet_quarter)
+    reverse:bhad=    dahb          add:12+7=     19   (never with a carry)
 
-The behaviour that left the data, μ, answers right, nearly right, cut off or with garbage, in proportions that the recipe sets.
-Preferences are Bradley–Terry labels on pairs drawn from μ with the gold reward. Everything is a function of the settings: prompts
-fall into the splits by a hash of their text, so that no split can share one with another.
+The behaviour policy μ, which generates the data, gives correct, nearly correct, truncated or random responses, in proportions that
+the recipe sets. Preferences are Bradley–Terry labels of pairs of its responses, with the gold reward. Everything is a function of
+the settings. A hash of its text assigns each prompt to a split, so no two splits share a prompt.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ Split = Literal["train", "heldout", "leaderboard"]
 TASKS = ("copy", "reverse", "sort", "add", "choose")
 LETTERS = string.ascii_lowercase[:10]
 CHOICES = "ABCD"
-WORD_LENGTH = 4  # letters in a word: where all are as long, a small policy learns within minutes what goes where
+WORD_LENGTH = 4  # letters in a word: with a fixed length a small policy learns the positions within minutes
 CHARACTERS = LETTERS + string.digits + CHOICES + ":+=\n"
 
 _SPLITS: tuple[tuple[Split, int], ...] = (("train", 80), ("heldout", 90), ("leaderboard", 100))  # upper bounds, percent
@@ -34,10 +34,10 @@ _SPLITS: tuple[tuple[Split, int], ...] = (("train", 80), ("heldout", 90), ("lead
 
 @dataclass(frozen=True)
 class Behaviour:
-    """μ: the share of each kind of response. `garbage` is the thin part: a poor response is seen once, if at all.
+    """The behaviour policy μ: the share of each kind of response; shares sum to 1.
 
-    The best policy answers right, so its concentrability max π*/μ is 1 / right; the thinner the rest is spread over poor
-    responses, the less the data says about them.
+    `garbage` covers responses thinly: each is seen once, if at all. The optimal policy always responds correctly, so its
+    concentrability max π*/μ is 1 / right.
     """
 
     right: float
@@ -47,31 +47,38 @@ class Behaviour:
 
 
 class World:
-    """The built-in world; `seed` and the shape of μ fix it entirely."""
+    """The built-in world, fixed by its three arguments."""
 
     def __init__(self, *, seed: int, behaviour: Behaviour, preference_scale: float) -> None:
+        """Create a world.
+
+        Args:
+            seed: of all its random draws.
+            behaviour: the behaviour policy μ.
+            preference_scale: factor of reward differences in the Bradley–Terry model.
+        """
         self.seed = seed
         self.behaviour = behaviour
         self.preference_scale = preference_scale
 
-    # The two halves of a question
+    # The task
 
     def correct_response(self, prompt: str) -> str:
-        """The one right response."""
+        """Return the only correct response."""
         return _SOLVERS[task_of(prompt)](prompt[prompt.index(":") + 1 : -1])
 
     def reward(self, prompt: str, response: str) -> float:
-        """Gold reward in [0, 1]: 1 if right, else 0.7 × the share of characters that stand where they should."""
+        """Compute the gold reward, in [0, 1]: 1 if correct, else 0.7 × the share of correct characters at their position."""
         correct = self.correct_response(prompt)
         if response == correct:
             return 1.0
         hits = sum(a == b for a, b in zip(response, correct, strict=False))
         return 0.7 * hits / max(len(response), len(correct))
 
-    # What the world holds
+    # The data
 
     def prompts(self, split: Split, purpose: str) -> Iterator[str]:
-        """Prompts of a split in random order, without end; some come again. Another purpose, another order."""
+        """Yield prompts of a split in random order, without end and with repetitions; each purpose has its own order."""
         rng = self._rng("prompts", split, purpose)
         while True:
             task = rng.choice(TASKS)
@@ -80,7 +87,7 @@ class World:
                 yield prompt
 
     def sample_response(self, prompt: str, rng: random.Random) -> str:
-        """One response drawn from μ."""
+        """Sample one response from μ."""
         correct = self.correct_response(prompt)
         kinds = self.behaviour
         kind = rng.choices(
@@ -95,13 +102,13 @@ class World:
         return near_miss(correct, rng)
 
     def demonstrations(self, n: int) -> list[tuple[str, str]]:
-        """n (prompt, response) examples of μ, for the supervised start."""
+        """Sample n (prompt, response) pairs from μ, for supervised fine-tuning of the start policy."""
         rng = self._rng("demonstrations")
         prompts = self.prompts("train", "demonstrations")
         return [(prompt, self.sample_response(prompt, rng)) for prompt in islice(prompts, n)]
 
     def preferences(self, n: int, split: Split = "train") -> list[Preference]:
-        """n triples: two different responses of μ, labelled by P(y⁺ ≻ y⁻) = σ(scale · (r(y⁺) − r(y⁻)))."""
+        """Sample n preference pairs: two different responses of μ, labelled with P(y⁺ ≻ y⁻) = σ(scale · (r(y⁺) − r(y⁻)))."""
         rng = self._rng("preferences", *([] if split == "train" else [split]))
         rows: list[Preference] = []
         for prompt in self.prompts(split, "preferences"):
@@ -117,14 +124,14 @@ class World:
         return rows
 
     def heldout_prompts(self, n: int) -> list[str]:
-        """n different prompts that no training example holds."""
-        return list(islice(_distinct(self.prompts("heldout", "gold")), n))
+        """Return n different prompts that no training example has."""
+        return list(islice(_unique(self.prompts("heldout", "gold")), n))
 
     def _rng(self, *names: str) -> random.Random:
         return random.Random(":".join((str(self.seed), *names)))
 
 
-def _distinct(prompts: Iterable[str]) -> Iterator[str]:
+def _unique(prompts: Iterable[str]) -> Iterator[str]:
     seen: set[str] = set()
     for prompt in prompts:
         if prompt not in seen:
@@ -133,18 +140,18 @@ def _distinct(prompts: Iterable[str]) -> Iterator[str]:
 
 
 def task_of(prompt: str) -> str:
-    """The word before the colon."""
+    """Return the task that a prompt states: the word before the colon."""
     return prompt[: prompt.index(":")]
 
 
 def split_of(prompt: str) -> Split:
-    """Where a prompt belongs, by its text alone."""
-    place = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") % 100
-    return next(split for split, bound in _SPLITS if place < bound)
+    """Return the split that a prompt belongs to, by its text alone."""
+    percentile = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") % 100
+    return next(split for split, bound in _SPLITS if percentile < bound)
 
 
 def near_miss(correct: str, rng: random.Random) -> str:
-    """A response one slip away from the right one: a wrong, a lost, a doubled or two swapped characters."""
+    """Change the correct response by one slip: a wrong, lost or doubled character, or two swapped characters."""
     while True:
         at = rng.randrange(len(correct))
         slip = rng.choice(("wrong", "lost", "doubled", "swapped")) if len(correct) > 1 else "wrong"
@@ -162,7 +169,7 @@ def near_miss(correct: str, rng: random.Random) -> str:
 
 
 def _alphabet(correct: str) -> str:
-    """The characters that responses to such a question are made of."""
+    """The characters that this response is made of."""
     return next(alphabet for alphabet in (LETTERS, string.digits, CHOICES) if correct[0] in alphabet)
 
 
@@ -175,10 +182,10 @@ def _sum(rng: random.Random) -> str:
     return f"{rng.randrange(1, 10)}{units}+{rng.randrange(10 - units)}"
 
 
-def _quarter(word: str) -> str:
-    """The quarter of the alphabet that lies midway between the first and the last letter."""
-    twice_the_middle = LETTERS.index(word[0]) + LETTERS.index(word[-1])
-    return CHOICES[twice_the_middle * len(CHOICES) // (2 * len(LETTERS) - 1)]
+def _alphabet_quarter(word: str) -> str:
+    """The quarter of the alphabet that the midpoint between the first and the last letter lies in, as A to D."""
+    twice_midpoint = LETTERS.index(word[0]) + LETTERS.index(word[-1])
+    return CHOICES[twice_midpoint * len(CHOICES) // (2 * len(LETTERS) - 1)]
 
 
 _QUESTIONS: dict[str, Callable[[random.Random], str]] = {
@@ -189,5 +196,5 @@ _SOLVERS: dict[str, Callable[[str], str]] = {
     "reverse": lambda word: word[::-1],
     "sort": lambda word: "".join(sorted(word)),
     "add": lambda question: str(sum(int(term) for term in question.split("+"))),
-    "choose": _quarter,
+    "choose": _alphabet_quarter,
 }

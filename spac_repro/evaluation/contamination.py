@@ -1,4 +1,4 @@
-"""Which prompts of the preferences are also questions of the leaderboard: measured, and reported, before training."""
+"""Contamination of the leaderboard's questions by preference prompts, measured and reported before training."""
 
 from spac_repro.data import contamination
 from spac_repro.evaluation.leaderboard import scoring
@@ -7,20 +7,21 @@ from spac_repro.runs import record
 
 
 def measure(context: RunContext) -> None:
-    """Leave the overlap in the run folder, unless it is there or there is nothing to measure."""
+    """Write the contamination to the run folder, unless it is there or the suite has no external questions."""
     folder, settings = context.folder, context.recipe.evaluation
     if folder.contamination_file.exists() or settings.suite.uses_world or not settings.suite.has_tasks:
         return
-    context.progress.start_stage("overlap of preferences with questions")
+    context.progress.start_stage("contamination of the questions by the preferences")
     asked = scoring.questions(settings.suite, tasks=settings.tasks, data=context.inputs.questions, limit=settings.limit)
     prompts = ("\n".join(message["content"] for message in row.prompt) for row in context.inputs.preferences)
-    found = contamination.measure(prompts, {task.name: task.words(leaves) for task, leaves in asked.items()})
-    for name, task in found.tasks.items():
-        context.progress.message(f"{name}: {task.note or 'no overlap with the preferences'}")
-    record.write_json(folder, folder.contamination_file, found.as_json())
+    measured = contamination.measure(prompts, {task.name: task.words(leaves) for task, leaves in asked.items()})
+    for name, task in measured.tasks.items():
+        context.progress.message(f"{name}: {task.note or 'no question is among the preference prompts'}")
+    record.write_json(folder, folder.contamination_file, measured.as_json())
 
 
 def notes(context: RunContext) -> dict[str, str]:
-    """The mark of each task whose questions are partly in the preferences."""
+    """Return the note of each contaminated task."""
     tasks = (context.folder.contamination() or {"tasks": {}})["tasks"]
-    return {name: f"overlap: {len(t['item_indexes'])} of {t['items']} items" for name, t in tasks.items() if t["item_indexes"]}
+    counts = {name: (len(task["item_indexes"]), task["items"]) for name, task in tasks.items()}
+    return {name: contamination.note(*count) for name, count in counts.items() if count[0]}

@@ -25,7 +25,7 @@ class GatherIndex:
 
     def select(self, rows: Tensor) -> Tensor:
         """Return the selected rows, [N, …], of a tensor [rows, …]."""
-        selected: Tensor = _GatherRows.apply(rows, self)
+        selected: Tensor = _GatherRows.apply(rows, self)  # type: ignore[no-untyped-call]
         return selected
 
 

@@ -42,7 +42,7 @@ def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, max_lo
     size = max(1, max_logits // max(1, weight.shape[0] if isinstance(weight, Tensor) else 1))
     if len(targets) <= size:
         return _chunk_logprobs(hidden, output, targets)
-    chunks = zip(hidden.split(size), targets.split(size), strict=True)
+    chunks = zip(hidden.split(size), targets.split(size), strict=True)  # type: ignore[no-untyped-call]
     if not torch.is_grad_enabled():
         return torch.cat([_chunk_logprobs(part, output, labels) for part, labels in chunks])
     recompute: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": precision.checkpoint_contexts}
@@ -64,7 +64,7 @@ def _liger_cross_entropy() -> Callable[..., Tensor] | None:
 
 
 def _chunk_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor) -> Tensor:
-    logprobs: Tensor = _SelectedLogSoftmax.apply(output(hidden).float(), targets)
+    logprobs: Tensor = _SelectedLogSoftmax.apply(output(hidden).float(), targets)  # type: ignore[no-untyped-call]
     return logprobs
 
 

@@ -265,7 +265,7 @@ def split_attention(
     k, v = (layout.keys.select(tensor[0].transpose(0, 1)) for tensor in (key, value))  # [m·(P + R) + n·P, key-value heads, d]
 
     def attention(q: Tensor, k: Tensor, v: Tensor, batch: int, mask: Tensor | None) -> Tensor:
-        q, k, v = (tensor.unflatten(0, (batch, -1)).transpose(1, 2) for tensor in (q, k, v))
+        q, k, v = (tensor.unflatten(0, (batch, -1)).transpose(1, 2) for tensor in (q, k, v))  # type: ignore[no-untyped-call]
         output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
         return output.transpose(1, 2).flatten(0, 1)
 

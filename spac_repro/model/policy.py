@@ -1,4 +1,4 @@
-"""A causal language model as a distribution over responses: made, loaded, saved, hashed, and its log-probabilities."""
+"""The policy: a causal language model as a distribution over responses; created, loaded, saved and hashed here."""
 
 import hashlib
 from collections.abc import Iterator
@@ -29,64 +29,68 @@ from spac_repro.model.packing import PackedSequence
 from spac_repro.recipe import PolicySettings
 from spac_repro.runs.files import read_json
 
-# Architectures whose attention takes what transformers hands through to its backend, and whose log-probabilities are those of the
-# output layer on the last hidden state, with nothing in between: seen in tests for each.
+# Architectures for which packing is exact: their attention passes transformers' keyword arguments on to its backend, and their
+# logits are the output layer of the last hidden state, with nothing in between. Tests check each of them.
 PACKING_ARCHITECTURES = ("llama", "mistral", "qwen2")
 
-# A backend with a layout needs no mask; this one only tells transformers to make none.
+# Packed attention needs no mask; this one only keeps transformers from making one.
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 
 
 class Policy(nn.Module):
-    """π(y|x). `forward` gives log π(y|x) of whole responses; sampling goes through `model.generate`."""
+    """π(y|x): a causal language model whose `forward` returns log π(y|x) of whole responses."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, packed: PackedSequence) -> Tensor:
-        """log π(y|x) of every response of a row = Σ over its tokens, prompt never; [responses], in fp32.
+        """Compute log π(y|x) of every response: the sum over its counted tokens, given its prompt.
 
-        Only places that predict a response token reach the output layer, so that memory does not grow with
-        vocabulary × length.
+        Only hidden states that predict a counted token reach the output layer, so memory does not grow with vocabulary × length.
+
+        Returns:
+            [responses], in nats, fp32.
         """
         if not supports_packing(self.model):
             return self._forward_unpacked(packed)
-        logprobs = token_logprobs(self._predicting_states(packed), self.model.get_output_embeddings(), packed.targets)
+        logprobs = token_logprobs(self._predicting_states(packed), self.model.get_output_embeddings(), packed.targets)  # type: ignore[no-untyped-call]
         return logprobs.new_zeros(packed.num_responses).index_add(0, packed.response_numbers, logprobs)
 
     def logits(self, packed: PackedSequence) -> Tensor:
-        """What predicts each response token of a row: [S, vocabulary], in fp32."""
-        return self.model.get_output_embeddings()(self._predicting_states(packed)).float()
+        """Compute the logits that predict each counted response token, [S, vocabulary] in fp32."""
+        logits: Tensor = self.model.get_output_embeddings()(self._predicting_states(packed))  # type: ignore[no-untyped-call]
+        return logits.float()
 
     def _predicting_states(self, packed: PackedSequence) -> Tensor:
-        """The last hidden states of the places that predict: [S, width]."""
-        row = self.model.base_model(
+        """The last hidden states that predict the counted response tokens, [S, width]."""
+        output = self.model.base_model(
             input_ids=packed.input_ids,
             position_ids=packed.position_ids,
             attention_mask=NO_MASK.to(packed.input_ids.device),
             layout=packed.layout,
             use_cache=False,
         )
-        return row.last_hidden_state[0].index_select(0, packed.logit_index)
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden.index_select(0, packed.logit_index)
 
     def _forward_unpacked(self, packed: PackedSequence) -> Tensor:
-        """The same for any causal language model: each response after its own copy of the prompt, every logit computed."""
+        """`forward` for any causal language model: each response with its own copy of the prompt, with all logits."""
         values = []
         for response in range(packed.num_responses):
-            places, predictors, targets = packed.unpack(response)
-            logits = self.model(input_ids=packed.input_ids[:, places], use_cache=False).logits[0, predictors].float()
+            index, logit_index, targets = packed.unpack(response)
+            logits = self.model(input_ids=packed.input_ids[:, index], use_cache=False).logits[0, logit_index].float()
             values.append(-cross_entropy(logits, targets, reduction="sum"))
         return torch.stack(values)
 
 
 def supports_packing(model: PreTrainedModel) -> bool:
-    """Whether prompts are computed once for all their responses; otherwise once for each, which is slower and as exact."""
-    return str(model.config._attn_implementation) == packing.ATTENTION
+    """Whether a prompt is computed once for all of its responses; otherwise it is computed once for each: slower, equally exact."""
+    return str(model.config._attn_implementation) == packing.ATTENTION  # transformers has no public name for it
 
 
 def use_packed_attention(model: PreTrainedModel, attention: str) -> PreTrainedModel:
-    """Choose the attention that knows packed rows, where a model is known to be exact with it."""
+    """Switch a model from sdpa to packed attention, if packing is exact for its architecture; return the model."""
     if (
         attention == "sdpa"
         and model.config.model_type in PACKING_ARCHITECTURES
@@ -97,11 +101,18 @@ def use_packed_attention(model: PreTrainedModel, attention: str) -> PreTrainedMo
 
 
 def create(settings: PolicySettings, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The policy that a recipe names, before any training: random weights drawn with `seed`, or a pretrained model.
+    """Create the policy that a recipe names, before any training.
+
+    Args:
+        settings: the recipe's block `policy`.
+        seed: of random weights; a pretrained model ignores it.
+
+    Returns:
+        The model and its tokenizer.
 
     Raises:
-        UserError: pickle weights.
-        UnfitEnvironmentError: the package or the hub's files are not here.
+        UserError: the model folder is refused (`check_folder`), or the package does not hold exactly one GGUF file.
+        UnfitEnvironmentError: the package is not installed in the recipe's version, or the hub cannot be reached.
     """
     if settings.source == "random":
         return _random_weights(settings, seed)
@@ -136,25 +147,27 @@ def _random_weights(settings: PolicySettings, seed: int) -> tuple[PreTrainedMode
 
 
 def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model that a Python distribution carries as one GGUF file; the weights are widened to the recipe's dtype."""
+    """Load a model that a Python package ships as one GGUF file, dequantized to the recipe's dtype."""
     from transformers import GgufConfig
 
-    found = {}
+    versions = {}
     for package in (settings.name, "gguf"):
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             raise UnfitEnvironmentError(
                 f"the model's package {package} is not installed; run `make smollm2`, or pip install 'spac-repro[smollm2]'"
             ) from None
-    if found[settings.name] != settings.revision:
+    if versions[settings.name] != settings.revision:
         raise UnfitEnvironmentError(
-            f"the package {settings.name} is {found[settings.name]} here; the recipe asks for {settings.revision}: "
+            f"the package {settings.name} has version {versions[settings.name]}, but the recipe needs {settings.revision}: "
             f"pip install {settings.name}=={settings.revision}"
         )
     files = [file for file in metadata.files(settings.name) or [] if file.suffix == ".gguf"]
     if len(files) != 1:
-        raise UserError(f"the package {settings.name} holds {len(files)} GGUF files; one is wanted: name another in policy.name")
+        raise UserError(
+            f"the package {settings.name} holds {len(files)} GGUF files, but exactly one is needed; name another in policy.name"
+        )
     file = Path(str(files[0].locate()))
     with _no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -169,32 +182,43 @@ def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrained
 
 
 def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A policy from a Hugging Face model folder; safetensors only, and never code from the folder.
+    """Load a policy from a Hugging Face model folder: safetensors only, never code from the folder.
+
+    Args:
+        folder: the model folder.
+        settings: dtype and attention; None: the folder's own dtype and transformers' default attention.
+
+    Returns:
+        The model and its tokenizer.
 
     Raises:
-        UserError: what `check_folder` refuses, or a damaged file.
+        UserError: the folder is refused (`check_folder`), or a file is damaged.
     """
     check_folder(folder)
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    how = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation} if settings else {"dtype": "auto"}
+    options = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation} if settings else {"dtype": "auto"}
     try:
         with _no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **how, **local)
+            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options, **local)
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-    except Exception as error:  # a damaged file fails in as many ways as there are libraries that read it
+    except Exception as error:  # every library that reads a file reports damage with exceptions of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{folder} cannot be read ({reason}); make the folder again") from None
+        raise UserError(f"{folder} cannot be read ({reason}); create the folder again") from None
     return (use_packed_attention(model, settings.attn_implementation) if settings else model), tokenizer
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse, before anything is read, what is not a model folder that can be trusted."""
+    """Check, before weights are read, that a folder is a model folder that can be trusted.
+
+    Raises:
+        UserError: no config.json, no safetensors, or an architecture that transformers has no causal language model for.
+    """
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json; a Hugging Face model folder or a run folder is wanted")
+        raise UserError(f"{folder}: no config.json; name a Hugging Face model folder or a run folder")
     if not list(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         found = f"only pickle weights ({pickles[0]}), which can run code when read" if pickles else "no weights"
-        raise UserError(f"{folder}: {found}; safetensors are wanted: convert with model.save_pretrained(…) where you trust them")
+        raise UserError(f"{folder}: {found}; safetensors are needed: if you trust the weights, convert them with save_pretrained")
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(f"{folder}: architecture {kind!r} is not supported: transformers has no such causal language model")
@@ -202,8 +226,8 @@ def check_folder(folder: Path) -> None:
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a Hugging Face model folder."""
-    # A checkpoint's own sampling settings (SmolLM2's, say) would silently steer whoever samples from the copy.
-    model.generation_config = GenerationConfig(**tokenizers.special_token_ids(tokenizer))
+    # The sampling settings of a pretrained checkpoint (SmolLM2 has some) would silently apply to samples from the copy.
+    model.generation_config = GenerationConfig(**tokenizers.special_token_ids(tokenizer))  # type: ignore[no-untyped-call]
     with _no_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -211,23 +235,26 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """No progress bars of the library's: stages are reported by whoever runs them."""
+    """Switch off transformers' progress bars: the run reports its stages itself."""
     from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
-    shown, drawn = logging.is_progress_bar_enabled(), gguf.tqdm
-    logging.disable_progress_bar()
-    gguf.tqdm = lambda items, **_: items  # this bar has no switch
+    was_enabled, original_tqdm = logging.is_progress_bar_enabled(), gguf.tqdm  # type: ignore[attr-defined]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    gguf.tqdm = lambda items, **_: items  # type: ignore[attr-defined]  # this bar cannot be switched off
     try:
         yield
     finally:
-        gguf.tqdm = drawn
-        if shown:
-            logging.enable_progress_bar()
+        gguf.tqdm = original_tqdm  # type: ignore[attr-defined]
+        if was_enabled:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of the tensors by name (name, dtype, shape, bytes): the same whatever file or shards they lie in."""
+    """Compute the SHA-256 of all tensors by name (name, dtype, shape, bytes).
+
+    It does not depend on how the tensors are divided into files.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -22,7 +22,8 @@ MATMUL_FUNCTIONS = (linear, scaled_dot_product_attention)
 def has_native_bf16() -> bool:
     """Whether torch has fast bfloat16 products here: on a GPU, or on a CPU that oneDNN has kernels for."""
     return torch.cuda.is_available() or (
-        torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # torch has no public name for it
     )
 
 
@@ -47,12 +48,12 @@ class _EmulatedBf16Matmul(TorchFunctionMode):
 
     def __enter__(self) -> "_EmulatedBf16Matmul":
         _EmulatedBf16Matmul.active += 1
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         _EmulatedBf16Matmul.active -= 1
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, arguments: Sequence[Any] = (), keywords: Mapping[str, Any] | None = None

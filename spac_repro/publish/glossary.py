@@ -21,7 +21,7 @@ COLUMNS = {
     "items": "items that the score is a mean over",
     "iteration": "which iterate: 0 is the start policy, t is the policy after self-play iteration t",
     "plus-minus": "one run: the standard error. Several runs: the standard deviation over seeds. theory: half the 95 % t interval",
-    "note": "what a reader must know: contamination (overlap: 3 of 100 items), cut prompts, what the score is relative to",
+    "note": "what a reader must know: contamination (contaminated: 3 of 100 items), cut prompts, what the score is relative to",
 }
 SCORES = {
     "reward": "gold: mean gold reward of responses sampled to held-out prompts of the built-in world; 0 to 1",

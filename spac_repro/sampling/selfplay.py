@@ -104,7 +104,7 @@ def _sample_batch(
     seed: int,
 ) -> list[list[int]]:
     was_training = model.training
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         responses = _decode(model, prompts, settings, max_response_tokens, pad_token_id=pad_token_id, eos_token_id=eos_token_id)
@@ -209,7 +209,7 @@ class _DecodingBatch:
             vars(self).update(vars(other if other.prompt_numbers else self))
             return
         width = max(self.attention_mask.shape[1], other.attention_mask.shape[1])
-        for ours, theirs in zip(self._layers, other._layers, strict=True):
+        for ours, theirs in zip(self.layers, other.layers, strict=True):
             ours.keys = torch.cat([_pad_left(ours.keys, width - 1, -2), _pad_left(theirs.keys, width - 1, -2)])
             ours.values = torch.cat([_pad_left(ours.values, width - 1, -2), _pad_left(theirs.values, width - 1, -2)])
         self.attention_mask = torch.cat([_pad_left(self.attention_mask, width, -1), _pad_left(other.attention_mask, width, -1)])
@@ -219,7 +219,7 @@ class _DecodingBatch:
         self._trim()
 
     @property
-    def _layers(self) -> list[Any]:
+    def layers(self) -> list[Any]:
         """Keys and values of each layer, [n, heads, w − 1, d]; a cache made without a configuration has no other kinds."""
         return list(self.cache.layers)
 
@@ -228,7 +228,7 @@ class _DecodingBatch:
         empty = int(self.attention_mask.any(0).nonzero()[0])
         if empty:
             self.attention_mask = self.attention_mask[:, empty:]
-            for layer in self._layers:
+            for layer in self.layers:
                 layer.keys, layer.values = layer.keys[..., empty:, :], layer.values[..., empty:, :]
 
 

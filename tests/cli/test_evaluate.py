@@ -11,7 +11,7 @@ def test_a_model_folder_with_pickles_only(refused, tmp_path):
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"\x80\x04")
     message = refused("evaluate", "model", stages=True)
     assert "only pickle weights (pytorch_model.bin)" in message
-    assert "safetensors are wanted" in message
+    assert "safetensors are needed" in message
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def test_a_dry_run_writes_nothing(invoke, tree, tmp_path):
 BAD_PAIRS = {
     "empty": ([], "is empty; at least one preference pair is needed"),
     "not JSON": ([PAIR, PAIR, '{"prompt": '], "line 3: not JSON"),
-    "no field": ([PAIR, {"prompt": "ab", "chosen": "ba"}], "line 2: lacks the field rejected"),
-    "no preference": ([PAIR, {**PAIR, "rejected": "ba"}], "line 2: chosen and rejected are the same"),
+    "no field": ([PAIR, {"prompt": "ab", "chosen": "ba"}], "line 2: the field rejected is missing"),
+    "no preference": ([PAIR, {**PAIR, "rejected": "ba"}], "line 2: chosen and rejected are equal"),
     "two prompts": (
         [
             PAIR,
@@ -71,9 +71,9 @@ def test_bad_preferences(refused, own_recipe, pairs, kind):
 
 def test_preferences_that_are_not_there(refused, own_recipe):
     assert "missing.jsonl: no such file" in refused("train", "--recipe", own_recipe(), "--preferences", "missing.jsonl")
-    assert "give some with --preferences FILE" in refused("train", "--recipe", own_recipe())
+    assert "name some with --preferences FILE" in refused("train", "--recipe", own_recipe())
     assert "a recipe with a built-in world takes no --preferences" in refused("train", "--preferences", "pairs.jsonl")
-    assert "leave --preferences out" in refused("train", "--preferences", "some/data")
+    assert "omit --preferences" in refused("train", "--preferences", "some/data")
 
 
 @pytest.mark.parametrize("out", ["run", "there", "there/is/none/yet"])
@@ -150,7 +150,7 @@ def test_a_model_on_the_hub_without_a_hub(refused, own_recipe, pairs, tmp_path, 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     file = own_recipe(policy__source="hub", policy__name="some/model", policy__revision="abc", policy__architecture=None)
     message = refused("train", "--recipe", file, "--preferences", pairs(PAIR), "--out", "run", code=3)
-    assert "the model some/model at revision abc is not in the cache" in message
+    assert "the model some/model at revision abc is not cached" in message
     assert "download" in message
 
 

@@ -38,8 +38,8 @@ def slow(prompts, items):
     return result
 
 
-def as_tuples(overlap):
-    return {name: (t.items, t.exact, t.ngram, t.item_indexes, t.row_indexes) for name, t in overlap.tasks.items()}
+def as_tuples(contamination):
+    return {name: (t.items, t.exact, t.ngram, t.item_indexes, t.row_indexes) for name, t in contamination.tasks.items()}
 
 
 # Two words only, so that runs of 13 do coincide; separators that normalisation must ignore.
@@ -67,9 +67,9 @@ def test_equals_the_slow_definition_on_longer_texts():
 
 
 def test_exact_after_normalisation():
-    overlap = measure(["What is  2+2?", "other"], {"t": ["other thing", "WHAT IS 2 2"]}).tasks["t"]
-    assert (overlap.exact, overlap.ngram, overlap.item_indexes, overlap.row_indexes) == (1, 0, (1,), (0,))
-    assert overlap.note == "overlap: 1 of 2 items"
+    contamination = measure(["What is  2+2?", "other"], {"t": ["other thing", "WHAT IS 2 2"]}).tasks["t"]
+    assert (contamination.exact, contamination.ngram, contamination.item_indexes, contamination.row_indexes) == (1, 0, (1,), (0,))
+    assert contamination.note == "contaminated: 1 of 2 items"
 
 
 @pytest.mark.parametrize(("shared_words", "found"), [(13, 1), (12, 0)])
@@ -86,15 +86,15 @@ def test_short_item_inside_a_longer_prompt_does_not_count():
 
 def test_item_of_exactly_thirteen_words_counts_both_ways():
     item = " ".join(TEXT.split()[:13])
-    overlap = measure([item, TEXT], {"t": [item]}).tasks["t"]
-    assert (overlap.exact, overlap.ngram, overlap.row_indexes) == (1, 1, (0, 1))
+    contamination = measure([item, TEXT], {"t": [item]}).tasks["t"]
+    assert (contamination.exact, contamination.ngram, contamination.row_indexes) == (1, 1, (0, 1))
 
 
 def test_texts_without_words_equal_nothing():
-    overlap = measure(["", "?!"], {"t": ["", "...", "a"], "none": []})
-    assert overlap.tasks["t"].item_indexes == ()
-    assert overlap.tasks["t"].note == ""
-    assert overlap.tasks["none"].items == 0
+    contamination = measure(["", "?!"], {"t": ["", "...", "a"], "none": []})
+    assert contamination.tasks["t"].item_indexes == ()
+    assert contamination.tasks["t"].note == ""
+    assert contamination.tasks["none"].items == 0
 
 
 @pytest.mark.parametrize(("left", "right"), [("STRASSE", "straße"), ("ﬁne", "fine"), ("é", "e\u0301"), ("a_b", "a b")])
@@ -103,10 +103,10 @@ def test_normalisation_unifies(left, right):
 
 
 def test_rows_are_told_apart_by_task():
-    overlap = measure(["one", "two", "one"], {"a": ["one"], "b": ["two"]})
-    assert overlap.tasks["a"].row_indexes == (0, 2)
-    assert overlap.tasks["b"].row_indexes == (1,)
-    assert overlap.row_indexes == (0, 1, 2)
+    contamination = measure(["one", "two", "one"], {"a": ["one"], "b": ["two"]})
+    assert contamination.tasks["a"].row_indexes == (0, 2)
+    assert contamination.tasks["b"].row_indexes == (1,)
+    assert contamination.row_indexes == (0, 1, 2)
 
 
 def test_json():

@@ -167,19 +167,19 @@ USER, ASSISTANT = message("user", "u"), message("assistant", "a")
     [
         ("not JSON {", "not JSON"),
         ("[1, 2]", "must be an object"),
-        ({"prompt": "x", "rejected": "b"}, "lacks the field chosen"),
-        ({"prompt": "x", "chosen": "b", "rejected": None}, "lacks the field rejected"),
-        ({"chosen": "a", "rejected": "b"}, "lacks the field prompt"),
+        ({"prompt": "x", "rejected": "b"}, "the field chosen is missing"),
+        ({"prompt": "x", "chosen": "b", "rejected": None}, "the field rejected is missing"),
+        ({"chosen": "a", "rejected": "b"}, "the field prompt is missing"),
         ({**GOOD, "prompt": 3}, "prompt: must be text or a list of messages, found a number"),
         ({**GOOD, "chosen": {"content": "a"}}, "chosen: must be text or a list of messages, found an object"),
         ({**GOOD, "chosen": []}, "chosen: has no message"),
         ({**GOOD, "chosen": ["a"]}, "chosen, message 1: must be an object with role and content, found text"),
         ({**GOOD, "chosen": [{"role": "assistant"}]}, "chosen, message 1: content: must be text, found nothing"),
         ({**GOOD, "chosen": [USER]}, "chosen: the last message must be the assistant's, found role 'user'"),
-        ({**GOOD, "chosen": "dog"}, "chosen and rejected are the same"),
+        ({**GOOD, "chosen": "dog"}, "chosen and rejected are equal"),
         ({"prompt": "x", "chosen": [USER, ASSISTANT], "rejected": [message("user", "v"), ASSISTANT]}, "different prompts"),
         ({"prompt": "x", "chosen": [USER, ASSISTANT], "rejected": "b"}, "different prompts"),
-        ({"prompt": "x", "chosen": [USER, ASSISTANT], "rejected": [USER, message("assistant", "b")]}, "not what the user says"),
+        ({"prompt": "x", "chosen": [USER, ASSISTANT], "rejected": [USER, message("assistant", "b")]}, "not a user message"),
         ({"prompt": [ASSISTANT, USER], "chosen": "a", "rejected": "b"}, "prompt: roles must be user, assistant"),
         ({"prompt": [USER, ASSISTANT], "chosen": "a", "rejected": "b"}, "found user, assistant"),
         ({"prompt": [message("system", "s")], "chosen": "a", "rejected": "b"}, "found system"),
@@ -207,11 +207,11 @@ def test_bad_row_of_other_formats_is_named_with_its_row(tmp_path):
     rows = [GOOD, {**GOOD, "chosen": "dog"}]
     for name in ("a.json", "a.parquet"):
         WRITERS[name](tmp_path / name, rows)
-        assert one_line_error(tmp_path / name).startswith(f"{tmp_path / name}, row 2: chosen and rejected are the same")
+        assert one_line_error(tmp_path / name).startswith(f"{tmp_path / name}, row 2: chosen and rejected are equal")
     write_parquet(tmp_path / "b.parquet", [{"prompt": "x", "rejected": "y"}])
-    assert "row 1: lacks the field chosen" in one_line_error(tmp_path / "b.parquet")
+    assert "row 1: the field chosen is missing" in one_line_error(tmp_path / "b.parquet")
     write_parquet(tmp_path / "c.parquet", [{"text": "x"}])
-    assert "row 1: lacks the field chosen" in one_line_error(tmp_path / "c.parquet")
+    assert "row 1: the field chosen is missing" in one_line_error(tmp_path / "c.parquet")
 
 
 def test_bad_json_array(tmp_path):
@@ -219,9 +219,12 @@ def test_bad_json_array(tmp_path):
     path.write_text('[\n{"prompt": "x",,\n')
     assert f"{path}, line 2: not JSON" in one_line_error(path)
     write_json_lines(path, [GOOD, GOOD])
-    assert "one object a line is called .jsonl" in one_line_error(path)
+    assert "name a file with one object a line .jsonl" in one_line_error(path)
     path.write_text(json.dumps(GOOD))
-    assert "must be a list, found an object; the rows are one list; one object a line is called .jsonl" in one_line_error(path)
+    assert (
+        "must be a list, found an object; the rows must be one list; name a file with one object a line .jsonl"
+        in one_line_error(path)
+    )
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -235,7 +238,7 @@ def test_truncated_gzip(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     write_json_lines(path, [{**GOOD, "chosen": str(i)} for i in range(100)])
     path.write_bytes(path.read_bytes()[:-20])
-    assert "not a whole gzip file" in one_line_error(path)
+    assert "a truncated or damaged gzip file" in one_line_error(path)
 
 
 def test_truncated_parquet(tmp_path):
@@ -252,8 +255,8 @@ def test_folder(tmp_path):
     (tmp_path / "README.md").write_text("not data")
     assert read_preferences(str(tmp_path)) == PAIRS
     (tmp_path / "empty").mkdir()
-    assert "holds no preference data" in one_line_error(tmp_path / "empty")
-    assert "not a kind of file" in one_line_error(tmp_path / "README.md")
+    assert "has no preference data" in one_line_error(tmp_path / "empty")
+    assert "unknown file type" in one_line_error(tmp_path / "README.md")
 
 
 def test_bom_and_windows_line_ends(tmp_path):

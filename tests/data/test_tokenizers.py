@@ -28,7 +28,7 @@ def test_the_token_that_ends_a_response_fills_up_where_there_is_no_other():
 
 
 def test_a_token_that_is_not_there_is_named():
-    with pytest.raises(UserError, match=r"no token that ends a response \(eos_token\); choose a policy with one"):
+    with pytest.raises(UserError, match=r"no token that ends a response \(eos_token\); choose a policy that has one"):
         tokenizers.eos_token_id(made(bos_token="<s>"))
     with pytest.raises(UserError, match=r"no token that begins a text \(bos_token\), which a supervised start needs"):
         tokenizers.bos_token_id(made(eos_token="</s>"))

@@ -109,7 +109,7 @@ def test_the_reference_is_the_iterate_that_it_should_be(uninterrupted: Path, tmp
     shutil.copy(run / "iteration-1" / "selfplay.parquet", run / "iteration-2" / "selfplay.parquet")
     refused = cut_down.train(run)
     assert refused.returncode == 2
-    assert "its reference log-probabilities are those of weights" in refused.stderr.splitlines()[-1]
+    assert "its reference log-probabilities belong to the weights" in refused.stderr.splitlines()[-1]
     (run / "iteration-2" / "selfplay.parquet").unlink()
     assert cut_down.train(run).returncode == 0
     assert cut_down.results(run) == cut_down.results(uninterrupted)

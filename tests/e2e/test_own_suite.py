@@ -62,10 +62,10 @@ def read(folder: Path, name: str) -> Any:
     return json.loads((folder / "run" / name).read_text())
 
 
-def test_every_iterate_has_scores_with_the_overlap_beside_them(folder: Path) -> None:
+def test_scores_carry_the_contamination_note(folder: Path) -> None:
     for iterate in read(folder, "results.json")["iterations"]:
         (score,) = (score for score in iterate["scores"] if score["task"] == "backwards")
-        assert (score["metric"], score["n"], score["note"]) == ("acc", 3, "overlap: 1 of 3 items")
+        assert (score["metric"], score["n"], score["note"]) == ("acc", 3, "contaminated: 1 of 3 items")
         assert score["value"] in (0, 1 / 3, 2 / 3, 1)
     (task,) = read(folder, "results.json")["contamination"]["tasks"].values()
     assert task["item_indexes"] == [1]

@@ -230,7 +230,7 @@ def test_what_the_model_reads(model, tokenizer, folder, data, monkeypatch):
         assert {*shots} <= examples
 
 
-def test_the_overlap_with_training_prompts_is_found(folder, data):
+def test_contamination_by_training_prompts_is_found(folder, data):
     asked = questions(suites.get(str(folder)), data=data)
     words = {task.name: task.words(leaves) for task, leaves in asked.items()}
     third = backwards(9, "test")[2]["question"]

@@ -266,5 +266,5 @@ def test_a_package_that_is_not_here_is_named_with_the_way_to_it(monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.0" if name == "gguf" else installed(name))
     with pytest.raises(UnfitEnvironmentError, match=r"no-such-model is not installed; run `make smollm2`"):
         policy.create(settings(source="package", name="no-such-model", revision="1", architecture=None), seed=0)
-    with pytest.raises(UnfitEnvironmentError, match=r"is .* here; the recipe asks for 0\.0\.0"):
+    with pytest.raises(UnfitEnvironmentError, match=r"has version .*, but the recipe needs 0\.0\.0"):
         policy.create(settings(source="package", name="pytest", revision="0.0.0", architecture=None), seed=0)

