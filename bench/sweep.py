@@ -1,8 +1,8 @@
-"""Time of `sweep submit`, `sweep status` and `sweep collect` for 1,000 cells, with a real Slurm controller on this machine.
+"""Time of `sweep submit`, `sweep status` and `sweep collect` for 1,000 runs, with a real Slurm controller on this machine.
 
     python bench/sweep.py        (as root: it starts the cluster of tests/slurm, and stops it at the end)
 
-The partition is down, so no job runs. Status is timed twice: with every cell pending, and with every cell done (this script writes
+The partition is down, so no job runs. Status is timed twice: with every run pending, and with every run done (this script writes
 results of the size of recipe tiny's). Each figure is the wall and CPU time of a command.
 """
 
@@ -42,7 +42,7 @@ def time_command(*arguments: str | Path) -> tuple[str, str]:
 
 
 def write_results(folder: Path) -> None:
-    """Write manifest and results of every cell."""
+    """Write manifest and results of every run."""
     parts: dict[str, Any] = {"settings": {}, "inputs": {}, "environment": {}}
     scores = tuple(Score(task, "acc", 0.5, 0.01, 500) for task in TASKS)
     iterates = tuple(IterateScores(iteration=t, weights_sha256="0" * 64, scores=scores) for t in range(4))
@@ -63,18 +63,18 @@ def main() -> None:
         cluster.ask("scontrol", "update", "partition=main", "state=down")
         with tempfile.TemporaryDirectory() as place:
             sweep, profile, folder = Path(place) / "sweep.yaml", Path(place) / "lab.yaml", Path(place) / "sweep"
-            what = {"name": "thousand", "summary": "1,000 cells", "recipe": "tiny", "seeds": list(SEEDS), "methods": METHODS}
+            what = {"name": "thousand", "summary": "1,000 runs", "recipe": "tiny", "seeds": list(SEEDS), "methods": METHODS}
             sweep.write_text(yaml.safe_dump(what))
-            profile.write_text(yaml.safe_dump({"summary": "bench", "scheduler": "slurm", "minutes": 60, "parallelism": 2}))
+            profile.write_text(yaml.safe_dump({"summary": "bench", "scheduler": "slurm", "minutes": 60, "max_parallel_runs": 2}))
             submit, output = time_command("sweep", "submit", sweep, "--cluster", profile, "--out", folder, "--json")
-            assert json.loads(output)["cells"] == {"pending": 1000}, output
+            assert json.loads(output)["runs"] == {"pending": 1000}, output
             arrays = set(cluster.ask("squeue", "-h", "-o", "%F").split())
-            print(f"submit 1,000 cells and 200 shared starts, in {len(arrays)} arrays: {submit}", flush=True)
+            print(f"submit 1,000 runs and 200 shared starts, in {len(arrays)} arrays: {submit}", flush=True)
             waiting, _ = time_command("sweep", "status", folder)
             print(f"status, all waiting: {waiting}", flush=True)
             write_results(folder)
             done, output = time_command("sweep", "status", folder, "--json")
-            assert {cell["stage"] for cell in json.loads(output)["cells"]} == {"done"}
+            assert {run["state"] for run in json.loads(output)["runs"]} == {"done"}
             collect, _ = time_command("sweep", "collect", folder, "--json")
         print(f"status, all done: {done}\ncollect: {collect}")
     finally:

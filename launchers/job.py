@@ -1,13 +1,13 @@
-"""In the job: one process a node, which watches over the training that it starts.
+"""The job of a run: one process a node, which starts the training and supervises it (docs/decisions/07-sweeps.md).
 
-Slurm's signals reach this process and the training. The training stops at a checkpoint and exits; what then becomes of the job is
-decided here, from the signals themselves:
+Slurm's signals reach this process and the training. The training stops at a checkpoint and exits. Then the signals decide what
+happens to the job:
 
-SIGUSR2  the time is nearly up, or the job is preempted, and wants to be queued again: the batch script does that (scontrol need
-         not exist in a container), told so by a file named after the job.
-SIGTERM  the job is cancelled, or preempted by a Slurm that queues it again itself: nothing to do but to wait for the end.
+SIGUSR2  The time limit is near, or the job is preempted. It must be requeued: a file named after the job tells the batch script to
+         do so, because a container may lack scontrol.
+SIGTERM  The job is cancelled, or preempted by a Slurm that requeues it by itself. This process waits until Slurm ends it.
 
-So nothing hangs on whether submitit takes a signal for a timeout or a preemption, nor on how often it lets a job time out.
+So it does not matter whether submitit takes a signal for a timeout or a preemption, nor how many timeouts it allows.
 """
 
 import ctypes
@@ -24,149 +24,163 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from spac_repro.launchers import ledger
+from spac_repro.launchers import sweep_folder
 from spac_repro.runs.folder import RunFolder
 
-INTERRUPTED = 130  # what training exits with when it stopped because it was asked to
-AGAIN_LOCALLY = 144  # what submitit's local executor takes as the wish to be started again
+EXIT_INTERRUPTED = 130  # training stopped because of a signal
+EXIT_REQUEUE_LOCAL = 144  # submitit's local executor starts the job again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-REPEAT_SECONDS = 5.0  # a process that was starting when a signal came has not heard it
+REPEAT_SECONDS = 5.0  # the signal is sent again, because a process that was just starting has missed it
 
 
 class JobError(RuntimeError):
-    """The cell failed; the message is its last line."""
+    """The run failed. The message is the last line of its output, or says what is wrong."""
 
 
 @dataclass
 class Job:
-    """One task of one cell, as submitit pickles it: nothing but plain values."""
+    """One task of one run. submitit pickles it, so it holds only plain values.
 
-    cell: str
-    arguments: list[str]  # of `train`
-    folder: Path  # the run's
-    attempts: Path  # where to say what happens
+    Attributes:
+        run: name of the run.
+        arguments: arguments of `train`.
+        run_folder: the run's folder.
+        attempts_file: log of the attempts at this task.
+        job_folder: folder of submitit's pickles and logs.
+        nodes: number of nodes.
+        environment: environment variables of the training.
+        attempts_without_progress: after this many attempts in a row without progress, the run fails.
+        start_from: the run whose start policy is used; None: this run makes its own.
+        scratch: folder for caches on the node's own disk; may contain variables.
+        cache: folder that `prefetch` filled.
+    """
+
+    run: str
+    arguments: list[str]
+    run_folder: Path
+    attempts_file: Path
     job_folder: Path
     nodes: int
     environment: dict[str, str]
     attempts_without_progress: int
-    start: Path | None = None  # the run that iteration 0 is shared with
+    start_from: Path | None = None
     scratch: str | None = None
     cache: str | None = None
-    _heard: set[int] = field(default_factory=set)
+    _signals: set[int] = field(default_factory=set)  # received
 
     def __call__(self) -> None:
-        """Carry out the task, or what of it is not there yet.
+        """Carry out the task, or resume it.
 
         Raises:
-            JobError: training failed; the start that it needs failed; attempts leave nothing new.
-            SystemExit: the job is to be queued again.
+            JobError: training failed, the start policy is missing, or attempts make no progress.
+            SystemExit: the job must be requeued.
         """
         for number in SIGNALS:
-            signal.signal(number, self._hear)
+            signal.signal(number, self._on_signal)
         try:
-            self._begin()
-            self._wait_for_the_owner()
+            self._begin_attempt()
+            self._wait_for_lock()
             code, last_line = self._train()
-            end = self._end(code, last_line)
+            end = self._outcome(code, last_line)
         except JobError as error:
-            self._say(end="failed", error=str(error))
+            self._log_attempt(end="failed", error=str(error))
             raise
-        self._say(end=end)
+        self._log_attempt(end=end)
         if end == "stopped":
-            self._wait_for_the_end()
+            self._wait_for_slurm()
         if end == "again":
-            self._again()
+            self._requeue()
 
     # The stages of an attempt
 
-    def _begin(self) -> None:
-        position = progress(self.folder)
-        before = [line for line in ledger.attempts(self.attempts) if line["job"] == _job_id() and "position" in line]
-        standing = 1 + next((n for n, line in enumerate(reversed(before)) if line["position"] != position), len(before))
-        self._say(position=position)
-        if standing > self.attempts_without_progress:
+    def _begin_attempt(self) -> None:
+        position = progress_sha256(self.run_folder)
+        begun = [line for line in sweep_folder.attempts(self.attempts_file) if line["job"] == _job_id() and "position" in line]
+        unchanged = 1 + next((n for n, line in enumerate(reversed(begun)) if line["position"] != position), len(begun))
+        self._log_attempt(position=position)
+        if unchanged > self.attempts_without_progress:
             raise JobError(
-                f"{self.attempts_without_progress} attempts in a row left nothing new; "
-                "give the job more time, or training.save_steps less steps, then `spac-repro sweep retry`"
+                f"{self.attempts_without_progress} attempts in a row made no progress; "
+                "increase the job's time limit or decrease training.save_steps, then `spac-repro sweep retry`"
             )
         if self.cache is not None:
-            _verify(Path(self.cache))
-        if self.start is not None and not RunFolder(self.start).iteration(0).finished:
-            raise JobError(f"the start that it shares is not in {self.start}; see that cell's error, then `spac-repro sweep retry`")
+            _verify_cache(Path(self.cache))
+        if self.start_from is not None and not RunFolder(self.start_from).iteration(0).finished:
+            raise JobError(f"there is no start policy in {self.start_from}; see that run's error, then `spac-repro sweep retry`")
 
-    def _wait_for_the_owner(self) -> None:
-        """After a node's death its orphan may still be at work in the run folder: the lock there decides, and this waits."""
+    def _wait_for_lock(self) -> None:
+        """Wait while another process has the lock of the run folder: after a node's death, one may still be at work there."""
         waiting = False
-        while _rank() == 0 and not self._heard and RunFolder(self.folder).in_use:
+        while _rank() == 0 and not self._signals and RunFolder(self.run_folder).in_use:
             if not waiting:
-                print(f"{self.folder} is in use by another process; waiting for it", file=sys.stderr, flush=True)
+                print(f"{self.run_folder} is in use by another process; waiting for it", file=sys.stderr, flush=True)
                 waiting = True
             time.sleep(1)
 
     def _train(self) -> tuple[int, str]:
-        """Run training to its end; its exit code and the last line it said."""
-        if self._heard:
-            return INTERRUPTED, ""
+        """Run training to its end. Return its exit code and the last line of its error output."""
+        if self._signals:
+            return EXIT_INTERRUPTED, ""
         child = subprocess.Popen(
             self._command(),
-            env={**os.environ, **self._variables()},
+            env={**os.environ, **self._environment()},
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_as_a_child,
+            preexec_fn=_prepare_child,
         )
-        lines = _Lines(child.stderr)
-        asked = 0.0
+        output = _OutputForwarder(child.stderr)
+        signalled = 0.0
         while (code := child.poll()) is None:
-            if self._heard and time.monotonic() - asked > REPEAT_SECONDS:
-                names = ", ".join(signal.Signals(number).name for number in sorted(self._heard))
-                print(f"[{_node()}] {names}: asking the training to stop", file=sys.stderr, flush=True)
-                child.send_signal(signal.SIGUSR2)  # where it started several, it hands that on
-                asked = time.monotonic()
+            if self._signals and time.monotonic() - signalled > REPEAT_SECONDS:
+                names = ", ".join(signal.Signals(number).name for number in sorted(self._signals))
+                print(f"[{_node()}] {names}: telling the training to stop", file=sys.stderr, flush=True)
+                child.send_signal(signal.SIGUSR2)  # `train` passes it on to the processes that it started
+                signalled = time.monotonic()
             time.sleep(0.1)
-        return code, lines.last()
+        return code, output.last_line()
 
-    def _end(self, code: int, last_line: str) -> str:
-        """What an exit code means for the job: done, again (queue it), stopped (somebody else ends it)."""
-        if code == 0 or (code == 1 and RunFolder(self.folder).complete):  # 1: done, and the numbers disagree
+    def _outcome(self, code: int, last_line: str) -> str:
+        """Tell from training's exit code how the attempt ended: "done", "again" (requeue), or "stopped" (Slurm ends the job)."""
+        if code == 0 or (code == 1 and RunFolder(self.run_folder).complete):  # 1: the numbers disagree
             return "done"
-        if self._heard and code in (INTERRUPTED, -signal.SIGUSR2, -signal.SIGTERM):
-            return "again" if signal.SIGUSR2 in self._heard else "stopped"
-        raise JobError(last_line.removeprefix("spac-repro: ") or f"training ended with exit code {code} and said nothing")
+        if self._signals and code in (EXIT_INTERRUPTED, -signal.SIGUSR2, -signal.SIGTERM):
+            return "again" if signal.SIGUSR2 in self._signals else "stopped"
+        raise JobError(last_line.removeprefix("spac-repro: ") or f"training ended with exit code {code} and no output")
 
-    def _wait_for_the_end(self) -> None:
-        """After SIGTERM Slurm ends the job, or asks for more with SIGUSR2; a job that ended by itself would not be queued again."""
+    def _wait_for_slurm(self) -> None:
+        """Wait for Slurm to end the job or to send SIGUSR2. Slurm does not requeue a preempted job that exits by itself."""
         if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-            raise SystemExit(INTERRUPTED)
+            raise SystemExit(EXIT_INTERRUPTED)
         deadline = time.monotonic() + 3600
-        while signal.SIGUSR2 not in self._heard and time.monotonic() < deadline:
+        while signal.SIGUSR2 not in self._signals and time.monotonic() < deadline:
             time.sleep(0.2)
-        if signal.SIGUSR2 in self._heard:
-            self._say(end="again")
-            self._again()
+        if signal.SIGUSR2 in self._signals:
+            self._log_attempt(end="again")
+            self._requeue()
 
-    def _again(self) -> None:
+    def _requeue(self) -> None:
         if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-            raise SystemExit(AGAIN_LOCALLY)
+            raise SystemExit(EXIT_REQUEUE_LOCAL)
         if _rank() == 0:
-            again_file(self.job_folder, os.environ["SLURM_JOB_ID"]).touch()
+            requeue_file(self.job_folder, os.environ["SLURM_JOB_ID"]).touch()
         raise SystemExit(0)
 
-    # What they share
+    # Shared by the stages
 
-    def _hear(self, number: int, frame: object) -> None:
-        self._heard.add(number)
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._signals.add(number)
 
     def _command(self) -> list[str]:
-        train = ["spac_repro", "train", "--out", str(self.folder), *self.arguments]
-        if self.start is not None:
-            train += ["--start-from", str(self.start)]
+        train = ["spac_repro", "train", "--out", str(self.run_folder), *self.arguments]
+        if self.start_from is not None:
+            train += ["--start-from", str(self.start_from)]
         return [sys.executable, "-m", *train]
 
-    def _variables(self) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         variables = dict(self.environment)
-        if self.nodes > 1:  # the rendezvous of the processes that `train` starts on each, in torchrun's own words
+        if self.nodes > 1:  # torchrun's variables: where the processes that `train` starts on each node meet
             variables |= {"PET_NNODES": str(self.nodes), "PET_NODE_RANK": str(_rank()), "PET_MASTER_PORT": str(_port())}
             variables["PET_MASTER_ADDR"] = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
         if self.cache is not None:
@@ -178,16 +192,16 @@ class Job:
             variables |= {name: str(scratch / name.lower()) for name in names}
         return variables
 
-    def _say(self, **what: Any) -> None:
+    def _log_attempt(self, **fields: Any) -> None:
         if _rank() != 0:
             return
-        self.attempts.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"job": _job_id(), "node": _node(), "at": round(time.time(), 1), **what})
-        with self.attempts.open("a") as file:
+        self.attempts_file.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"job": _job_id(), "node": _node(), "at": round(time.time(), 1), **fields})
+        with self.attempts_file.open("a") as file:
             file.write(line + "\n")
 
 
-def _verify(cache: Path) -> None:
+def _verify_cache(cache: Path) -> None:
     from spac_repro import prefetch
     from spac_repro.errors import UserError
 
@@ -197,36 +211,37 @@ def _verify(cache: Path) -> None:
         raise JobError(str(error)) from None
 
 
-def progress(folder: Path) -> str:
-    """A hash of what a run has to show: its finished iterates, scores, checkpoints and self-play batches, by name."""
-    return sha256("\n".join(RunFolder(folder).artifacts()).encode()).hexdigest()[:16]
+def progress_sha256(run_folder: Path) -> str:
+    """A hash of the names of what a run has produced: iterates, scores, checkpoints and self-play batches."""
+    return sha256("\n".join(RunFolder(run_folder).artifacts()).encode()).hexdigest()[:16]
 
 
-def again_file(job_folder: Path, slurm_job: str) -> Path:
-    """A file that asks the batch script to queue its job again."""
-    return job_folder / f"again-{slurm_job}"
+def requeue_file(job_folder: Path, slurm_job: str) -> Path:
+    """The file that tells the batch script to requeue its job."""
+    return job_folder / f"requeue-{slurm_job}"
 
 
-class _Lines:
-    """Passes on what a process says, and remembers the last line."""
+class _OutputForwarder:
+    """Prints the lines of a stream to stderr, in a thread, and remembers the last one."""
 
     def __init__(self, stream: Any) -> None:
         self._last = ""
-        self._thread = Thread(target=self._pass_on, args=(stream,), daemon=True)
+        self._thread = Thread(target=self._forward, args=(stream,), daemon=True)
         self._thread.start()
 
-    def _pass_on(self, stream: Iterator[str]) -> None:
+    def _forward(self, stream: Iterator[str]) -> None:
         for line in stream:
             print(line, end="", file=sys.stderr, flush=True)
             self._last = line.strip() or self._last
 
-    def last(self) -> str:
+    def last_line(self) -> str:
+        """The last line that is not empty, after the stream has ended."""
         self._thread.join(timeout=5)
         return self._last
 
 
-def _as_a_child() -> None:
-    """In the child before Python starts: no death by a signal that it cannot handle yet, and none of it left behind by ours."""
+def _prepare_child() -> None:
+    """Runs in the child before Python starts: SIGUSR2, not yet handled, must not kill it; the death of this process must."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform == "linux":
         death_signal = 1  # PR_SET_PDEATHSIG
@@ -242,12 +257,12 @@ def _node() -> str:
 
 
 def _job_id() -> str:
-    """The job as the ledger names it: that of an array with the place in it."""
+    """The job's ID as sweep.json has it; in an array: ARRAY_INDEX."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    alone = os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID", "")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else alone
+    single = os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID", "")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else single
 
 
 def _port() -> int:
-    """A port that the nodes of a job agree on, and other jobs on these nodes hardly take."""
+    """A port that all nodes of a job compute, and that other jobs on these nodes are unlikely to use."""
     return 20000 + int(os.environ.get("SLURM_JOB_ID", os.getpid())) % 20000

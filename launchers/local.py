@@ -1,4 +1,4 @@
-"""The same jobs on this machine, through submitit's local executor: so many at a time, each after the start that it needs."""
+"""Executes the jobs of a sweep on this machine, with submitit's local executor."""
 
 import os
 import signal
@@ -12,14 +12,21 @@ from spac_repro.launchers.job import Job
 from spac_repro.launchers.profile import Cluster
 
 
-def run(jobs: Sequence[Job], cluster: Cluster, folder: Path, *, after: Mapping[int, int], ended: Callable[[Job], None]) -> None:
-    """Run jobs to their end, at most `cluster.parallelism` at a time; job i after job after[i]. `ended` is told of each.
+def run_jobs(
+    jobs: Sequence[Job], cluster: Cluster, folder: Path, *, after: Mapping[int, int], on_end: Callable[[Job], None]
+) -> None:
+    """Run jobs to their end. If interrupted, tell them to stop at a checkpoint, and wait for that.
 
-    Interrupted, it asks the jobs to stop at a checkpoint, and waits for them.
+    Args:
+        jobs: the jobs.
+        cluster: the profile; at most `max_parallel_runs` jobs run at the same time.
+        folder: where submitit writes pickles and logs.
+        after: job i begins when job after[i] has ended.
+        on_end: called when a job has ended.
     """
     from submitit.local.local import LocalExecutor
 
-    executor = LocalExecutor(folder, python=cluster.interpreter(sys.executable))
+    executor = LocalExecutor(folder, python=cluster.python_command(sys.executable))
     executor.update_parameters(
         timeout_min=cluster.minutes,
         signal_delay_s=cluster.requeue.signal_seconds,
@@ -34,9 +41,9 @@ def run(jobs: Sequence[Job], cluster: Cluster, folder: Path, *, after: Mapping[i
             for i in [i for i, job in running.items() if job.done()]:
                 del running[i]
                 finished.add(i)
-                ended(jobs[i])
+                on_end(jobs[i])
             ready = [i for i in waiting if i not in after or after[i] in finished]
-            for i in ready[: (cluster.parallelism or len(jobs)) - len(running)]:
+            for i in ready[: (cluster.max_parallel_runs or len(jobs)) - len(running)]:
                 waiting.remove(i)
                 running[i] = executor.submit(jobs[i])
             time.sleep(0.2)

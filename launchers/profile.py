@@ -1,9 +1,10 @@
-"""Where a sweep runs: a cluster profile."""
+"""Cluster profiles: where the runs of a sweep are executed, and with which resources."""
 
 import shlex
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,35 +14,84 @@ from spac_repro.runs import files
 
 NotNegative = Annotated[int, Field(ge=0)]
 
+RENAMED = {"parallelism": "max_parallel_runs"}  # keys of version 0.1; a file with one is refused, an old sweep.json is read
+RENAMED_IN_IMAGE = {"runner": "runtime"}
+
 
 class Image(Settings):
-    """A container that the job's Python runs in. Docker is no such runner: its daemon escapes Slurm's accounting and signals."""
+    """A container image that the job's Python runs in.
 
-    runner: Literal["apptainer", "podman", "pyxis"]
-    path: str  # a .sif file; for Podman an image's name; for pyxis either
-    binds: list[str] = Field(default_factory=list)  # HOST:CONTAINER[:ro]
-    options: list[str] = Field(default_factory=list)  # more options of the runner
+    Docker is not offered: its daemon runs containers outside Slurm's accounting and signals.
+
+    Attributes:
+        runtime: the container runtime.
+        path: a .sif file; for Podman the name of an image; for pyxis either.
+        binds: mounts, as HOST:CONTAINER[:ro].
+        options: more options of the runtime.
+        python: the interpreter in the image.
+    """
+
+    runtime: Literal["apptainer", "podman", "pyxis"]
+    path: str
+    binds: list[str] = Field(default_factory=list)
+    options: list[str] = Field(default_factory=list)
     python: str = "python"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_old_keys(cls, tree: Any) -> Any:
+        return _without_old_keys(tree, RENAMED_IN_IMAGE)
+
     def identity(self) -> str:
-        """What a run's manifest calls it: the hash of its file; the name alone where it lies in a store on the nodes."""
+        """What a run's manifest calls the image: the hash of its file; only the name if the image is in a store on the nodes."""
         file = Path(self.path)
         return (
             f"{file.suffix[1:]}:sha256:{_sha256(self.path)}"
             if file.is_file()
-            else f"{self.runner}:{file.name if file.is_absolute() else self.path}"
+            else f"{self.runtime}:{file.name if file.is_absolute() else self.path}"
         )
 
 
 class Requeue(Settings):
-    """What becomes of a job whose time is up, or that is preempted."""
+    """When a job is put back into the queue: its time limit is near, or it is preempted.
 
-    signal_seconds: PositiveInt = 120  # the signal to stop comes so long before the time limit: one checkpoint must fit in
-    attempts_without_progress: PositiveInt = 3  # so many attempts in a row that leave nothing new end the cell with an error
+    Attributes:
+        signal_seconds: how long before the time limit the job is told to stop, in seconds: long enough to write a checkpoint.
+        attempts_without_progress: after this many attempts in a row without a new checkpoint or result, the run fails.
+    """
+
+    signal_seconds: PositiveInt = 120
+    attempts_without_progress: PositiveInt = 3
 
 
 class Cluster(PackagedDocument):
-    """A cluster file: what sbatch is told, and what surrounds the job's Python."""
+    """A cluster profile: the resources of a job, and the environment of the job's Python.
+
+    Attributes:
+        summary: one line about the cluster.
+        scheduler: slurm, or local: this machine, without a scheduler.
+        partition: as sbatch takes it, like account, qos, constraint and exclude. None: the cluster's default.
+        account: see partition.
+        qos: see partition.
+        constraint: see partition.
+        exclude: see partition.
+        nodes: nodes a run.
+        gpus_per_node: GPUs a node.
+        processes_per_node: training processes a node; None: one a GPU, or one.
+        cpus_per_node: CPU cores a node.
+        memory_gb: memory of a node in GB; None: the cluster's default.
+        minutes: time limit of a job.
+        max_parallel_runs: runs that are executed at the same time; None: as many as Slurm starts.
+        sbatch: any other options of sbatch.
+        setup: shell lines before the job's Python, e.g. `module load cuda`.
+        environment: environment variables of the job.
+        python: the interpreter, without an image; None: the one that submits.
+        image: the container image that the job's Python runs in.
+        offline: switch the hub off in the job.
+        cache: folder that `spac-repro prefetch` filled, on the shared disk.
+        scratch: folder for caches on the node's own disk; may contain variables, e.g. $TMPDIR.
+        requeue: when a job is put back into the queue.
+    """
 
     kind = "cluster"
     folder = "launchers/clusters"
@@ -55,51 +105,66 @@ class Cluster(PackagedDocument):
     exclude: str | None = None
     nodes: PositiveInt = 1
     gpus_per_node: NotNegative = 0
-    processes_per_node: PositiveInt | None = None  # None: one a GPU, or one
+    processes_per_node: PositiveInt | None = None
     cpus_per_node: PositiveInt = 1
-    memory_gb: PositiveInt | None = None  # of a node; None: the cluster's default
+    memory_gb: PositiveInt | None = None
     minutes: PositiveInt
-    parallelism: PositiveInt | None = None  # cells at a time; None: as many as Slurm starts
-    sbatch: dict[str, str | int | bool] = Field(default_factory=dict)  # any other option of sbatch
-    setup: list[str] = Field(default_factory=list)  # shell lines before the job's Python: modules, scratch folders
+    max_parallel_runs: PositiveInt | None = None
+    sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
+    setup: list[str] = Field(default_factory=list)
     environment: dict[str, str] = Field(default_factory=dict)
-    python: str | None = None  # the interpreter without an image; None: the one that submits
+    python: str | None = None
     image: Image | None = None
-    offline: bool = True  # the hub is switched off in the job
-    cache: str | None = None  # folder written by `spac-repro prefetch`, on the shared disk
-    scratch: str | None = None  # folder on the node's own disk for caches; may name variables, $TMPDIR
+    offline: bool = True
+    cache: str | None = None
+    scratch: str | None = None
     requeue: Requeue = Requeue()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_old_keys(cls, tree: Any) -> Any:
+        return _without_old_keys(tree, RENAMED)
+
     @model_validator(mode="after")
-    def _fits_together(self) -> "Cluster":
+    def _check_consistency(self) -> "Cluster":
         if self.scheduler == "local" and self.nodes > 1:
-            raise ValueError("`nodes` is 1 where `scheduler` is local")
+            raise ValueError("`nodes` must be 1 if `scheduler` is local")
         if self.scheduler == "local" and self.image:
-            raise ValueError("`image` is for Slurm; on this machine, start spac-repro in the image")
+            raise ValueError("`image` needs Slurm; on this machine, start spac-repro in the image")
         if self.image and self.python:
-            raise ValueError("`python` is without an image; inside it, `image.python` names the interpreter")
+            raise ValueError("`python` cannot be combined with `image`; set `image.python` instead")
         if 60 * self.minutes <= self.requeue.signal_seconds:
             raise ValueError(
-                f"`requeue.signal_seconds` ({self.requeue.signal_seconds}) is no less than `minutes` ({self.minutes}): "
-                "nothing is left to train in"
+                f"`requeue.signal_seconds` ({self.requeue.signal_seconds}) must be less than `minutes` ({self.minutes}): "
+                "otherwise no time is left for training"
             )
         return self
 
     @property
     def processes(self) -> int:
-        """Training processes on all nodes together."""
+        """Number of training processes on all nodes together."""
         return self.nodes * (self.processes_per_node or self.gpus_per_node or 1)
 
-    def interpreter(self, this: str) -> str:
-        """The shell words that start Python in the job; `this` is the interpreter that submits."""
+    def python_command(self, submitting_python: str) -> str:
+        """The shell command that starts Python in the job.
+
+        Args:
+            submitting_python: the interpreter that submits, which is used unless the profile names another one.
+        """
         if self.image is None:
-            return self.python or shlex.quote(this)
+            return self.python or shlex.quote(submitting_python)
         image, words = self.image, []
-        if image.runner == "apptainer":
-            words = ["apptainer", "exec", *(["--nv"] if self.gpus_per_node else []), *_each("--bind", image.binds), *image.options]
-        elif image.runner == "podman":
+        if image.runtime == "apptainer":
+            words = [
+                "apptainer",
+                "exec",
+                *(["--nv"] if self.gpus_per_node else []),
+                *_repeat_option("--bind", image.binds),
+                *image.options,
+            ]
+        elif image.runtime == "podman":
             gpus = ["--device", "nvidia.com/gpu=all"] if self.gpus_per_node else []
-            # The job's variables tell Python which task it is; the host's network is where the other nodes are.
+            # --env-host passes the job's variables, which say which task this is; the other nodes are on the host's network.
             words = [
                 "podman",
                 "run",
@@ -107,15 +172,15 @@ class Cluster(PackagedDocument):
                 "--env-host",
                 "--network=host",
                 *gpus,
-                *_each("--volume", image.binds),
+                *_repeat_option("--volume", image.binds),
                 *image.options,
             ]
         return shlex.join([*words, *([image.path] if words else []), image.python])
 
-    def srun(self) -> list[str]:
+    def srun_options(self) -> list[str]:
         """Options of the srun that starts the job's Python on every node."""
         options = ["--kill-on-bad-exit=1"] if self.nodes > 1 else []
-        if self.image and self.image.runner == "pyxis":
+        if self.image and self.image.runtime == "pyxis":
             mounts = [f"--container-mounts={','.join(self.image.binds)}"] if self.image.binds else []
             options += [f"--container-image={self.image.path}", *mounts, *self.image.options]
         return options
@@ -126,5 +191,22 @@ def _sha256(file: str) -> str:
     return files.sha256_file(Path(file))
 
 
-def _each(option: str, values: list[str]) -> list[str]:
+def _repeat_option(option: str, values: list[str]) -> list[str]:
     return [word for value in values for word in (option, value)]
+
+
+def upgrade(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the keys of a profile that version 0.1 wrote into sweep.json."""
+    tree = {RENAMED.get(key, key): value for key, value in profile.items()}
+    if isinstance(image := tree.get("image"), Mapping):
+        tree["image"] = {RENAMED_IN_IMAGE.get(key, key): value for key, value in image.items()}
+    return tree
+
+
+def _without_old_keys(tree: Any, renamed: Mapping[str, str]) -> Any:
+    """Return the values of a file unchanged, or raise ValueError if one of the keys was renamed."""
+    if isinstance(tree, Mapping):
+        for old, new in renamed.items():
+            if old in tree:
+                raise ValueError(f"`{old}` was renamed to `{new}` in version 0.2")
+    return tree

@@ -26,16 +26,16 @@ class Check:
         return asdict(self)
 
 
-def run_checks(cluster: Cluster | None, folder: Path, *, cells: int = 0, bytes_per_cell: int = 0) -> list[Check]:
+def run_checks(cluster: Cluster | None, folder: Path, *, runs: int = 0, bytes_per_run: int = 0) -> list[Check]:
     """Check Python, packages, torch, GPUs and disk, and for a cluster also Slurm, the image and the cache.
 
     Args:
         cluster: the profile of a cluster; None checks this machine only.
         folder: where the runs will be written.
-        cells: the number of runs that must fit into the folder.
-        bytes_per_cell: the disk space of the largest of them.
+        runs: the number of runs that must fit into the folder.
+        bytes_per_run: the disk space of the largest of them.
     """
-    checks = [*_python(), *_torch(cluster), *_disk(folder, cells, bytes_per_cell)]
+    checks = [*_python(), *_torch(cluster), *_disk(folder, runs, bytes_per_run)]
     if cluster is not None:
         if cluster.scheduler == "slurm":
             checks += _slurm(cluster, folder)
@@ -87,15 +87,15 @@ def _torch(cluster: Cluster | None) -> Iterator[Check]:
         yield Check("torch for GPUs", "unfit", "the CPU build", "`make setup TORCH=cuda`")
 
 
-def _disk(folder: Path, cells: int, bytes_per_cell: int) -> Iterator[Check]:
+def _disk(folder: Path, runs: int, bytes_per_run: int) -> Iterator[Check]:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK):
         yield Check("disk", "unfit", f"{existing} is not writable", "choose another folder with --out")
         return
-    free, need = shutil.disk_usage(existing).free, cells * bytes_per_cell
+    free, need = shutil.disk_usage(existing).free, runs * bytes_per_run
     found = f"{free / 1e9:,.0f} GB free at {existing}"
     if need:
-        found += f"; {cells} cells need {need / 1e9:,.1f} GB at most"
+        found += f"; {runs} runs need {need / 1e9:,.1f} GB at most"
     enough = free > need
     yield Check("disk", "ok" if enough else "unfit", found, "" if enough else "free space, or choose another disk with --out")
     yield _quota(existing, need)
@@ -104,9 +104,9 @@ def _disk(folder: Path, cells: int, bytes_per_cell: int) -> Iterator[Check]:
 
 def _quota(folder: Path, need: int) -> Check:
     """Read the output of the command `quota`, if the machine has it; some file systems have their own command."""
-    from spac_repro.launchers.slurm import ask
+    from spac_repro.launchers.slurm import run_command
 
-    done = ask("quota", "-w", "-p", "-f", str(folder))
+    done = run_command("quota", "-w", "-p", "-f", str(folder))
     if done.returncode == 127:
         return Check("quota", "note", "the command `quota` is missing", "check your quota with your cluster's own command")
     try:
@@ -145,26 +145,26 @@ def _slurm(cluster: Cluster, folder: Path) -> Iterator[Check]:
     from spac_repro.launchers import slurm
 
     try:
-        slurm.require()
+        slurm.check_available()
     except UserError as error:
         yield Check("Slurm", "unfit", str(error), "run this on a login node, or use --cluster local")
         return
-    yield Check("Slurm", "ok", slurm.ask("sbatch", "--version").stdout.strip() + ", the controller answers")
-    if slurm.accounting():
+    yield Check("Slurm", "ok", slurm.run_command("sbatch", "--version").stdout.strip() + ", the controller answers")
+    if slurm.has_accounting():
         yield Check("accounting", "ok", "on")
     else:
         consequence = (
             "off: `sweep status` cannot tell why a job was killed (memory, a node), nor see jobs that left the queue long ago"
         )
-        yield Check("accounting", "note", consequence, "results and errors of the cells are reported all the same")
-    if refusal := slurm.refusal(cluster):
-        yield Check("job request", "unfit", f"Slurm rejects it: {refusal}", "correct the cluster profile")
+        yield Check("accounting", "note", consequence, "results and errors of the runs are reported all the same")
+    if rejection := slurm.rejection(cluster):
+        yield Check("job request", "unfit", f"Slurm rejects it: {rejection}", "correct the cluster profile")
         return
     yield Check("job request", "ok", "Slurm would accept it")
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        untested = slurm.check_shared(cluster, folder)
+        untested = slurm.check_shared_folder(cluster, folder)
     except UserError as error:
         yield Check("shared folder", "unfit", str(error), "choose a folder on a shared disk with --out")
     else:
@@ -182,11 +182,11 @@ def _image(cluster: Cluster) -> Iterator[Check]:
         return
     if image.path.startswith(("/", ".")) and not Path(image.path).exists():
         yield Check("image", "unfit", f"{image.path} does not exist", "build it, or correct `image` in the profile")
-    elif image.runner != "pyxis" and shutil.which(image.runner) is None:
+    elif image.runtime != "pyxis" and shutil.which(image.runtime) is None:
         yield Check(
             "image",
             "note",
-            f"{image.path}; {image.runner} is not installed on this machine",
+            f"{image.path}; {image.runtime} is not installed on this machine",
             "the profile's `setup` must provide it on the nodes",
         )
     else:

@@ -36,7 +36,7 @@ def test_what_is_left_of_a_quota_must_hold_the_sweep(
     command.write_text(f"#!/bin/sh\n[ \"$*\" = '-w -p -f {tmp_path}' ] && echo '{said}'\n")
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}:/usr/bin:/bin")
-    checks = {check.what: check for check in doctor.run_checks(None, tmp_path, cells=10, bytes_per_cell=10**8)}
+    checks = {check.what: check for check in doctor.run_checks(None, tmp_path, runs=10, bytes_per_run=10**8)}
     assert checks["quota"].verdict == verdict
     assert found in checks["quota"].found
 

@@ -1,4 +1,4 @@
-"""`spac-repro prefetch` and `spac-repro doctor`: what a machine or a cluster needs before runs are started there."""
+"""`spac-repro prefetch` and `spac-repro doctor`: prepare and check a machine or a cluster before training there."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,14 @@ from spac_repro.cli.options import AsJson, Overrides, RecipeName
 
 
 def prefetch(
-    cache: Annotated[Path, typer.Option(help="Folder to fill, on a disk that the nodes share.")],
+    cache: Annotated[Path, typer.Option(help="Folder to download to, on a disk that the nodes share.")],
     recipe: RecipeName = "zephyr-7b",
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch what a recipe needs from the hub (model, preferences, questions), for nodes without internet; every file is hashed.
+    """Download what a recipe needs from the hub: model, preferences and questions. For nodes without internet.
 
-    Then name the folder as `cache` in a cluster profile: jobs verify it and run with the hub switched off.
+    Every file is hashed. Name the folder as `cache` in the cluster profile: then jobs check the hashes and work offline.
     """
     from spac_repro import prefetch as prefetching
     from spac_repro import recipes
@@ -37,22 +37,30 @@ def prefetch(
 def doctor(
     cluster: Annotated[
         str | None,
-        typer.Option(autocompletion=choices.cluster_names, help="Name or file of a cluster profile: check that cluster, too."),
+        typer.Option(
+            autocompletion=choices.cluster_names, help="Check this cluster as well: a name in launchers/clusters/, or a YAML file."
+        ),
     ] = None,
     sweep: Annotated[
         str | None,
-        typer.Option(autocompletion=choices.sweep_names, help="Name or file of a sweep: check that its runs fit on the disk."),
+        typer.Option(
+            autocompletion=choices.sweep_names,
+            help="Check that the runs of this sweep fit on the disk: a name in launchers/sweeps/, or a YAML file.",
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder that the runs will be written to.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Check that this machine (and a cluster) can run the work; suggest fixes. Exit code 3 if something is unfit."""
+    """Check that this machine (and cluster) can run the work; suggest fixes.
+
+    Exit code 3 if something is unfit.
+    """
     from spac_repro import doctor as checks_of_machine
     from spac_repro.launchers.profile import Cluster
 
-    cells, size = _space(sweep) if sweep else (0, 0)
+    runs, bytes_per_run = _disk_space(sweep) if sweep else (0, 0)
     profile = Cluster.load(cluster) if cluster else None
-    checks = checks_of_machine.run_checks(profile, out.resolve(), cells=cells, bytes_per_cell=size)
+    checks = checks_of_machine.run_checks(profile, out.resolve(), runs=runs, bytes_per_run=bytes_per_run)
     unfit = any(check.verdict == "unfit" for check in checks)
     if as_json:
         print(json.dumps({"fit": not unfit, "checks": [check.as_json() for check in checks]}))
@@ -64,11 +72,12 @@ def doctor(
     raise typer.Exit(3 if unfit else 0)
 
 
-def _space(sweep: str) -> tuple[int, int]:
-    """The cells of a sweep, and the bytes on disk that the largest of them takes."""
+def _disk_space(sweep: str) -> tuple[int, int]:
+    """The number of runs of a sweep, and the disk space of the largest one in bytes."""
     from spac_repro import cost, recipes
     from spac_repro.launchers import matrix
 
-    cells = matrix.cells(matrix.Sweep.load(sweep))
-    runs = {cell.digest: recipes.load(cell.recipe, method=cell.method, overrides=cell.settings) for cell in cells}
-    return len(cells), max((cost.estimate(run, run.recipe.data.max_pairs).disk for run in runs.values()), default=0)
+    runs = matrix.runs(matrix.Sweep.load(sweep))
+    distinct = {run.settings_sha256: recipes.load(run.recipe, method=run.method, overrides=run.settings) for run in runs}
+    sizes = [cost.estimate(run, run.recipe.data.max_pairs).disk for run in distinct.values()]
+    return len(runs), max(sizes, default=0)

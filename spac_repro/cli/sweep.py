@@ -1,4 +1,4 @@
-"""`spac-repro sweep …`: many runs at once."""
+"""`spac-repro sweep …`: train many runs, on this machine or on a Slurm cluster."""
 
 import json
 import time
@@ -15,19 +15,19 @@ from spac_repro.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from spac_repro.launchers.ledger import Ledger
-    from spac_repro.launchers.sweep import Standing, Submission
+    from spac_repro.launchers.sweep import RunStatus, Submission
+    from spac_repro.launchers.sweep_folder import SweepFolder
 
 app = typer.Typer(
-    help="Many runs at once: a matrix of seeds, methods and settings, on a Slurm cluster or on this machine.\n\n"
-    "Start with `spac-repro sweep submit seeds --cluster local --dry-run`. docs/sweeps.md has the rest.",
+    help="Train many runs: all combinations of methods, seeds and settings, on this machine or on a Slurm cluster.\n\n"
+    "Start with `spac-repro sweep submit seeds --cluster local --dry-run`. docs/sweeps.md says more.",
     no_args_is_help=True,
 )
 
-Submitted = Annotated[
+SubmittedSweep = Annotated[
     str,
     typer.Argument(
-        metavar="SWEEP", autocompletion=choices.submitted_sweeps, help="A submitted sweep: its name (in runs/) or its folder."
+        metavar="SWEEP", autocompletion=choices.submitted_sweeps, help="Submitted sweep: its name in runs/, or its folder."
     ),
 ]
 
@@ -37,177 +37,187 @@ def submit(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="SWEEP", autocompletion=choices.sweep_names, help="A sweep's name (launchers/sweeps/) or a YAML file."
+            metavar="SWEEP", autocompletion=choices.sweep_names, help="Sweep: a name in launchers/sweeps/, or a YAML file."
         ),
     ],
     cluster: Annotated[
         str,
-        typer.Option(autocompletion=choices.cluster_names, help="A cluster profile's name (launchers/clusters/) or a YAML file."),
+        typer.Option(autocompletion=choices.cluster_names, help="Cluster profile: a name in launchers/clusters/, or a YAML file."),
     ] = "local",
     out: Annotated[
-        Path | None, typer.Option(help="The sweep's folder, on a disk that the nodes share.", show_default="runs/SWEEP")
+        Path | None,
+        typer.Option(help="Folder of the sweep. For a cluster: on a disk that the nodes share.", show_default="runs/SWEEP"),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in every cell; repeatable.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in every run. Repeatable.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, resources and the sbatch file, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs, the resources and the sbatch file, and submit nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit the cells of a sweep that were not submitted before. On a cluster this returns at once; --cluster local waits.
+    """Submit the runs of a sweep. Runs that were submitted before are skipped.
 
-    Exit codes: 0 submitted (local: all cells done); 1 local: a cell failed; 2 bad input, or Slurm refused; 3 no Slurm here.
+    On Slurm this returns when the jobs are queued. With --cluster local it trains the runs and waits for them.
+
+    Exit codes: 0 submitted (local: all runs done); 1 local: a run failed; 2 bad input, or Slurm rejected the jobs; 3 no Slurm here.
     """
-    from spac_repro.launchers import ledger, matrix, sweep
+    from spac_repro.launchers import matrix, sweep, sweep_folder
     from spac_repro.launchers.profile import Cluster
 
-    what, where = matrix.Sweep.load(name), Cluster.load(cluster)
-    cells = matrix.cells(what, overrides or ())
-    folder = (out or Path("runs") / what.name).resolve()
-    book = ledger.read(folder) if (folder / "sweep.json").exists() else ledger.Ledger(folder, what.name, where)
-    book.cluster = where
-    book.add(cells)
+    definition, profile = matrix.Sweep.load(name), Cluster.load(cluster)
+    runs = matrix.runs(definition, overrides or ())
+    path = (out or Path("runs") / definition.name).resolve()
+    submitted = (path / "sweep.json").exists()
+    folder = sweep_folder.read(path) if submitted else sweep_folder.SweepFolder(path, definition.name, profile)
+    folder.cluster = profile
+    folder.add(runs)
     if dry_run:
-        _print_plan(book, sweep.plan(book), as_json)
+        _print_plan(folder, sweep.plan(folder), as_json)
         return
-    done = sweep.submit(book, ended=lambda line: None if as_json else print(line))
-    _conclude(book, done, as_json)
+    submission = sweep.submit(folder, on_end=lambda line: None if as_json else print(line))
+    _finish(folder, submission, as_json)
 
 
 @app.command()
 def retry(
-    name: Submitted,
+    name: SubmittedSweep,
     cluster: Annotated[
         str | None,
-        typer.Option(autocompletion=choices.cluster_names, help="Another cluster profile from now on.", show_default="the sweep's"),
+        typer.Option(
+            autocompletion=choices.cluster_names, help="Use another cluster profile from now on.", show_default="the sweep's"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit the cells that failed or were cancelled once more; each goes on where it stopped."""
-    from spac_repro.launchers import ledger, sweep
+    """Submit the runs that failed or were cancelled again. Each resumes from its last checkpoint."""
+    from spac_repro.launchers import sweep, sweep_folder
     from spac_repro.launchers.profile import Cluster
 
-    book = ledger.read(ledger.find(name))
+    folder = sweep_folder.read(sweep_folder.find(name))
     if cluster is not None:
-        book.cluster = Cluster.load(cluster)
-    done = sweep.submit(book, again=sweep.ENDED, ended=lambda line: None if as_json else print(line))
-    _conclude(book, done, as_json)
+        folder.cluster = Cluster.load(cluster)
+    submission = sweep.submit(folder, resubmit=sweep.ENDED, on_end=lambda line: None if as_json else print(line))
+    _finish(folder, submission, as_json)
 
 
 @app.command()
 def status(
-    name: Submitted,
+    name: SubmittedSweep,
     watch: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Show it anew so often, until all cells have ended.", min=1)
+        float | None, typer.Option(metavar="SECONDS", help="Refresh the table at this interval, until all runs have ended.", min=1)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How far every cell is: pending, running (iteration and step), requeued, failed (why), cancelled, done (scores)."""
-    from spac_repro.launchers import ledger, sweep
+    """Show the state of every run.
 
-    book = ledger.read(ledger.find(name))
-    found = sweep.standings(book)
+    The states are missing, pending, running (with iteration and step), requeued, failed (with the reason), cancelled and done (with
+    scores).
+    """
+    from spac_repro.launchers import sweep, sweep_folder
+
+    folder = sweep_folder.read(sweep_folder.find(name))
+    runs = sweep.statuses(folder)
     if as_json:
-        print(json.dumps({"sweep": book.name, "folder": str(book.folder), "cells": [standing.as_json() for standing in found]}))
+        print(json.dumps({"sweep": folder.name, "folder": str(folder.path), "runs": [run.as_json() for run in runs]}))
         return
     if watch is None:
-        output.show(_table(book, found))
+        output.show(_status_table(folder, runs))
         return
     from rich.live import Live
 
-    with Live(_table(book, found), auto_refresh=False, vertical_overflow="visible") as live:
-        while any(standing.stage in ("pending", "running", "requeued") for standing in found):
+    with Live(_status_table(folder, runs), auto_refresh=False, vertical_overflow="visible") as live:
+        while any(run.state in sweep.UNFINISHED for run in runs):
             time.sleep(watch)
-            found = sweep.standings(book)
-            live.update(_table(book, found), refresh=True)
+            runs = sweep.statuses(folder)
+            live.update(_status_table(folder, runs), refresh=True)
 
 
 @app.command()
-def cancel(name: Submitted, as_json: AsJson = False) -> None:
-    """Cancel the cells that wait or run. What they have is kept; `sweep retry` goes on with it."""
-    from spac_repro.launchers import ledger, sweep
+def cancel(name: SubmittedSweep, as_json: AsJson = False) -> None:
+    """Cancel the runs that are pending or running. Their checkpoints are kept, and `sweep retry` resumes from them."""
+    from spac_repro.launchers import sweep, sweep_folder
 
-    book = ledger.read(ledger.find(name))
-    if book.cluster.scheduler == "local":
-        raise UserError(f"{book.name} runs on this machine: interrupt the `sweep submit` that waits for it")
-    cells = sweep.cancel(book)
-    print(json.dumps({"sweep": book.name, "cancelled": cells}) if as_json else f"{book.name}: {len(cells)} cells cancelled")
+    folder = sweep_folder.read(sweep_folder.find(name))
+    if folder.cluster.scheduler == "local":
+        raise UserError(f"{folder.name} runs on this machine; interrupt its `sweep submit` instead (Ctrl-C)")
+    runs = sweep.cancel(folder)
+    print(json.dumps({"sweep": folder.name, "cancelled": runs}) if as_json else f"{folder.name}: {len(runs)} runs cancelled")
 
 
 @app.command()
 def collect(
-    name: Submitted,
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables.", show_default="SWEEP/collected")] = None,
+    name: SubmittedSweep,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the tables to.", show_default="SWEEP/collected")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """One table of the sweep's scores: mean, sd and 95 % interval over seeds, per task and iteration; missing cells are named.
+    """Collect the scores of a sweep in one table: mean, standard deviation and 95 % interval over seeds, per task and iteration.
 
-    Written as Parquet, CSV, Markdown and LaTeX.
+    Runs without results are listed. The table is written as Parquet, CSV, Markdown and LaTeX.
     """
-    from spac_repro.launchers import collection, ledger
+    from spac_repro.launchers import score_table, sweep_folder
 
-    book = ledger.read(ledger.find(name))
-    folder = out or book.folder / "collected"
-    table = collection.collect(book)
-    files = collection.write(table, folder)
+    folder = sweep_folder.read(sweep_folder.find(name))
+    table = score_table.collect(folder)
+    files = score_table.write(table, out or folder.path / "collected")
     if as_json:
         print(
-            json.dumps({"sweep": book.name, "rows": table.rows, "missing": table.missing, "files": [str(file) for file in files]})
+            json.dumps({"sweep": folder.name, "rows": table.rows, "missing": table.missing, "files": [str(file) for file in files]})
         )
         return
-    output.show(collection.render(table))
+    output.show(score_table.render(table))
     for missing in table.missing:
         print(f"missing: {missing}")
     print("written: " + ", ".join(str(file) for file in files))
 
 
-def _conclude(book: "Ledger", done: "Submission", as_json: bool) -> None:
-    """Print what was submitted, and exit with 1 where a cell of a sweep on this machine failed."""
+def _finish(folder: "SweepFolder", submission: "Submission", as_json: bool) -> None:
+    """Print what was submitted. Exit with 1 if a run on this machine failed."""
     from spac_repro.launchers import sweep
 
-    counts: Counter[str] = Counter(standing.stage for standing in sweep.standings(book))
-    ended = any(stage in counts for stage in sweep.ENDED)
+    counts: Counter[str] = Counter(run.state for run in sweep.statuses(folder))
+    unsuccessful = any(state in counts for state in sweep.ENDED)
     if as_json:
-        submitted = [str(task) for task in done.tasks]
-        print(json.dumps({"sweep": book.name, "folder": str(book.folder), "submitted": submitted, "cells": counts}))
+        tasks = [str(task) for task in submission.tasks]
+        print(json.dumps({"sweep": folder.name, "folder": str(folder.path), "submitted": tasks, "runs": counts}))
     else:
-        _print_submission(book, done, counts)
-        if not done.tasks and ended:
-            print(f"nothing new; `spac-repro sweep retry {book.folder}` repeats what failed or was cancelled")
-        if book.cluster.scheduler == "slurm":
-            _print_watching(book)
-    if book.cluster.scheduler == "local" and ended:
+        _print_submission(folder, submission, counts)
+        if not submission.tasks and unsuccessful:
+            print(f"nothing new to submit; `spac-repro sweep retry {folder.path}` repeats what failed or was cancelled")
+        if folder.cluster.scheduler == "slurm":
+            _print_how_to_watch(folder)
+    if folder.cluster.scheduler == "local" and unsuccessful:
         raise typer.Exit(1)
 
 
-def _print_submission(book: "Ledger", done: "Submission", counts: Counter[str]) -> None:
-    starts = sum(task.kind == "start" for task in done.tasks)
-    shared = f" and {starts} shared starts" if starts else ""
-    stages = ", ".join(f"{n} {stage}" for stage, n in counts.items())
-    print(f"{book.name}: {len(done.tasks) - starts} cells{shared} submitted; {stages}")
+def _print_submission(folder: "SweepFolder", submission: "Submission", counts: Counter[str]) -> None:
+    starts = sum(task.kind == "start" for task in submission.tasks)
+    shared = f" and {starts} shared start policies" if starts else ""
+    states = ", ".join(f"{n} {state}" for state, n in counts.items())
+    print(f"{folder.name}: {len(submission.tasks) - starts} runs{shared} submitted; {states}")
 
 
-def _print_watching(book: "Ledger") -> None:
+def _print_how_to_watch(folder: "SweepFolder") -> None:
     from spac_repro.launchers import slurm
 
-    if not slurm.accounting():
-        print("this cluster keeps no accounts: of a job that dies without a word, `sweep status` cannot say why")
-    print(f"watch it with: spac-repro sweep status {book.folder} --watch 10")
+    if not slurm.has_accounting():
+        print("Slurm's accounting is off here: `sweep status` cannot tell why a job was killed")
+    print(f"watch it with: spac-repro sweep status {folder.path} --watch 10")
 
 
-def _print_plan(book: "Ledger", plan: "Submission", as_json: bool) -> None:
-    tasks = [{"task": task.kind, "cell": task.cell.name, "settings": list(task.cell.settings)} for task in plan.tasks]
-    profile = book.cluster.model_dump(mode="json")
+def _print_plan(folder: "SweepFolder", plan: "Submission", as_json: bool) -> None:
+    tasks = [{"task": task.kind, "run": task.run.name, "settings": list(task.run.settings)} for task in plan.tasks]
+    profile = folder.cluster.model_dump(mode="json")
     if as_json:
-        print(
-            json.dumps({"sweep": book.name, "folder": str(book.folder), "tasks": tasks, "cluster": profile, "sbatch": plan.script})
-        )
+        document = {"sweep": folder.name, "folder": str(folder.path), "tasks": tasks, "cluster": profile, "sbatch": plan.script}
+        print(json.dumps(document))
         return
-    table = output.table(f"{book.name} → {book.folder}", "job", "cell", "settings")
+    table = output.table(f"{folder.name} → {folder.path}", "task", "run", "settings")
     for task in tasks:
-        table.add_row(str(task["task"]), str(task["cell"]), " ".join(task["settings"]))
+        table.add_row(str(task["task"]), str(task["run"]), " ".join(task["settings"]))
     output.show(table)
     print("\n".join(f"{key}: {value}" for key, value in profile.items() if value not in (None, [], {})))
-    for title, text in (("shared starts", plan.start_script), ("cells", plan.script)):
+    for title, text in (("shared start policies", plan.start_script), ("runs", plan.script)):
         if text:
             print(f"\n--- sbatch file of the {title} ---\n{text}")
 
@@ -215,12 +225,12 @@ def _print_plan(book: "Ledger", plan: "Submission", as_json: bool) -> None:
 _STYLES = {"done": "green", "failed": "red", "cancelled": "yellow", "requeued": "yellow", "running": "cyan"}
 
 
-def _table(book: "Ledger", found: "list[Standing]") -> "Table":
+def _status_table(folder: "SweepFolder", runs: "list[RunStatus]") -> "Table":
     from rich.text import Text
 
-    done = sum(standing.stage == "done" for standing in found)
-    table = output.table(f"{book.name}: {done} of {len(found)} done", "cell", "stage", "job", "attempts", "where")
-    for standing in found:
-        stage = Text(standing.stage, style=_STYLES.get(standing.stage, ""))
-        table.add_row(standing.cell, stage, standing.job or "", str(standing.attempts or ""), standing.detail)
+    done = sum(run.state == "done" for run in runs)
+    table = output.table(f"{folder.name}: {done} of {len(runs)} done", "run", "state", "job", "attempts", "detail")
+    for run in runs:
+        state = Text(run.state, style=_STYLES.get(run.state, ""))
+        table.add_row(run.run, state, run.job or "", str(run.attempts or ""), run.detail)
     return table

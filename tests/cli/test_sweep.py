@@ -5,15 +5,15 @@ import json
 from spac_repro.launchers import matrix
 
 
-def test_a_dry_run_shows_every_cell_and_writes_nothing(invoke, tree, tmp_path):
+def test_a_dry_run_shows_every_run_and_writes_nothing(invoke, tree, tmp_path):
     done = invoke("sweep", "submit", "seeds", "--dry-run", "--json")
     assert done.code == 0
     plan = json.loads(done.out)
-    cells = [cell.name for cell in matrix.cells(matrix.Sweep.load("seeds"))]
-    assert [task["cell"] for task in plan["tasks"] if task["task"] == "run"] == cells
+    runs = [run.name for run in matrix.runs(matrix.Sweep.load("seeds"))]
+    assert [task["run"] for task in plan["tasks"] if task["task"] == "run"] == runs
     table = invoke("sweep", "submit", "seeds", "--cluster", "cpu", "--dry-run").out
-    assert all(cell in table for cell in cells)
-    assert "--- sbatch file of the cells ---" in table
+    assert all(run in table for run in runs)
+    assert "--- sbatch file of the runs ---" in table
     assert tree(tmp_path) == {}
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from spac_repro.launchers import matrix
-from spac_repro.launchers.ledger import Ledger
 from spac_repro.launchers.matrix import Sweep
 from spac_repro.launchers.profile import Cluster
+from spac_repro.launchers.sweep_folder import SweepFolder
 from spac_repro.runs import files, manifest, results
 from spac_repro.runs.folder import RunFolder
 
 PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
-CELL = "spac/seed-1"
+RUN = "spac/seed-1"
 REFUSAL = "schema 99 is of a newer version of spac-repro (this one reads {})"
 
 # What version 0.1 wrote, shortened: the digest of the settings has another name in each of the two.
@@ -97,12 +97,12 @@ def run(tmp_path) -> RunFolder:
 
 @pytest.fixture
 def sweep(tmp_path) -> RunFolder:
-    """The run of the first cell of a sweep that was submitted."""
+    """The first run of a sweep that was submitted."""
     what = Sweep(name="mine", summary="s", recipe="tiny", seeds=[1, 2], methods=["spac"])
-    book = Ledger(tmp_path / "sweep", what.name, Cluster.load("local"))
-    book.add(matrix.cells(what))
-    book.save()
-    return of_0_1(book.run_folder(book.cells[CELL]))
+    folder = SweepFolder(tmp_path / "sweep", what.name, Cluster.load("local"))
+    folder.add(matrix.runs(what))
+    folder.save()
+    return of_0_1(folder.run_folder(folder.runs[RUN]).path)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_sweep_with_a_newer_run_is_refused(refused, sweep, command, file):
     schema = {"manifest": manifest.SCHEMA, "results": results.SCHEMA}[file]
     message = refused("sweep", command, "sweep")
     assert REFUSAL.format(schema) in message
-    assert CELL in message
+    assert RUN in message
 
 
 def test_todays_schemas():

@@ -1,4 +1,4 @@
-"""Sweeps as files: cells in their order, what identifies them, and one line for what is wrong."""
+"""Sweeps as files: runs in their order, what identifies them, and one line for what is wrong."""
 
 import re
 
@@ -8,7 +8,7 @@ import yaml
 from spac_repro import methods, recipes
 from spac_repro.errors import UserError
 from spac_repro.launchers import matrix
-from spac_repro.launchers.matrix import Cell, Sweep
+from spac_repro.launchers.matrix import Sweep, SweepRun
 from spac_repro.launchers.profile import Cluster
 
 SWEEP = {"name": "mine", "summary": "a sweep", "recipe": "tiny", "seeds": [1, 2], "methods": ["spac", "dpo"]}
@@ -19,61 +19,61 @@ def sweep(**more):
 
 
 @pytest.mark.parametrize("name", ["seeds", "ablation_lambda", "ablation_eta", "ablation_critic", "ablation_iterations"])
-def test_those_that_ship_have_cells(name):
-    cells = matrix.cells(Sweep.load(name))
-    assert len(cells) == len({cell.name for cell in cells}) >= 20
-    assert len({cell.seed for cell in cells}) == 5
+def test_those_that_ship_have_runs(name):
+    runs = matrix.runs(Sweep.load(name))
+    assert len(runs) == len({run.name for run in runs}) >= 20
+    assert len({run.seed for run in runs}) == 5
 
 
 def test_the_seeds_sweep_is_five_seeds_of_five_methods():
-    cells = matrix.cells(Sweep.load("seeds"))
-    assert {(cell.method, cell.seed) for cell in cells} == {(method, seed) for method in methods.names() for seed in range(1, 6)}
-    assert 0 not in {cell.seed for cell in cells}, "seed 0 is the one that everybody runs first"
+    runs = matrix.runs(Sweep.load("seeds"))
+    assert {(run.method, run.seed) for run in runs} == {(method, seed) for method in methods.names() for seed in range(1, 6)}
+    assert 0 not in {run.seed for run in runs}, "seed 0 is the one that everybody runs first"
 
 
-def test_cells_are_named_by_what_varies():
-    cells = matrix.cells(
+def test_runs_are_named_by_what_varies():
+    runs = matrix.runs(
         sweep(methods=["spac"], vary={"methods.*.preference_weight": [0.0, 3.0], "training.epochs_per_iteration": [1, 2]})
     )
-    assert [cell.name for cell in cells][:3] == [
+    assert [run.name for run in runs][:3] == [
         "preference_weight=0.0/epochs_per_iteration=1/spac/seed-1",
         "preference_weight=0.0/epochs_per_iteration=1/spac/seed-2",
         "preference_weight=0.0/epochs_per_iteration=2/spac/seed-1",
     ]
-    assert len(cells) == 8
+    assert len(runs) == 8
 
 
-def test_a_cell_is_the_run_that_its_arguments_describe():
-    for cell in matrix.cells(
+def test_the_arguments_of_a_run_describe_it():
+    for run in matrix.runs(
         sweep(settings={"training.epochs_per_iteration": 1, "training.max_grad_norm": 1e-7}), ["data.max_pairs=100"]
     ):
-        sets = [cell.arguments()[i + 1] for i, word in enumerate(cell.arguments()) if word == "--set"]
-        run = recipes.load(cell.recipe, method=cell.method, seed=cell.seed, overrides=sets)
-        assert run.settings_sha256 == cell.digest
-        assert run.recipe.data.max_pairs == 100
-        assert run.recipe.training.max_grad_norm == 1e-7
+        sets = [run.arguments()[i + 1] for i, word in enumerate(run.arguments()) if word == "--set"]
+        resolved = recipes.load(run.recipe, method=run.method, seed=run.seed, overrides=sets)
+        assert resolved.settings_sha256 == run.settings_sha256
+        assert resolved.recipe.data.max_pairs == 100
+        assert resolved.recipe.training.max_grad_norm == 1e-7
 
 
-def test_cells_share_a_start_where_seed_and_settings_of_the_start_agree():
-    cells = matrix.cells(sweep(vary={"training.iterations": [1, 2]}))
+def test_runs_share_a_start_where_seed_and_settings_of_the_start_agree():
+    runs = matrix.runs(sweep(vary={"training.iterations": [1, 2]}))
     starts = {}
-    for cell in cells:
-        starts.setdefault(cell.start, set()).add(cell.seed)
+    for run in runs:
+        starts.setdefault(run.start_sha256, set()).add(run.seed)
     assert sorted(map(sorted, starts.values())) == [[1], [2]]
-    other = matrix.cells(sweep(vary={"supervised_start.epochs": [1, 2]}))
-    assert len({cell.start for cell in other}) == 4
+    other = matrix.runs(sweep(vary={"supervised_start.epochs": [1, 2]}))
+    assert len({run.start_sha256 for run in other}) == 4
 
 
-def test_a_cell_comes_back_from_json():
-    for cell in matrix.cells(sweep(vary={"methods.*.beta": [0.1, 1.0]})):
-        assert Cell.from_json(cell.as_json()) == cell
+def test_a_run_comes_back_from_json():
+    for run in matrix.runs(sweep(vary={"methods.*.beta": [0.1, 1.0]})):
+        assert SweepRun.from_json(run.as_json()) == run
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"seeds": []}, "seeds: List should have at least 1 item"),
-        ({"seeds": [1, 1]}, "seeds names something twice"),
+        ({"seeds": [1, 1]}, "seeds contains a value twice"),
         ({"seeds": [-1]}, "greater than or equal to 0"),
         ({"sedes": [1]}, "sedes: unknown key (did you mean seeds?)"),
         ({"name": "a/b"}, "name: String should match pattern"),
@@ -90,7 +90,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, change, message):
         Sweep.load(str(file))
     assert message in str(refused.value)
     assert re.match(rf"{re.escape(str(file))}(, line \d+)?: ", str(refused.value))
-    assert ", line " in str(refused.value) or " names something twice" in message or "in `settings`" in message
+    assert ", line " in str(refused.value) or " contains a value twice" in message or "in `settings`" in message
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, change, message):
         ({"vary": {"methods.dpo.beta": [1.0, 2.0], "methods.spac.beta": [1.0, 2.0]}, "methods": ["spac"]}, None),
     ],
 )
-def test_a_wrong_cell_is_refused_before_anything_is_submitted(change, message):
+def test_a_wrong_run_is_refused_before_anything_is_submitted(change, message):
     if message is None:
-        assert len(matrix.cells(sweep(**change))) == 8
+        assert len(matrix.runs(sweep(**change))) == 8
         return
     with pytest.raises(UserError) as refused:
-        matrix.cells(sweep(**change))
+        matrix.runs(sweep(**change))
     assert message in str(refused.value)
 
 

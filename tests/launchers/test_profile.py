@@ -1,12 +1,15 @@
 """Cluster profiles: what sbatch and srun are told, and the words that start Python in the job."""
 
 import hashlib
+import re
 import shlex
 import subprocess
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from spac_repro.errors import UserError
 from spac_repro.launchers import slurm
 from spac_repro.launchers.profile import Cluster
 
@@ -18,7 +21,7 @@ def profile(**more):
 
 
 def sbatch_lines(cluster, tmp_path, **more):
-    text = slurm.script([], cluster, tmp_path, name="mine", **more)
+    text = slurm.sbatch_script([], cluster, tmp_path, name="mine", **more)
     return [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")], text
 
 
@@ -81,43 +84,57 @@ def test_the_batch_script_queues_its_job_again_only_where_it_was_asked_to(tmp_pa
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(calls), "SLURM_JOB_ID": "17"}
     quiet = subprocess.run(["bash", "-c", f"(exit 3)\n{end}"], env=environment)
     assert (quiet.returncode, calls.exists()) == (3, False)
-    (tmp_path / "again-17").touch()
+    (tmp_path / "requeue-17").touch()
     again = subprocess.run(["bash", "-c", f"true\n{end}"], env=environment)
     assert (again.returncode, calls.read_text()) == (0, "requeue 17\n")
-    assert not (tmp_path / "again-17").exists()
+    assert not (tmp_path / "requeue-17").exists()
 
 
 def test_the_interpreter_is_ours_or_the_images():
-    assert profile().interpreter(HERE) == HERE
-    assert profile(python="conda run python").interpreter(HERE) == "conda run python"
-    apptainer = profile(image={"runner": "apptainer", "path": "/x y.sif", "binds": ["/a:/b"]}, gpus_per_node=1)
-    assert shlex.split(apptainer.interpreter(HERE)) == ["apptainer", "exec", "--nv", "--bind", "/a:/b", "/x y.sif", "python"]
-    podman = shlex.split(profile(image={"runner": "podman", "path": "spac:1", "binds": ["/a:/b:ro"]}).interpreter(HERE))
+    assert profile().python_command(HERE) == HERE
+    assert profile(python="conda run python").python_command(HERE) == "conda run python"
+    apptainer = profile(image={"runtime": "apptainer", "path": "/x y.sif", "binds": ["/a:/b"]}, gpus_per_node=1)
+    assert shlex.split(apptainer.python_command(HERE)) == ["apptainer", "exec", "--nv", "--bind", "/a:/b", "/x y.sif", "python"]
+    podman = shlex.split(profile(image={"runtime": "podman", "path": "spac:1", "binds": ["/a:/b:ro"]}).python_command(HERE))
     assert podman == ["podman", "run", "--rm", "--env-host", "--network=host", "--volume", "/a:/b:ro", "spac:1", "python"]
-    pyxis = profile(image={"runner": "pyxis", "path": "/x.sqsh", "binds": ["/a:/b", "/c:/d"], "python": "python3"})
-    assert pyxis.interpreter(HERE) == "python3"
-    assert pyxis.srun() == ["--container-image=/x.sqsh", "--container-mounts=/a:/b,/c:/d"]
+    pyxis = profile(image={"runtime": "pyxis", "path": "/x.sqsh", "binds": ["/a:/b", "/c:/d"], "python": "python3"})
+    assert pyxis.python_command(HERE) == "python3"
+    assert pyxis.srun_options() == ["--container-image=/x.sqsh", "--container-mounts=/a:/b,/c:/d"]
 
 
 def test_an_image_is_known_by_its_file_or_its_name(tmp_path):
     file = tmp_path / "spac.sif"
     file.write_bytes(b"image")
-    of_file = profile(image={"runner": "apptainer", "path": str(file)}).image.identity()
+    of_file = profile(image={"runtime": "apptainer", "path": str(file)}).image.identity()
     assert of_file == "sif:sha256:" + hashlib.sha256(b"image").hexdigest()
-    assert profile(image={"runner": "podman", "path": "localhost/spac:1"}).image.identity() == "podman:localhost/spac:1"
-    assert profile(image={"runner": "pyxis", "path": str(tmp_path / "only on the nodes.sqsh")}).image.identity().count("/") == 0
+    assert profile(image={"runtime": "podman", "path": "localhost/spac:1"}).image.identity() == "podman:localhost/spac:1"
+    assert profile(image={"runtime": "pyxis", "path": str(tmp_path / "only on the nodes.sqsh")}).image.identity().count("/") == 0
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scheduler": "local", "nodes": 2}, "`nodes` is 1"),
-        ({"scheduler": "local", "image": {"runner": "podman", "path": "x"}}, "start spac-repro in the image"),
-        ({"minutes": 1, "requeue": {"signal_seconds": 60}}, "nothing is left to train in"),
-        ({"image": {"runner": "docker", "path": "x"}}, "'apptainer', 'podman' or 'pyxis'"),
-        ({"image": {"runner": "podman", "path": "x"}, "python": "python"}, "image.python"),
+        ({"scheduler": "local", "nodes": 2}, "`nodes` must be 1"),
+        ({"scheduler": "local", "image": {"runtime": "podman", "path": "x"}}, "start spac-repro in the image"),
+        ({"minutes": 1, "requeue": {"signal_seconds": 60}}, "no time is left for training"),
+        ({"image": {"runtime": "docker", "path": "x"}}, "'apptainer', 'podman' or 'pyxis'"),
+        ({"image": {"runtime": "podman", "path": "x"}, "python": "python"}, "image.python"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, message):
     with pytest.raises(ValidationError, match=message):
         profile(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parallelism": 2}, "`parallelism` was renamed to `max_parallel_runs` in version 0.2"),
+        ({"image": {"runner": "podman", "path": "x"}}, "image: `runner` was renamed to `runtime` in version 0.2"),
+    ],
+)
+def test_a_key_of_0_1_is_refused_with_its_new_name(tmp_path, change, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"summary": "mine", "scheduler": "slurm", "minutes": 60, **change}))
+    with pytest.raises(UserError, match=re.escape(message)):
+        Cluster.load(str(file))

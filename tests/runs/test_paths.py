@@ -13,7 +13,7 @@ NAMES = re.compile(
 )
 # What is called alike and lies elsewhere.
 OTHERS = {
-    "launchers/ledger.py": "the lock of a sweep's jobs",
+    "launchers/sweep_folder.py": "the lock of a sweep's jobs",
     "spac_repro/prefetch.py": "the locks in a cache",
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from cluster import wait_for
 
-from spac_repro.launchers.ledger import attempts
+from spac_repro.launchers.sweep_folder import attempts
 
 Direct = Callable[[int], dict[str, Path]]
 
@@ -35,7 +35,7 @@ PROFILE: dict[str, Any] = {
     "summary": "the test's cluster",
     "scheduler": "slurm",
     "minutes": 30,
-    "parallelism": 2,
+    "max_parallel_runs": 2,
     "requeue": {"signal_seconds": 30},
 }
 
@@ -58,7 +58,7 @@ def direct(folder: Path, seed: int) -> dict[str, Path]:
 
 
 def train(out: Path, method: str, seed: int) -> subprocess.Popen[str]:
-    """`train` of a cell without any cluster."""
+    """`train` of a run without any cluster."""
     sets = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     command = [sys.executable, "-m", "spac_repro", "train", "--method", method, "--seed", str(seed), "--out", str(out), *sets]
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
@@ -73,13 +73,13 @@ class Sweep:
     """A sweep of one test."""
 
     def __init__(self, folder: Path) -> None:
-        self.file = folder / "cells.yaml"
+        self.file = folder / "runs.yaml"
         self.profile = folder / "lab.yaml"
         self.folder = folder / "sweep"
         self.disk = folder / "disk"  # where a node has a folder of its own name
 
     def write(self, *, profile: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, **more: Any) -> None:
-        sweep = {"name": "cells", "summary": "cells of a test", "recipe": "tiny", "seeds": [1], "methods": ["spac"]}
+        sweep = {"name": "runs", "summary": "runs of a test", "recipe": "tiny", "seeds": [1], "methods": ["spac"]}
         self.file.write_text(yaml.safe_dump({**sweep, "settings": {**SETTINGS, **(settings or {})}, **more}))
         self.profile.write_text(yaml.safe_dump({**PROFILE, **(profile or {})}))
 
@@ -96,57 +96,57 @@ class Sweep:
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
-    def cells(self) -> dict[str, dict[str, Any]]:
-        return {cell["cell"]: cell for cell in self.do("status")["cells"]}
+    def runs(self) -> dict[str, dict[str, Any]]:
+        return {run["run"]: run for run in self.do("status")["runs"]}
 
-    def stages(self) -> set[str]:
-        return {cell["stage"] for cell in self.cells().values()}
+    def states(self) -> set[str]:
+        return {run["state"] for run in self.runs().values()}
 
-    def job(self, cell: str, task: str = "run") -> str:
-        return str(json.loads((self.folder / "sweep.json").read_text())["jobs"][task][cell])
+    def job(self, run: str, task: str = "run") -> str:
+        return str(json.loads((self.folder / "sweep.json").read_text())["jobs"][task][run])
 
     def queued(self, *more: str) -> bool:
-        """Whether Slurm has any of its jobs in the queue. `status` knows more, and takes a second of a core that the cells need."""
+        """Whether Slurm has any of its jobs in the queue. `status` knows more, and takes a second of a core that the runs need."""
         jobs = json.loads((self.folder / "sweep.json").read_text())["jobs"]
-        ours = {job.partition("_")[0] for by_cell in jobs.values() for job in by_cell.values()}
+        ours = {job.partition("_")[0] for by_run in jobs.values() for job in by_run.values()}
         queue = subprocess.run(["squeue", "-h", "-o", "%F", *more], capture_output=True, text=True, check=True).stdout
         return bool(ours & set(queue.split()))
 
     def ended(self, seconds: float = 240) -> dict[str, dict[str, Any]]:
-        """Wait until no cell waits or runs."""
+        """Wait until no run waits or runs."""
         deadline = time.monotonic() + seconds
         while True:
             wait_for(lambda: not self.queued(), "the end of its jobs", seconds)
-            cells = self.cells()
-            if not {"pending", "running", "requeued"} & {cell["stage"] for cell in cells.values()}:
-                return cells
-            assert time.monotonic() < deadline, cells
+            runs = self.runs()
+            if not {"pending", "running", "requeued"} & {run["state"] for run in runs.values()}:
+                return runs
+            assert time.monotonic() < deadline, runs
             time.sleep(1)
 
-    def log(self, cell: str) -> str:
-        """What the cell's job said, on all of its nodes."""
-        return "".join(file.read_text() for file in sorted((self.folder / "jobs").glob(f"{self.job(cell)}_*_log.err")))
+    def log(self, run: str) -> str:
+        """What the run's job said, on all of its nodes."""
+        return "".join(file.read_text() for file in sorted((self.folder / "jobs").glob(f"{self.job(run)}_*_log.err")))
 
-    def said(self, cell: str) -> list[dict[str, Any]]:
-        """What the cell's jobs said of themselves."""
-        return attempts(self.folder / "jobs" / "attempts" / f"run-{cell.replace('/', ',')}.jsonl")
+    def said(self, run: str) -> list[dict[str, Any]]:
+        """What the run's jobs said of themselves."""
+        return attempts(self.folder / "jobs" / "attempts" / f"run-{run.replace('/', ',')}.jsonl")
 
-    def attempts(self, cell: str) -> list[dict[str, Any]]:
+    def attempts(self, run: str) -> list[dict[str, Any]]:
         """Where each attempt began, and on which node."""
-        return [line for line in self.said(cell) if "position" in line]
+        return [line for line in self.said(run) if "position" in line]
 
-    def steps(self, cell: str) -> int:
+    def steps(self, run: str) -> int:
         try:
-            return len((self.folder / cell / "metrics.jsonl").read_text().splitlines())
+            return len((self.folder / run / "metrics.jsonl").read_text().splitlines())
         except FileNotFoundError:
             return 0
 
-    def frozen(self, cell: str, attempt: int, steps: int) -> int:
+    def frozen(self, run: str, attempt: int, steps: int) -> int:
         """Wait until an attempt has taken so many steps, and freeze its training there; its process."""
-        owner = self.folder / cell / ".owner.json"
-        wait_for(lambda: len(self.attempts(cell)) == attempt, f"attempt {attempt}", 120)
-        wait_for(lambda: owner.exists() and self.steps(cell) >= steps, f"step {steps}", 120)
+        owner = self.folder / run / ".owner.json"
+        wait_for(lambda: len(self.attempts(run)) == attempt, f"attempt {attempt}", 120)
+        wait_for(lambda: owner.exists() and self.steps(run) >= steps, f"step {steps}", 120)
         process = int(json.loads(owner.read_text())["process"])
         os.kill(process, signal.SIGSTOP)
-        assert not (self.folder / cell / "results.json").exists(), "the cell ended before it could be disturbed"
+        assert not (self.folder / run / "results.json").exists(), "the run ended before it could be disturbed"
         return process

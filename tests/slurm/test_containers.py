@@ -1,4 +1,4 @@
-"""A cell whose Python runs in a container of a real engine: Slurm's signals reach it, and it has the bits of a run outside.
+"""A run whose Python runs in a container of a real engine: Slurm's signals reach it, and it has the bits of a run outside.
 
 The image holds nothing but links into /usr. This machine's Python, its libraries and this checkout come into it by the profile's
 binds, so that no image has to be built.
@@ -20,7 +20,7 @@ import needs
 import pytest
 from cluster import Cluster, wait_for
 
-CELL = "spac/seed-1"
+RUN = "spac/seed-1"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -52,7 +52,7 @@ def podman(links: Path, tmp_path: Path) -> Iterator[dict[str, Any]]:
         return done.stdout
 
     run("import", "--quiet", str(tmp_path / "links.tar"), "localhost/links")
-    yield {"image": {"runner": "podman", "path": "localhost/links"}, "environment": variables}
+    yield {"image": {"runtime": "podman", "path": "localhost/links"}, "environment": variables}
     left = run("ps", "--all", "--quiet")
     run("rm", "--all", "--force", "--time", "0")
     run("rmi", "--all", "--force")
@@ -64,11 +64,11 @@ def apptainer(links: Path) -> dict[str, Any]:
     """What a profile says to have Apptainer run the image. Debian 12 has no such package: bring one on the PATH."""
     if shutil.which("apptainer") is None:
         pytest.skip("no apptainer on the PATH")
-    return {"image": {"runner": "apptainer", "path": str(links)}}
+    return {"image": {"runtime": "apptainer", "path": str(links)}}
 
 
 def binds(folder: Path) -> list[str]:
-    """What a cell needs of this machine: all to be read, and one folder to be written."""
+    """What a run needs of this machine: all to be read, and one folder to be written."""
     python = [sys.base_prefix, sys.prefix, str(Path(sys.prefix).resolve())]  # .venv may be a link
     wanted = ["/usr", "/etc", *python, str(CHECKOUT), *(path for path in sys.path if Path(path).is_dir())]
     outermost = [path for path in dict.fromkeys(wanted) if not any(Path(other) in Path(path).parents for other in wanted)]
@@ -82,11 +82,11 @@ def test_preempted_in_a_container(
     profile = request.getfixturevalue(engine)
     profile["image"] |= {"binds": binds(sweep.folder.parent), "python": sys.executable}
     sweep.submitted(profile=profile)
-    wait_for(lambda: sweep.steps(CELL) >= 3, "step 3", 120)
-    subprocess.run(["scancel", "--signal=USR2", sweep.job(CELL)], check=True)
-    cells = sweep.ended()
-    assert cells[CELL]["stage"] == "done", (cells, sweep.log(CELL))
-    assert lab.weights(sweep.folder / CELL) == lab.weights(direct(1)["spac"])
-    assert json.loads((sweep.folder / CELL / "manifest.json").read_text())["environment"]["image"] == name
-    positions = [attempt["position"] for attempt in sweep.attempts(CELL)]
+    wait_for(lambda: sweep.steps(RUN) >= 3, "step 3", 120)
+    subprocess.run(["scancel", "--signal=USR2", sweep.job(RUN)], check=True)
+    runs = sweep.ended()
+    assert runs[RUN]["state"] == "done", (runs, sweep.log(RUN))
+    assert lab.weights(sweep.folder / RUN) == lab.weights(direct(1)["spac"])
+    assert json.loads((sweep.folder / RUN / "manifest.json").read_text())["environment"]["image"] == name
+    positions = [attempt["position"] for attempt in sweep.attempts(RUN)]
     assert len(positions) == len({*positions}) == 2

@@ -1,4 +1,4 @@
-"""Cells that are timed out, preempted, killed with their node, started twice and cancelled: the bits are those of a quiet run.
+"""Runs that are timed out, preempted, killed with their node, started twice and cancelled: the bits are those of a quiet run.
 
 All are disturbed at once, each by a thread of its own, since most of that is waiting: for a minute to pass, a node to be missed,
 a job to be queued again. The tests then look at what became of each.
@@ -20,23 +20,23 @@ import psutil
 import pytest
 from cluster import Cluster, wait_for
 
-CELL = "spac/seed-1"
-PATIENCE = 180  # seconds, for what takes few on an idle machine: here many cells share it
+RUN = "spac/seed-1"
+PATIENCE = 180  # seconds, for what takes few on an idle machine: here many runs share it
 
 Disturbed = Callable[[str], lab.Sweep]
 
 
 def time_is_up(cluster: Cluster, sweep: lab.Sweep, frozen: Callable[[], None]) -> None:
     """The training is frozen so that a minute passes without burning a core; Slurm's own signal comes, and it goes on."""
-    # Slurm may send it half a minute early: with 10 s, not so early that the cell has taken no step.
+    # Slurm may send it half a minute early: with 10 s, not so early that the run has taken no step.
     sweep.submitted(profile={"minutes": 1, "requeue": {"signal_seconds": 10}, "exclude": "node[1-3]"})
-    process = sweep.frozen(CELL, 1, 3)
+    process = sweep.frozen(RUN, 1, 3)
     frozen()
-    wait_for(lambda: "asking the training to stop" in sweep.log(CELL), "Slurm's signal", 90)
+    wait_for(lambda: "telling the training to stop" in sweep.log(RUN), "Slurm's signal", 90)
     os.kill(process, signal.SIGCONT)
-    wait_for(lambda: {"end": "again"}.items() <= sweep.said(CELL)[-1].items() or len(sweep.attempts(CELL)) > 1, "its end", 60)
+    wait_for(lambda: {"end": "again"}.items() <= sweep.said(RUN)[-1].items() or len(sweep.attempts(RUN)) > 1, "its end", 60)
     # On a busy machine another minute may not be enough to start training in: once is what is looked for.
-    subprocess.run(["scontrol", "update", f"JobId={sweep.job(CELL)}", "TimeLimit=60"], check=True)
+    subprocess.run(["scontrol", "update", f"JobId={sweep.job(RUN)}", "TimeLimit=60"], check=True)
 
 
 def preempted_twice(cluster: Cluster, sweep: lab.Sweep) -> None:
@@ -48,27 +48,27 @@ def preempted_twice(cluster: Cluster, sweep: lab.Sweep) -> None:
     }
     sweep.submitted(profile={"minutes": 600, "exclude": "node[1-3]", **surroundings})
     for attempt, steps in ((1, 3), (2, 8)):
-        process = sweep.frozen(CELL, attempt, steps)
+        process = sweep.frozen(RUN, attempt, steps)
         (sweep.disk / "variables.json").write_text(json.dumps(psutil.Process(process).environ()))
-        cell = sweep.cells()[CELL]
-        assert (cell["stage"], cell["attempts"]) == ("running", attempt)
-        assert re.fullmatch(r"the start, step \d+", cell["detail"])
-        subprocess.run(["scancel", "--signal=USR2", sweep.job(CELL)], check=True)
+        run = sweep.runs()[RUN]
+        assert (run["state"], run["attempts"]) == ("running", attempt)
+        assert re.fullmatch(r"the start policy, step \d+", run["detail"])
+        subprocess.run(["scancel", "--signal=USR2", sweep.job(RUN)], check=True)
         os.kill(process, signal.SIGCONT)
-        wait_for(lambda: sweep.said(CELL)[-1].get("end") == "again", "the end of the attempt", PATIENCE)
+        wait_for(lambda: sweep.said(RUN)[-1].get("end") == "again", "the end of the attempt", PATIENCE)
         assert len(checkpoints(sweep)) == attempt, "it stopped at a checkpoint that the recipe did not ask for"
         wait_for(lambda: sweep.queued("--states=PENDING"), "its place in the queue", PATIENCE)
-        subprocess.run(["scontrol", "hold", sweep.job(CELL)], check=True)  # it would begin again while `status` looks
-        assert sweep.cells()[CELL]["stage"] == "requeued"
-        subprocess.run(["scontrol", "release", sweep.job(CELL)], check=True)
+        subprocess.run(["scontrol", "hold", sweep.job(RUN)], check=True)  # it would begin again while `status` looks
+        assert sweep.runs()[RUN]["state"] == "requeued"
+        subprocess.run(["scontrol", "release", sweep.job(RUN)], check=True)
 
 
 def preempted_by_slurm(cluster: Cluster, sweep: lab.Sweep) -> None:
-    """A job of a higher partition takes the cell's node: SIGTERM, some grace, and Slurm queues the cell again."""
+    """A job of a higher partition takes the run's node: SIGTERM, some grace, and Slurm queues the run again."""
     sweep.submitted(profile={"exclude": "node[0,2-3]"})
-    process = sweep.frozen(CELL, 1, 3)
+    process = sweep.frozen(RUN, 1, 3)
     urgent = subprocess.Popen(["srun", "-p", "urgent", "--nodelist", "node1", "--exclusive", "sleep", "1"])
-    wait_for(lambda: "SIGTERM: asking the training to stop" in sweep.log(CELL), "Slurm's signal", PATIENCE)
+    wait_for(lambda: "SIGTERM: telling the training to stop" in sweep.log(RUN), "Slurm's signal", PATIENCE)
     os.kill(process, signal.SIGCONT)
     assert urgent.wait(timeout=PATIENCE) == 0
 
@@ -76,22 +76,22 @@ def preempted_by_slurm(cluster: Cluster, sweep: lab.Sweep) -> None:
 def node_died(cluster: Cluster, sweep: lab.Sweep) -> None:
     """With slurmd and its steps."""
     sweep.submitted(profile={"exclude": "node[0-1]"})
-    process = sweep.frozen(CELL, 1, 3)
-    node = int(sweep.attempts(CELL)[0]["node"].removeprefix("node"))
+    process = sweep.frozen(RUN, 1, 3)
+    node = int(sweep.attempts(RUN)[0]["node"].removeprefix("node"))
     cluster.kill_node(node)
     wait_for(lambda: not Path(f"/proc/{process}").exists(), "the end of the training with its node", 10)
-    wait_for(lambda: len(sweep.attempts(CELL)) == 2, "its second beginning", PATIENCE)
+    wait_for(lambda: len(sweep.attempts(RUN)) == 2, "its second beginning", PATIENCE)
     cluster.start_node(node)
 
 
 def started_twice(cluster: Cluster, sweep: lab.Sweep) -> None:
     """An orphan holds the run folder: the job waits for it, and finds the run complete."""
     sweep.write(profile={"exclude": "node[1-3]"})
-    orphan = lab.train(sweep.folder / CELL, "spac", 1)
-    wait_for(lambda: (sweep.folder / CELL / ".owner.json").exists(), "the orphan's lock", PATIENCE)
+    orphan = lab.train(sweep.folder / RUN, "spac", 1)
+    wait_for(lambda: (sweep.folder / RUN / ".owner.json").exists(), "the orphan's lock", PATIENCE)
     os.kill(orphan.pid, signal.SIGSTOP)
     assert sweep.submit().returncode == 0
-    wait_for(lambda: "is in use by another process; waiting for it" in sweep.log(CELL), "the job at the lock", PATIENCE)
+    wait_for(lambda: "is in use by another process; waiting for it" in sweep.log(RUN), "the job at the lock", PATIENCE)
     os.kill(orphan.pid, signal.SIGCONT)
     _, said = orphan.communicate(timeout=PATIENCE)
     assert orphan.returncode == 0, said
@@ -101,8 +101,8 @@ def signalled_before_any_step(cluster: Cluster, sweep: lab.Sweep) -> None:
     profile = {"requeue": {"signal_seconds": 30, "attempts_without_progress": 2}, "exclude": "node[1-3]"}
     sweep.submitted(profile=profile)
     for attempt in (1, 2):
-        wait_for(lambda: len(sweep.attempts(CELL)) == attempt, f"attempt {attempt}", PATIENCE)  # noqa: B023
-        subprocess.run(["scancel", "--signal=USR2", sweep.job(CELL)], check=True)
+        wait_for(lambda: len(sweep.attempts(RUN)) == attempt, f"attempt {attempt}", PATIENCE)  # noqa: B023
+        subprocess.run(["scancel", "--signal=USR2", sweep.job(RUN)], check=True)
 
 
 DISTURBANCES = (preempted_twice, preempted_by_slurm, node_died, started_twice, signalled_before_any_step)
@@ -110,11 +110,11 @@ DISTURBANCES = (preempted_twice, preempted_by_slurm, node_died, started_twice, s
 
 @pytest.fixture(scope="module")
 def disturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
-    """The sweep of a disturbance once that is over; its cell may still be at work.
+    """The sweep of a disturbance once that is over; its run may still be at work.
 
-    Each cell has a node of its own kind of trouble, or shares node0, so that what befalls one spares the others.
+    Each run has a node of its own kind of trouble, or shares node0, so that what befalls one spares the others.
     """
-    # The cell with a minute to live comes first, alone, and the others when it has taken its steps.
+    # The run with a minute to live comes first, alone, and the others when it has taken its steps.
     with ThreadPoolExecutor(1 + len(DISTURBANCES)) as threads:
         sweeps: dict[str, lab.Sweep] = {}
         running: dict[str, Future[Any]] = {}
@@ -141,24 +141,24 @@ def disturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def quiet(direct: lab.Direct) -> list[str]:
-    """The hashes of the cell's iterates where nothing disturbs it."""
+    """The hashes of the run's iterates where nothing disturbs it."""
     return lab.weights(direct(1)["spac"])
 
 
 def done(sweep: lab.Sweep) -> list[str]:
-    """The hashes of the cell, once it is done."""
-    cells = sweep.ended()
-    assert cells[CELL]["stage"] == "done", (cells, sweep.log(CELL))
-    return lab.weights(sweep.folder / CELL)
+    """The hashes of the run, once it is done."""
+    runs = sweep.ended()
+    assert runs[RUN]["state"] == "done", (runs, sweep.log(RUN))
+    return lab.weights(sweep.folder / RUN)
 
 
 def positions(sweep: lab.Sweep) -> list[str]:
     """Where its attempts began: none where the one before did, if each went on where that had stopped."""
-    return [attempt["position"] for attempt in sweep.attempts(CELL)]
+    return [attempt["position"] for attempt in sweep.attempts(RUN)]
 
 
 def checkpoints(sweep: lab.Sweep) -> list[str]:
-    return sorted(path.name for path in (sweep.folder / CELL).glob("iteration-*/training/step-*"))
+    return sorted(path.name for path in (sweep.folder / RUN).glob("iteration-*/training/step-*"))
 
 
 def test_time_is_up(quiet: list[str], disturbed: Disturbed) -> None:
@@ -194,32 +194,32 @@ def test_preempted_by_slurm_itself(quiet: list[str], disturbed: Disturbed) -> No
 def test_a_node_dies(quiet: list[str], disturbed: Disturbed) -> None:
     sweep = disturbed("node_died")
     assert done(sweep) == quiet
-    nodes = [attempt["node"] for attempt in sweep.attempts(CELL)]
+    nodes = [attempt["node"] for attempt in sweep.attempts(RUN)]
     assert len(nodes) == len({*nodes}) == 2
 
 
 def test_started_twice_there_is_one_writer(quiet: list[str], disturbed: Disturbed) -> None:
     sweep = disturbed("started_twice")
     assert done(sweep) == quiet
-    wait_for(lambda: "is complete; nothing to do" in sweep.log(CELL), "the job's own look", 60)
+    wait_for(lambda: "is complete; nothing to do" in sweep.log(RUN), "the job's own look", 60)
 
 
 def test_no_progress_is_an_error_and_no_loop(disturbed: Disturbed) -> None:
-    cell = disturbed("signalled_before_any_step").ended()[CELL]
-    assert cell["stage"] == "failed"
-    assert "2 attempts in a row left nothing new" in cell["detail"]
+    run = disturbed("signalled_before_any_step").ended()[RUN]
+    assert run["state"] == "failed"
+    assert "2 attempts in a row made no progress" in run["detail"]
 
 
 def test_cancelled_and_retried_only_the_missing_are_done(cluster: Cluster, sweep: lab.Sweep) -> None:
-    sweep.submitted(seeds=[1, 2], profile={"parallelism": 1})
-    wait_for(lambda: (sweep.folder / CELL / "results.json").exists(), "the first cell", PATIENCE)
+    sweep.submitted(seeds=[1, 2], profile={"max_parallel_runs": 1})
+    wait_for(lambda: (sweep.folder / RUN / "results.json").exists(), "the first run", PATIENCE)
     assert sweep.do("cancel")["cancelled"] == ["spac/seed-2"]
-    wait_for(lambda: sweep.stages() == {"done", "cancelled"}, "the end of the second", 60)
-    first = (sweep.folder / CELL / "results.json").stat().st_mtime_ns
+    wait_for(lambda: sweep.states() == {"done", "cancelled"}, "the end of the second", 60)
+    first = (sweep.folder / RUN / "results.json").stat().st_mtime_ns
     table = sweep.do("collect")
     assert table["missing"] == ["spac/seed-2"]
     assert {(row["seeds"], row["missing_seeds"]) for row in table["rows"]} == {(1, "2")}
     again = sweep.do("retry")
     assert again["submitted"] == ["spac/seed-2"]
-    assert {cell["stage"] for cell in sweep.ended().values()} == {"done"}
-    assert (sweep.folder / CELL / "results.json").stat().st_mtime_ns == first
+    assert {run["state"] for run in sweep.ended().values()} == {"done"}
+    assert (sweep.folder / RUN / "results.json").stat().st_mtime_ns == first

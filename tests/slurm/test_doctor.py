@@ -24,7 +24,7 @@ def test_fit(cluster: Cluster, tmp_path: Path) -> None:
     assert code == 0
     wanted = ("Python", "torch", "disk", "locks", "Slurm", "accounting", "job request", "shared folder")
     assert {what: checks[what]["verdict"] for what in wanted} == dict.fromkeys(wanted, "ok")
-    assert "25 cells need" in checks["disk"]["found"]
+    assert "25 runs need" in checks["disk"]["found"]
     assert not (tmp_path / "runs").exists()
     assert cluster.ask("squeue", "-h", "-t", "PENDING,RUNNING") == ""
 
@@ -33,7 +33,7 @@ def test_fit(cluster: Cluster, tmp_path: Path) -> None:
     ("profile", "what", "found"),
     [
         ({"partition": "nowhere"}, "job request", "invalid partition specified: nowhere"),
-        ({"image": {"runner": "apptainer", "path": "/nowhere/image.sif"}}, "image", "/nowhere/image.sif does not exist"),
+        ({"image": {"runtime": "apptainer", "path": "/nowhere/image.sif"}}, "image", "/nowhere/image.sif does not exist"),
         ({"cache": "/nowhere/cache"}, "cache", "has no prefetch.json"),
     ],
 )

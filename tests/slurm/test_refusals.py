@@ -65,7 +65,7 @@ def test_a_key_that_the_recipe_lacks(cluster: Cluster, sweep: lab.Sweep) -> None
 
 def test_more_processes_than_the_recipe_has(cluster: Cluster, sweep: lab.Sweep) -> None:
     sweep.write(profile={"nodes": 2})
-    assert "trains with 1 processes and the cluster profile starts 2" in refused(sweep, cluster)
+    assert "has training.processes=1, but the cluster profile starts 2" in refused(sweep, cluster)
 
 
 def test_a_folder_that_the_nodes_cannot_write(cluster: Cluster, sweep: lab.Sweep) -> None:
@@ -99,5 +99,5 @@ def test_slurm_is_not_here(cluster: Cluster, sweep: lab.Sweep, tmp_path: Path, m
     done = sweep.submit()
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
-        "spac-repro: Slurm is not installed here (sbatch is missing); work on a login node, or use --cluster local"
+        "spac-repro: Slurm is not installed here (sbatch is missing); run this on a login node, or use --cluster local"
     ]

@@ -14,15 +14,15 @@ SEEDS = (1, 2, 3)
 
 @pytest.fixture(scope="module")
 def done(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> lab.Sweep:
-    """Two methods with three seeds, two cells at a time over four nodes."""
+    """Two methods with three seeds, two runs at a time over four nodes."""
     sweep = lab.Sweep(tmp_path_factory.mktemp("seeds"))
     sweep.submitted(methods=list(METHODS), seeds=list(SEEDS))
-    cells = sweep.ended()
-    assert {cell["stage"] for cell in cells.values()} == {"done"}, cells
+    runs = sweep.ended()
+    assert {run["state"] for run in runs.values()} == {"done"}, runs
     return sweep
 
 
-def test_every_cell_has_the_bits_of_a_direct_run(done: lab.Sweep, direct: lab.Direct) -> None:
+def test_every_run_has_the_bits_of_a_direct_run(done: lab.Sweep, direct: lab.Direct) -> None:
     for seed in SEEDS:
         for method, alone in direct(seed).items():
             assert lab.weights(done.folder / method / f"seed-{seed}") == lab.weights(alone)
@@ -54,7 +54,7 @@ def test_submitting_again_adds_only_what_is_missing(done: lab.Sweep) -> None:
     assert json.loads(again.stdout)["submitted"] == []
     done.write(methods=list(METHODS), seeds=[*SEEDS, 4])
     dry = json.loads(done.submit("--json", "--dry-run").stdout)
-    assert [(task["task"], task["cell"]) for task in dry["tasks"]] == [
+    assert [(task["task"], task["run"]) for task in dry["tasks"]] == [
         ("start", "spac/seed-4"),
         ("run", "spac/seed-4"),
         ("run", "dpo/seed-4"),
@@ -67,7 +67,7 @@ def test_a_changed_setting_is_another_sweep(done: lab.Sweep) -> None:
     done.write(methods=list(METHODS), seeds=list(SEEDS), settings={"training.max_grad_norm": 5.0})
     refused = done.submit()
     assert refused.returncode == 2
-    assert "has a cell spac/seed-1 with other settings" in refused.stderr
+    assert "has a run spac/seed-1 with other settings" in refused.stderr
 
 
 def test_one_table_in_four_formats(done: lab.Sweep) -> None:
@@ -86,10 +86,10 @@ def test_one_table_in_four_formats(done: lab.Sweep) -> None:
     assert {Path(file).suffix for file in table["files"]} == {".parquet", ".csv", ".md", ".tex"}
 
 
-def test_the_table_of_a_sweep_shows_scores_and_ends_with_the_last_cell(done: lab.Sweep) -> None:
+def test_the_table_of_a_sweep_shows_scores_and_ends_with_the_last_run(done: lab.Sweep) -> None:
     shown = lab.run("sweep", "status", done.folder, "--watch", "1", timeout=30)
     assert shown.returncode == 0
-    assert "cells: 6 of 6 done" in shown.stdout
+    assert "runs: 6 of 6 done" in shown.stdout
     reward = next(
         score["value"]
         for score in json.loads((done.folder / "dpo/seed-2/results.json").read_text())["iterations"][-1]["scores"]

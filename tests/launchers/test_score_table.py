@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from spac_repro.launchers import collection, matrix
-from spac_repro.launchers.ledger import Ledger
+from spac_repro.launchers import matrix, score_table
 from spac_repro.launchers.matrix import Sweep
 from spac_repro.launchers.profile import Cluster
+from spac_repro.launchers.sweep_folder import SweepFolder
 from spac_repro.runs import files
 from spac_repro.runs.manifest import SCHEMA
 from spac_repro.runs.results import IterateScores, Results, Score
@@ -20,18 +20,18 @@ VALUES = {1: 0.5, 2: 0.75, 3: 0.4}
 
 
 @pytest.fixture
-def book(tmp_path):
+def folder(tmp_path):
     """Three seeds of two settings; of the second only the first seed is done."""
     sweep = Sweep(
         name="my_sweep", summary="s", recipe="tiny", seeds=[1, 2, 3], methods=["spac"], vary={"methods.*.beta": [0.1, None]}
     )
     sweep = sweep.model_copy(update={"vary": {"methods.*.last_iteration_beta": [0.1, None]}})
-    book = Ledger(tmp_path, sweep.name, Cluster.load("local"))
-    book.add(matrix.cells(sweep))
-    for cell in book.cells.values():
-        if cell.varied["methods.*.last_iteration_beta"] is not None or cell.seed == 1:
-            finish(book.run(cell), cell.seed)
-    return book
+    folder = SweepFolder(tmp_path, sweep.name, Cluster.load("local"))
+    folder.add(matrix.runs(sweep))
+    for run in folder.runs.values():
+        if run.varied["methods.*.last_iteration_beta"] is not None or run.seed == 1:
+            finish(folder.run_folder(run), run.seed)
+    return folder
 
 
 def finish(run, seed):
@@ -44,8 +44,8 @@ def finish(run, seed):
     files.write_json(run.results_file, results.as_json())
 
 
-def test_means_intervals_and_gaps(book):
-    table = collection.collect(book)
+def test_means_intervals_and_gaps(folder):
+    table = score_table.collect(folder)
     assert table.missing == ["last_iteration_beta=null/spac/seed-2", "last_iteration_beta=null/spac/seed-3"]
     full, alone = table.rows[1], table.rows[3]
     sample = [value + 1 for value in VALUES.values()]
@@ -56,16 +56,16 @@ def test_means_intervals_and_gaps(book):
     assert (alone["mean"], alone["sd"], alone["low"], alone["seeds"], alone["missing_seeds"]) == (1.5, None, None, 1, "2 3")
 
 
-def test_a_group_without_any_result_has_a_row_that_says_so(book):
-    for cell in book.cells.values():
-        book.run(cell).results_file.unlink(missing_ok=True)
-    table = collection.collect(book)
+def test_a_group_without_any_result_has_a_row_that_says_so(folder):
+    for run in folder.runs.values():
+        folder.run_folder(run).results_file.unlink(missing_ok=True)
+    table = score_table.collect(folder)
     assert [(row["seeds"], row["mean"], row["missing_seeds"]) for row in table.rows] == [(0, None, "1 2 3")] * 2
 
 
-def test_the_four_formats_say_the_same(book, tmp_path):
-    table = collection.collect(book)
-    files = {file.suffix: file for file in collection.write(table, tmp_path / "collected")}
+def test_the_four_formats_say_the_same(folder, tmp_path):
+    table = score_table.collect(folder)
+    files = {file.suffix: file for file in score_table.write(table, tmp_path / "collected")}
     assert pq.read_table(files[".parquet"]).to_pylist() == table.rows
     rows = list(csv.DictReader(files[".csv"].read_text().splitlines()))
     assert [row["mean"] for row in rows] == [str(row["mean"]) for row in table.rows]
@@ -86,6 +86,6 @@ def test_the_interval_covers_as_often_as_it_says():
     draw = random.Random(1)
     hits = 0
     for _ in range(2000):
-        summary = collection.summary([draw.gauss(3.0, 2.0) for _ in range(5)])
+        summary = score_table.mean_and_interval([draw.gauss(3.0, 2.0) for _ in range(5)])
         hits += summary["low"] <= 3.0 <= summary["high"]
     assert abs(hits / 2000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
