@@ -15,7 +15,7 @@ def run(image: ImageReference, command: ContainerCommand, options: ContainerOpti
         UserError: there is no such image, it holds another version, or a path cannot be mounted.
         UnfitEnvironmentError: the runtime does not work here, or the container was killed.
     """
-    return (apptainer if image.runtime == "apptainer" else runtime).run(image, command, options)
+    return apptainer.run(image, command, options) if image.runtime == "apptainer" else runtime.run(image, command, options)
 
 
 def read_file(image: ImageReference, name: str) -> bytes:
@@ -25,7 +25,7 @@ def read_file(image: ImageReference, name: str) -> bytes:
         UserError: there is no such image, or no such file in it.
         UnfitEnvironmentError: the runtime does not work here.
     """
-    return (apptainer if image.runtime == "apptainer" else runtime).read_file(image, name)
+    return apptainer.read_file(image, name) if image.runtime == "apptainer" else runtime.read_file(image, name)
 
 
 def inspect(image: ImageReference) -> ImageIdentity:
@@ -35,4 +35,4 @@ def inspect(image: ImageReference) -> ImageIdentity:
         UserError: there is no such image.
         UnfitEnvironmentError: the runtime does not work here.
     """
-    return (apptainer if image.runtime == "apptainer" else runtime).inspect(image)
+    return apptainer.inspect(image) if image.runtime == "apptainer" else runtime.inspect(image)

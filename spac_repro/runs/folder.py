@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro.errors import UserError
-from spac_repro.runs import files, lock, manifest, metrics, results, timing, verdict
+from spac_repro.runs import files, lock, manifest, metrics, ownership, results, timing, verdict
 from spac_repro.runs.iteration import IterationFolder
 from spac_repro.runs.manifest import IDENTITY_KEYS, Manifest, leaf_differences
 from spac_repro.runs.metrics import StepMetrics
@@ -56,18 +56,22 @@ class RunFolder:
 
     @property
     def manifest_file(self) -> Path:
+        """The run's identity: settings, inputs and environment."""
         return self.path / "manifest.json"
 
     @property
     def results_file(self) -> Path:
+        """The scores of every iterate; written when the run is complete."""
         return self.path / "results.json"
 
     @property
     def verdict_file(self) -> Path:
+        """The result of the last verification."""
         return self.path / verdict.FILE
 
     @property
     def metrics_file(self) -> Path:
+        """One JSON line per optimizer step."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -77,6 +81,7 @@ class RunFolder:
 
     @property
     def timing_file(self) -> Path:
+        """The duration of every stage."""
         return self.path / "timing.json"
 
     @property
@@ -91,6 +96,7 @@ class RunFolder:
         return self.path / "ro-crate-metadata.json"
 
     def iteration(self, t: int) -> IterationFolder:
+        """The folder of iteration t, whether it exists or not."""
         return IterationFolder(self.path / f"iteration-{t}", t)
 
     def iterations(self) -> list[IterationFolder]:
@@ -102,18 +108,22 @@ class RunFolder:
 
     @property
     def has_manifest(self) -> bool:
+        """Whether the folder belongs to a run."""
         return self.manifest_file.exists()
 
     @property
     def complete(self) -> bool:
+        """Whether the run finished."""
         return self.results_file.exists()
 
     @cached_property
     def manifest(self) -> Manifest:
+        """The content of `manifest_file`."""
         return manifest.read(self.manifest_file)
 
     @cached_property
     def results(self) -> Results:
+        """The content of `results_file`."""
         return results.read(self.results_file)
 
     def scores(self) -> list[tuple[int, Score]]:
@@ -121,11 +131,12 @@ class RunFolder:
         return [(each.number, score) for each in self.iterations() if each.has_scores for score in each.scores()]
 
     def verdict(self) -> Verdict:
-        """What verification said last."""
+        """The content of `verdict_file`."""
         return verdict.read(self.verdict_file)
 
-    def write_verdict(self, said: Verdict) -> None:
-        verdict.write(self.path, said)
+    def write_verdict(self, new: Verdict) -> None:
+        """Write `verdict_file`."""
+        verdict.write(self.path, new)
 
     def metrics(self) -> list[StepMetrics]:
         """Every optimiser step's metrics, in order."""
@@ -212,7 +223,7 @@ class RunFolder:
 
 def _may_come_first(entry: Path) -> bool:
     """Whether an entry may lie in a folder before its manifest: the lock's files, and what a kill left of a file half written."""
-    return entry.name in (lock.LOCK, lock.OWNER) or (entry.name.startswith(".") and entry.name.endswith(".partial"))
+    return entry.name in (ownership.LOCK, lock.OWNER) or (entry.name.startswith(".") and entry.name.endswith(".partial"))
 
 
 # Finding runs

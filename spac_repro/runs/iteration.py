@@ -33,6 +33,7 @@ class IterationFolder:
 
     @property
     def fingerprint_file(self) -> Path:
+        """The hash of the iterate's weights."""
         return self.policy / FINGERPRINT
 
     @property
@@ -52,6 +53,7 @@ class IterationFolder:
 
     @property
     def scores_file(self) -> Path:
+        """The scores of the iterate."""
         return self.path / "scores.json"
 
     @property
@@ -73,14 +75,17 @@ class IterationFolder:
 
     @property
     def has_policy(self) -> bool:
+        """Whether the iterate is computed."""
         return self.policy.is_dir()
 
     @property
     def has_dataset(self) -> bool:
+        """Whether the self-play responses are all sampled and stored."""
         return self.dataset_file.exists()
 
     @property
     def has_scores(self) -> bool:
+        """Whether the iterate is scored."""
         return self.scores_file.exists()
 
     @property

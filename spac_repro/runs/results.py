@@ -30,6 +30,7 @@ class Score:
     note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
         return asdict(self)
 
 

@@ -45,10 +45,12 @@ class RowComparison:
 
     @property
     def difference(self) -> float:
+        """Fresh minus expected, in the metric's unit."""
         return self.fresh - self.expected
 
     @property
     def agrees(self) -> bool:
+        """Whether the difference is within the tolerance."""
         return abs(self.difference) <= self.tolerance  # false for a difference that is not finite
 
     @property
@@ -58,9 +60,11 @@ class RowComparison:
 
     @property
     def outcome(self) -> str:
+        """`agrees` in one word."""
         return "agrees" if self.agrees else "disagrees"
 
     def as_json(self) -> dict[str, Any]:
+        """The comparison as it is written to verdict.json."""
         numbers = {
             "expected": self.expected,
             "fresh": self.fresh,
