@@ -22,7 +22,7 @@ from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.evaluation import contamination
 from spac_repro.evaluation import iterate as evaluation
 from spac_repro.evaluation.leaderboard import scoring
-from spac_repro.model import policy, precision
+from spac_repro.model import dropout, policy, precision
 from spac_repro.optim import distributed
 from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.progress import Progress
@@ -127,7 +127,8 @@ def _take_folder(folder: RunFolder, stack: ExitStack) -> None:
 
 
 def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
-    """Warn about a model whose rows cannot be packed; refuse it under an engine that shards the weights."""
+    """Refuse a model that draws random numbers in training; warn about one whose rows cannot be packed, or refuse its engine."""
+    dropout.check_deterministic(model)
     if policy.supports_packing(model):
         return
     kind, engine = model.config.model_type, engines.get(run.recipe.training.engine)
@@ -171,6 +172,7 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
             **context.inputs.identity(),
             "policy_sha256": policy.weights_sha256(model) if run.recipe.policy.source != "random" else None,
             **tokenizers.identity(context.renderer.tokenizer),
+            **({"dropout_set_to_zero": zeroed} if (zeroed := dropout.disabled(model)) else {}),
         },
         environment={**environment.describe(), **_plugins(run)},
         written_files={},

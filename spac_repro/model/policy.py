@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from spac_repro.data import tokenizers
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import packing
+from spac_repro.model import dropout, packing
 from spac_repro.model.logprobs import token_logprobs
 from spac_repro.model.packing import PackedSequence
 from spac_repro.recipe import PolicySettings
@@ -89,6 +89,11 @@ def supports_packing(model: PreTrainedModel) -> bool:
     return str(model.config._attn_implementation) == packing.ATTENTION  # transformers has no public name for it
 
 
+def prepare(model: PreTrainedModel, attention: str) -> PreTrainedModel:
+    """Set dropout to zero, and choose packed attention where a model is known to be exact with it."""
+    return use_packed_attention(dropout.disable(model), attention)
+
+
 def use_packed_attention(model: PreTrainedModel, attention: str) -> PreTrainedModel:
     """Switch a model from sdpa to packed attention, if packing is exact for its architecture; return the model."""
     if (
@@ -143,7 +148,7 @@ def _random_weights(settings: PolicySettings, seed: int) -> tuple[PreTrainedMode
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MistralForCausalLM(config).to(getattr(torch, settings.dtype))
-    return use_packed_attention(model, settings.attn_implementation), tokenizer
+    return prepare(model, settings.attn_implementation), tokenizer
 
 
 def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -178,7 +183,7 @@ def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrained
             dtype=settings.dtype,
             attn_implementation=settings.attn_implementation,
         )
-    return use_packed_attention(model, settings.attn_implementation), tokenizer
+    return prepare(model, settings.attn_implementation), tokenizer
 
 
 def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -204,7 +209,7 @@ def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrain
     except Exception as error:  # every library that reads a file reports damage with exceptions of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be read ({reason}); create the folder again") from None
-    return (use_packed_attention(model, settings.attn_implementation) if settings else model), tokenizer
+    return (prepare(model, settings.attn_implementation) if settings else model), tokenizer
 
 
 def check_folder(folder: Path) -> None:
