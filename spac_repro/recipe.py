@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -52,6 +53,16 @@ def _suite(given: Any) -> Any:
 
 
 Suite = Annotated[InstanceOf[suites.Suite], BeforeValidator(_suite), PlainSerializer(lambda suite: suite.name, return_type=str)]
+
+
+def _iso_date(given: Any) -> date:
+    try:
+        return date.fromisoformat(str(given))
+    except ValueError:
+        raise ValueError("a date is written YYYY-MM-DD") from None
+
+
+IsoDate = Annotated[date, BeforeValidator(_iso_date)]
 
 
 class ArchitectureSettings(Settings):
@@ -112,10 +123,17 @@ class DataSettings(Settings):
     revision: str | None
     max_pairs: PositiveInt | None  # use only the first N preference pairs; None: all of them
     prompt_template: Literal["plain", "chat", "instruction"]
+    template_date: IsoDate | None = None  # what a chat template that asks for today's date gets; None: such a template is refused
     max_prompt_tokens: PositiveInt  # tokens; of a longer prompt the end is kept …
     max_response_tokens: PositiveInt  # … and of a longer response the beginning, end-of-sequence included
     overlong_prompts: Literal["truncate", "refuse"]
     world: WorldSettings | None
+
+    @model_validator(mode="after")
+    def _date_has_a_template(self) -> "DataSettings":
+        if self.template_date is not None and self.prompt_template != "chat":
+            raise ValueError("`template_date` belongs to `prompt_template: chat`: no other template asks for the date")
+        return self
 
 
 class SupervisedStart(Settings):
@@ -277,15 +295,15 @@ def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a run's settings that bears on iteration 0."""
-    parts = (
-        "policy",
-        "data",
-        "supervised_start",
-        "selfplay",
-        "evaluation",
-    )  # self-play: how the gold reward's responses are sampled
-    arithmetic = ("max_grad_norm", "compute_dtype", "engine", "processes", "threads")
+    """The part of a run's settings that determines iteration 0: its policy and its scores.
+
+    Self-play is in it because the gold reward samples as self-play does. `micro_batch_tokens` is in it where held-out
+    log-probabilities are computed: they are batched by it. The supervised start is not.
+    """
+    parts = ("policy", "data", "supervised_start", "selfplay", "evaluation")
+    arithmetic = ["max_grad_norm", "compute_dtype", "engine", "processes", "threads"]
+    if (settings.get("evaluation") or {}).get("heldout_pairs"):
+        arithmetic.append("micro_batch_tokens")
     training = settings.get("training", {})
     return {part: settings.get(part) for part in parts} | {
         "training": {key: training[key] for key in arithmetic if key in training}

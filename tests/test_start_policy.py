@@ -3,10 +3,14 @@
 import pytest
 import torch
 
-from spac_repro import start_policy
+from spac_repro import recipes, start_policy
+from spac_repro.errors import UserError
 from spac_repro.model import policy
 from spac_repro.model.policy import Policy
 from spac_repro.recipe import ArchitectureSettings, PolicySettings
+from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.manifest import SCHEMA, Manifest
 
 DEMONSTRATIONS = [("copy:bhad=", "bhad"), ("add:12+7=", "19"), ("choose:bhad=", "A"), ("sort:ca=", "acc"), ("copy:j=", "j")] * 2
 UNIT = 1 + sum(len(response) for _, response in DEMONSTRATIONS) / len(DEMONSTRATIONS)
@@ -99,3 +103,52 @@ def test_the_share_of_few_shot_steps_is_the_recipes(made):
     for first in range(400):
         objective([first, (first + 1) % 400])
     assert together == once
+
+
+# The start policy of another run
+
+
+def manifest(*overrides: str, **environment: object) -> Manifest:
+    run = recipes.load("tiny", overrides=overrides)
+    return Manifest(
+        schema=SCHEMA,
+        recipe="tiny",
+        method="spac",
+        seed=0,
+        settings=run.settings(),
+        settings_sha256=run.settings_sha256,
+        inputs={"preferences_sha256": "a"},
+        environment={"kernels": {"cpu_capability": "AVX2"}, "variables": {}, **environment},
+    )
+
+
+@pytest.fixture
+def finished_start(tmp_path, monkeypatch):
+    """A folder with a start policy, of the recipe with the given settings."""
+    monkeypatch.setattr("spac_repro.runs.iteration.IterationFolder.finished", True)
+
+    def make(*overrides: str):
+        files.write_json(RunFolder(tmp_path).manifest_file, manifest(*overrides).as_json())
+        return tmp_path
+
+    return make
+
+
+def test_a_start_whose_heldout_log_probabilities_were_batched_otherwise_is_refused(finished_start):
+    there = finished_start("training.micro_batch_tokens=100")
+    with pytest.raises(UserError, match=r"training\.micro_batch_tokens is 100 there and 4096 here; omit --start-from"):
+        start_policy.check_reusable(there, manifest())
+
+
+def test_without_heldout_pairs_the_batches_of_training_do_not_bear_on_the_start(finished_start):
+    there = finished_start("training.micro_batch_tokens=100", "evaluation.heldout_pairs=0")
+    start_policy.check_reusable(there, manifest("evaluation.heldout_pairs=0"))
+
+
+def test_a_start_that_other_kernels_computed_is_refused(finished_start):
+    there = finished_start()
+    start_policy.check_reusable(there, manifest())
+    with pytest.raises(UserError, match=r"environment\.kernels\.cpu_capability is 'AVX2' there and 'AVX512' here"):
+        start_policy.check_reusable(there, manifest(kernels={"cpu_capability": "AVX512"}))
+    with pytest.raises(UserError, match=r"environment\.variables\.MKL_CBWR is None there and 'COMPATIBLE' here"):
+        start_policy.check_reusable(there, manifest(variables={"MKL_CBWR": "COMPATIBLE"}))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spac_repro.data import memory_map, tokenizers
+from spac_repro.data import chat_template, memory_map, tokenizers
 from spac_repro.data.preferences import FIELDS, Preference
 from spac_repro.errors import UserError
 from spac_repro.recipe import DataSettings
@@ -51,6 +51,8 @@ class Renderer:
                 "data.prompt_template is `chat`, but the policy's tokenizer has no chat template; "
                 "choose --set data.prompt_template=instruction (or plain), or a policy that has one"
             )
+        if settings.prompt_template == "chat":
+            chat_template.check_deterministic(tokenizer)
 
     def tokenize(self, rows: Iterable[Preference]) -> TokenizedPreferences:
         """Tokenize preference pairs, in order; the result is memory-mapped.
@@ -84,9 +86,7 @@ class Renderer:
     def untruncated_prompt_ids(self, row: Preference) -> list[int]:
         """Return the prompt's token ids without any limit."""
         if self.settings.prompt_template == "chat":
-            return list(
-                self.tokenizer.apply_chat_template(list(row.prompt), add_generation_prompt=True, tokenize=True, return_dict=False)
-            )
+            return chat_template.tokens(self.tokenizer, row.prompt, self.settings.template_date)
         if self.settings.prompt_template == "plain":
             text = "\n\n".join(message["content"] for message in row.prompt)
         else:

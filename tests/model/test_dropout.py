@@ -22,9 +22,10 @@ from transformers import (
 )
 
 from spac_repro.data import tokenizers
+from spac_repro.data.example import TokenizedExample
 from spac_repro.errors import UserError
 from spac_repro.model import dropout, policy
-from spac_repro.model.packing import Group, pack
+from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.recipe import PolicySettings
 
@@ -44,7 +45,7 @@ MODELS = {
     "phi": lambda: PhiForCausalLM(PhiConfig(**SMALL, intermediate_size=32, resid_pdrop=0.5, embd_pdrop=0.5, attention_dropout=0.5)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, intermediate_size=32, num_key_value_heads=2, attention_dropout=0.5)),
 }
-ROWS = pack([Group([3, 4, 5, 6], [[7, 8, 9], [10, 11]])])
+ROWS = pack([TokenizedExample([3, 4, 5, 6], [[7, 8, 9], [10, 11]])])
 
 
 def logprobs(model, *, training: bool, seed: int) -> torch.Tensor:
