@@ -28,7 +28,7 @@ from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.progress import Progress
 from spac_repro.recipe import Run
 from spac_repro.run_context import RunContext
-from spac_repro.runs import environment, files, ownership, record, results
+from spac_repro.runs import compute, environment, files, ownership, record, results
 from spac_repro.runs import manifest as manifests
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import Manifest
@@ -112,6 +112,7 @@ def _prepare_process(run: Run, progress: Progress) -> None:
     distributed.init_process_group(training.processes, force=engines.get(training.engine).needs_process_group)
     if distributed.world_size() > 1:
         progress.message(f"{distributed.world_size()} processes are connected; engine {training.engine}")
+        _check_same_kernels()
     # Fail now and not after hours of work.
     methods.get(run.method).load_loss()
     if run.recipe.selfplay.backend == "vllm":
@@ -124,6 +125,22 @@ def _take_folder(folder: RunFolder, stack: ExitStack) -> None:
     if not distributed.is_main_process():
         ownership.begin(folder.path)
         stack.callback(ownership.end, folder.path)
+
+
+def _check_same_kernels() -> None:
+    """Check that all processes compute with the same processor, kernels, libraries and settings: the manifest describes one.
+
+    Raises:
+        UnfitEnvironmentError: a process differs from the main process.
+    """
+    own = {**compute.describe(), "libraries": environment.libraries(), "threads": torch.get_num_threads()}
+    found = distributed.all_gather({distributed.rank(): own})
+    for rank, its in found.items():
+        for key, main, other in manifests.leaf_differences(found[0], its):
+            raise UnfitEnvironmentError(
+                f"process {rank} computes otherwise than process 0: {key} is {other!r} there and {main!r} here; "
+                "start all processes on nodes of one kind, with the same variables"
+            )
 
 
 def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:

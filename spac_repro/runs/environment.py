@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import spac_repro
+from spac_repro.runs import compute
 
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "lm_eval", "datasets", "tokenizers", "safetensors", "numpy")
 EXTRAS = ("vllm", "liger-kernel")  # named where they are installed only: they may be what computes
@@ -27,16 +28,22 @@ def describe() -> dict[str, Any]:
         "image": os.environ.get("SPAC_REPRO_IMAGE"),  # set by `--in`: a container cannot know what it is made from
         "lock": lock_status(),
         "python": platform.python_version(),
-        "libraries": {name: installed_version(name) for name in LIBRARIES}
-        | {name: its for name in EXTRAS if (its := installed_version(name))},
+        "libraries": libraries(),
         "platform": f"{platform.system()}-{platform.machine()}",
-        "cpu": cpu_model(),
+        "cpu": compute.cpu_model(),
         "gpus": gpus,
         "cuda": torch.version.cuda if gpus else None,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": torch.get_float32_matmul_precision(),
+        **compute.describe(),
     }
+
+
+def libraries() -> dict[str, str | None]:
+    """The installed versions of the libraries that compute; of an optional one only where it is installed."""
+    optional = {name: its for name in EXTRAS if (its := installed_version(name))}
+    return {name: installed_version(name) for name in LIBRARIES} | optional
 
 
 def installed_version(name: str) -> str | None:
@@ -82,12 +89,3 @@ def module_sha256(place: str) -> str | None:
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return None
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
-
-
-def cpu_model() -> str:
-    """The processor's model: another one may choose other kernels."""
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor()
