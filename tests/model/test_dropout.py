@@ -88,7 +88,7 @@ def test_a_model_with_dropout_is_packed_too():
 
 def test_a_saved_iterate_has_no_dropout(tmp_path):
     folder = tmp_path / "policy"
-    policy.save(policy.prepare(MODELS["llama"](), "sdpa"), tokenizers.of_world(), folder)
+    policy.save(policy.prepare(MODELS["llama"](), "sdpa"), tokenizers.world_tokenizer(), folder)
     settings = PolicySettings(
         source="hub", name="m", revision="r", num_parameters=None, architecture=None, dtype="float32", attn_implementation="sdpa"
     )
