@@ -14,6 +14,7 @@ import spac_repro
 from spac_repro.runs import compute
 
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "lm_eval", "datasets", "tokenizers", "safetensors", "numpy")
+CHECKOUT = Path(__file__).resolve().parents[2]  # a checkout of git, or where the package is installed
 EXTRAS = ("vllm", "liger-kernel")  # named where they are installed only: they may be what computes
 
 
@@ -68,19 +69,33 @@ def lock_status() -> dict[str, Any]:
 
 def source_revision() -> dict[str, Any] | None:
     """The git commit that the package is of, and whether its files differ from it; None where neither checkout nor image says."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
+    if not (CHECKOUT / ".git").exists():
         built = os.environ.get("SPAC_REPRO_REVISION", "unknown")  # set in the image, when it is built
         return None if built == "unknown" else {"commit": built.removesuffix("+changed"), "changed": built.endswith("+changed")}
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
     try:
-        changed = git("status", "--porcelain", "--", "spac_repro", "requirements")
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(changed)}
+        changed = _git("status", "--porcelain", "--", "spac_repro", "requirements")
+        return {"commit": _git("rev-parse", "HEAD"), "changed": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def has_commit(commit: str) -> bool | None:
+    """Whether the checkout that the package lies in has a commit; None where it lies in none, or where git cannot tell."""
+    if not (CHECKOUT / ".git").exists():
+        return None
+    if not re.fullmatch("[0-9a-f]{7,40}", commit):
+        return False
+    try:
+        return _git("cat-file", "-t", commit) == "commit"
+    except OSError:
+        return None
+    except subprocess.CalledProcessError:
+        return False
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(CHECKOUT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def module_sha256(place: str) -> str | None:

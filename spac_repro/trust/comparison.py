@@ -7,7 +7,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from spac_repro.runs import record
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import REQUIRED_KEYS, Manifest, leaf_differences
 from spac_repro.runs.results import Score
+from spac_repro.trust import source_commits
 from spac_repro.trust.expected import START, ExpectedResults, ExpectedRow, Measured, load_expected
 from spac_repro.trust.first_difference import FirstDifference, find_first_difference
 from spac_repro.trust.impact import Impact, KnownImpact, impact_of
@@ -212,9 +213,17 @@ def _ranked(recorded: Iterable[Mapping[str, Any]]) -> tuple[Difference, ...]:
     a, b = recorded
     ranked = []
     for key, x, y in leaf_differences(*_aligned(a, b)):
-        known, rank = impact_of(key, (a, b))
-        ranked.append((rank, Difference(key, x, y, known)))
+        ranked.append(_ranked_difference(key, x, y, (a, b)))
     return tuple(difference for _, difference in sorted(ranked, key=lambda pair: pair[0]))
+
+
+def _ranked_difference(
+    key: str, x: Any, y: Any, recorded: tuple[Mapping[str, Any], Mapping[str, Any]], note: str = ""
+) -> tuple[int, Difference]:
+    known, rank = impact_of(key, recorded)
+    if key == "environment.source.commit":
+        known = replace(known, size=source_commits.advice(x, y) + note)
+    return rank, Difference(key, x, y, known)
 
 
 def _aligned(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -261,9 +270,9 @@ def _expected_differences(
             for pair in _expected_environment(manifest, expected, source)
         ),
     ]
+    lost = "".join(source.lost_commit_note for source in expected.sources.values() if isinstance(source, Measured))
     for key, x, y in dict.fromkeys((key, str(x), str(y)) for key, x, y in pairs if x != y):
-        known, rank = impact_of(key, (recorded, recorded))
-        yield rank, Difference(key, x, y, known)
+        yield _ranked_difference(key, x, y, (recorded, recorded), note=lost)
 
 
 def _expected_settings(
@@ -283,7 +292,7 @@ def _expected_environment(manifest: Manifest, expected: ExpectedResults, source:
     """Commit, lock and processor of a run beside those of a measured source."""
     measured, environment = expected.sources[source], manifest.environment
     if isinstance(measured, Measured):
-        yield "environment.source.commit", (environment.get("source") or {}).get("commit"), measured.commit
+        yield "environment.source.commit", (environment.get("source") or {}).get("commit"), measured.commit_in_history
         yield "environment.lock.sha256", (environment.get("lock") or {}).get("sha256"), measured.lock_sha256
         yield "environment.cpu", environment.get("cpu"), measured.hardware
 

@@ -6,6 +6,7 @@ alpha: 0.01                  # family-wise, over the primary rows
 settings_sha256: {spac: …}   # the settings that a method's rows hold for
 sources:
   ours: {kind: measured, commit: …, lock_sha256: …, hardware: …, date: …, seeds: [1, 2, 3, …], command: …, harness: …}
+                               # lost: {replaced_by: …, argument: …} if the commit is not in the git history
   paper: {kind: published, citation: …}
   table: {kind: not transcribed, citation: …}
 rows:
@@ -59,17 +60,37 @@ def _check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
+class LostCommit(StrictModel):
+    """Why the commit of a source is not in the git history, and the commit whose code took its place."""
+
+    replaced_by: str
+    argument: Annotated[str, Field(min_length=1)]
+
+
 class Measured(StrictModel):
     """The source of rows that our own runs measured. Seed 0 is kept for fresh runs and is never among them."""
 
     kind: Literal["measured"]
     commit: str
+    lost: LostCommit | None = None  # where the commit is not in the git history
     lock_sha256: str
     hardware: str
     date: date
     seeds: Annotated[tuple[int, ...], AfterValidator(_check_seeds)]
     command: str
     harness: str = ""
+
+    @property
+    def commit_in_history(self) -> str:
+        """The commit, or the one that replaced it."""
+        return self.lost.replaced_by if self.lost else self.commit
+
+    @property
+    def lost_commit_note(self) -> str:
+        """What to say where the code of the rows is named; empty where their commit is not lost."""
+        if self.lost is None:
+            return ""
+        return f"; the rows' own commit {self.commit[:8]} is lost, and {self.lost.replaced_by[:8]} replaced it"
 
 
 class Published(StrictModel):

@@ -46,11 +46,17 @@ KNOWN_IMPACTS = (
     KnownImpact("settings_sha256", Impact.BY_DESIGN, "other settings; the expected results record only their hash"),
     # What goes in
     KnownImpact("settings.policy.revision", Impact.BY_DESIGN, "another model under the same name", THREADS["SPIN 36"]),
-    KnownImpact("settings.policy.dtype", Impact.BITS, "products are rounded to another precision; bits change", MEASURED),
+    KnownImpact(
+        "settings.policy.dtype", Impact.BY_DESIGN, "weights of 8 significant bits instead of 24 lose small steps", MEASURED
+    ),
     KnownImpact("settings.policy.attn_implementation", Impact.BITS, "the same sums in another order; bits change", MEASURED),
     KnownImpact("settings.policy.*", Impact.BY_DESIGN, "another model"),
     KnownImpact("inputs.policy_sha256", Impact.BY_DESIGN, "another initial model, even under the same name", THREADS["SPIN 36"]),
+    KnownImpact(
+        "settings.data.template_date", Impact.BY_DESIGN, "another date in every prompt, if the template asks for one", MEASURED
+    ),
     KnownImpact("settings.data.*", Impact.BY_DESIGN, "other preferences, or other tokens for the same ones", MEASURED),
+    KnownImpact("inputs.dropout_set_to_zero*", Impact.BY_DESIGN, "another model, or the same one trained with dropout", MEASURED),
     KnownImpact("inputs.preferences", Impact.BY_DESIGN, "another number of preferences"),
     KnownImpact("inputs.preferences_sha256", Impact.BY_DESIGN, "other preferences, or the same in another order", MEASURED),
     KnownImpact("inputs.tokenizer_sha256", Impact.BY_DESIGN, "other tokens for the same text"),
@@ -100,7 +106,7 @@ KNOWN_IMPACTS = (
         THREADS["handbook 124"],
     ),
     KnownImpact("settings.training.gradient_checkpointing", Impact.BITS, "activations are recomputed instead of stored"),
-    KnownImpact("settings.training.compute_dtype", Impact.BITS, "products are rounded to another precision"),
+    KnownImpact("settings.training.compute_dtype", Impact.BY_DESIGN, "products are rounded to 8 significant bits instead of 24"),
     KnownImpact(
         "settings.training.threads", Impact.BITS, "sums may be split in another way; no bit changed where it was tried", MEASURED
     ),
@@ -128,7 +134,15 @@ KNOWN_IMPACTS = (
     # Where it is done
     KnownImpact("environment.gpus", Impact.BITS, "other kernels"),
     KnownImpact("environment.platform", Impact.BITS, "other libraries and kernels"),
+    KnownImpact(
+        "environment.kernels.cpu_capability", Impact.BITS, "torch sums in another order with other vector instructions", MEASURED
+    ),
+    KnownImpact("environment.variables.*", Impact.BITS, "libraries may choose other kernels; MKL_CBWR changed bits", MEASURED),
     KnownImpact("environment.cpu", Impact.BITS, "another instruction set may choose other kernels"),
+    KnownImpact("environment.processor*", Impact.BITS, "MKL and oneDNN choose their kernels by it"),
+    KnownImpact("environment.kernels*", Impact.BITS, "other libraries under torch"),
+    KnownImpact("environment.gpu_kernels.tf32*", Impact.BY_DESIGN, "products of float32 are rounded to 11 significant bits"),
+    KnownImpact("environment.gpu_kernels*", Impact.BITS, "other kernels"),
     KnownImpact("environment.libraries.lm_eval", Impact.BITS, "scores change, weights do not", THREADS["SPIN 36"]),
     KnownImpact("environment.libraries.torch", Impact.BITS, "other kernels"),
     KnownImpact("environment.libraries.*", Impact.BITS, "not known until tried"),
@@ -137,8 +151,8 @@ KNOWN_IMPACTS = (
         "environment.threads", Impact.BITS, "sums may be split in another way; no bit changed where it was tried", MEASURED
     ),
     KnownImpact("environment.deterministic", Impact.BITS, "kernels may sum in the order in which threads arrive"),
-    KnownImpact("environment.matmul_precision", Impact.BITS, "products may be rounded to fewer bits"),
-    KnownImpact("environment.source.commit", Impact.BITS, "other code; `git diff` between the two commits shows it"),
+    KnownImpact("environment.matmul_precision", Impact.BY_DESIGN, "products of float32 may be rounded to 11 or 8 significant bits"),
+    KnownImpact("environment.source.commit", Impact.BITS, "other code"),
     KnownImpact("environment.source*", Impact.BITS, "uncommitted code"),
     KnownImpact("environment.lock.departures*", Impact.BITS, "a library other than the locked one"),
     KnownImpact("environment.lock.sha256", Impact.BITS, "other locked versions of some libraries"),
@@ -148,6 +162,11 @@ KNOWN_IMPACTS = (
 )
 RANK = {impact: place for place, impact in enumerate(Impact)}
 ABSENT = object()
+# Recorded only where there is something to record, so that a run without it need not be of another version.
+OPTIONAL_KEYS = (
+    *("settings.methods.", "inputs.questions_sha256.", "inputs.suite_sha256", "inputs.dropout_set_to_zero"),
+    *("environment.lock.departures.", "environment.variables.", "scores."),
+)
 
 
 def impact_of(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> tuple[KnownImpact, int]:
@@ -166,6 +185,9 @@ def impact_of(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -
                 known = KnownImpact(known.pattern, Impact.BITS, "recorded in one of the two only: they are of different versions")
             elif reason := _why_unused(key, recorded):
                 known = KnownImpact(known.pattern, Impact.NONE, reason)
+            elif key == "settings.training.engine" and _rounds_differently(recorded):
+                size = "with bfloat16, DeepSpeed keeps float32 weights and rounds in other places"
+                known = KnownImpact(known.pattern, Impact.BY_DESIGN, size)
             return known, RANK[known.impact] * len(KNOWN_IMPACTS) + place
     impact = Impact.BY_DESIGN if key.startswith(("settings.", "inputs.")) else Impact.BITS
     return KnownImpact(key, impact, "nothing is known about it"), (RANK[impact] + 1) * len(KNOWN_IMPACTS) - 1
@@ -173,9 +195,7 @@ def impact_of(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -
 
 def _recorded_by_one_version_only(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
     """Whether one run was made by a version that does not record this key. Recording it as empty is another matter."""
-    if key.count(".") == 0 or key.startswith(
-        ("settings.methods.", "inputs.questions_sha256.", "inputs.suite_sha256", "environment.lock.departures.", "scores.")
-    ):
+    if key.count(".") == 0 or key.startswith(OPTIONAL_KEYS):
         return False
     return any(_value_at(values, key.split(".")) is ABSENT for values in recorded)
 
@@ -188,6 +208,14 @@ def _value_at(tree: Any, path: list[str]) -> Any:
     return tree
 
 
+def _rounds_differently(recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
+    """Whether the engines of two runs round differently: only one is DeepSpeed, and weights or products are bfloat16."""
+    settings = [values.get("settings") or {} for values in recorded]
+    training = [each.get("training") or {} for each in settings]
+    dtypes = {(each.get("policy") or {}).get("dtype") for each in settings} | {each.get("compute_dtype") for each in training}
+    return "bfloat16" in dtypes and any(each.get("engine") == engines.REPLICATED.name for each in training)
+
+
 def _why_unused(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]]) -> str | None:
     """Why neither of these two runs uses the value of a key; None where one does."""
     settings = [values.get("settings") or {} for values in recorded]
@@ -198,6 +226,9 @@ def _why_unused(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]])
     if key in ("settings.selfplay.temperature", "settings.selfplay.top_p") and not any(method.uses_self_play for method in used):
         return "neither method samples self-play responses"
     templates = [(each.get("data") or {}).get("prompt_template") for each in settings]
-    if key == "inputs.chat_template_sha256" and "chat" not in templates:
+    if key in ("inputs.chat_template_sha256", "settings.data.template_date") and "chat" not in templates:
         return "neither run uses the chat template"
+    recorded_kernels = [_value_at(values, ["environment", "kernels"]) is not ABSENT for values in recorded]
+    if key.startswith("inputs.dropout_set_to_zero") and all(recorded_kernels):
+        return "both runs were made by a version that trains without dropout"
     return None

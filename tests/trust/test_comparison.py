@@ -90,10 +90,10 @@ def test_runs_that_share_nothing_are_refused(make: Make, tmp_path: Path) -> None
 # Against expected results
 
 
-def expected(path: Path, **more: Any) -> Path:
+def expected(path: Path, *, source: dict[str, Any] | None = None, **more: Any) -> Path:
     import yaml
 
-    source = {
+    ours = {
         "kind": "measured",
         "commit": "c0ffee",
         "lock_sha256": "l",
@@ -101,6 +101,7 @@ def expected(path: Path, **more: Any) -> Path:
         "date": "2026-11-23",
         "seeds": [1, 2, 3, 4],
         "command": "spac-repro train",
+        **(source or {}),
     }
     row = {
         "source": "ours",
@@ -112,7 +113,7 @@ def expected(path: Path, **more: Any) -> Path:
         "seeds": 4,
         "sd": 0.01,
     }
-    path.write_text(yaml.safe_dump({"recipe": "tiny", "sources": {"ours": source}, "rows": [row], **more}))
+    path.write_text(yaml.safe_dump({"recipe": "tiny", "sources": {"ours": ours}, "rows": [row], **more}))
     return path
 
 
@@ -133,3 +134,48 @@ def test_a_run_is_compared_with_expected_results(make: Make, tmp_path: Path) -> 
 def test_a_comparison_is_json(make: Make, tmp_path: Path) -> None:
     found = compare(make(tmp_path / "a", scores={1: 0.5}), make(tmp_path / "b", scores={1: 0.6}))
     assert json.loads(json.dumps(found.as_json()))["summary"]["what"] == "nothing that is recorded differs"
+
+
+# Code
+
+
+@pytest.fixture
+def history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that has two commits."""
+    there = ("a" * 40, "b" * 40)
+    monkeypatch.setattr("spac_repro.runs.environment.has_commit", lambda commit: commit in there)
+
+
+def code_difference(make: Make, tmp_path: Path, a: str, b: str) -> str:
+    runs = [make(tmp_path / name, environment__source={"commit": name * 40, "changed": False}) for name in (a, b)]
+    (found,) = compare(*runs).differences
+    assert found.key == "environment.source.commit"
+    return found.known.size
+
+
+@pytest.mark.usefixtures("history")
+def test_a_diff_is_advised_only_where_it_can_be_made(make: Make, tmp_path: Path) -> None:
+    assert code_difference(make, tmp_path, "a", "b") == "other code; `git diff aaaaaaaa bbbbbbbb` shows it"
+    assert "git diff" not in (size := code_difference(make, tmp_path, "a", "d"))
+    assert "commit dddddddd is not in the git history" in size
+
+
+def test_without_a_checkout_the_diff_is_made_in_one(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spac_repro.runs.environment.CHECKOUT", tmp_path)
+    assert "in a checkout of the package" in code_difference(make, tmp_path, "a", "b")
+
+
+@pytest.mark.usefixtures("history")
+def test_rows_of_a_lost_commit_are_compared_with_what_replaced_it(make: Make, tmp_path: Path) -> None:
+    lost = {"replaced_by": "b" * 40, "argument": "the history was rewritten"}
+    file = expected(tmp_path / "tiny.yaml", source={"commit": "d" * 40, "lost": lost})
+    found = {}
+    for name in ("a", "b"):
+        run = make(tmp_path / name, scores={1: 0.5}, environment__source={"commit": name * 40, "changed": False})
+        found[name] = {each.key: each for each in comparison.compare_expected(run, file).differences}
+    code = found["a"]["environment.source.commit"]
+    assert code.b == "b" * 40
+    assert code.known.size == (
+        "other code; `git diff aaaaaaaa bbbbbbbb` shows it; the rows' own commit dddddddd is lost, and bbbbbbbb replaced it"
+    )
+    assert "environment.source.commit" not in found["b"]

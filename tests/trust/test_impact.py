@@ -2,6 +2,7 @@
 
 from fnmatch import fnmatchcase
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,3 +28,50 @@ def test_another_file_of_a_suite_of_one_s_own_is_by_design() -> None:
     own, packaged = {"inputs": {"suite_sha256": {"a.yaml": "1"}}}, {"inputs": {}}
     for key in ("inputs.suite_sha256", "inputs.suite_sha256.a.yaml", "inputs.suite_sha256.b.yaml"):
         assert impact_of(key, (own, packaged))[0].impact is Impact.BY_DESIGN
+
+
+def recorded(engine: str = "accelerate", dtype: str = "float32", compute: str = "float32", **more: object) -> dict[str, object]:
+    training = {"engine": engine, "compute_dtype": compute}
+    return {"settings": {"policy": {"dtype": dtype}, "training": training, "data": {"prompt_template": "chat"}}, **more}
+
+
+def test_another_precision_changes_the_numbers_and_not_only_bits() -> None:
+    for key in ("settings.policy.dtype", "settings.training.compute_dtype"):
+        assert impact_of(key, (recorded(), recorded(dtype="bfloat16", compute="bfloat16")))[0].impact is Impact.BY_DESIGN
+    kernels = {"environment": {"matmul_precision": "highest", "gpu_kernels": {"tf32": {"matmul": False}}}}
+    for key in ("environment.matmul_precision", "environment.gpu_kernels.tf32.matmul"):
+        assert impact_of(key, (kernels, kernels))[0].impact is Impact.BY_DESIGN
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "impact"),
+    [
+        (recorded(), recorded("deepspeed-zero2"), Impact.BITS),
+        (recorded(dtype="bfloat16"), recorded("deepspeed-zero2", dtype="bfloat16"), Impact.BY_DESIGN),
+        (recorded(compute="bfloat16"), recorded("deepspeed-zero3", compute="bfloat16"), Impact.BY_DESIGN),
+        (recorded("deepspeed-zero2", dtype="bfloat16"), recorded("deepspeed-zero3", dtype="bfloat16"), Impact.BITS),
+    ],
+)
+def test_another_engine_changes_bits_only_where_both_round_in_the_same_places(
+    a: dict[str, object], b: dict[str, object], impact: Impact
+) -> None:
+    assert impact_of("settings.training.engine", (a, b))[0].impact is impact
+
+
+def test_what_computes_is_named_with_its_impact() -> None:
+    environment = {"kernels": {"cpu_capability": "AVX2", "libc": "glibc 2.36"}, "processor": {"family": "25"}, "variables": {}}
+    both = (recorded(environment=environment), recorded(environment=environment))
+    for key in ("kernels.cpu_capability", "variables.MKL_CBWR", "processor.family", "kernels.libc"):
+        known = impact_of(f"environment.{key}", both)[0]
+        assert known.impact is Impact.BITS
+        assert "not known" not in known.size
+        assert "different versions" not in known.size
+    older = recorded(environment={"cpu": "x"})
+    assert "different versions" in impact_of("environment.kernels", (both[0], older))[0].size
+
+
+def test_dropout_that_is_set_to_zero_matters_only_to_a_version_that_trained_with_it() -> None:
+    new, old = recorded(environment={"kernels": {}}), recorded(environment={})
+    for key in ("inputs.dropout_set_to_zero", "inputs.dropout_set_to_zero.attn_pdrop"):
+        assert impact_of(key, (new, new))[0].impact is Impact.NONE
+        assert impact_of(key, (old, new))[0].impact is Impact.BY_DESIGN
