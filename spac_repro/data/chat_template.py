@@ -63,9 +63,9 @@ def today_is(day: date | None) -> Iterator[None]:
                 )
             return datetime.combine(day, time(), tz)
 
-    clock = chat_template_utils.datetime
-    chat_template_utils.datetime = Clock  # type: ignore[misc]
+    module: Any = chat_template_utils
+    own, module.datetime = module.datetime, Clock
     try:
         yield
     finally:
-        chat_template_utils.datetime = clock  # type: ignore[misc]
+        module.datetime = own

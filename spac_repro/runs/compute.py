@@ -10,7 +10,7 @@ import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # Variables that can change bits, by how their names begin. The number of threads and torch's vector instructions are recorded as
 # they are (`threads`, `cpu_capability`), so the variables that set them are not.
@@ -37,8 +37,8 @@ def describe(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """What computes in this process: `processor`, `kernels`, `variables`, and `gpu_kernels` (None without a GPU)."""
     import torch
 
-    gpu = torch.cuda.is_available()
-    prefixes = (*PREFIXES, *(() if torch.backends.mkl.is_available() else OTHER_BLAS), *(GPU_PREFIXES if gpu else ()))
+    gpu, mkl = torch.cuda.is_available(), cast(Any, torch.backends.mkl)
+    prefixes = (*PREFIXES, *(() if mkl.is_available() else OTHER_BLAS), *(GPU_PREFIXES if gpu else ()))
     return {
         "processor": processor(),
         "kernels": _kernels(),
@@ -107,7 +107,8 @@ def _gpu_kernels() -> dict[str, Any]:
     """Driver, libraries and switches of a GPU."""
     import torch
 
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
     return {
         "driver": _driver(),
         "capability": ".".join(map(str, torch.cuda.get_device_capability())),
@@ -150,4 +151,5 @@ def _nccl() -> str | None:
 
     if not torch.distributed.is_nccl_available():
         return None
-    return ".".join(map(str, torch.cuda.nccl.version()))
+    nccl: Any = torch.cuda.nccl
+    return ".".join(map(str, nccl.version()))
