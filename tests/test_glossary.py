@@ -9,7 +9,7 @@ import pytest
 
 from spac_repro import suites
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
-from spac_repro.launchers import collection
+from spac_repro.launchers import score_table
 from spac_repro.publish import glossary
 from spac_repro.trust.expected import expected_path, load_expected
 
@@ -57,7 +57,7 @@ def test_every_metric_of_the_suites_that_ship_has_a_line() -> None:
 
 
 def test_every_number_of_a_collected_sweep_has_a_line() -> None:
-    assert {"iteration", "task", "metric", *collection.NUMBERS, "seeds", "missing_seeds"} <= set(ANCHORS)
+    assert {"iteration", "task", "metric", *score_table.STATISTICS, "seeds", "missing_seeds"} <= set(ANCHORS)
 
 
 def test_a_report_defines_its_words_as_the_page_does() -> None:
