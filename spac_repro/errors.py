@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong: one line that says what, where, and what to do."""
+"""Errors whose message is for the user: one line that says what is wrong, where, and what to do."""
 
 
 class UserError(Exception):

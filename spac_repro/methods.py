@@ -1,9 +1,9 @@
-"""The methods, one entry each. Command line, recipes, report, sweeps, benches and tests take their lists from here.
+"""The registry of methods. The command line, recipes, reports, sweeps, benchmarks and tests take their lists of methods from here.
 
-To add a method: a loss in objectives.py, an entry here, a block of settings in the recipes that support it. A method of another
-Python distribution does the same: it names its entry in the entry point group `ENTRY_POINT_GROUP`.
+To add a method: write a loss in objectives.py, an entry here, and a block of settings in the recipes that support it. A plugin
+registers its entry by an entry point in the group `ENTRY_POINT_GROUP`.
 
-Torch is not imported here: a loss is named, and imported by the run that needs it.
+This module does not import torch: an entry names its loss, and the run that needs the loss imports it.
 """
 
 from collections.abc import Callable
@@ -13,20 +13,20 @@ from typing import Any, Literal
 from spac_repro.documents.settings import NonNegativeFloat, PositiveFloat, Settings
 from spac_repro.registry import Registry, import_object
 
-ENTRY_POINT_GROUP = "spac_repro.methods"  # the entry points of methods from outside
+ENTRY_POINT_GROUP = "spac_repro.methods"  # of plugins
 
 Response = Literal["chosen", "rejected", "selfplay"]
 
 
 class MethodSettings(Settings):
-    """What every method has."""
+    """Settings of every method."""
 
     learning_rate: PositiveFloat
     last_iteration_learning_rate: PositiveFloat | None  # for the last iteration, where it differs
 
 
 class ReferenceMethodSettings(MethodSettings):
-    """What every method with a reference policy has."""
+    """Settings of every method with a reference policy."""
 
     beta: PositiveFloat
     last_iteration_beta: PositiveFloat | None
@@ -34,7 +34,7 @@ class ReferenceMethodSettings(MethodSettings):
 
 
 class SpacSettings(ReferenceMethodSettings):
-    """SPAC's own: the weight of the preferences, the form of the critic term, and its baseline."""
+    """Settings of SPAC: the weight of the preference loss, the form of the critic term, and its baseline."""
 
     preference_weight: NonNegativeFloat  # λ
     critic_loss: Literal["smoothed", "linear"]
@@ -45,27 +45,27 @@ class SpacSettings(ReferenceMethodSettings):
 class Method:
     """One method of preference optimisation.
 
-    The loss is called with one tensor [examples] for each of `responses`, in that order: the log-ratios ρ where the settings name a
-    reference, the log-probabilities log π(y|x) elsewhere. Its keywords are `beta` and the settings that its class adds to
-    `ReferenceMethodSettings`, and the statistics named. It returns the losses, [examples].
+    The loss takes one tensor [examples] for each of `responses`, in that order: log-ratios ρ where the method has a reference
+    policy, log-probabilities log π(y|x) otherwise. Its keywords are `hyperparameters` and `statistics`. It returns one loss per
+    example, [examples].
     """
 
     name: str
-    summary: str  # one line for whoever chooses a method
+    summary: str  # one line
     citation: str
-    responses: tuple[Response, ...]  # whose log-probabilities the loss takes; "selfplay" among them means that y′ is sampled
+    responses: tuple[Response, ...]  # the loss takes their log-probabilities; "selfplay" makes the run sample y′
     settings: type[MethodSettings]
     loss: str  # "module:function"
-    statistics: tuple[Literal["mean_length"], ...] = ()  # mean_length: tokens of a chosen response, on average
+    statistics: tuple[Literal["mean_length"], ...] = ()  # mean_length: mean number of tokens of a chosen response
 
     @property
     def uses_self_play(self) -> bool:
-        """Whether responses of the current policy are sampled."""
+        """Whether the run samples responses from the current policy."""
         return "selfplay" in self.responses
 
     @property
     def has_reference(self) -> bool:
-        """Whether the loss is made of log-ratios to a reference policy."""
+        """Whether the loss takes log-ratios to a reference policy."""
         return issubclass(self.settings, ReferenceMethodSettings)
 
     @property
@@ -75,7 +75,11 @@ class Method:
         return (*(("beta",) if self.has_reference else ()), *(name for name in self.settings.model_fields if name not in shared))
 
     def load_loss(self) -> Callable[..., Any]:
-        """The loss itself. Raises UserError where it cannot be imported."""
+        """Import the loss.
+
+        Raises:
+            UserError: It cannot be imported.
+        """
         loss: Callable[..., Any] = import_object(self.loss)
         return loss
 

@@ -1,4 +1,4 @@
-"""What a long command says while it works: a bar on a terminal, a line a stage elsewhere, nothing where JSON is asked for."""
+"""Progress of a long command: a bar on a terminal, one line per stage in a log, messages only with `--json`."""
 
 import sys
 import time
@@ -7,75 +7,80 @@ from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """Where long work reports to."""
+    """What long work reports its progress to."""
 
     def start_stage(self, name: str) -> None:
-        """A new stage begins."""
+        """Begin a new stage."""
 
     def update(self, done: int, total: int) -> None:
-        """So much of the stage is done."""
+        """Report that `done` of `total` parts of the stage are done."""
 
     def message(self, line: str) -> None:
-        """Something the user should read, now or later."""
+        """Show a line that the user should read."""
 
 
 class MessagesOnly:
-    """Says nothing but what the user should read."""
+    """Show messages on standard error, and no progress."""
 
     def start_stage(self, name: str) -> None:
-        pass
+        """Show nothing."""
 
     def update(self, done: int, total: int) -> None:
-        pass
+        """Show nothing."""
 
     def message(self, line: str) -> None:
+        """Print a line on standard error."""
         print(line, file=sys.stderr, flush=True)
 
 
 class NoProgress(MessagesOnly):
-    """Says nothing at all: for all but the first of several processes."""
+    """Show nothing at all. For every process but the main one."""
 
     def message(self, line: str) -> None:
-        pass
+        """Show nothing."""
 
 
 class LogProgress(MessagesOnly):
-    """One line when a stage begins: for logs."""
+    """Print one line when a stage begins. For logs."""
 
     def __init__(self) -> None:
-        self.begun = time.monotonic()
+        self._started = time.monotonic()
 
     def start_stage(self, name: str) -> None:
-        self.message(f"[{time.monotonic() - self.begun:6.1f} s] {name}")
+        """Print the stage's name and the seconds since the command began."""
+        self.message(f"[{time.monotonic() - self._started:6.1f} s] {name}")
 
 
 class ProgressBar:
-    """A progress bar a stage: for terminals. A context manager."""
+    """Show one progress bar per stage on a terminal. A context manager."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Rich
+        from rich.progress import Progress as RichProgress
 
         columns: list[Any] = [TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn()]
-        self.rich = Rich(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
-        self.task: Any = None
+        self._progress = RichProgress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+        self._task: Any = None
 
     def __enter__(self) -> "ProgressBar":
-        self.rich.start()
+        self._progress.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.rich.stop()
+        self._progress.stop()
 
     def start_stage(self, name: str) -> None:
-        if self.task is not None:
-            self.rich.stop_task(self.task)
-        self.task = self.rich.add_task(name, total=None)
+        """Stop the current bar and add one for a new stage."""
+        if self._task is not None:
+            self._progress.stop_task(self._task)
+        self._task = self._progress.add_task(name, total=None)
 
     def update(self, done: int, total: int) -> None:
-        if self.task is not None:
-            self.rich.update(self.task, completed=done, total=total)
+        """Move the current bar."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
 
     def message(self, line: str) -> None:
-        self.rich.console.print(line, highlight=False, markup=False)
+        """Print a line above the bars."""
+        self._progress.console.print(line, highlight=False, markup=False)

@@ -1,8 +1,8 @@
-"""The suites of leaderboard tasks, one entry each, or a folder of one's own: what others must know of them.
+"""The suites of leaderboard tasks: those of the package, and folders of the user's own task files.
 
-A task is one YAML file. To add one to a suite of one's own: a file in its folder, and nothing else (docs/leaderboard.md). To add
-one to a suite of this package: a file in evaluation/leaderboard/tasks/SUITE/, and its name in the entry here. The tasks themselves
-are read in evaluation/leaderboard/; neither torch nor the harness is imported here.
+A task is one YAML file. To add a task to a suite of your own, add a file to its folder (docs/leaderboard.md). To add a task to a
+suite of the package, add a file to evaluation/leaderboard/tasks/SUITE/ and its name to the entry here. evaluation/leaderboard/
+reads the task files. This module imports neither torch nor lm-eval.
 """
 
 import hashlib
@@ -20,49 +20,52 @@ from spac_repro.errors import UserError
 from spac_repro.registry import import_object
 
 TASKS_FOLDER = Path(__file__).parent / "evaluation" / "leaderboard" / "tasks"
-SUITE_FILE = "suite.yaml"  # in a folder of one's own: what is said about the whole
+SUITE_FILE = "suite.yaml"  # in a user's folder: name and summary of the suite
 
-NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_.-]{0,99}"  # of a suite
+NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_.-]{0,99}"  # of a suite's name
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite's facts; others ask for them here and never read its name."""
+    """A suite of tasks. Other modules read its properties here and never test its name."""
 
     name: str  # as in a run's settings and beside scores
     summary: str
-    task_files: tuple[Path, ...]  # one task each, in the order of the scores; empty: nothing is asked
-    question_generator: str | None = None  # "module:function" that makes the questions from the built-in world; None: they are read
-    folder: Path | None = None  # of a suite of one's own
+    task_files: tuple[Path, ...]  # one task each, in the order of the scores
+    question_generator: str | None = None  # "module:function" that generates the questions from the built-in world
+    folder: Path | None = None  # of a user's suite; None: a suite of the package
 
     @property
     def has_tasks(self) -> bool:
-        """Whether anything is asked at all."""
+        """Whether the suite has any task. The suite `none` has none."""
         return bool(self.task_files)
 
     @property
     def uses_world(self) -> bool:
-        """Whether the questions are made from the built-in world; otherwise they come from files or from the hub."""
+        """Whether the questions are generated from the built-in world. Otherwise they come from files or from the hub."""
         return self.question_generator is not None
 
-    def identity(self) -> dict[str, str] | None:
-        """The hash of each file of a suite of one's own; None for the package's, which the package's version identifies."""
+    def file_hashes(self) -> dict[str, str] | None:
+        """Return the SHA-256 of each file of a user's suite, by file name.
+
+        None for a suite of the package: the package's version identifies it.
+        """
         if self.folder is None:
             return None
-        about = [file for file in (self.folder / SUITE_FILE,) if file.is_file()]
-        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (*self.task_files, *about)}
+        suite_file = [file for file in (self.folder / SUITE_FILE,) if file.is_file()]
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (*self.task_files, *suite_file)}
 
     def load_question_generator(self) -> Callable[[Any], Any]:
-        """The function that makes the questions from a world: {task: {split: rows}}."""
+        """Import the function that generates the questions from a world: {task: {split: rows}}."""
         assert self.question_generator is not None
-        questions: Callable[[Any], Any] = import_object(self.question_generator)
-        return questions
+        generator: Callable[[Any], Any] = import_object(self.question_generator)
+        return generator
 
 
 class SuiteInfo(Settings):
-    """suite.yaml, which a suite of one's own may have."""
+    """The optional suite.yaml of a user's suite."""
 
-    suite: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")] | None = None  # its name; the folder's where this is left out
+    suite: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")] | None = None  # the suite's name; None: the folder's name
     summary: str = ""
 
 
@@ -84,24 +87,24 @@ _SUITES = (
     ),
     _builtin("openllm", "Open LLM Leaderboard v1", "arc_challenge", "hellaswag", "truthfulqa_mc2", "mmlu", "winogrande", "gsm8k"),
 )
-NONE = Suite("none", "nothing is asked", ())
+NONE = Suite("none", "no tasks", ())
 
 
 def names() -> tuple[str, ...]:
-    """The name of every suite of the package that asks something."""
+    """Return the name of every suite of the package that has tasks."""
     return tuple(suite.name for suite in _SUITES)
 
 
 def builtin() -> tuple[Suite, ...]:
-    """The suites of the package."""
+    """Return the suites of the package that have tasks."""
     return _SUITES
 
 
 def get(name: str) -> Suite:
-    """A suite by its name, or the one whose task files lie in a folder.
+    """Return the suite of this name, or the suite whose task files are in this folder.
 
     Raises:
-        UserError: there is none, or the folder holds none.
+        UserError: There is no such suite, or the folder has no task files, or its suite.yaml is not valid.
     """
     for suite in (*_SUITES, NONE):
         if suite.name == name:
@@ -109,20 +112,20 @@ def get(name: str) -> Suite:
     if name and Path(name).is_dir():
         return _user_suite(Path(name))
     known = [*names(), NONE.name]
-    raise UserError(f"unknown suite {name!r}{did_you_mean(name, known)}; take {', '.join(known)}, or a folder of task files")
+    raise UserError(f"unknown suite {name!r}{did_you_mean(name, known)}; choose {', '.join(known)}, or a folder of task files")
 
 
 def _user_suite(folder: Path) -> Suite:
-    """A suite of one's own: the YAML files of a folder, in the order of their names."""
+    """Make a suite of the YAML files of a folder, in the order of their names."""
     files = tuple(sorted(file for file in folder.glob("*.yaml") if file.name != SUITE_FILE))
     if not files:
-        raise UserError(f"{folder}: no task files; a suite is a folder with one YAML file a task (docs/leaderboard.md)")
-    about = _suite_info(folder)
-    name = about.suite or folder.resolve().name
+        raise UserError(f"{folder}: no task files; a suite is a folder with one YAML file per task (docs/leaderboard.md)")
+    info = _suite_info(folder)
+    name = info.suite or folder.resolve().name
     if name in (*names(), NONE.name) or not re.fullmatch(NAME_PATTERN, name):
-        problem = "is the name of another suite" if re.fullmatch(NAME_PATTERN, name) else "is no name of a suite"
-        raise UserError(f"{folder}: {name!r} {problem}; write another one into {SUITE_FILE}: `suite: my_suite`")
-    return Suite(name, about.summary, files, folder=folder)
+        problem = "is the name of another suite" if re.fullmatch(NAME_PATTERN, name) else "is not a valid suite name"
+        raise UserError(f"{folder}: {name!r} {problem}; write another name into {SUITE_FILE}: `suite: my_suite`")
+    return Suite(name, info.summary, files, folder=folder)
 
 
 def _suite_info(folder: Path) -> SuiteInfo:

@@ -351,7 +351,7 @@ BROKEN = {
     "name: x\0": r"line 1: the character U\+0000 is not allowed",
     "name: *nobody": r"line 1: name: anchors \(&\) and aliases \(\*\) are not supported",
     "!!python/object/apply:os.system [exit 1]": r"line 1: tags \(!!python/object/apply:os\.system\) are not supported",
-    "": "not a recipe: a mapping of settings is wanted",
+    "": "not a recipe: it must be a mapping of settings",
     "- 1": "not a recipe",
     "just words": "not a recipe",
     "3: {value: 3, from: assumed}": "",

@@ -29,7 +29,7 @@ def test_the_package_s_suites_have_their_facts():
     assert (suites.NONE.has_tasks, suites.NONE.uses_world) == (False, False)
     for suite in suites.builtin():
         assert {*suite.task_files} == {*suite.task_files[0].parent.glob("*.yaml")}, "a task file that no entry names"
-        assert suite.identity() is None
+        assert suite.file_hashes() is None
 
 
 def test_a_folder_is_a_suite(own):
@@ -41,15 +41,15 @@ def test_a_folder_is_a_suite(own):
 
 
 def test_a_suite_of_one_s_own_is_identified_by_its_files(own):
-    before = suites.get(str(own)).identity()
+    before = suites.get(str(own)).file_hashes()
     (own / "backwards.yaml").write_text("name: forwards\n")
-    after = suites.get(str(own)).identity()
+    after = suites.get(str(own)).file_hashes()
     assert before is not None
     assert after is not None
     assert before.keys() == after.keys() == {"backwards.yaml"}
     assert before != after
     (own / "suite.yaml").write_text("summary: words\n")
-    assert suites.get(str(own)).identity() == {**after, "suite.yaml": suites.get(str(own)).identity()["suite.yaml"]}
+    assert suites.get(str(own)).file_hashes() == {**after, "suite.yaml": suites.get(str(own)).file_hashes()["suite.yaml"]}
 
 
 def test_suite_yaml_names_it(own):
@@ -70,15 +70,15 @@ def test_settings_hold_the_name_and_no_place(own, monkeypatch, place):
 @pytest.mark.parametrize(
     ("given", "about", "words"),
     [
-        ("openlm", None, "unknown suite 'openlm' (did you mean openllm?); take mini, openllm, none, or a folder of task files"),
+        ("openlm", None, "unknown suite 'openlm' (did you mean openllm?); choose mini, openllm, none, or a folder of task files"),
         ("", None, "unknown suite ''"),
-        (".", None, "no task files; a suite is a folder with one YAML file a task"),
-        ("my_suite", "suite: mini\n", "my_suite: 'mini' is the name of another suite; write another one into suite.yaml"),
+        (".", None, "no task files; a suite is a folder with one YAML file per task"),
+        ("my_suite", "suite: mini\n", "my_suite: 'mini' is the name of another suite; write another name into suite.yaml"),
         ("my_suite", "suite: none\n", "'none' is the name of another suite"),
         ("my_suite", "siute: words\n", "suite.yaml, line 1: siute: unknown key (did you mean suite?)"),
         ("my_suite", "suite: two words\n", "suite.yaml, line 1: suite: "),
         ("my_suite", "suite: !!python/name:os.system x\n", "suite.yaml, line 1: suite: tags"),
-        ("no name", "", "'no name' is no name of a suite; write another one into suite.yaml"),
+        ("no name", "", "'no name' is not a valid suite name; write another name into suite.yaml"),
     ],
 )
 def test_what_is_no_suite(own, monkeypatch, given, about, words):

@@ -62,12 +62,12 @@ def read(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs
             )
         world = build_world(data.world)
         question_folder = questions if suite.has_tasks and not suite.uses_world else None
-        return Inputs(world.preferences(data.max_pairs or 2000), world, question_folder, suite.identity())
+        return Inputs(world.preferences(data.max_pairs or 2000), world, question_folder, suite.file_hashes())
     source = preferences or data.name
     if source is None:
         raise UserError(f"recipe {run.recipe.name} has no preferences; name some with --preferences FILE")
     rows = read_preferences(source, revision=data.revision, limit=data.max_pairs)
-    return Inputs(rows, None, questions, suite.identity())
+    return Inputs(rows, None, questions, suite.file_hashes())
 
 
 def build_world(settings: WorldSettings) -> World:

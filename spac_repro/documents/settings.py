@@ -1,4 +1,4 @@
-"""The base of every document's model, and the numbers that settings are made of."""
+"""The base class of every document's model, and the number types of settings."""
 
 from typing import Annotated
 
@@ -11,6 +11,6 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """A group of settings: unknown keys are refused, values do not change."""
+    """A group of settings: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

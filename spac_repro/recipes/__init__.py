@@ -1,4 +1,4 @@
-"""The recipes that ship with the package, and how a recipe is read: by name or file, with `key=value` overrides."""
+"""Read a recipe: one that ships with the package, by its name, or a file; with `key=value` overrides."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,40 +16,46 @@ from spac_repro.errors import UserError
 from spac_repro.recipe import MARKS, Provenance, Run
 from spac_repro.renamed_settings import new_name
 
-PATTERN = "see `spac-repro recipes show tiny` for a complete recipe"
+EXAMPLE = "see `spac-repro recipes show tiny` for a complete recipe"  # the remedy where a key is missing
 
 
 def names() -> list[str]:
-    """The recipes that ship with the package."""
+    """List the recipes that ship with the package."""
     return packaged.names("recipes")
 
 
 def load(name: str, *, method: str = "spac", seed: int = 0, overrides: Sequence[str] = ()) -> Run:
-    """Read a recipe by name or file, apply `key=value` overrides, and choose method and seed.
+    """Read a recipe, apply overrides, and choose method and seed.
+
+    Args:
+        name: The name of a recipe of the package, or the path of a YAML file.
+        method: The name of a method that the recipe supports.
+        seed: The run's seed.
+        overrides: Overrides `key=value` with dotted keys, as in `--set`.
 
     Raises:
-        UserError: an unknown recipe, method or key (with the nearest name), or a value out of range.
+        UserError: The recipe, the method or a key is unknown (with the closest name), or a value is not valid.
     """
     methods.get(method)
     source = _RecipeSource(packaged.read("recipe", "recipes", name))
     tree = source.file.value
     if not isinstance(tree, dict):
-        raise source.error((), "not a recipe: a mapping of settings is wanted", PATTERN)
-    given = _settings(source, tree, ())
-    values = fill_defaults(recipe.Recipe, given)
-    for key in {*leaf_keys(values)} - {*leaf_keys(given)}:
+        raise source.error((), "not a recipe: it must be a mapping of settings", EXAMPLE)
+    written = _read_settings(source, tree, ())
+    values = fill_defaults(recipe.Recipe, written)
+    for key in {*leaf_keys(values)} - {*leaf_keys(written)}:
         source.provenance[key] = Provenance("default")
     for override in overrides:
-        _override(source, values, override, method)
-    found = validate(recipe.Recipe, values, source, missing_key_remedy=PATTERN)
-    if getattr(found.methods, method) is None:
-        supported = ", ".join(found.methods.model_dump()) or "none"
+        _apply_override(source, values, override, method)
+    checked = validate(recipe.Recipe, values, source, missing_key_remedy=EXAMPLE)
+    if getattr(checked.methods, method) is None:
+        supported = ", ".join(checked.methods.model_dump()) or "none"
         raise UserError(f"{source.file.name} has no settings for method {method}; it supports {supported}")
-    return Run(found, method, seed, source.provenance)
+    return Run(checked, method, seed, source.provenance)
 
 
 def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a tree's values."""
+    """Yield the dotted key of every value in a tree of settings."""
     for name, node in values.items():
         if isinstance(node, dict):
             yield from leaf_keys(node, f"{prefix}{name}.")
@@ -59,38 +65,38 @@ def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _RecipeSource:
-    """What a recipe's settings were written in: its file, and the command line for those that it overrides (a Source)."""
+    """The `Source` of a recipe's settings: its file, and the command line for overrides."""
 
     file: Document
     overrides: dict[str, Document] = field(default_factory=dict)  # by dotted key
     provenance: dict[str, Provenance] = field(default_factory=dict)
 
     def error(self, path: KeyPath, problem: str, remedy: str = "") -> UserError:
-        """An error about a setting; it names the one override that it can be about, if there is one."""
+        """Make an error about a setting. It names the override instead of the file where exactly one override can be the cause."""
         key = dotted_key(path)
-        about = [document for name, document in self.overrides.items() if not key or f"{name}.".startswith(f"{key}.")]
-        if len(about) == 1:
-            return user_error(about[0].name, problem, key=key, remedy=remedy)
+        candidates = [document for name, document in self.overrides.items() if not key or f"{name}.".startswith(f"{key}.")]
+        if len(candidates) == 1:
+            return user_error(candidates[0].name, problem, key=key, remedy=remedy)
         return self.file.error(path, problem, remedy)
 
     def literal(self, path: KeyPath) -> str | None:
-        """The number at a setting, as it was written."""
+        """Return the number at a setting as it was written; None for any other value."""
         override = self.overrides.get(dotted_key(path))
         return override.literal(()) if override else self.file.literal((*path, "value"))
 
 
-def _settings(source: _RecipeSource, tree: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    """The plain tree of values; the provenance of each is noted."""
+def _read_settings(source: _RecipeSource, tree: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """Return the tree of plain values, and record the provenance of each in `source`."""
     values: dict[str, Any] = {}
     for name, node in tree.items():
         here = (*path, name)
         if new := new_name(dotted_key(here)):
             raise source.error(here, f"renamed to {new} in version 0.2")
         if isinstance(node, dict) and "value" in node:
-            source.provenance[dotted_key(here)] = _provenance(source, here, node)
+            source.provenance[dotted_key(here)] = _read_provenance(source, here, node)
             values[name] = node["value"]
         elif isinstance(node, dict):
-            values[name] = _settings(source, node, here)
+            values[name] = _read_settings(source, node, here)
         elif dotted_key(here) in ("name", "summary") or node is None:
             values[name] = node
         else:
@@ -99,7 +105,7 @@ def _settings(source: _RecipeSource, tree: Mapping[str, Any], path: tuple[str, .
     return values
 
 
-def _provenance(source: _RecipeSource, path: tuple[str, ...], node: Mapping[str, Any]) -> Provenance:
+def _read_provenance(source: _RecipeSource, path: tuple[str, ...], node: Mapping[str, Any]) -> Provenance:
     for extra in node.keys() - {"value", "from", "why"}:
         raise source.error((*path, extra), "unknown key", "a setting has value, from and why")
     mark = node.get("from")
@@ -108,7 +114,7 @@ def _provenance(source: _RecipeSource, path: tuple[str, ...], node: Mapping[str,
     return Provenance(mark, str(node.get("why", "")))
 
 
-def _override(source: _RecipeSource, values: dict[str, Any], override: str, method: str) -> None:
+def _apply_override(source: _RecipeSource, values: dict[str, Any], override: str, method: str) -> None:
     """Apply `a.b=value`; `methods.*` stands for the run's own method."""
     key, equals, text = override.partition("=")
     where = f"--set {override}"

@@ -1,1 +1,1 @@
-"""The run folder: what lies in it, in which form, and how its files come to exist."""
+"""The run folder: its layout, the types of its files, atomic writing and locking."""

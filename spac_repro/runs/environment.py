@@ -1,4 +1,4 @@
-"""What a run was carried out in: everything outside the recipe that can move a bit of its result."""
+"""The environment of a run: everything outside the recipe that can change a bit of the result."""
 
 import hashlib
 import os
@@ -14,19 +14,19 @@ import spac_repro
 from spac_repro.runs import compute
 
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "lm_eval", "datasets", "tokenizers", "safetensors", "numpy")
-CHECKOUT = Path(__file__).resolve().parents[2]  # a checkout of git, or where the package is installed
-EXTRAS = ("vllm", "liger-kernel")  # named where they are installed only: they may be what computes
+OPTIONAL_LIBRARIES = ("vllm", "liger-kernel")  # listed only where installed: they may do the computation
+CHECKOUT = Path(__file__).resolve().parents[2]  # a git checkout, or the folder that the package is installed in
 
 
 def describe() -> dict[str, Any]:
-    """The environment of this process; no clock times, host names or absolute paths."""
+    """Describe the environment of this process. It has no clock times, host names or absolute paths."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "package": spac_repro.__version__,
         "source": source_revision(),
-        "image": os.environ.get("SPAC_REPRO_IMAGE"),  # set by `--in`: a container cannot know what it is made from
+        "image": os.environ.get("SPAC_REPRO_IMAGE"),  # set by `--in`: a container cannot know its own image
         "lock": lock_status(),
         "python": platform.python_version(),
         "libraries": libraries(),
@@ -42,13 +42,13 @@ def describe() -> dict[str, Any]:
 
 
 def libraries() -> dict[str, str | None]:
-    """The installed versions of the libraries that compute; of an optional one only where it is installed."""
-    optional = {name: its for name in EXTRAS if (its := installed_version(name))}
+    """Return the installed version of each library that takes part in the computation; optional ones only where installed."""
+    optional = {name: number for name in OPTIONAL_LIBRARIES if (number := installed_version(name))}
     return {name: installed_version(name) for name in LIBRARIES} | optional
 
 
 def installed_version(name: str) -> str | None:
-    """The installed version of a distribution, if it is installed."""
+    """Return the installed version of a Python distribution; None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -56,9 +56,12 @@ def installed_version(name: str) -> str | None:
 
 
 def lock_status() -> dict[str, Any]:
-    """The hash of the lock that the published numbers were made with, and where what is installed departs from it."""
+    """Return the hash of requirements/base.lock, and the installed versions that differ from it.
+
+    The published numbers were made with the versions of this lock.
+    """
     text = (resources.files("spac_repro") / "requirements" / "base.lock").read_text()
-    # A pin with a marker is for one platform among several: absent or other here, it says nothing.
+    # Pins with a platform marker are skipped: on another platform they do not apply.
     pins = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)(?= \\)", text, flags=re.MULTILINE)
     installed = {name: installed_version(name) for name, _ in pins}
     return {
@@ -68,10 +71,15 @@ def lock_status() -> dict[str, Any]:
 
 
 def source_revision() -> dict[str, Any] | None:
-    """The git commit that the package is of, and whether its files differ from it; None where neither checkout nor image says."""
+    """Return the package's git commit, and whether its files differ from the commit.
+
+    Outside a git checkout, the image states the commit. None where neither exists.
+    """
     if not (CHECKOUT / ".git").exists():
-        built = os.environ.get("SPAC_REPRO_REVISION", "unknown")  # set in the image, when it is built
-        return None if built == "unknown" else {"commit": built.removesuffix("+changed"), "changed": built.endswith("+changed")}
+        revision = os.environ.get("SPAC_REPRO_REVISION", "unknown")  # set when the image is built
+        if revision == "unknown":
+            return None
+        return {"commit": revision.removesuffix("+changed"), "changed": revision.endswith("+changed")}
     try:
         changed = _git("status", "--porcelain", "--", "spac_repro", "requirements")
         return {"commit": _git("rev-parse", "HEAD"), "changed": bool(changed)}
@@ -80,7 +88,7 @@ def source_revision() -> dict[str, Any] | None:
 
 
 def has_commit(commit: str) -> bool | None:
-    """Whether the checkout that the package lies in has a commit; None where it lies in none, or where git cannot tell."""
+    """Return whether the package's git checkout has this commit; None where there is no checkout, or git does not run."""
     if not (CHECKOUT / ".git").exists():
         return None
     if not re.fullmatch("[0-9a-f]{7,40}", commit):
@@ -98,9 +106,9 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def module_sha256(place: str) -> str | None:
-    """SHA-256 of the source of the module in "module:name"; None where it has no file."""
-    spec = find_spec(place.partition(":")[0])
+def module_sha256(path: str) -> str | None:
+    """Return the SHA-256 of the source file of the module in "module:name"; None where there is no such file."""
+    spec = find_spec(path.partition(":")[0])
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return None
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""How files come to exist: whole or not at all; and what is said where a disk does not take them."""
+"""Write files and folders atomically, and turn disk errors into errors of one line."""
 
 import errno
 import hashlib
@@ -16,26 +16,26 @@ from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.runs import ownership
 
-PARTIAL = ".partial"  # how the names of temporary files and folders end
+PARTIAL = ".partial"  # suffix of temporary files and folders
 
 
 Hook = Callable[[Path], None]
 
 
 def no_hook(path: Path) -> None:
-    """The hook that does nothing."""
+    """Do nothing."""
 
 
 @contextmanager
 def atomic_file(path: Path, *, before_rename: Hook = no_hook) -> Iterator[BinaryIO]:
-    """Write a file that appears only when it is complete: temporary file, fsync, rename, fsync of the folder.
+    """Open a file for atomic writing: it is written to a temporary file, synced, and renamed when the block ends.
 
     Args:
-        path: the file; its folders are created.
-        before_rename: gets the path of the complete temporary file.
+        path: The file; its folders are created.
+        before_rename: Called with the path of the complete temporary file.
 
     Raises:
-        UserError: `path` lies in a run folder that this process owned and owns no longer.
+        UserError: `path` is in a run folder that this process owned and no longer owns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -55,46 +55,55 @@ def atomic_file(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Binary
 
 
 def write_bytes(path: Path, content: bytes, *, before_rename: Hook = no_hook) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically. For `before_rename` and errors, see `atomic_file`."""
     with atomic_file(path, before_rename=before_rename) as file:
         file.write(content)
 
 
 def write_json(path: Path, content: Any, *, before_rename: Hook = no_hook) -> None:
-    """Write JSON, whole or not at all, in a form that is equal for equal content."""
+    """Write a JSON file atomically. Equal content gives equal bytes."""
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     write_bytes(path, text.encode(), before_rename=before_rename)
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a file that is missing or is not JSON is the user's to know about."""
+    """Read a JSON file of a run folder.
+
+    Raises:
+        UserError: The file is missing, or is not JSON.
+    """
     missing_file_remedy, remedy = f"is {path.parent} a run folder?", "the file was changed by hand or by another program"
     return strict_json.read(path, missing_file_remedy=missing_file_remedy, remedy=remedy)
 
 
-def check_schema(path: Path, found: Mapping[str, Any], newest: int) -> None:
-    """See that a file, whose content this is, is of a version that is read here, if it says of which it is.
+def check_schema(path: Path, content: Mapping[str, Any], newest: int) -> None:
+    """Check that this version can read the content of a file. A file without `schema` has schema 1.
+
+    Args:
+        path: The file, for errors.
+        content: What the file contains.
+        newest: The newest schema that this version reads.
 
     Raises:
-        UserError: it is of a newer one, or says what no version says.
+        UserError: The schema is newer, or is not a valid number.
     """
-    schema = found.get("schema", 1)
+    schema = content.get("schema", 1)
     if type(schema) is not int or schema < 1:
         raise UserError(f"{path}: schema is {one_line(repr(schema), 40)}, which no version wrote; the file was changed by hand")
     if schema > newest:
-        raise UserError(f"{path}: schema {schema} is of a newer version of spac-repro (this one reads {newest}); update it")
+        raise UserError(f"{path}: schema {schema} needs a newer version of spac-repro (this one reads up to {newest}); update it")
 
 
 @contextmanager
 def atomic_folder(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Path]:
-    """Write a folder that appears only when it is complete: it is filled beside its place, synced, and renamed.
+    """Create a folder atomically: the block fills a temporary folder, which is synced and renamed when the block ends.
 
     Args:
-        path: the folder.
-        before_rename: gets the path of the complete temporary folder.
+        path: The folder; an existing one is replaced.
+        before_rename: Called with the path of the complete temporary folder.
 
     Raises:
-        UserError: `path` lies in a run folder that this process owned and owns no longer.
+        UserError: `path` is in a run folder that this process owned and no longer owns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -118,7 +127,7 @@ def atomic_folder(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Path
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` that nobody can guess."""
+    """Return an unguessable name in the folder of `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
 
 
@@ -132,16 +141,22 @@ def remove_partial(folder: Path) -> None:
 
 
 def write_sealed_json(path: Path, content: Any, *, bound_to: Mapping[str, Any]) -> None:
-    """Write JSON with its hash, and with what it was computed from: `read_sealed_json` believes it for nothing else."""
+    """Write JSON with its hash and with the inputs that it was computed from.
+
+    Args:
+        path: The file.
+        content: The content.
+        bound_to: What identifies the inputs. `read_sealed_json` accepts the file for equal inputs only.
+    """
     sealed = {"content": content, "bound_to": dict(bound_to)}
     write_json(path, {**sealed, "sha256": sha256_json(sealed)})
 
 
 def read_sealed_json(path: Path, *, bound_to: Mapping[str, Any]) -> Any:
-    """Read what `write_sealed_json` wrote.
+    """Read the content of a file that `write_sealed_json` wrote.
 
     Raises:
-        UserError: it cannot be read, was changed, or was computed from something else.
+        UserError: The file cannot be read, was changed, or was computed from other inputs.
     """
     found = read_json(path)
     if not isinstance(found, dict) or found.keys() != {"content", "bound_to", "sha256"}:
@@ -154,29 +169,33 @@ def read_sealed_json(path: Path, *, bound_to: Mapping[str, Any]) -> Any:
 
 
 def sha256_json(content: Any) -> str:
-    """SHA-256 of a value, written as JSON with sorted keys."""
+    """Return the SHA-256 of a value, written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def explain_disk_errors(folder: Path) -> Iterator[None]:
-    """Say in one line that the disk is full or not writable, instead of where in the code that was noticed."""
+    """Turn errors of a full or read-only disk into an error of one line about `folder`.
+
+    Raises:
+        UnfitEnvironmentError: The disk is full or not writable.
+    """
     try:
         yield
     except UserError:
-        raise  # it says already what is wrong
+        raise  # its message says already what is wrong
     except Exception as error:
         if not _is_disk_error(error):
             raise
         raise UnfitEnvironmentError(
-            f"cannot write to {folder}: {_reason(error)}; what was finished is kept, so make room and repeat the command"
+            f"cannot write to {folder}: {_reason(error)}; make room and repeat the command: finished work is kept"
         ) from error
 
 
 def _is_disk_error(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    # Libraries that write from Rust or C++ turn the system's error into text.
+    # Libraries that write from Rust or C++ report the system's error as text.
     return any(words in str(error) for words in ("No space left on device", "os error 28"))
 
 
@@ -185,7 +204,7 @@ def _reason(error: BaseException) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in pieces."""
+    """Return the SHA-256 of a file. The file is not read into memory as a whole."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

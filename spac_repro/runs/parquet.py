@@ -1,4 +1,4 @@
-"""A Parquet file as columns of plain values."""
+"""Read a Parquet file as columns of plain Python values."""
 
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,16 @@ Columns = dict[str, list[Any]]
 
 
 def read_columns(file: Path) -> Columns:
-    """The columns by name.
+    """Read the columns of a file, by name.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: The file is damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file) as parquet:  # read_table brings pandas in, for half a second
+        with pq.ParquetFile(file) as parquet:  # read_table would import pandas, which takes half a second
             return dict(parquet.read().to_pydict())
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} is damaged ({str(error).splitlines()[0]}); remove it and repeat the run's command") from None

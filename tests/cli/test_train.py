@@ -138,7 +138,7 @@ def test_a_full_disk(invoke, tree, tmp_path, monkeypatch):
     done = invoke("train", "--out", "run")
     assert done.code == 3
     assert done.err == (
-        "spac-repro: cannot write to run: No space left on device; what was finished is kept, so make room and repeat the command\n"
+        "spac-repro: cannot write to run: No space left on device; make room and repeat the command: finished work is kept\n"
     )
     assert tree(tmp_path / "run") == {}
 

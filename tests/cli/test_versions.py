@@ -14,7 +14,7 @@ from spac_repro.runs.folder import RunFolder
 
 PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
 RUN = "spac/seed-1"
-REFUSAL = "schema 99 is of a newer version of spac-repro (this one reads {})"
+REFUSAL = "schema 99 needs a newer version of spac-repro (this one reads up to {})"
 
 # What version 0.1 wrote, shortened: the digest of the settings has another name in each of the two.
 MANIFEST_OF_0_1 = """{

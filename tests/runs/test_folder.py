@@ -122,7 +122,7 @@ def test_a_kill_before_the_manifest_was_whole_does_not_spoil_the_folder(tmp_path
 
 def test_a_folder_of_another_version_is_refused(tmp_path):
     files.write_json(tmp_path / "manifest.json", {**manifest(), "schema": 99})
-    with pytest.raises(UserError, match="schema 99 is of a newer version"):
+    with pytest.raises(UserError, match="schema 99 needs a newer version"):
         claim(tmp_path, manifest())
 
 

@@ -57,7 +57,7 @@ def test_what_is_no_run_is_refused(make: Make, tmp_path: Path) -> None:
     for folder, what in (
         (tmp_path / "none", "no such run folder"),
         (tmp_path / "empty", "has no manifest.json"),
-        (newer, "of a newer version of spac-repro"),
+        (newer, "needs a newer version of spac-repro"),
         (half, "not JSON"),
         (lacking, "half a manifest: no 'method'"),
     ):
