@@ -226,7 +226,7 @@ def _results(context: RunContext) -> Results:
         complete=True,
         settings_sha256=run.settings_sha256,
         weights_sha256=iterates[-1].weights_sha256,
-        harness=scoring.harness(),
+        harness=scoring.harness_version(),
         contamination=folder.contamination(),
         iterations=tuple(iterates),
     )

@@ -92,11 +92,11 @@ def _fetch(run: Run, progress: Progress) -> list[dict[str, Any]]:
     if recipe.evaluation.suite.has_tasks:
         from spac_repro.evaluation.leaderboard import scoring
 
-        for task in scoring.chosen_tasks(recipe.evaluation.suite, recipe.evaluation.tasks):
+        for task in scoring.select_tasks(recipe.evaluation.suite, recipe.evaluation.tasks):
             if task.hub is not None:
                 progress.start_stage(f"questions {task.name}")
-                task.from_hub()
-                fetched.append({"questions": task.name, "data_set": task.hub.data_set})
+                task.questions_from_hub()
+                fetched.append({"questions": task.name, "data_set": task.hub.dataset})
     if not fetched:
         raise UserError(f"recipe {recipe.name} needs nothing from the hub; leave `cache` out of the cluster profile")
     return fetched

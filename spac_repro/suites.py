@@ -83,7 +83,7 @@ _SUITES = (
         "mini_mmlu",
         "mini_winogrande",
         "mini_gsm8k",
-        question_generator="spac_repro.evaluation.leaderboard.mini:mini_items",
+        question_generator="spac_repro.evaluation.leaderboard.mini:mini_questions",
     ),
     _builtin("openllm", "Open LLM Leaderboard v1", "arc_challenge", "hellaswag", "truthfulqa_mc2", "mmlu", "winogrande", "gsm8k"),
 )

@@ -42,13 +42,13 @@ def evaluate(
         scores = model_folder.evaluate(
             target,
             chosen,
-            data=questions,
+            questions_folder=questions,
             tasks=tasks.split(",") if tasks else None,
             limit=limit,
             batch_size=batch_size,
             progress=progress,
         )
-    harness = scoring.harness()
+    harness = scoring.harness_version()
     if as_json:
         values = [score.as_dict() for score in scores]
         print(json.dumps({"model": str(target), "suite": chosen.name, "harness": harness, "scores": values}))

@@ -1,1 +1,1 @@
-"""What is measured on an iterate: gold reward, held-out preferences, leaderboard."""
+"""Evaluation of an iterate: gold reward, held-out preferences, leaderboard tasks."""

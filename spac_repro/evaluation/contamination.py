@@ -12,9 +12,12 @@ def measure(context: RunContext) -> None:
     if folder.contamination_file.exists() or settings.suite.uses_world or not settings.suite.has_tasks:
         return
     context.progress.start_stage("contamination of the questions by the preferences")
-    asked = scoring.questions(settings.suite, tasks=settings.tasks, data=context.inputs.questions, limit=settings.limit)
+    questions = scoring.read_questions(
+        settings.suite, tasks=settings.tasks, questions_folder=context.inputs.questions, limit=settings.limit
+    )
     prompts = ("\n".join(message["content"] for message in row.prompt) for row in context.inputs.preferences)
-    measured = contamination.measure(prompts, {task.name: task.words(leaves) for task, leaves in asked.items()})
+    texts = {task.name: task.question_texts(subtasks) for task, subtasks in questions.items()}
+    measured = contamination.measure(prompts, texts)
     for name, task in measured.tasks.items():
         context.progress.message(f"{name}: {task.note or 'no question is among the preference prompts'}")
     record.write_json(folder, folder.contamination_file, measured.as_json())

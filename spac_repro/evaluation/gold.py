@@ -1,4 +1,4 @@
-"""The gold reward: how good a policy's own responses to held-out prompts of the built-in world truly are."""
+"""Gold reward: the true reward, in the built-in world, of responses that a policy samples to held-out prompts."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -19,24 +19,24 @@ from spac_repro.seeds import derive_seed
 
 
 @dataclass(frozen=True)
-class Rewards:
-    """Gold rewards of sampled responses: `samples` to each prompt, a prompt's side by side."""
+class GoldRewards:
+    """Gold rewards of sampled responses, [prompts × samples], with the samples of a prompt next to each other."""
 
     values: list[float]
     lengths: list[int]  # response tokens
-    samples: int
+    samples: int  # per prompt
 
     def by_prompt(self, values: Sequence[float]) -> list[float]:
-        """The mean of each prompt's samples."""
+        """Average `values` [prompts × samples] over the samples of each prompt: [prompts]."""
         return [statistics.fmean(values[i : i + self.samples]) for i in range(0, len(values), self.samples)]
 
 
 def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
-    """Gold rewards of sampled responses, beside the start's, which iteration 0 keeps."""
+    """Score iterate t by the gold rewards of sampled responses. Iteration 0 stores its own, to which the others are compared."""
     assert context.inputs.world is not None  # the recipe's own check
-    settings, kept = context.recipe.evaluation, context.folder.iteration(0).gold_file
+    settings, start_file = context.recipe.evaluation, context.folder.iteration(0).gold_file
     with context.timed(t, "gold reward"):
-        rewards = sample(
+        rewards = sample_rewards(
             model,
             context.renderer,
             context.inputs.world,
@@ -47,11 +47,11 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
             advance=context.progress.update,
         )
     if t == 0:
-        distributed.on_main_process(lambda: record.write_json(context.folder, kept, asdict(rewards)))
-    return scores(rewards, Rewards(**files.read_json(kept)))
+        distributed.on_main_process(lambda: record.write_json(context.folder, start_file, asdict(rewards)))
+    return scores(rewards, GoldRewards(**files.read_json(start_file)))
 
 
-def sample(
+def sample_rewards(
     model: PreTrainedModel,
     renderer: Renderer,
     world: World,
@@ -61,10 +61,21 @@ def sample(
     samples: int,
     seed: int,
     advance: Callable[[int, int], None],
-) -> Rewards:
-    """Sample responses to the first held-out prompts, at temperature 1, and reward them."""
-    asked = [prompt for prompt in world.heldout_prompts(prompts) for _ in range(samples)]
-    tokens = [renderer.prompt_ids(Preference(({"role": "user", "content": prompt},), "", "")) for prompt in asked]
+) -> GoldRewards:
+    """Sample responses to held-out prompts at temperature 1, and compute their gold rewards.
+
+    Args:
+        model: the policy.
+        renderer: turns prompts into tokens, and tokens into text.
+        world: the built-in world, which knows the rewards.
+        settings: how responses are sampled; temperature and top_p are set to 1.
+        prompts: number of held-out prompts, the first ones.
+        samples: responses per prompt.
+        seed: of the sampling.
+        advance: called with (responses done, responses in all).
+    """
+    repeated = [prompt for prompt in world.heldout_prompts(prompts) for _ in range(samples)]
+    tokens = [renderer.prompt_ids(Preference(({"role": "user", "content": prompt},), "", "")) for prompt in repeated]
     responses = selfplay.sample_responses(
         model,
         tokens,
@@ -75,14 +86,18 @@ def sample(
         seed=seed,
         advance=advance,
     )
-    values = [world.reward(prompt, renderer.decode(response)) for prompt, response in zip(asked, responses, strict=True)]
-    return Rewards(values, [len(response) for response in responses], samples)
+    values = [world.reward(prompt, renderer.decode(response)) for prompt, response in zip(repeated, responses, strict=True)]
+    return GoldRewards(values, [len(response) for response in responses], samples)
 
 
-def scores(rewards: Rewards, start: Rewards) -> list[Score]:
-    """Mean reward, share of exactly right responses, and win rate over the start's samples (a tie is half a win).
+def scores(rewards: GoldRewards, start: GoldRewards) -> list[Score]:
+    """Mean reward, share of exactly right responses, win rate against the start policy, and mean length.
 
-    Standard errors are over prompts: a prompt's samples are averaged first.
+    A tie counts as half a win. Standard errors are over prompts: the samples of a prompt are averaged first.
+
+    Args:
+        rewards: of the iterate.
+        start: of the start policy, on the same prompts.
     """
     over_start = "over the start's responses to the same prompts"
     measured = {
@@ -90,9 +105,9 @@ def scores(rewards: Rewards, start: Rewards) -> list[Score]:
         "exact": ([float(value == 1) for value in rewards.values], ""),
         "win_rate": ([(a > b) + 0.5 * (a == b) for a, b in zip(rewards.values, start.values, strict=True)], over_start),
     }
-    found = []
+    result = []
     for metric, (values, note) in measured.items():
         by_prompt = rewards.by_prompt(values)
-        found.append(Score("gold", metric, statistics.fmean(by_prompt), standard_error(by_prompt), len(by_prompt), note=note))
+        result.append(Score("gold", metric, statistics.fmean(by_prompt), standard_error(by_prompt), len(by_prompt), note=note))
     length = Score("gold", "length", statistics.fmean(rewards.lengths), None, len(rewards.lengths), note="response tokens")
-    return [*found, length]
+    return [*result, length]

@@ -1,6 +1,7 @@
-"""How a policy has moved from the start, on preferences of the built-in world that no training saw.
+"""How far a policy has moved from the start policy, on held-out preferences of the built-in world.
 
-ρ(y) = log π_t(y|x) − log π_0(y|x), with π_0 the start, for the chosen, the rejected and one response y′ ~ π_0 sampled once.
+ρ(y) = log π_t(y|x) − log π_0(y|x), with π_0 the start policy, of the chosen response, the rejected response, and one response
+y′ ~ π_0 that is sampled once.
 """
 
 import statistics
@@ -20,51 +21,63 @@ from spac_repro.recipe import SelfPlaySettings
 from spac_repro.run_context import RunContext
 from spac_repro.runs import record
 from spac_repro.runs.results import Score, standard_error
-from spac_repro.sampling import selfplay
+from spac_repro.sampling.selfplay import sample_responses
 from spac_repro.seeds import derive_seed
 
 NOTE = "against the start"
 
 
 def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
-    """How far the iterate has moved on preferences that no training saw; iteration 0 draws them."""
+    """Score iterate t on held-out preferences. Iteration 0 samples y′, computes log π_0 and stores both."""
     assert context.inputs.world is not None  # the recipe's own check
-    start, scorer, tokens = context.folder.iteration(0), Policy(model), context.recipe.training.micro_batch_tokens
+    start, wrapped = context.folder.iteration(0), Policy(model)
+    batch_tokens = context.recipe.training.micro_batch_tokens
     with context.timed(t, "held-out preferences"):
         if t == 0:
-            drawn = draw(
-                scorer,
+            heldout = make_heldout_dataset(
+                wrapped,
                 context.renderer,
                 context.inputs.world,
                 context.recipe.selfplay,
                 pairs=context.recipe.evaluation.heldout_pairs,
-                tokens=tokens,
+                batch_tokens=batch_tokens,
                 seed=derive_seed(context.run.seed, "held-out"),
                 advance=context.progress.update,
             )
+            heldout = replace(heldout, reference_sha256=start.weights_sha256)
             entered = record.before_rename(context.folder, start.heldout_file)
-            drawn = replace(drawn, reference_sha256=start.weights_sha256)
-            distributed.on_main_process(lambda: dataset.write(start.heldout_file, drawn, {}, before_rename=entered))
+            distributed.on_main_process(lambda: dataset.write(start.heldout_file, heldout, {}, before_rename=entered))
         remedy = f"remove it and {start.scores_file}, and repeat the command"
         data = dataset.read(start.heldout_file, reference_sha256=start.weights_sha256, remedy=remedy)
-        return scores(scorer, data, tokens=tokens, advance=context.progress.update)
+        return scores(wrapped, data, batch_tokens=batch_tokens, advance=context.progress.update)
 
 
-def draw(
-    start: Policy,
+def make_heldout_dataset(
+    start_policy: Policy,
     renderer: Renderer,
     world: World,
     settings: SelfPlaySettings,
     *,
     pairs: int,
-    tokens: int,
+    batch_tokens: int,
     seed: int,
     advance: Callable[[int, int], None],
 ) -> PreferenceDataset:
-    """Held-out preferences, each with a response of the start's at temperature 1, and log π_0 of all three."""
+    """Held-out preferences, each with one response of the start policy at temperature 1, and log π_0 of all three responses.
+
+    Args:
+        start_policy: the policy π_0.
+        renderer: turns texts into tokens.
+        world: the built-in world, which makes the preferences.
+        settings: how responses are sampled; temperature and top_p are set to 1.
+        pairs: number of preferences.
+        batch_tokens: tokens per forward pass.
+        seed: of the sampling.
+        advance: called with (items done, items in all).
+    """
     examples = renderer.tokenize(world.preferences(pairs, "heldout"))
-    responses = selfplay.sample_responses(
-        start.model,
+    responses = sample_responses(
+        start_policy.model,
         examples.prompt,
         settings.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
         max_response_tokens=renderer.settings.max_response_tokens,
@@ -74,21 +87,33 @@ def draw(
         advance=advance,
     )
     data = PreferenceDataset.from_tokenized(examples, responses)
-    return replace(data, reference_logprobs=reference_logprobs(start, data, RESPONSES, batch_tokens=tokens, advance=advance))
+    return replace(
+        data, reference_logprobs=reference_logprobs(start_policy, data, RESPONSES, batch_tokens=batch_tokens, advance=advance)
+    )
 
 
-def scores(policy: Policy, data: PreferenceDataset, *, tokens: int, advance: Callable[[int, int], None]) -> list[Score]:
-    """The critic's gap ρ(y′) − ½(ρ(y⁺) + ρ(y⁻)), the margin ρ(y⁺) − ρ(y⁻), how often that is right, and KL(π_0 ‖ π_t) by y′."""
-    logprobs = reference_logprobs(policy, data, RESPONSES, batch_tokens=tokens, advance=advance)
+def scores(policy: Policy, data: PreferenceDataset, *, batch_tokens: int, advance: Callable[[int, int], None]) -> list[Score]:
+    """Four means over the preferences, in nats except for the accuracy.
+
+    critic_gap: ρ(y′) − ½(ρ(y⁺) + ρ(y⁻)). margin: ρ(y⁺) − ρ(y⁻). accuracy: share of ρ(y⁺) > ρ(y⁻), a tie counting half.
+    divergence: −ρ(y′), whose mean over y′ ~ π_0 is KL(π_0 ‖ π_t).
+
+    Args:
+        policy: the policy π_t.
+        data: held-out preferences with y′ and log π_0.
+        batch_tokens: tokens per forward pass.
+        advance: called with (responses done, responses in all).
+    """
+    logprobs = reference_logprobs(policy, data, RESPONSES, batch_tokens=batch_tokens, advance=advance)
     rho = {name: (logprobs[name] - data.reference_logprobs[name]).double().tolist() for name in RESPONSES}
     rows = list(zip(rho["chosen"], rho["rejected"], rho["selfplay"], strict=True))
-    measured = {  # by row, and whether more is better
-        "critic_gap": ([own - (chosen + rejected) / 2 for chosen, rejected, own in rows], False),
+    measured = {  # value of each row, and whether higher is better
+        "critic_gap": ([selfplay - (chosen + rejected) / 2 for chosen, rejected, selfplay in rows], False),
         "margin": ([chosen - rejected for chosen, rejected, _ in rows], True),
         "accuracy": ([(chosen > rejected) + 0.5 * (chosen == rejected) for chosen, rejected, _ in rows], True),
-        "divergence": ([-own for _, _, own in rows], False),
+        "divergence": ([-selfplay for _, _, selfplay in rows], False),
     }
     return [
-        Score("heldout", metric, statistics.fmean(its), standard_error(its), len(its), higher_is_better=better, note=NOTE)
-        for metric, (its, better) in measured.items()
+        Score("heldout", metric, statistics.fmean(values), standard_error(values), len(values), higher_is_better=higher, note=NOTE)
+        for metric, (values, higher) in measured.items()
     ]

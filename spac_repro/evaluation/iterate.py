@@ -1,4 +1,4 @@
-"""Everything that is measured on an iterate: gold reward, held-out preferences, leaderboard; and samples for the report."""
+"""The evaluation of one iterate: gold reward, held-out preferences, leaderboard; and sample responses for the report."""
 
 from dataclasses import replace
 
@@ -13,13 +13,13 @@ from spac_repro.runs.results import Score
 from spac_repro.sampling import selfplay
 from spac_repro.seeds import derive_seed
 
-SHOWN = 12  # prompts that every iterate answers for the report
+NUM_SAMPLES = 12  # prompts that every iterate answers for the report
 
 
 def score(context: RunContext, t: int) -> None:
-    """Leave the scores of iterate t in the run folder, unless they are there."""
-    its, settings = context.folder.iteration(t), context.recipe.evaluation
-    if distributed.path_exists(its.scores_file):
+    """Score iterate t and write the scores into the run folder, unless they exist."""
+    iteration, settings = context.folder.iteration(t), context.recipe.evaluation
+    if distributed.path_exists(iteration.scores_file):
         return
     model = context.load_policy(t).to(context.device).eval()  # type: ignore[arg-type]  # the stubs know no torch.device
     scores = gold.measure(context, t, model) if settings.gold_prompts else []
@@ -27,24 +27,24 @@ def score(context: RunContext, t: int) -> None:
         scores += heldout.measure(context, t, model)
     if settings.suite.has_tasks:
         with context.timed(t, "leaderboard"):
-            scores += _leaderboard(context, model)
-    samples = _samples(context, t, model)
+            scores += _leaderboard_scores(context, model)
+    samples = _sample_responses(context, t, model)
 
-    def keep() -> None:
-        record.write_json(context.folder, its.samples_file, samples)
-        record.write_json(context.folder, its.scores_file, [score.as_dict() for score in scores])
+    def write() -> None:
+        record.write_json(context.folder, iteration.samples_file, samples)
+        record.write_json(context.folder, iteration.scores_file, [score.as_dict() for score in scores])
 
-    distributed.on_main_process(keep)
+    distributed.on_main_process(write)
 
 
-def _leaderboard(context: RunContext, model: PreTrainedModel) -> list[Score]:
+def _leaderboard_scores(context: RunContext, model: PreTrainedModel) -> list[Score]:
     settings = context.recipe.evaluation
     scores = scoring.evaluate(
         model,
         context.renderer.tokenizer,
         settings.suite,
         tasks=settings.tasks,
-        data=context.inputs.questions,
+        questions_folder=context.inputs.questions,
         world=context.inputs.world,
         limit=settings.limit,
         batch_size=settings.batch_size,
@@ -54,11 +54,11 @@ def _leaderboard(context: RunContext, model: PreTrainedModel) -> list[Score]:
     return [replace(score, note=notes.get(score.task, score.note)) for score in scores]
 
 
-def _samples(context: RunContext, t: int, model: PreTrainedModel) -> list[str]:
-    """What iterate t says to the first prompts, for whoever reads the report; DPO's runs hold no other response of a policy."""
+def _sample_responses(context: RunContext, t: int, model: PreTrainedModel) -> list[str]:
+    """Responses of iterate t to the first prompts, as text. Runs of DPO hold no other responses of a policy."""
     responses = selfplay.sample_responses(
         model,
-        context.examples.prompt[:SHOWN],
+        context.examples.prompt[:NUM_SAMPLES],
         context.recipe.selfplay,
         max_response_tokens=context.recipe.data.max_response_tokens,
         pad_token_id=context.renderer.pad_token_id,

@@ -1,4 +1,4 @@
-"""`evaluate`: the scores of any model folder, or of the last iterate of a run."""
+"""Evaluation of a model folder, or of the last iterate of a run, on a suite (`spac-repro evaluate`)."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -24,33 +24,42 @@ def evaluate(
     target: Path,
     suite: Suite,
     *,
-    data: Path | None,
+    questions_folder: Path | None,
     tasks: Sequence[str] | None,
     limit: int | None,
     batch_size: int,
     progress: Progress,
 ) -> list[Score]:
-    """Score `target` on a suite.
+    """Score a model on a suite.
+
+    Args:
+        target: a run folder (its last iterate is scored), an iterate's policy folder, or any Hugging Face model folder.
+        suite: the suite.
+        questions_folder: the folder with the questions; None: they come from the hub, or from the built-in world.
+        tasks: names of tasks; None: all tasks of the suite.
+        limit: at most this many questions per task.
+        batch_size: affects speed, and scores only by rounding.
+        progress: told how many requests are answered.
 
     Raises:
-        UserError: not a model or run folder, pickle weights, an unknown task, bad questions; a suite that asks the built-in world
-            for a model that is not of a run in it.
+        UserError: not a model or run folder, pickle weights, an unknown task, bad questions, or a suite about the built-in world
+            for a model whose run does not use it.
     """
-    scoring.chosen_tasks(suite, tasks)
-    folder, settings = _find(target)
+    scoring.select_tasks(suite, tasks)
+    folder, settings = _model_folder_and_world(target)
     model, tokenizer = policy.load(folder)
     policy.use_packed_attention(model, "sdpa")
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     if suite.uses_world and settings is None:
-        raise UserError(f"{target}: the suite {suite.name} asks about the built-in world; give a run of a recipe that has it")
+        raise UserError(f"{target}: the suite {suite.name} asks about the built-in world; give a run whose recipe uses it")
     with precision.emulate_bf16_matmul() if model.dtype == torch.bfloat16 else nullcontext():  # as in the run that made it
         return scoring.evaluate(
             model,
             tokenizer,
             suite,
             tasks=tasks,
-            data=data,
+            questions_folder=questions_folder,
             world=inputs.build_world(settings) if settings else None,
             limit=limit,
             batch_size=batch_size,
@@ -58,8 +67,8 @@ def evaluate(
         )
 
 
-def _find(target: Path) -> tuple[Path, WorldSettings | None]:
-    """The model folder, and the world of its run: `target` is a run, an iterate's policy in a run, or any model folder."""
+def _model_folder_and_world(target: Path) -> tuple[Path, WorldSettings | None]:
+    """The model folder of `target`, and the built-in world of its run; None if it has none."""
     if not target.is_dir():
         raise UserError(f"{target}: no such folder; give a Hugging Face model folder or a run folder")
     if not RunFolder(target).has_manifest:

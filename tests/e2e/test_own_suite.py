@@ -23,7 +23,7 @@ prompt:
   doc_to_choice: choices
   doc_to_target: answer
   target_delimiter: ""
-asked: test
+test_split: test
 metrics: {acc: "acc,none"}
 columns: [question, choices, answer]
 """

@@ -5,13 +5,13 @@ import math
 import pytest
 
 from spac_repro.evaluation import gold
-from spac_repro.evaluation.gold import Rewards
+from spac_repro.evaluation.gold import GoldRewards
 
-START = Rewards([0.0, 0.5, 1.0, 0.2, 0.3, 0.3], [4, 4, 5, 1, 2, 2], samples=2)
-LATER = Rewards([0.5, 0.5, 1.0, 1.0, 0.1, 0.7], [4, 5, 5, 5, 3, 2], samples=2)
+START = GoldRewards([0.0, 0.5, 1.0, 0.2, 0.3, 0.3], [4, 4, 5, 1, 2, 2], samples=2)
+LATER = GoldRewards([0.5, 0.5, 1.0, 1.0, 0.1, 0.7], [4, 5, 5, 5, 3, 2], samples=2)
 
 
-def scores(rewards: Rewards) -> dict[str, gold.Score]:
+def scores(rewards: GoldRewards) -> dict[str, gold.Score]:
     return {score.metric: score for score in gold.scores(rewards, START)}
 
 
@@ -30,7 +30,7 @@ def test_standard_errors_are_over_prompts_and_not_over_samples():
     mean = sum(values) / 3
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / 2)
     assert scores(LATER)["reward"].stderr == pytest.approx(spread / math.sqrt(3))
-    assert gold.scores(Rewards([0.5], [1], 1), Rewards([0.5], [1], 1))[0].stderr is None
+    assert gold.scores(GoldRewards([0.5], [1], 1), GoldRewards([0.5], [1], 1))[0].stderr is None
 
 
 def test_the_start_ties_with_itself():

@@ -28,7 +28,7 @@ def test_scores_are_the_formulas_on_the_differences_of_log_probabilities(tiny_mo
         "selfplay": torch.tensor([-1.0, -2.0, 0.25]),
     }
     data = PreferenceDataset(PROMPTS, RESPONSES_TO, {name: now[name] - rho[name] for name in RESPONSES})
-    found = {score.metric: score for score in heldout.scores(policy, data, tokens=100, advance=nothing)}
+    found = {score.metric: score for score in heldout.scores(policy, data, batch_tokens=100, advance=nothing)}
     assert {metric: score.value for metric, score in found.items()} == pytest.approx(
         {
             "critic_gap": (-1 - 0.75 - 2 - 0.5 + 0.25 + 1.5) / 3,

@@ -20,9 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spac_repro import suites
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.evaluation.leaderboard.prompt import STOCK
-from spac_repro.evaluation.leaderboard.questions import SUFFIXES, spread
-from spac_repro.evaluation.leaderboard.scoring import evaluate, harness, questions
+from spac_repro.evaluation.leaderboard.prompt import STOCK_TASKS
+from spac_repro.evaluation.leaderboard.questions import SUFFIXES, even_quotas
+from spac_repro.evaluation.leaderboard.scoring import evaluate, harness_version, read_questions
 from spac_repro.evaluation.leaderboard.table import average, rows
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.model.policy import use_packed_attention
@@ -133,7 +133,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scores(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path) -> list[Score]:
-    return evaluate(model, tokenizer, OPENLLM, data=data)
+    return evaluate(model, tokenizer, OPENLLM, questions_folder=data)
 
 
 def values(scores: Iterable[Score]) -> dict[tuple[str, str], float]:
@@ -147,8 +147,8 @@ def own_tasks(folder: Path, data: Path) -> Path:
     """Task files as a user of the harness writes them: the stock file, and local files through the `json` loader."""
     folder.mkdir()
     for name, task in TASKS.items():
-        leaves = SUBJECTS if name == "mmlu" else (None,)
-        for subject in leaves:
+        subjects = SUBJECTS if name == "mmlu" else (None,)
+        for subject in subjects:
             files = {split: str(next((data / task.data_folder).glob(f"{split}.*"))) for split in task.splits}
             if subject is not None:
                 for split, path in files.items():
@@ -214,7 +214,7 @@ def test_log_probabilities_are_the_harness_own_whatever_is_shared(model, tokeniz
     """Choices after one prompt, prompts that differ late, prompts that share nothing, one beyond the context."""
     from lm_eval.models.huggingface import HFLM
 
-    from spac_repro.evaluation.leaderboard.harness import LanguageModel
+    from spac_repro.evaluation.leaderboard.packed_hflm import PackedHFLM
 
     model = build(context=64)
     generator = random.Random(0)
@@ -227,7 +227,7 @@ def test_log_probabilities_are_the_harness_own_whatever_is_shared(model, tokeniz
     asked += [(draw(9), draw(2)), (draw(70), draw(5)), (draw(80), draw(1))]
     requests = [(("", ""), prompt, continuation) for prompt, continuation in asked]
     with torch.no_grad():
-        ours = LanguageModel(model, tokenizer, 4)._loglikelihood_tokens(requests)
+        ours = PackedHFLM(model, tokenizer, 4)._loglikelihood_tokens(requests)
         theirs = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=4)._loglikelihood_tokens(
             requests, disable_tqdm=True
         )
@@ -240,14 +240,14 @@ def test_scores_equal_the_harness_own(scores: list[Score], results: dict[str, An
 
 
 def test_the_comparison_fails_for_another_model(tokenizer: PreTrainedTokenizerFast, data: Path, results: dict[str, Any]) -> None:
-    other = evaluate(build(seed=9), tokenizer, OPENLLM, data=data)
+    other = evaluate(build(seed=9), tokenizer, OPENLLM, questions_folder=data)
     assert {line.split()[0] for line in disagreements(other, results)} >= TASKS.keys() - {"gsm8k"}
 
 
 def test_the_comparison_fails_for_other_questions(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path, results: dict[str, Any]
 ) -> None:
-    fewer = evaluate(model, tokenizer, OPENLLM, data=data, limit=2)
+    fewer = evaluate(model, tokenizer, OPENLLM, questions_folder=data, limit=2)
     assert {line.split()[0] for line in disagreements(fewer, results)} == set(TASKS)
 
 
@@ -257,14 +257,14 @@ def test_stock_data_sets_are_the_harness_own() -> None:
     for task in TASKS.values():
         stock = load_yaml(task.prompt.stock_file("anatomy"), resolve_func=False)
         assert (stock["dataset_path"], stock.get("dataset_name")) == (
-            task.hub.data_set,
-            task.hub.configuration and task.hub.configuration.format(subject="anatomy"),
+            task.hub.dataset,
+            task.hub.config and task.hub.config.format(subject="anatomy"),
         )
         asked = stock.get("test_split") or stock.get("validation_split")
         examples = stock.get("fewshot_split") or stock.get("training_split")
-        assert (asked, examples) == (task.asked, task.examples)
+        assert (asked, examples) == (task.test_split, task.fewshot_split)
     assert len(TASKS["mmlu"].prompt.stock_subjects()) == 57
-    group = load_yaml(STOCK / "mmlu" / "default" / "_mmlu.yaml", resolve_func=False)
+    group = load_yaml(STOCK_TASKS / "mmlu" / "default" / "_mmlu.yaml", resolve_func=False)
     assert TASKS["mmlu"].harness_group(group["task"]) == group
 
 
@@ -286,7 +286,7 @@ def test_each_task_has_its_metrics_items_and_version(scores: list[Score]) -> Non
     }
     assert all(score.version for score in scores if score.task != "average")
     assert all(score.stderr is not None for score in scores)
-    assert harness().startswith("lm_eval 0.")
+    assert harness_version().startswith("lm_eval 0.")
 
 
 def test_mmlu_both_ways(scores: list[Score], results: dict[str, Any]) -> None:
@@ -302,7 +302,7 @@ def test_mmlu_both_ways(scores: list[Score], results: dict[str, Any]) -> None:
 def test_mmlu_with_one_question_a_subject_has_the_error_of_the_pooled_questions(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path
 ) -> None:
-    macro, weighted = evaluate(model, tokenizer, OPENLLM, tasks=["mmlu"], data=data, limit=3)
+    macro, weighted = evaluate(model, tokenizer, OPENLLM, tasks=["mmlu"], questions_folder=data, limit=3)
     assert macro.value == pytest.approx(weighted.value)
     share = macro.value
     assert macro.stderr == pytest.approx(math.sqrt(share * (1 - share) / 2))
@@ -310,7 +310,7 @@ def test_mmlu_with_one_question_a_subject_has_the_error_of_the_pooled_questions(
 
 
 def test_average_is_the_plain_mean_of_the_six_primary_metrics(scores: list[Score]) -> None:
-    primary = [score for score in scores if score.task in TASKS and TASKS[score.task].primary == score.metric]
+    primary = [score for score in scores if score.task in TASKS and TASKS[score.task].primary_metric == score.metric]
     assert len(primary) == 6
     (mean,) = average(scores, TASKS.values())
     assert mean == scores[-1]
@@ -339,7 +339,7 @@ def test_gsm8k_strict_and_flexible(tokenizer: PreTrainedTokenizerFast, data: Pat
         return torch.cat([input_ids, torch.tensor([said[i] for i in order])], dim=1)
 
     monkeypatch.setattr(model, "generate", generate)
-    measured = values(evaluate(model, tokenizer, OPENLLM, tasks=["gsm8k"], data=data))
+    measured = values(evaluate(model, tokenizer, OPENLLM, tasks=["gsm8k"], questions_folder=data))
     assert measured["gsm8k", "exact_match"] == pytest.approx(1 / 3)
     assert measured["gsm8k", "exact_match_flexible"] == pytest.approx(2 / 3)
 
@@ -349,10 +349,10 @@ def test_twice_the_same_and_nothing_else_touched(
 ) -> None:
     model.train()
     state = torch.get_rng_state()
-    first = evaluate(model, tokenizer, OPENLLM, tasks=["hellaswag", "truthfulqa_mc2"], data=data)
+    first = evaluate(model, tokenizer, OPENLLM, tasks=["hellaswag", "truthfulqa_mc2"], questions_folder=data)
     assert model.training
     model.eval()
-    assert first == evaluate(model, tokenizer, OPENLLM, tasks=["hellaswag", "truthfulqa_mc2"], data=data)
+    assert first == evaluate(model, tokenizer, OPENLLM, tasks=["hellaswag", "truthfulqa_mc2"], questions_folder=data)
     assert torch.equal(state, torch.get_rng_state())
     assert tokenizer.pad_token is None
     assert capfd.readouterr() == ("", "")
@@ -362,7 +362,9 @@ def test_twice_the_same_and_nothing_else_touched(
 def test_batch_size_changes_nothing_but_rounding(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path, scores: list[Score], batch_size: int
 ) -> None:
-    again = evaluate(model, tokenizer, OPENLLM, tasks=["arc_challenge", "truthfulqa_mc2"], data=data, batch_size=batch_size)
+    again = evaluate(
+        model, tokenizer, OPENLLM, tasks=["arc_challenge", "truthfulqa_mc2"], questions_folder=data, batch_size=batch_size
+    )
     for key, value in values(again).items():
         assert value == pytest.approx(values(scores)[key], rel=1e-4)
 
@@ -370,31 +372,42 @@ def test_batch_size_changes_nothing_but_rounding(
 def test_scores_do_not_depend_on_what_else_is_asked(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path, scores: list[Score]
 ) -> None:
-    alone = evaluate(model, tokenizer, OPENLLM, tasks=["truthfulqa_mc2"], data=data)
+    alone = evaluate(model, tokenizer, OPENLLM, tasks=["truthfulqa_mc2"], questions_folder=data)
     assert alone == [score for score in scores if score.task == "truthfulqa_mc2"]
 
 
 def test_progress_counts_requests(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    evaluate(model, tokenizer, OPENLLM, tasks=["winogrande"], data=data, limit=4, progress=lambda *report: seen.append(report))
+    evaluate(
+        model,
+        tokenizer,
+        OPENLLM,
+        tasks=["winogrande"],
+        questions_folder=data,
+        limit=4,
+        progress=lambda *report: seen.append(report),
+    )
     assert seen == [("winogrande", done, 8) for done in range(1, 9)]
 
 
 def test_prompts_cut_to_the_context_are_noted(tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
-    (score,) = evaluate(build(context=300), tokenizer, OPENLLM, tasks=["arc_challenge"], data=data, limit=2)
+    (score,) = evaluate(build(context=300), tokenizer, OPENLLM, tasks=["arc_challenge"], questions_folder=data, limit=2)
     assert score.note == "6 prompts cut to the model's 300 tokens"
 
 
 def test_too_short_a_context_for_generation(tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
     with pytest.raises(UserError, match=r"gsm8k generates up to 256 tokens, and the model's context is 256"):
-        evaluate(build(context=256), tokenizer, OPENLLM, tasks=["gsm8k"], data=data)
+        evaluate(build(context=256), tokenizer, OPENLLM, tasks=["gsm8k"], questions_folder=data)
 
 
 # The questions.
 
 
 def test_limit_takes_the_first_and_spreads_over_subjects(data: Path) -> None:
-    asked = {task.name: task.words(leaves) for task, leaves in questions(OPENLLM, data=data, limit=4).items()}
+    asked = {
+        task.name: task.question_texts(subtasks)
+        for task, subtasks in read_questions(OPENLLM, questions_folder=data, limit=4).items()
+    }
     assert {name: len(words) for name, words in asked.items()} == dict.fromkeys(TASKS, 4) | {"gsm8k": 3}
     assert asked["arc_challenge"][0] == "What is 30 and 30?"
     assert asked["mmlu"] == ["anatomy 5?", "anatomy 6?", "marketing 5?", "virology 5?"]
@@ -403,7 +416,7 @@ def test_limit_takes_the_first_and_spreads_over_subjects(data: Path) -> None:
 
 @given(total=st.integers(1, 60), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12))
 def test_spread_is_complete_and_even(total: int, sizes: list[int]) -> None:
-    quotas = spread(total, sizes)
+    quotas = even_quotas(total, sizes)
     assert sum(quotas) == min(total, sum(sizes))
     assert all(quota <= size for quota, size in zip(quotas, sizes, strict=True))
     open_ended = [quota for quota, size in zip(quotas, sizes, strict=True) if quota < size]
@@ -411,8 +424,8 @@ def test_spread_is_complete_and_even(total: int, sizes: list[int]) -> None:
 
 
 def test_spread_leaves_even_gaps() -> None:
-    assert [i for i, quota in enumerate(spread(4, [10] * 57)) if quota] == [0, 14, 28, 42]
-    assert spread(7, [1, 9, 1]) == [1, 5, 1]
+    assert [i for i, quota in enumerate(even_quotas(4, [10] * 57)) if quota] == [0, 14, 28, 42]
+    assert even_quotas(7, [1, 9, 1]) == [1, 5, 1]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -428,9 +441,9 @@ def test_files_may_be_gzipped_or_parquet(tmp_path: Path, data: Path, suffix: str
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(its), path)
     else:
         path.write_bytes(gzip.compress(plain.read_bytes()) if suffix.endswith("gz") else plain.read_bytes())
-    (leaves,) = questions(OPENLLM, tasks=["truthfulqa_mc2"], data=tmp_path).values()
-    (same,) = questions(OPENLLM, tasks=["truthfulqa_mc2"], data=data).values()
-    assert leaves == same
+    (subtasks,) = read_questions(OPENLLM, tasks=["truthfulqa_mc2"], questions_folder=tmp_path).values()
+    (same,) = read_questions(OPENLLM, tasks=["truthfulqa_mc2"], questions_folder=data).values()
+    assert subtasks == same
 
 
 # What is said when something is wrong.
@@ -516,7 +529,7 @@ BAD: list[tuple[str, str, Callable[[Path], Any], str]] = [
         "gsm8k",
         "no column",
         lambda d: _replace_line(d / "gsm8k/test.jsonl", 3, lambda _: '{"question": "?"}'),
-        r"row 3: answer: missing; mend or remove this row",
+        r"row 3: answer: missing; correct or remove this row",
     ),
 ]
 
@@ -527,7 +540,7 @@ BAD: list[tuple[str, str, Callable[[Path], Any], str]] = [
 def test_bad_files_are_named(tmp_path: Path, task: str, spoil: Callable[[Path], Any], message: str) -> None:
     spoil(synthetic(tmp_path))
     with pytest.raises(UserError, match=message) as caught:
-        questions(OPENLLM, tasks=[task], data=tmp_path)
+        read_questions(OPENLLM, tasks=[task], questions_folder=tmp_path)
     assert str(caught.value).count("\n") == 0
 
 
@@ -537,7 +550,7 @@ def test_broken_archives_are_named(tmp_path: Path, suffix: str) -> None:
     path.parent.mkdir()
     path.write_bytes(gzip.compress(b'{"question": "?"}' * 100)[:-9] if suffix == ".jsonl.gz" else b"PAR1")
     with pytest.raises(UserError, match=path.name) as caught:
-        questions(OPENLLM, tasks=["truthfulqa_mc2"], data=tmp_path)
+        read_questions(OPENLLM, tasks=["truthfulqa_mc2"], questions_folder=tmp_path)
     assert str(caught.value).count("\n") == 0
 
 
@@ -548,12 +561,12 @@ def test_broken_archives_are_named(tmp_path: Path, suffix: str) -> None:
         ({"suite": OPENLLM, "tasks": ["helaswag"]}, r"unknown task of openllm 'helaswag' \(did you mean hellaswag\?\)"),
         ({"suite": OPENLLM, "tasks": []}, r"no task named; the tasks of openllm are arc_challenge, "),
         ({"suite": OPENLLM, "limit": 0}, r"limit is 0; ask at least 1"),
-        ({"suite": OPENLLM, "data": Path("nowhere")}, r"nowhere is not a folder"),
+        ({"suite": OPENLLM, "questions_folder": Path("nowhere")}, r"nowhere is not a folder"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        questions(**arguments)
+        read_questions(**arguments)
 
 
 def test_without_hub_cache_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -566,7 +579,7 @@ def test_without_hub_cache_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UnfitEnvironmentError, match=r"winogrande: .* prefetch it .* or give the questions with --questions DIR"
     ) as caught:
-        questions(OPENLLM, tasks=["winogrande"])
+        read_questions(OPENLLM, tasks=["winogrande"])
     assert str(caught.value).count("\n") == 0
 
 
@@ -574,13 +587,13 @@ def test_stock_data_sets_are_read_as_files_are(data: Path, monkeypatch: pytest.M
     import datasets
 
     def load(path: str, name: str | None, *, split: str) -> datasets.Dataset:
-        (task,) = (task for task in TASKS.values() if task.hub.data_set == path)
+        (task,) = (task for task in TASKS.values() if task.hub.dataset == path)
         its = read(data / task.data_folder / f"{split}.jsonl")
         return datasets.Dataset.from_list([row for row in its if not task.by_subject or row["subject"] == name] or [])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     for task in TASKS.values():
-        assert task.from_hub() == task.from_files(data), task.name
+        assert task.questions_from_hub() == task.questions_from_files(data), task.name
 
 
 # Real questions.
@@ -597,9 +610,9 @@ def test_scores_equal_the_command_line(
         for split in task.splits:
             its = read(shared / "leaderboard" / task.data_folder / f"{split}.jsonl.gz")
             if task.by_subject:
-                sizes = SUBJECT_SIZES if split == task.asked else dict.fromkeys(SUBJECTS, 5)
+                sizes = SUBJECT_SIZES if split == task.test_split else dict.fromkeys(SUBJECTS, 5)
                 its = [row for subject, n in sizes.items() for row in [row for row in its if row["subject"] == subject][:n]]
-            elif split == task.asked:
+            elif split == task.test_split:
                 its = its[:4]
             write(data / task.data_folder / f"{split}.jsonl", its)
     saved = tmp_path / "model"
@@ -611,16 +624,18 @@ def test_scores_equal_the_command_line(
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     (written,) = (tmp_path / "out").rglob("results_*.json")
-    scores = evaluate(model, tokenizer, OPENLLM, data=data)
+    scores = evaluate(model, tokenizer, OPENLLM, questions_folder=data)
     results = json.loads(written.read_text())
     assert disagreements(scores, results) == []
-    assert disagreements(evaluate(build(seed=9), tokenizer, OPENLLM, tasks=["truthfulqa_mc2"], data=data), results) != []
+    assert (
+        disagreements(evaluate(build(seed=9), tokenizer, OPENLLM, tasks=["truthfulqa_mc2"], questions_folder=data), results) != []
+    )
 
 
 @pytest.mark.real
 def test_real_files_are_complete(shared: Path) -> None:
-    asked = questions(OPENLLM, data=shared / "leaderboard")
-    assert {task.name: len(task.words(leaves)) for task, leaves in asked.items()} == {
+    asked = read_questions(OPENLLM, questions_folder=shared / "leaderboard")
+    assert {task.name: len(task.question_texts(subtasks)) for task, subtasks in asked.items()} == {
         "arc_challenge": 461,
         "hellaswag": 4771,
         "truthfulqa_mc2": 395,
@@ -628,5 +643,5 @@ def test_real_files_are_complete(shared: Path) -> None:
         "winogrande": 634,
         "gsm8k": 330,
     }
-    (mmlu,) = (leaves for task, leaves in asked.items() if task.name == "mmlu")
+    (mmlu,) = (subtasks for task, subtasks in asked.items() if task.name == "mmlu")
     assert sorted(mmlu) == [f"mmlu_{subject}" for subject in TASKS["mmlu"].prompt.stock_subjects()]

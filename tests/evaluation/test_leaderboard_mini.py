@@ -13,8 +13,8 @@ from spac_repro.data import tokenizers
 from spac_repro.data.world import Behaviour, World, split_of
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import mini
-from spac_repro.evaluation.leaderboard.mini import mini_items
-from spac_repro.evaluation.leaderboard.scoring import evaluate, questions
+from spac_repro.evaluation.leaderboard.mini import mini_questions
+from spac_repro.evaluation.leaderboard.scoring import evaluate, read_questions
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.runs.results import Score
 
@@ -49,25 +49,25 @@ def scores(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: W
 
 
 def asked_rows(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, splits in mini_items(world).items():
-        yield from ((name, row) for row in splits["asked"])
+    for name, splits in mini_questions(world).items():
+        yield from ((name, row) for row in splits["test"])
 
 
 # The questions.
 
 
 def test_the_world_alone_decides_the_questions(world: World) -> None:
-    assert mini_items(world) == mini_items(build_world())
-    assert mini_items(world) != mini_items(build_world(seed=2))
+    assert mini_questions(world) == mini_questions(build_world())
+    assert mini_questions(world) != mini_questions(build_world(seed=2))
 
 
 def test_a_hundred_different_questions_a_task_that_training_never_sees(world: World) -> None:
-    for name, splits in mini_items(world).items():
-        assert len({str(row) for row in splits["asked"]}) == mini.ASKED, name
+    for name, splits in mini_questions(world).items():
+        assert len({str(row) for row in splits["test"]}) == mini.NUM_QUESTIONS, name
         begun = name == "mini_hellaswag"
-        prompts = {row["prompt"][: row["prompt"].index("=") + 1] if begun else row["prompt"] for row in splits["asked"]}
+        prompts = {row["prompt"][: row["prompt"].index("=") + 1] if begun else row["prompt"] for row in splits["test"]}
         assert {split_of(prompt) for prompt in prompts} == {"leaderboard"}
-        assert {split_of(row["prompt"]) for row in splits["examples"] if not begun} <= {"train"}
+        assert {split_of(row["prompt"]) for row in splits["fewshot"] if not begun} <= {"train"}
 
 
 def test_one_choice_is_right(world: World) -> None:
@@ -100,17 +100,17 @@ def test_a_choice_adds_its_own_tokens_to_the_prompt(world: World, tokenizer: Pre
 
 def test_the_place_of_the_answer_tells_nothing(world: World) -> None:
     for name in ("mini_arc", "mini_hellaswag", "mini_winogrande", "mini_mmlu"):
-        places = [row["answer"] for row in mini_items(world)[name]["asked"]]
+        places = [row["answer"] for row in mini_questions(world)[name]["test"]]
         options = max(places) + 1
-        assert max(places.count(place) for place in range(options)) < 1.5 * mini.ASKED / options, name
+        assert max(places.count(place) for place in range(options)) < 1.5 * mini.NUM_QUESTIONS / options, name
 
 
 def test_tasks_mirror_the_real_six() -> None:
     for ours, real in zip(tasks_of(MINI), tasks_of(suites.get("openllm")), strict=True):
         assert ours.name.removeprefix("mini_") == real.name.split("_")[0]
-        assert ours.primary == real.primary
-        assert (ours.shots > 0, ours.by_subject, ours.generates > 0) == (
-            real.shots > 0,
+        assert ours.primary_metric == real.primary_metric
+        assert (ours.num_fewshot > 0, ours.by_subject, ours.generates > 0) == (
+            real.num_fewshot > 0,
             real.by_subject,
             real.generates > 0,
         )
@@ -123,23 +123,23 @@ def test_prompts_as_the_model_reads_them(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Examples line by line after an opening line break, as in the supervised start; then the question."""
-    from spac_repro.evaluation.leaderboard.harness import LanguageModel
+    from spac_repro.evaluation.leaderboard.packed_hflm import PackedHFLM
 
     calls: list[list[tuple[Any, ...]]] = []  # one a task
 
-    def answer(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
+    def answer(self: PackedHFLM, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
         calls.append([request.args for request in requests])
         return ["" if request.request_type == "generate_until" else (-1.0, False) for request in requests]
 
-    monkeypatch.setattr(LanguageModel, "loglikelihood", answer)
-    monkeypatch.setattr(LanguageModel, "generate_until", answer)
+    monkeypatch.setattr(PackedHFLM, "loglikelihood", answer)
+    monkeypatch.setattr(PackedHFLM, "generate_until", answer)
     evaluate(model, tokenizer, MINI, world=world, limit=1)
-    for (task, leaves), seen in zip(questions(MINI, world=world, limit=1).items(), calls, strict=True):
-        (splits,) = leaves.values()
-        (row,) = splits["asked"]
+    for (task, subtasks), seen in zip(read_questions(MINI, world=world, limit=1).items(), calls, strict=True):
+        (splits,) = subtasks.values()
+        (row,) = splits["test"]
         context, continuation = seen[0]
-        opening, *examples, question = context.split("\n") if task.shots else ("", context)
-        assert (opening, len(examples)) == ("", task.shots)
+        opening, *examples, question = context.split("\n") if task.num_fewshot else ("", context)
+        assert (opening, len(examples)) == ("", task.num_fewshot)
         assert question == (row["choices"][0] if task.name == "mini_winogrande" else row["prompt"])
         for example in examples:
             exercise, response = example.split("=")
@@ -180,18 +180,18 @@ def test_a_model_that_knows_all_is_at_the_top(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers from the world's own solver: the items, columns and metrics belong together."""
-    from spac_repro.evaluation.leaderboard.harness import LanguageModel
+    from spac_repro.evaluation.leaderboard.packed_hflm import PackedHFLM
 
-    def likelihood(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def likelihood(self: PackedHFLM, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         texts = ["".join(request.args).split("\n")[-1].partition("=") for request in requests]
         right = [world.correct_response(f"{exercise}=") == response for exercise, _, response in texts]
         return [(0.0 if is_right else -50.0, is_right) for is_right in right]
 
-    def generate(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+    def generate(self: PackedHFLM, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         return [world.correct_response(request.args[0].split("\n")[-1]) for request in requests]
 
-    monkeypatch.setattr(LanguageModel, "loglikelihood", likelihood)
-    monkeypatch.setattr(LanguageModel, "generate_until", generate)
+    monkeypatch.setattr(PackedHFLM, "loglikelihood", likelihood)
+    monkeypatch.setattr(PackedHFLM, "generate_until", generate)
     assert {round(score.value, 9) for score in evaluate(model, tokenizer, MINI, world=world)} == {1.0}
 
 
@@ -208,6 +208,6 @@ def test_deterministic_and_the_same_for_other_batches(
 
 def test_wrong_arguments(tmp_path: Path, world: World) -> None:
     with pytest.raises(UserError, match="give a recipe that has one"):
-        questions(MINI)
+        read_questions(MINI)
     with pytest.raises(UserError, match="and no data"):
-        questions(MINI, world=world, data=tmp_path)
+        read_questions(MINI, world=world, questions_folder=tmp_path)

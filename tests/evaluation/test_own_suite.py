@@ -14,9 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from spac_repro import suites
 from spac_repro.data import contamination, tokenizers
 from spac_repro.errors import UserError
-from spac_repro.evaluation.leaderboard.harness import LanguageModel
+from spac_repro.evaluation.leaderboard.packed_hflm import PackedHFLM
 from spac_repro.evaluation.leaderboard.prompt import Prompt
-from spac_repro.evaluation.leaderboard.scoring import evaluate, questions
+from spac_repro.evaluation.leaderboard.scoring import evaluate, read_questions
 from spac_repro.evaluation.leaderboard.task import Task
 from spac_repro.evaluation.leaderboard.task_file import read
 from spac_repro.model.policy import use_packed_attention
@@ -31,9 +31,9 @@ prompt:
   doc_to_target: answer
   target_delimiter: ""
   fewshot_delimiter: "\\n"
-shots: 2
-examples: train
-asked: test
+num_fewshot: 2
+fewshot_split: train
+test_split: test
 metrics: {acc_norm: "acc_norm,none", acc: "acc,none"}
 columns: [question, choices, answer]
 """
@@ -51,9 +51,9 @@ prompt:
       filter:
         - {function: regex, regex_pattern: "([a-j]+)"}
         - {function: take_first}
-asked: test
+test_split: test
 metrics: {exact_match: "exact_match,letters"}
-generates: 8
+max_gen_toks: 8
 columns: [question, choices, answer]
 folder: backwards
 """
@@ -61,19 +61,19 @@ BY_LETTER = """\
 name: by_letter
 prompt: {output_type: multiple_choice, doc_to_text: question, doc_to_choice: "{{choices}}", doc_to_target: answer}
 by_subject: true
-asked: test
+test_split: test
 metrics: {acc_macro: "acc,none", acc: "acc,none"}
 columns: [question, choices, answer, subject]
 version: 3
 """
-STOCK = """\
+STOCK_TASKS = """\
 name: stock
 prompt: arc/arc_challenge
-shots: 3
-examples: mine_to_learn
-asked: mine
+num_fewshot: 3
+fewshot_split: mine_to_learn
+test_split: mine
 metrics: {acc: "acc,none"}
-row: arc
+row_schema: arc
 """
 
 
@@ -144,69 +144,71 @@ def knowing(monkeypatch: pytest.MonkeyPatch) -> None:
     def spelled(exercise: str) -> str:
         return exercise.split("reverse:")[-1].split("=")[0][::-1]
 
-    def likelihood(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def likelihood(self: PackedHFLM, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         right = [spelled(request.args[0]) == request.args[1].strip() for request in requests]
         return [(0.0 if each else -50.0, each) for each in right]
 
-    def generate(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+    def generate(self: PackedHFLM, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         return [f"= {spelled(request.args[0])} =" for request in requests]
 
-    monkeypatch.setattr(LanguageModel, "loglikelihood", likelihood)
-    monkeypatch.setattr(LanguageModel, "generate_until", generate)
+    monkeypatch.setattr(PackedHFLM, "loglikelihood", likelihood)
+    monkeypatch.setattr(PackedHFLM, "generate_until", generate)
 
 
 # Scores
 
 
 def test_one_file_is_a_task(model, tokenizer, folder, data):
-    scores = evaluate(model, tokenizer, suites.get(str(folder)), data=data)
+    scores = evaluate(model, tokenizer, suites.get(str(folder)), questions_folder=data)
     assert [(score.task, score.metric, score.n, score.version) for score in scores] == [
         ("backwards", "acc_norm", 9, "1.0"),
         ("backwards", "acc", 9, "1.0"),
         ("average", "mean", 9, ""),
     ]
     assert scores[0].value == scores[2].value
-    assert scores == evaluate(model, tokenizer, suites.get(str(folder)), data=data)
+    assert scores == evaluate(model, tokenizer, suites.get(str(folder)), questions_folder=data)
 
 
 def test_a_new_task_is_one_more_file(model, tokenizer, folder, data):
-    alone = evaluate(model, tokenizer, suites.get(str(folder)), data=data)
+    alone = evaluate(model, tokenizer, suites.get(str(folder)), questions_folder=data)
     (folder / "spelled.yaml").write_text(SPELLED)
-    both = evaluate(model, tokenizer, suites.get(str(folder)), data=data)
+    both = evaluate(model, tokenizer, suites.get(str(folder)), questions_folder=data)
     assert [score.task for score in both] == ["backwards", "backwards", "spelled", "average"]
     assert both[:2] == alone[:2]
     assert both[-1].value == pytest.approx((both[0].value + both[2].value) / 2)
-    assert [score.task for score in evaluate(model, tokenizer, suites.get(str(folder)), tasks=["spelled"], data=data)] == [
-        "spelled"
-    ]
+    assert [
+        score.task for score in evaluate(model, tokenizer, suites.get(str(folder)), tasks=["spelled"], questions_folder=data)
+    ] == ["spelled"]
 
 
-@pytest.mark.parametrize("text", [BACKWARDS, SPELLED, BY_LETTER, STOCK], ids=["choices", "generated", "by subject", "stock prompt"])
+@pytest.mark.parametrize(
+    "text", [BACKWARDS, SPELLED, BY_LETTER, STOCK_TASKS], ids=["choices", "generated", "by subject", "stock prompt"]
+)
 @pytest.mark.usefixtures("knowing")
 def test_who_knows_all_is_at_the_top_and_what_is_marked_wrong_counts(model, tokenizer, folder, data, text):
     """Columns, prompt, choices, target and metric of each kind of task belong together."""
     (folder / "backwards.yaml").write_text(text)
     suite = suites.get(str(folder))
-    scores = evaluate(model, tokenizer, suite, data=data)
+    scores = evaluate(model, tokenizer, suite, questions_folder=data)
     assert {score.value for score in scores} == {1.0}
     task = read(folder / "backwards.yaml")
-    path = data / task.data_folder / f"{task.asked}.jsonl"
+    path = data / task.data_folder / f"{task.test_split}.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     key = "answerKey" if "answerKey" in rows[0] else "answer"
     write(path, [{**rows[0], key: rows[1][key]}, *rows[1:]])  # a wrong key
-    scores = evaluate(model, tokenizer, suite, data=data)
+    scores = evaluate(model, tokenizer, suite, questions_folder=data)
     assert scores[-2].value == pytest.approx(1 - 1 / len(rows))
 
 
 def test_by_subject_both_ways(model, tokenizer, folder, data):
     (folder / "backwards.yaml").write_text(BY_LETTER)
-    macro, weighted, _ = evaluate(model, tokenizer, suites.get(str(folder)), data=data)
+    macro, weighted, _ = evaluate(model, tokenizer, suites.get(str(folder)), questions_folder=data)
     rows = [json.loads(line) for line in (data / "by_letter" / "test.jsonl").read_text().splitlines()]
     letters = sorted({row["subject"] for row in rows})
     parts = []
     for letter in letters:
         write(data / "by_letter" / "test.jsonl", [row for row in rows if row["subject"] == letter])
-        parts.append(evaluate(model, tokenizer, suites.get(str(folder)), data=data)[1])
+        parts.append(evaluate(model, tokenizer, suites.get(str(folder)), questions_folder=data)[1])
     assert macro.value == pytest.approx(sum(part.value for part in parts) / len(letters))
     assert weighted.value == pytest.approx(sum(part.value * part.n for part in parts) / len(rows))
     assert (macro.n, macro.version) == (30, "3")
@@ -215,12 +217,12 @@ def test_by_subject_both_ways(model, tokenizer, folder, data):
 def test_what_the_model_reads(model, tokenizer, folder, data, monkeypatch):
     seen: list[tuple[str, str]] = []
 
-    def answer(self: LanguageModel, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def answer(self: PackedHFLM, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         seen.extend(request.args for request in requests)
         return [(-1.0, False)] * len(requests)
 
-    monkeypatch.setattr(LanguageModel, "loglikelihood", answer)
-    evaluate(model, tokenizer, suites.get(str(folder)), data=data, limit=1)
+    monkeypatch.setattr(PackedHFLM, "loglikelihood", answer)
+    evaluate(model, tokenizer, suites.get(str(folder)), questions_folder=data, limit=1)
     examples = {row["question"] + row["choices"][row["answer"]] for row in backwards(5, "train")}
     (row,) = backwards(1, "test")
     for (context, continuation), choice in zip(seen, row["choices"], strict=True):
@@ -231,8 +233,8 @@ def test_what_the_model_reads(model, tokenizer, folder, data, monkeypatch):
 
 
 def test_contamination_by_training_prompts_is_found(folder, data):
-    asked = questions(suites.get(str(folder)), data=data)
-    words = {task.name: task.words(leaves) for task, leaves in asked.items()}
+    asked = read_questions(suites.get(str(folder)), questions_folder=data)
+    words = {task.name: task.question_texts(subtasks) for task, subtasks in asked.items()}
     third = backwards(9, "test")[2]["question"]
     found = contamination.measure(["something else", third], words)
     assert found.tasks["backwards"].item_indexes == (2,)
@@ -245,10 +247,10 @@ def test_contamination_by_training_prompts_is_found(folder, data):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"answer": None}, "test.jsonl, row 1: answer: holds nothing"),
+        ({"answer": None}, "test.jsonl, row 1: answer: is null"),
         ({"question": ""}, "test.jsonl, row 1: question: "),
         ({"question": 5}, "test.jsonl, row 1: question: "),
-        ("choices", "test.jsonl, row 1: choices: missing; mend or remove this row"),
+        ("choices", "test.jsonl, row 1: choices: missing; correct or remove this row"),
     ],
 )
 def test_rows_must_have_the_columns(folder, data, change, words):
@@ -256,25 +258,25 @@ def test_rows_must_have_the_columns(folder, data, change, words):
     row = {**row, **change} if isinstance(change, dict) else {key: value for key, value in row.items() if key != change}
     write(data / "backwards" / "test.jsonl", [row])
     with pytest.raises(UserError, match=words):
-        questions(suites.get(str(folder)), data=data)
+        read_questions(suites.get(str(folder)), questions_folder=data)
 
 
 def test_a_subject_stays_within_its_folder(folder, data):
     (folder / "backwards.yaml").write_text(BY_LETTER)
     write(data / "by_letter" / "test.jsonl", [{**row, "subject": "../../elsewhere"} for row in backwards(1, "x")])
     with pytest.raises(UserError, match="row 1: subject: "):
-        questions(suites.get(str(folder)), data=data)
+        read_questions(suites.get(str(folder)), questions_folder=data)
 
 
 def test_without_a_data_set_questions_must_be_given(folder):
     with pytest.raises(UserError, match="backwards names no data set of the hub; give its questions with --questions DIR"):
-        questions(suites.get(str(folder)))
+        read_questions(suites.get(str(folder)))
 
 
 def test_two_files_with_one_name(folder, data):
     (folder / "again.yaml").write_text(BACKWARDS)
     with pytest.raises(UserError, match=r"again\.yaml and backwards\.yaml are both called backwards; rename one"):
-        questions(suites.get(str(folder)), data=data)
+        read_questions(suites.get(str(folder)), questions_folder=data)
 
 
 # Wrong task files
@@ -283,7 +285,7 @@ WRONG = [
     ("name: backwards", "nmae: backwards", "line 1: nmae: unknown key (did you mean name?)"),
     ("name: backwards\n", "", "name: missing; docs/leaderboard.md has a whole task file"),
     ("name: backwards", "name: ../elsewhere", "line 1: name: "),
-    ("name: backwards", "name: average", "line 1: name: average is what other scores are called; take another"),
+    ("name: backwards", "name: average", "line 1: name: average is the name of other scores; choose another"),
     ("multiple_choice", "multiple_choise", "line 3: prompt.output_type: "),
     ("doc_to_text: question", "doc_to_text: qestion", "line 4: prompt.doc_to_text: no column qestion (did you mean question?)"),
     (
@@ -294,30 +296,47 @@ WRONG = [
     ("doc_to_text: question", 'doc_to_text: "{{question"', "line 4: prompt.doc_to_text: not a template ("),
     ("  doc_to_text: question\n", "", "line 2: prompt: a prompt without `include` needs doc_to_text"),
     ("  target_delimiter", "  target_delimeter", "line 7: prompt.target_delimeter: unknown key (did you mean target_delimiter?)"),
-    ("shots: 2", "shots: two", "line 9: shots: "),
-    ("shots: 2", "shots: -1", "line 9: shots: "),
-    ("examples: train\n", "", "examples: missing: the split that 2 examples are drawn from"),
-    ("examples: train", "examples: test", "line 10: examples: examples come from another split than the questions"),
-    ("asked: test", "asked: ../test", "line 11: asked: "),
+    ("num_fewshot: 2", "num_fewshot: two", "line 9: num_fewshot: "),
+    ("num_fewshot: 2", "num_fewshot: -1", "line 9: num_fewshot: "),
+    ("num_fewshot: 2", "shots: 2", "line 9: shots: renamed to num_fewshot in version 0.2"),
+    ("fewshot_split: train\n", "", "fewshot_split: missing: the split that 2 examples are drawn from"),
+    ("fewshot_split: train", "fewshot_split: test", "line 10: fewshot_split: must differ from test_split"),
+    ("test_split: test", "test_split: ../test", "line 11: test_split: "),
     (
         'acc: "acc,none"',
         'acc: "accuracy,none"',
-        "line 12: metrics.acc: multiple_choice has the metrics acc, acc_norm, and not accuracy",
+        "line 12: metrics.acc: multiple_choice has the metrics acc, acc_norm, not accuracy",
     ),
     (
         'acc: "acc,none"',
         'acc: "acc,letters"',
-        "line 12: metrics.acc: there is no filter letters; after the comma stands one of none",
+        "line 12: metrics.acc: no filter letters; after the comma, write one of none",
     ),
     ('acc: "acc,none"', "acc: acc", "line 12: metrics.acc: "),
     ("columns: [question, choices, answer]", "columns: []", "line 13: columns: "),
     ("columns: [question, choices, answer]", "columns: [question, choices]", "line 6: prompt.doc_to_target: no column answer"),
-    ("columns: [question, choices, answer]", "row: arcs", "line 13: row: "),
-    ("columns: [question, choices, answer]\n", "", "columns: give either `row`, a check that the package has, or `columns`"),
-    ("asked: test", "asked: test\noverlap: qestion", "line 12: overlap: `columns` has no qestion (did you mean question?)"),
-    ("asked: test", "asked: test\ngenerates: 8", "line 12: generates: how many tokens an answer may have"),
-    ("asked: test", "asked: test\nby_subject: true", "line 14: columns: a task that is asked by subject needs the column subject"),
-    ("asked: test", "asked: test\nasked: test", "line 12: asked: occurs twice, first on line 11"),
+    ("columns: [question, choices, answer]", "row_schema: arcs", "line 13: row_schema: "),
+    (
+        "columns: [question, choices, answer]\n",
+        "",
+        "columns: give either `row_schema`, a schema that the package has, or `columns`",
+    ),
+    (
+        "test_split: test",
+        "test_split: test\ncontamination_column: qestion",
+        "line 12: contamination_column: `columns` has no qestion (did you mean question?)",
+    ),
+    (
+        "test_split: test",
+        "test_split: test\nmax_gen_toks: 8",
+        "line 12: max_gen_toks: tokens of an answer: 1 or more for generate_until",
+    ),
+    (
+        "test_split: test",
+        "test_split: test\nby_subject: true",
+        "line 14: columns: a task with by_subject needs the column subject",
+    ),
+    ("test_split: test", "test_split: test\ntest_split: test", "line 12: test_split: occurs twice, first on line 11"),
 ]
 
 
@@ -327,7 +346,7 @@ def test_a_wrong_task_file_is_one_line_with_file_line_and_key(folder, data, old,
     file = folder / "backwards.yaml"
     file.write_text(BACKWARDS.replace(old, new))
     with pytest.raises(UserError) as caught:
-        questions(suites.get(str(folder)), data=data)
+        read_questions(suites.get(str(folder)), questions_folder=data)
     message = str(caught.value)
     assert message.startswith(str(file))
     assert words in message
@@ -347,7 +366,7 @@ def test_the_documented_task_is_one(model, tokenizer, tmp_path):
     file.write_text(written)
     for split, n in (("train", 2), ("test", 3)):
         write(tmp_path / "questions" / "capitals" / f"{split}.jsonl", [json.loads(row)] * n)
-    scores = evaluate(model, tokenizer, suites.get(str(file.parent)), data=tmp_path / "questions")
+    scores = evaluate(model, tokenizer, suites.get(str(file.parent)), questions_folder=tmp_path / "questions")
     assert [(score.task, score.metric, score.n) for score in scores] == [("capitals", "acc", 3), ("average", "mean", 3)]
     (shown,) = re.findall(r"^my_suite/capitals.yaml(, line .*)$", text, flags=re.MULTILINE)
     file.write_text("# my_suite/capitals.yaml\n" + written.replace("{{question}}", "{{qestion}}"))
@@ -368,7 +387,7 @@ def test_every_key_is_documented():
 CODE = [
     ("doc_to_text: question", "doc_to_text: !function utils.doc_to_text", "line 4: prompt.doc_to_text: tags"),
     ("doc_to_text: question", "doc_to_text: !!python/name:os.system question", "line 4: prompt.doc_to_text: tags"),
-    ("shots: 2", "process_docs: utils.f", "line 9: process_docs: unknown key"),
+    ("num_fewshot: 2", "process_docs: utils.f", "line 9: process_docs: unknown key"),
     ("  doc_to_text", "  process_results: utils.f\n  doc_to_text", "line 4: prompt.process_results: unknown key"),
     ("  doc_to_text", "  class: utils.Task\n  doc_to_text", "line 4: prompt.class: unknown key"),
     ("  doc_to_text", "  unsafe_code: true\n  doc_to_text", "line 4: prompt.unsafe_code: unknown key"),
@@ -389,7 +408,7 @@ def test_no_code_in_a_task_file(folder, data, old, new, words):
     (folder / "utils.py").write_text("raise SystemExit('code of a suite ran')")
     (folder / "backwards.yaml").write_text(BACKWARDS.replace(old, new, 1))
     with pytest.raises(UserError) as caught:
-        questions(suites.get(str(folder)), data=data)
+        read_questions(suites.get(str(folder)), questions_folder=data)
     assert words in str(caught.value)
     assert len(str(caught.value)) <= 300
 
@@ -406,7 +425,7 @@ def test_no_code_in_a_task_file(folder, data, old, new, words):
 def test_no_way_from_a_template_to_python(model, tokenizer, folder, data, template):
     (folder / "backwards.yaml").write_text(BACKWARDS.replace("doc_to_text: question", f'doc_to_text: "{template}"'))
     with pytest.raises(UserError, match=r"task backwards: the harness failed .*(SecurityError|UndefinedError|unsafe)") as caught:
-        evaluate(model, tokenizer, suites.get(str(folder)), data=data)
+        evaluate(model, tokenizer, suites.get(str(folder)), questions_folder=data)
     assert len(str(caught.value)) <= 300
     assert "\n" not in str(caught.value)
 
@@ -414,7 +433,7 @@ def test_no_way_from_a_template_to_python(model, tokenizer, folder, data, templa
 def test_what_the_harness_cannot_do_with_a_task_is_one_line(model, tokenizer, folder, data):
     (folder / "backwards.yaml").write_text(BACKWARDS.replace("doc_to_target: answer", 'doc_to_target: "{{choices.label}}"'))
     with pytest.raises(UserError, match="my_suite: task backwards: the harness failed") as caught:
-        evaluate(model, tokenizer, suites.get(str(folder)), data=data)
+        evaluate(model, tokenizer, suites.get(str(folder)), questions_folder=data)
     assert "\n" not in str(caught.value)
 
 
@@ -422,5 +441,5 @@ def test_the_harness_s_own_templates_are_as_before_afterwards(model, tokenizer, 
     import lm_eval.utils
 
     before = lm_eval.utils.env
-    evaluate(model, tokenizer, suites.get(str(folder)), data=data, limit=1)
+    evaluate(model, tokenizer, suites.get(str(folder)), questions_folder=data, limit=1)
     assert lm_eval.utils.env is before

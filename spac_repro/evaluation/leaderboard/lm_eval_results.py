@@ -1,4 +1,4 @@
-"""A results file of lm-eval, as its command line writes it, under our names of tasks and metrics."""
+"""Reads a results file that the command line of lm-eval wrote, under our names of tasks and metrics."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +14,12 @@ from spac_repro.trust.run_scores import RunScores
 
 
 def read(path: Path | str, *, recipe: str, method: str, iteration: int) -> RunScores:
-    """The scores in such a file. It does not say which recipe, method and iteration it is about; the caller does.
+    """Read the scores of a results file.
+
+    The file does not record recipe, method and iteration, so the caller gives them.
 
     Raises:
-        UserError: it is not such a file.
+        UserError: not a results file of lm-eval.
     """
     path = Path(path)
     content = strict_json.read(path)
@@ -38,7 +40,7 @@ def _scores(content: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iter
         for metric, key in wanted.items():
             value = metrics.get(key)
             error = metrics.get("_stderr,".join(key.split(",", 1)))
-            if task is not None and task.by_subject and metric == task.primary:  # the harness has the weighted mean only
+            if task is not None and task.by_subject and metric == task.primary_metric:  # the harness only reports the weighted mean
                 value, error = _plain_mean(name, key, content, results), None
             if isinstance(value, int | float) and not isinstance(value, bool):
                 version = _entry(content, "versions", name)
@@ -48,7 +50,7 @@ def _scores(content: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iter
                         metric=metric,
                         value=float(value),
                         stderr=error if isinstance(error, float) else None,
-                        n=_asked(name, content),
+                        n=_num_questions(name, content),
                         version="" if version is None else str(version),
                     )
                 )
@@ -58,19 +60,19 @@ def _scores(content: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iter
 
 
 def _plain_mean(name: str, key: str, content: dict[str, Any], results: dict[str, dict[str, Any]]) -> float | None:
-    """The plain mean over the subjects of a task; None where there is a subject without a number."""
-    subjects = [leaf for leaf in results if leaf.startswith(f"{name}_") and not _entry(content, "group_subtasks", leaf)]
-    values = [results[leaf].get(key) for leaf in subjects]
+    """The plain mean over the subjects of a task; None if a subject has no number."""
+    subjects = [subtask for subtask in results if subtask.startswith(f"{name}_") and not _entry(content, "group_subtasks", subtask)]
+    values = [results[subtask].get(key) for subtask in subjects]
     if not values or not all(isinstance(value, int | float) for value in values):
         return None
     return sum(float(value) for value in values if value is not None) / len(values)
 
 
-def _asked(name: str, content: dict[str, Any]) -> int:
-    """How many questions of a task were asked; 0 where the file does not tell."""
+def _num_questions(name: str, content: dict[str, Any]) -> int:
+    """The number of questions of a task; 0 if the file does not record it."""
     children = _entry(content, "group_subtasks", name)
     if isinstance(children, list) and children:
-        return sum(_asked(child, content) for child in children)
+        return sum(_num_questions(child, content) for child in children)
     counts = _entry(content, "n-samples", name)
     effective = counts.get("effective") if isinstance(counts, dict) else None
     return effective if isinstance(effective, int) else 0

@@ -1,4 +1,4 @@
-"""The questions of the mini leaderboard: six tasks in the built-in world, each with format and metric of one of the real six.
+"""The questions of the mini leaderboard: six tasks in the built-in world, each in the format and metric of a real benchmark.
 
 | task | like | a question | shots | metric |
 | --- | --- | --- | --- | --- |
@@ -9,8 +9,8 @@
 | mini_winogrande | WinoGrande | two exercises that differ in one letter; which has this answer? | 5 | acc |
 | mini_gsm8k | GSM8K | a sum or a word to work on, the answer generated | 5 | exact_match |
 
-The questions are a function of the world alone, so every run of a recipe answers the same ones. They come from the world's
-own split for them; the few-shot examples, as in the real tasks, from what training may have seen.
+The questions depend only on the world, so every run of a recipe answers the same ones. They come from the world's leaderboard
+split; the few-shot examples come from its training split, as in the real tasks.
 """
 
 import random
@@ -20,17 +20,17 @@ from typing import Any
 from spac_repro.data.world import CHOICES, LETTERS, Split, World, near_miss, task_of
 from spac_repro.evaluation.leaderboard.questions import Splits
 
-ASKED = 100  # questions a task
-EXAMPLES = 20  # to draw few-shot examples from; at least as many as shots for each subject
-SHOTS = 5
+NUM_QUESTIONS = 100  # per task
+NUM_EXAMPLES = 20  # to draw few-shot examples from
+NUM_FEWSHOT = 5
 WORDS = ("copy", "reverse", "sort")
-OPENING = {"opening": "\n"}  # a line break opens a few-shot prompt, as in the supervised start
+OPENING = {"opening": "\n"}  # a line break starts a few-shot prompt, as in supervised training of the start policy
 
-Make = Callable[[World, str, random.Random], dict[str, Any]]  # what a row holds beside its prompt
+MakeColumns = Callable[[World, str, random.Random], dict[str, Any]]  # the columns of a row beside its prompt
 
 
-def mini_items(world: World) -> dict[str, Splits]:
-    """The questions of each task: {task: {"asked": rows, "examples": rows}}, in the columns that its task file reads."""
+def mini_questions(world: World) -> dict[str, Splits]:
+    """Make the questions of each task: {task: {"test": rows, "fewshot": rows}}, with the columns that its task file names."""
     return {
         "mini_arc": _splits(world, "mini_arc", _arc, ("sort", "reverse")),
         "mini_hellaswag": _splits(world, "mini_hellaswag", _hellaswag, WORDS),
@@ -41,19 +41,19 @@ def mini_items(world: World) -> dict[str, Splits]:
     }
 
 
-def _splits(world: World, name: str, make: Make, tasks: Sequence[str]) -> Splits:
+def _splits(world: World, name: str, make: MakeColumns, tasks: Sequence[str]) -> Splits:
     rng = random.Random(f"{name} {world.seed}")
 
     def row(prompt: str) -> dict[str, Any]:
         return OPENING | {"prompt": prompt} | make(world, prompt, rng)
 
-    asked = _prompts(world, "leaderboard", name, ASKED, lambda prompt: task_of(prompt) in tasks)
-    examples = _prompts(world, "train", name, EXAMPLES, lambda prompt: task_of(prompt) in tasks)
-    return {"asked": [row(prompt) for prompt in asked], "examples": [row(prompt) for prompt in examples]}
+    questions = _prompts(world, "leaderboard", name, NUM_QUESTIONS, lambda prompt: task_of(prompt) in tasks)
+    examples = _prompts(world, "train", name, NUM_EXAMPLES, lambda prompt: task_of(prompt) in tasks)
+    return {"test": [row(prompt) for prompt in questions], "fewshot": [row(prompt) for prompt in examples]}
 
 
 def _prompts(world: World, split: Split, purpose: str, n: int, wanted: Callable[[str], bool]) -> list[str]:
-    """The first n different prompts of a split that are wanted."""
+    """The first n different prompts of a split that satisfy `wanted`."""
     found: dict[str, None] = {}
     for prompt in world.prompts(split, purpose):
         if wanted(prompt):
@@ -82,7 +82,7 @@ def _truthfulqa(world: World, prompt: str, rng: random.Random) -> dict[str, Any]
 
 
 def _mmlu_splits(world: World) -> Splits:
-    """The subject is the word's last letter. Each of A to D answers as many questions: in the world some are more common."""
+    """The subject is the last letter of the word. A to D are equally often right, though in the world some are more common."""
 
     def row(prompt: str) -> dict[str, Any]:
         return OPENING | {"prompt": prompt, "answer": CHOICES.index(world.correct_response(prompt)), "subject": prompt[-2]}
@@ -93,15 +93,15 @@ def _mmlu_splits(world: World) -> Splits:
     def answered(choice: str) -> Callable[[str], bool]:
         return lambda prompt: task_of(prompt) == "choose" and world.correct_response(prompt) == choice
 
-    each = ASKED // len(CHOICES)
-    asked = [prompt for choice in CHOICES for prompt in _prompts(world, "leaderboard", "mini_mmlu", each, answered(choice))]
-    random.Random(f"mini_mmlu {world.seed}").shuffle(asked)
-    examples = [prompt for letter in LETTERS for prompt in _prompts(world, "train", "mini_mmlu", SHOTS, about(letter))]
-    return {"asked": [row(prompt) for prompt in asked], "examples": [row(prompt) for prompt in examples]}
+    each = NUM_QUESTIONS // len(CHOICES)
+    questions = [prompt for choice in CHOICES for prompt in _prompts(world, "leaderboard", "mini_mmlu", each, answered(choice))]
+    random.Random(f"mini_mmlu {world.seed}").shuffle(questions)
+    examples = [prompt for letter in LETTERS for prompt in _prompts(world, "train", "mini_mmlu", NUM_FEWSHOT, about(letter))]
+    return {"test": [row(prompt) for prompt in questions], "fewshot": [row(prompt) for prompt in examples]}
 
 
 def _winogrande(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
-    """Which of two exercises, alike but for one character, has this answer?"""
+    """Which of two exercises that differ in one character has this answer?"""
     correct = world.correct_response(prompt)
     while world.correct_response(other := _similar(prompt, rng)) == correct:
         pass
@@ -123,7 +123,7 @@ def _gsm8k(world: World, prompt: str, rng: random.Random) -> dict[str, Any]:
 
 
 def _wrong(correct: str, n: int, rng: random.Random) -> list[str]:
-    """n different wrong answers, one slip away from the right one."""
+    """Make n different wrong answers, each one edit away from the right one."""
     wrong: dict[str, None] = {}
     while len(wrong) < n:
         wrong[near_miss(correct, rng)] = None

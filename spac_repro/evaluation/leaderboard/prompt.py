@@ -1,7 +1,7 @@
-"""How the harness makes a prompt of a row, as a task file may say it: the harness's own keys, as far as they run no code.
+"""The prompt of a task file: those keys of the harness that run no code.
 
-The harness executes whatever its own loader finds: a `!function` of a YAML file, a `class`, a metric that is fetched from the hub.
-None of these can be written here. A stock task file of the installed harness may be included, and brings what it needs.
+The harness's own loader executes code: `!function` in a YAML file, `class`, metrics from the hub. A task file cannot contain these.
+It may include a stock task file of the installed harness, which may run functions of the harness.
 """
 
 from importlib.util import find_spec
@@ -14,31 +14,35 @@ from spac_repro.documents.settings import Settings
 from spac_repro.documents.suggestions import did_you_mean
 
 Text = Annotated[str, Field(min_length=1)]
-SUBJECT = "{subject}"  # in the name of a stock task file: one file a subject
+SUBJECT = "{subject}"  # in the name of a stock task file: one file per subject
 
 
-def _stock() -> Path:
-    """The folder of the harness's own task files, found without importing the harness."""
+def _stock_tasks() -> Path:
+    """The folder of the harness's own task files, without importing the harness."""
     spec = find_spec("lm_eval")
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent / "tasks"
 
 
-STOCK = _stock()
+STOCK_TASKS = _stock_tasks()
 
 
-def _is_stock(name: str) -> str:
-    """A stock task file by its place under lm_eval/tasks, without `.yaml`."""
+def _check_stock_name(name: str) -> str:
+    """Check the name of a stock task file: its path under lm_eval/tasks, without `.yaml`."""
     folder, _, file = name.rpartition("/")
-    if ".." in name.split("/") or name.startswith("/") or not list((STOCK / folder).glob(f"{file.replace(SUBJECT, '*')}.yaml")):
-        near = did_you_mean(file, sorted(path.stem for path in (STOCK / folder).glob("*.yaml"))) if folder else ""
+    if (
+        ".." in name.split("/")
+        or name.startswith("/")
+        or not list((STOCK_TASKS / folder).glob(f"{file.replace(SUBJECT, '*')}.yaml"))
+    ):
+        near = did_you_mean(file, sorted(path.stem for path in (STOCK_TASKS / folder).glob("*.yaml"))) if folder else ""
         raise ValueError(f"lm_eval/tasks has no {name}.yaml{near}")
     return name
 
 
-def _variables(text: str) -> set[str]:
-    """The columns that a template names."""
+def _template_columns(text: str) -> set[str]:
+    """The columns that a Jinja template uses."""
     from jinja2 import TemplateError, meta
     from jinja2.sandbox import SandboxedEnvironment
 
@@ -48,31 +52,31 @@ def _variables(text: str) -> set[str]:
         raise ValueError(f"not a template ({error})") from None
 
 
-def _is_template(text: str) -> str:
-    _variables(text)
+def _check_template(text: str) -> str:
+    _template_columns(text)
     return text
 
 
-StockName = Annotated[Text, AfterValidator(_is_stock)]
+StockName = Annotated[Text, AfterValidator(_check_stock_name)]
 
 
-Template = Annotated[Text, AfterValidator(_is_template)]  # or a column's name
+Template = Annotated[Text, AfterValidator(_check_template)]  # or a column's name
 
 
 class Generation(Settings):
-    """Where a generated answer ends. It is the likeliest answer: nothing is sampled."""
+    """The strings that end a generated answer. Decoding is greedy."""
 
     until: Annotated[tuple[Text, ...], Field(min_length=1)]
 
 
 class FewShot(Settings):
-    """How examples are chosen: drawn, or the first ones."""
+    """How few-shot examples are chosen: sampled, or the first ones."""
 
     sampler: Literal["default", "first_n"]
 
 
-class Step(Settings):
-    """One step from a generated text to the answer in it."""
+class FilterStep(Settings):
+    """One step of a filter, from a generated text to the answer in it."""
 
     function: Literal["regex", "take_first", "lowercase", "uppercase", "remove_whitespace"]
     regex_pattern: Text | None = None
@@ -80,21 +84,21 @@ class Step(Settings):
 
 
 class Filter(Settings):
-    """A way to find the answer in a generated text; its name is the second part of a metric's key."""
+    """Steps that extract the answer from a generated text. Its name is the second part of a metric's key."""
 
     name: Text
-    filter: Annotated[tuple[Step, ...], Field(min_length=1)]
+    filter: Annotated[tuple[FilterStep, ...], Field(min_length=1)]
 
 
 class Prompt(Settings):
-    """The harness's keys for one task. A key that is left out is the included file's, or has the harness's default.
+    """The prompt of a task in the harness's keys. A missing key is taken from the included file, or has the harness's default.
 
-    A text is a column's name or a Jinja template over the columns; `doc_to_choice` may be a list of texts.
+    A text is the name of a column or a Jinja template over the columns. `doc_to_choice` may be a list of texts.
     """
 
     include: StockName | None = None
     output_type: Literal["multiple_choice", "generate_until"] | None = None
-    description: Annotated[str, AfterValidator(_is_template)] | None = None
+    description: Annotated[str, AfterValidator(_check_template)] | None = None
     doc_to_text: Template | None = None
     doc_to_choice: Template | tuple[str, ...] | None = None
     doc_to_target: Template | Annotated[int, Field(ge=0)] | None = None
@@ -105,7 +109,7 @@ class Prompt(Settings):
     filter_list: tuple[Filter, ...] | None = None
 
     @model_validator(mode="after")
-    def _is_whole(self) -> "Prompt":
+    def _is_complete(self) -> "Prompt":
         if self.include is not None:
             return self
         needed = ["output_type", "doc_to_text", "doc_to_target"]
@@ -116,43 +120,43 @@ class Prompt(Settings):
         return self
 
     @property
-    def generates(self) -> bool:
-        """Whether an answer is generated, as far as is said here."""
+    def is_generative(self) -> bool:
+        """Whether this file (not the included one) says that answers are generated."""
         return self.output_type == "generate_until"
 
-    def keys(self) -> dict[str, Any]:
-        """What is said here, as the harness reads it; `include` aside."""
+    def harness_keys(self) -> dict[str, Any]:
+        """The keys of this file, without `include`, as the harness reads them."""
         return self.model_dump(mode="json", exclude={"include"}, exclude_none=True)
 
     def stock_file(self, subject: str = "") -> Path | None:
-        """The included file."""
-        return None if self.include is None else STOCK / f"{self.include.replace(SUBJECT, subject)}.yaml"
+        """The included file, for a subject if there is one file per subject; None without `include`."""
+        return None if self.include is None else STOCK_TASKS / f"{self.include.replace(SUBJECT, subject)}.yaml"
 
     def stock_subjects(self) -> list[str]:
-        """The subjects that there are stock task files for; none where a prompt is the same for all."""
+        """The subjects that have a stock task file; an empty list if the prompt does not depend on the subject."""
         if self.include is None or SUBJECT not in self.include:
             return []
         prefix, suffix = f"{self.include}.yaml".rpartition("/")[2].split(SUBJECT)
-        files = (STOCK / self.include).parent.glob(f"{prefix}*{suffix}")
+        files = (STOCK_TASKS / self.include).parent.glob(f"{prefix}*{suffix}")
         return sorted(file.name.removeprefix(prefix).removesuffix(suffix) for file in files)
 
     def columns(self) -> dict[str, set[str]]:
-        """The columns that each text names. A text without a template that names a question is a column itself."""
+        """The columns that each text uses. A text that is no template is the name of a column, except in `description`."""
         found: dict[str, set[str]] = {}
         for key in ("description", "doc_to_text", "doc_to_choice", "doc_to_target"):
             value = getattr(self, key)
             if not isinstance(value, str):
                 continue
             if "{{" in value or "{%" in value:
-                found[key] = _variables(value)
-            elif key != "description":  # which may be plain words
+                found[key] = _template_columns(value)
+            elif key != "description":  # it may be plain text
                 found[key] = {value}
         return found
 
 
-def by_name(value: Any) -> Any:
-    """The name of a stock task file stands for a prompt that includes it and changes nothing."""
+def expand_stock_name(value: Any) -> Any:
+    """Turn the name of a stock task file into a prompt that includes it unchanged."""
     return {"include": value} if isinstance(value, str) else value
 
 
-Written = Annotated[Prompt, BeforeValidator(by_name)]
+PromptOrStockName = Annotated[Prompt, BeforeValidator(expand_stock_name)]

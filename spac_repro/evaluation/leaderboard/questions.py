@@ -1,7 +1,7 @@
-"""Questions as data: what a row of each benchmark must hold, where rows come from, and which of them are asked.
+"""The questions of a benchmark: schemas of their rows, files to read them from, and the quota of each subject.
 
-A benchmark's files lie in one folder, one file a split, as JSON lines (gzipped or not) or Parquet, with the column names of
-the public data sets. Files are data, never code: no loading script is run.
+The files of a benchmark lie in one folder, one file per split, as JSON lines (gzipped or not) or Parquet, with the column names of
+the public data sets. No loading script is run.
 """
 
 import gzip
@@ -26,19 +26,23 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Row(BaseModel):
-    """The columns that a benchmark's prompt and score are made of; other columns are dropped."""
+    """The columns that prompt and metrics of a benchmark use; other columns are dropped."""
 
-    words: ClassVar[str] = "question"  # the column that holds what is asked, for measuring contamination by training prompts
+    text_column: ClassVar[str] = "question"  # the column that is compared with training prompts for contamination
 
 
-class Options(BaseModel):
+class ArcChoices(BaseModel):
+    """The choices of an ARC question and their labels."""
+
     text: Annotated[list[Text], Field(min_length=2)]
     label: list[Text]
 
 
 class ArcRow(Row):
+    """A row of ARC (Clark et al. 2018)."""
+
     question: Text
-    choices: Options
+    choices: ArcChoices
     answer_key: Annotated[Text, Field(alias="answerKey")]
 
     @model_validator(mode="after")
@@ -49,7 +53,9 @@ class ArcRow(Row):
 
 
 class HellaSwagRow(Row):
-    words: ClassVar[str] = "ctx_a"
+    """A row of HellaSwag (Zellers et al. 2019)."""
+
+    text_column: ClassVar[str] = "ctx_a"
     activity_label: str
     ctx_a: Text
     ctx_b: str
@@ -63,23 +69,29 @@ class HellaSwagRow(Row):
         return self
 
 
-class Answers(BaseModel):
+class Mc2Targets(BaseModel):
+    """The answers to a TruthfulQA question, and which of them are true."""
+
     choices: Annotated[list[str], Field(min_length=2)]  # one of the public answers is empty
     labels: list[Literal[0, 1]]
 
     @model_validator(mode="after")
-    def _some_are_true(self) -> "Answers":
+    def _some_are_true(self) -> "Mc2Targets":
         if len(self.labels) != len(self.choices) or 1 not in self.labels:
             raise ValueError("labels must be as many as choices, and mark at least one as true")
         return self
 
 
 class TruthfulQaRow(Row):
+    """A row of TruthfulQA (Lin et al. 2022), multiple choice."""
+
     question: Text
-    mc2_targets: Answers
+    mc2_targets: Mc2Targets
 
 
 class MmluRow(Row):
+    """A row of MMLU (Hendrycks et al. 2021)."""
+
     question: Text
     choices: Annotated[list[str], Field(min_length=4, max_length=4)]
     answer: Annotated[int, Field(ge=0, le=3)]
@@ -87,7 +99,9 @@ class MmluRow(Row):
 
 
 class WinoGrandeRow(Row):
-    words: ClassVar[str] = "sentence"
+    """A row of WinoGrande (Sakaguchi et al. 2020)."""
+
+    text_column: ClassVar[str] = "sentence"
     sentence: Annotated[str, Field(pattern="_.*[^ ]")]
     option1: Text
     option2: Text
@@ -95,11 +109,13 @@ class WinoGrandeRow(Row):
 
 
 class Gsm8kRow(Row):
+    """A row of GSM8K (Cobbe et al. 2021)."""
+
     question: Text
     answer: Annotated[str, Field(pattern=r"#### -?[0-9.,]+")]
 
 
-ROWS: dict[str, type[Row]] = {
+ROW_SCHEMAS: dict[str, type[Row]] = {
     "arc": ArcRow,
     "hellaswag": HellaSwagRow,
     "truthfulqa": TruthfulQaRow,
@@ -107,46 +123,52 @@ ROWS: dict[str, type[Row]] = {
     "winogrande": WinoGrandeRow,
     "gsm8k": Gsm8kRow,
 }
-Subject = Annotated[str, Field(pattern=r"^\w[\w -]*$")]  # becomes part of a file's name
+Subject = Annotated[str, Field(pattern=r"^\w[\w -]*$")]  # becomes a part of a file's name
 
 
-def _there(value: Any) -> Any:
+def _check_not_null(value: Any) -> Any:
     if value is None:
-        raise ValueError("holds nothing")
+        raise ValueError("is null")
     return value
 
 
 @cache
-def required(columns: tuple[str, ...], words: str | None = None) -> type[Row]:
-    """The check of rows of which no more is known than the columns that each must have. `words`: one of them; None: the first."""
-    words = words or columns[0]
-    kinds = {words: Text, "subject": Subject}
-    # Numbered, since a column may have any name.
+def row_with_columns(columns: tuple[str, ...], text_column: str | None = None) -> type[Row]:
+    """A schema for rows that must have certain columns, of any type.
+
+    Args:
+        columns: the required columns.
+        text_column: the one with the text of the question; None: the first.
+    """
+    text_column = text_column or columns[0]
+    kinds = {text_column: Text, "subject": Subject}
+    # The fields are numbered because a column may have any name.
     fields = {
-        f"column_{number}": (kinds.get(column, Annotated[Any, AfterValidator(_there)]), Field(alias=column))
+        f"column_{number}": (kinds.get(column, Annotated[Any, AfterValidator(_check_not_null)]), Field(alias=column))
         for number, column in enumerate(columns)
     }
     row: type[Row] = create_model("Columns", __base__=Row, **fields)  # type: ignore[call-overload]
-    row.words = words
+    row.text_column = text_column
     return row
 
 
-def read_split(folder: Path, split: str, row: type[Row]) -> Rows:
-    """The rows of one split of one benchmark, checked against what the benchmark needs.
+def read_split(folder: Path, split: str, row_model: type[Row]) -> Rows:
+    """Read and validate the rows of one split.
 
-    Raises UserError, naming the file and the line or row, where the file is missing, empty or not what it should be.
+    Raises:
+        UserError: the file is missing, empty or wrong; the message names the file and the line or row.
     """
-    path = _find(folder, split)
+    path = _find_file(folder, split)
     rows = []
     for number, values in _parquet(path) if path.suffix == ".parquet" else _json_lines(path):
-        found = validate(row, values, NamedSource(f"{path}, row {number}"), remedy="mend or remove this row")
-        rows.append(found.model_dump(by_alias=True))
+        row = validate(row_model, values, NamedSource(f"{path}, row {number}"), remedy="correct or remove this row")
+        rows.append(row.model_dump(by_alias=True))
     if not rows:
         raise UserError(f"{path} holds no rows; give the whole file of the benchmark")
     return rows
 
 
-def _find(folder: Path, split: str) -> Path:
+def _find_file(folder: Path, split: str) -> Path:
     found = [path for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").is_file()]
     if len(found) > 1:
         raise UserError(f"{folder} has {' and '.join(path.name for path in found)}; keep one of them")
@@ -161,7 +183,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
         with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield number, strict_json.parse(line, str(path), line=number, remedy="mend or remove this line")
+                    yield number, strict_json.parse(line, str(path), line=number, remedy="correct or remove this line")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}, after line {number}: cannot be read ({error}); fetch the file again") from None
 
@@ -177,10 +199,17 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     return enumerate(rows, start=1)
 
 
-def spread(total: int, sizes: Sequence[int]) -> list[int]:
-    """How many of `total` questions each subject is asked: as evenly as their sizes allow, a remainder at even distances.
+def even_quotas(total: int, sizes: Sequence[int]) -> list[int]:
+    """Divide `total` questions among subjects as evenly as their sizes allow.
 
-    A pure function of its arguments, so the same limit always asks the same questions: the first ones of each subject.
+    A remainder goes to subjects at even distances. Equal arguments give equal quotas, so a limit always selects the same questions.
+
+    Args:
+        total: number of questions in all.
+        sizes: number of questions that each subject has.
+
+    Returns:
+        The number of questions for each subject.
     """
     quotas = [0] * len(sizes)
     while (left := min(total, sum(sizes)) - sum(quotas)) > 0:

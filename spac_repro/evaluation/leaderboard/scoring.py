@@ -1,4 +1,4 @@
-"""A model's scores on a suite: which tasks, which questions, and what the harness makes of the answers."""
+"""Scores a model on a suite: selects tasks, reads questions, runs the harness, averages."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from spac_repro.documents.errors import one_line
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.table import average
-from spac_repro.evaluation.leaderboard.task import Leaves, Task
+from spac_repro.evaluation.leaderboard.task import Subtasks, Task
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.runs.results import Score
 from spac_repro.suites import Suite
@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 FEWSHOT_SEED = 1234  # the harness's default
 
 
-def harness() -> str:
-    """The harness and its version, as recorded beside scores: "lm_eval 0.4.13"."""
+def harness_version() -> str:
+    """The harness and its version, as results.json records them: "lm_eval 0.4.13"."""
     return f"lm_eval {version('lm_eval')}"
 
 
-def chosen_tasks(suite: Suite, tasks: Sequence[str] | None = None) -> list[Task]:
-    """The named tasks of a suite, in the suite's order; all of them by default. Raises UserError with the nearest name."""
+def select_tasks(suite: Suite, tasks: Sequence[str] | None = None) -> list[Task]:
+    """The named tasks of a suite, in the suite's order; by default all of them.
+
+    Raises:
+        UserError: an unknown task (the message suggests a similar name), no task, or an empty suite.
+    """
     known = {task.name: task for task in tasks_of(suite)}
     if not known:
         raise UserError(f"the suite {suite.name} asks nothing; choose another with --suite")
@@ -42,30 +46,43 @@ def chosen_tasks(suite: Suite, tasks: Sequence[str] | None = None) -> list[Task]
     return [task for name, task in known.items() if tasks is None or name in tasks]
 
 
-def questions(
+def read_questions(
     suite: Suite,
     *,
     tasks: Sequence[str] | None = None,
-    data: Path | None = None,
+    questions_folder: Path | None = None,
     world: "World | None" = None,
     limit: int | None = None,
-) -> dict[Task, Leaves]:
-    """The questions that `evaluate` asks when called with the same arguments, read and checked. For errors, see there."""
+) -> dict[Task, Subtasks]:
+    """Read and check the questions that `evaluate` asks when it is called with the same arguments.
+
+    Raises:
+        UserError: see `evaluate`.
+        UnfitEnvironmentError: see `evaluate`.
+    """
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; ask at least 1 question a task")
-    chosen = chosen_tasks(suite, tasks)
+    chosen = select_tasks(suite, tasks)
     if suite.uses_world:
-        return {task: task.first(leaves, limit) for task, leaves in _of_world(suite, chosen, data, world).items()}
-    if data is not None and not data.is_dir():
-        raise UserError(f"{data} is not a folder; give the folder that holds the questions, one folder a benchmark")
-    return {task: task.first(task.from_hub() if data is None else task.from_files(data), limit) for task in chosen}
+        from_world = _world_questions(suite, chosen, questions_folder, world)
+        return {task: task.limited(subtasks, limit) for task, subtasks in from_world.items()}
+    if questions_folder is not None and not questions_folder.is_dir():
+        raise UserError(f"{questions_folder} is not a folder; give the folder that holds the questions, one folder a benchmark")
+    return {
+        task: task.limited(
+            task.questions_from_hub() if questions_folder is None else task.questions_from_files(questions_folder), limit
+        )
+        for task in chosen
+    }
 
 
-def _of_world(suite: Suite, tasks: Sequence[Task], data: Path | None, world: "World | None") -> dict[Task, Leaves]:
-    if data is not None or world is None:
+def _world_questions(
+    suite: Suite, tasks: Sequence[Task], questions_folder: Path | None, world: "World | None"
+) -> dict[Task, Subtasks]:
+    if questions_folder is not None or world is None:
         raise UserError(f"the suite {suite.name} asks questions of the built-in world; give a recipe that has one, and no data")
     made = suite.load_question_generator()(world)
-    return {task: task.grouped(made[task.name], "the built-in world") for task in tasks}
+    return {task: task.by_subtask(made[task.name], "the built-in world") for task in tasks}
 
 
 def evaluate(
@@ -74,40 +91,49 @@ def evaluate(
     suite: Suite,
     *,
     tasks: Sequence[str] | None = None,
-    data: Path | None = None,
+    questions_folder: Path | None = None,
     world: "World | None" = None,
     limit: int | None = None,
     batch_size: int = 16,
     seed: int = FEWSHOT_SEED,
     progress: "Progress | None" = None,
 ) -> list[Score]:
-    """The model's scores on a suite, by lm-eval; the average comes last where all tasks of the suite were asked.
+    """Score a model on a suite with lm-eval.
 
-    tasks: names of tasks, all by default.
-    data: a folder with the questions, one folder a task; without it they come from the hub. Not for a suite that asks the world.
-    world: the built-in world, for a suite that asks it.
-    limit: at most so many questions a task, the first ones; with subjects, in all, spread evenly over them.
-    batch_size: affects speed, and scores by rounding only. seed: draws the few-shot examples; the default is the harness's own.
-    progress: called with (task, requests answered, requests in all).
+    The result is deterministic: global random generators are neither seeded nor used. The model keeps its mode (train or eval).
 
-    Deterministic; global random generators are neither seeded nor used. The model is left in the mode it was in.
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        suite: the suite.
+        tasks: names of tasks; None: all tasks of the suite.
+        questions_folder: a folder with the questions, one folder per task; None: they come from the hub. Must be None for a suite
+            about the built-in world.
+        world: the built-in world, for a suite about it.
+        limit: at most this many questions per task, the first ones; spread evenly over the subjects of a task.
+        batch_size: affects speed, and scores only by rounding.
+        seed: of the few-shot examples; the default is the harness's own.
+        progress: called with (task, requests answered, requests in all).
+
+    Returns:
+        The scores of each task, and their average at the end if all tasks of the suite were asked.
 
     Raises:
         UserError: a wrong task file, an unknown task, a bad limit; missing, empty or garbled files, with file and line.
-        UnfitEnvironmentError: the questions are neither in files, nor cached, nor on a hub that answers.
+        UnfitEnvironmentError: the questions are neither in files, nor cached, nor to be had from the hub.
     """
-    asked = questions(suite, tasks=tasks, data=data, world=world, limit=limit)
+    questions = read_questions(suite, tasks=tasks, questions_folder=questions_folder, world=world, limit=limit)
 
     from spac_repro.evaluation.leaderboard.harness import measure
 
-    with _faults_of(suite):
-        scores = measure(model, tokenizer, asked, batch_size=batch_size, seed=seed, progress=progress)
+    with _task_errors_as_user_errors(suite):
+        scores = measure(model, tokenizer, questions, batch_size=batch_size, seed=seed, progress=progress)
     return [*scores, *average(scores, tasks_of(suite))]
 
 
 @contextmanager
-def _faults_of(suite: Suite) -> Iterator[None]:
-    """What the harness cannot do with a task of one's own is its author's mistake, and no fault of the program's."""
+def _task_errors_as_user_errors(suite: Suite) -> Iterator[None]:
+    """Turn an error of the harness on a user's own task into a UserError: the task file caused it, not the program."""
     from jinja2 import TemplateError
 
     try:

@@ -1,4 +1,4 @@
-"""Scores as rows, and their average as the leaderboard takes it."""
+"""The average over the tasks of a suite, and scores as rows of a table."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,14 +11,14 @@ AVERAGE = "average"
 
 
 def average(scores: Iterable[Score], tasks: Sequence[Task]) -> list[Score]:
-    """The plain mean over the tasks' first metrics as one Score, or nothing where a task is missing.
+    """The plain mean of the tasks' primary metrics, as the leaderboard takes it; an empty list if a task is missing.
 
-    Its standard error takes the tasks' errors as independent; n counts all questions.
+    The standard error treats the errors of the tasks as independent. n counts all questions.
     """
     by_name = {(score.task, score.metric): score for score in scores}
-    if any((task.name, task.primary) not in by_name for task in tasks):
+    if any((task.name, task.primary_metric) not in by_name for task in tasks):
         return []
-    parts = [by_name[task.name, task.primary] for task in tasks]
+    parts = [by_name[task.name, task.primary_metric] for task in tasks]
     errors = [part.stderr for part in parts if part.stderr is not None]
     return [
         Score(

@@ -1,4 +1,4 @@
-"""Task files: read, and refused in one line where they cannot mean what they say."""
+"""Reads task files, and refuses those that contradict themselves."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,9 +12,17 @@ from spac_repro.evaluation.leaderboard.prompt import SUBJECT
 from spac_repro.evaluation.leaderboard.task import Task
 from spac_repro.suites import Suite
 
-TAKEN = ("average", "gold", "heldout")  # what other scores are called
+RESERVED_NAMES = ("average", "gold", "heldout")  # tasks of other scores
 METRICS = {"multiple_choice": ("acc", "acc_norm"), "generate_until": ("exact_match",)}
-PATTERN = "docs/leaderboard.md has a whole task file"
+EXAMPLE = "docs/leaderboard.md has a whole task file"
+RENAMED = {  # keys of 0.1
+    "shots": "num_fewshot",
+    "examples": "fewshot_split",
+    "asked": "test_split",
+    "generates": "max_gen_toks",
+    "overlap": "contamination_column",
+    "row": "row_schema",
+}
 
 Problem = tuple[tuple[str, ...], str]  # a key, and what is wrong with it
 
@@ -23,7 +31,7 @@ def tasks_of(suite: Suite) -> tuple[Task, ...]:
     """The tasks of a suite, in its order.
 
     Raises:
-        UserError: a task file is wrong, with file, line and key; or two of them have one name.
+        UserError: a task file is wrong (the message names file, line and key), or two tasks have the same name.
     """
     tasks = tuple(map(read, suite.task_files))
     for name, times in Counter(task.name for task in tasks).items():
@@ -34,51 +42,55 @@ def tasks_of(suite: Suite) -> tuple[Task, ...]:
 
 
 def read(file: Path) -> Task:
-    """The task of one file.
+    """Read the task of one file.
 
     Raises:
-        UserError: it is wrong, with line and key.
+        UserError: the file is wrong; the message names line and key.
     """
     document = yaml_subset.read(file)
-    task = validate(Task, document.value, document, missing_key_remedy=PATTERN)
-    for key, problem in (*_of_names(task), *_of_columns(task), *_of_metrics(task)):
+    for key in document.value if isinstance(document.value, dict) else ():
+        if key in RENAMED:
+            raise document.error((key,), f"renamed to {RENAMED[key]} in version 0.2")
+    task = validate(Task, document.value, document, missing_key_remedy=EXAMPLE)
+    for key, problem in (*_name_problems(task), *_column_problems(task), *_metric_problems(task)):
         raise document.error(key, problem)
     return task
 
 
-def _of_names(task: Task) -> Iterator[Problem]:
-    if task.name in TAKEN:
-        yield ("name",), f"{task.name} is what other scores are called; take another"
-    if task.shots and task.examples is None:
-        yield ("examples",), f"missing: the split that {task.shots} examples are drawn from"
-    if task.examples == task.asked:
-        yield ("examples",), "examples come from another split than the questions"
+def _name_problems(task: Task) -> Iterator[Problem]:
+    if task.name in RESERVED_NAMES:
+        yield ("name",), f"{task.name} is the name of other scores; choose another"
+    if task.num_fewshot and task.fewshot_split is None:
+        yield ("fewshot_split",), f"missing: the split that {task.num_fewshot} examples are drawn from"
+    if task.fewshot_split == task.test_split:
+        yield ("fewshot_split",), "must differ from test_split"
     if not task.by_subject and SUBJECT in (task.prompt.include or ""):
         yield ("by_subject",), f"must be true where the prompt's file depends on the {SUBJECT}"
 
 
-def _of_columns(task: Task) -> Iterator[Problem]:
-    """What the prompt and the scores are made of must stand in every row: others are dropped."""
-    if (task.row is None) == (task.columns is None):
-        yield ("columns",), "give either `row`, a check that the package has, or `columns`, which every row must have"
+def _column_problems(task: Task) -> Iterator[Problem]:
+    """Every column that the prompt or the metrics use must be required of every row; other columns are dropped."""
+    if (task.row_schema is None) == (task.columns is None):
+        yield ("columns",), "give either `row_schema`, a schema that the package has, or `columns`, which every row must have"
         return
-    columns = [field.alias or name for name, field in task.check.model_fields.items()]
-    if task.overlap is not None and task.overlap not in columns:
-        yield ("overlap",), f"`columns` has no {task.overlap}{did_you_mean(task.overlap, columns)}"
+    columns = [field.alias or name for name, field in task.row_model.model_fields.items()]
+    column = task.contamination_column
+    if column is not None and column not in columns:
+        yield ("contamination_column",), f"`columns` has no {column}{did_you_mean(column, columns)}"
     if task.by_subject and "subject" not in columns:
-        yield ("columns",), "a task that is asked by subject needs the column subject"
+        yield ("columns",), "a task with by_subject needs the column subject"
     for key, named in task.prompt.columns().items():
         for column in sorted(named - {*columns}):
             yield ("prompt", key), f"no column {column}{did_you_mean(column, columns)}; the columns are {', '.join(columns)}"
 
 
-def _of_metrics(task: Task) -> Iterator[Problem]:
-    """A metric that the harness would not compute, or would have to fetch."""
+def _metric_problems(task: Task) -> Iterator[Problem]:
+    """Metrics that the harness does not compute, or would have to download."""
     prompt = task.prompt
     if task.by_subject and (len(task.metrics) != 2 or len({*task.metrics.values()}) != 1):
-        yield ("metrics",), "by subject there are two, for one key: the mean over subjects, and the one over questions"
-    if prompt.generates != (task.generates > 0) and prompt.include is None:
-        yield ("generates",), "how many tokens an answer may have: 1 or more for generate_until, nothing elsewhere"
+        yield ("metrics",), "a task with by_subject has two, for one key: the mean over subjects, and the mean over questions"
+    if prompt.is_generative != (task.max_gen_toks > 0) and prompt.include is None:
+        yield ("max_gen_toks",), "tokens of an answer: 1 or more for generate_until, absent for multiple_choice"
     if prompt.include is not None:
         return
     filters = [each.name for each in prompt.filter_list or ()] or ["none"]
@@ -86,6 +98,6 @@ def _of_metrics(task: Task) -> Iterator[Problem]:
         metric, _, chosen = key.partition(",")
         if metric not in METRICS[prompt.output_type or "multiple_choice"]:
             known = ", ".join(METRICS[prompt.output_type or "multiple_choice"])
-            yield ("metrics", name), f"{prompt.output_type} has the metrics {known}, and not {metric}"
+            yield ("metrics", name), f"{prompt.output_type} has the metrics {known}, not {metric}"
         if chosen not in filters:
-            yield ("metrics", name), f"there is no filter {chosen}; after the comma stands one of {', '.join(filters)}"
+            yield ("metrics", name), f"no filter {chosen}; after the comma, write one of {', '.join(filters)}"

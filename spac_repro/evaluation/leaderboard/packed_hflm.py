@@ -1,0 +1,122 @@
+"""The harness's Hugging Face model, with packed prompts and data parallelism."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spac_repro.data.example import TokenizedExample
+from spac_repro.model.packing import pack
+from spac_repro.model.policy import Policy, supports_packing
+from spac_repro.optim import distributed
+from spac_repro.optim.loop import batch_by_tokens
+
+MAX_BATCH_TOKENS = 4096
+MIN_SHARED = 0.8  # requests are packed together if they share at least this part of their prompts
+Request = tuple[tuple[str, str], list[int], list[int]]  # the texts; the tokens of prompt and continuation
+
+
+class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
+    """lm-eval's HFLM that computes a shared prompt once, divides requests among processes, and reports progress."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        # A copy of the tokenizer, because the harness adds a padding token to one that has none.
+        super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
+        self.on_progress: Callable[[int, int], None] = lambda done, total: None
+        self._done = self._total = 0
+        self.set_cache_hook(self)
+
+    def add_partial(self, kind: str, request: Any, answer: Any) -> None:
+        """Report progress; the harness calls this for every answered request."""
+        self._done += 1
+        self.on_progress(self._done, self._total)
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """The log-probability of each request's continuation, and whether greedy decoding gives it; divided among processes."""
+        return self._data_parallel(requests, super().loglikelihood)
+
+    @torch.no_grad()
+    def _loglikelihood_tokens(self, requests: list[Request], *arguments: Any, **options: Any) -> list[tuple[float, bool]]:
+        """The log-probability of each continuation, and whether greedy decoding gives it.
+
+        What the choices of a question share of their prompts (mostly few-shot examples) is computed once for all of them.
+        """
+        if not supports_packing(self.model):
+            answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *arguments, **options)
+            return answers
+        examples = group_by_shared_prompt([self._truncate(prompt, continuation) for _, prompt, continuation in requests])
+        answers = []
+        for batch in batch_by_tokens(range(len(examples)), [example.num_tokens for example in examples], MAX_BATCH_TOKENS):
+            for answer in self._score([examples[i] for i in batch]):
+                self.cache_hook.add_partial("loglikelihood", requests[len(answers)][0], answer)
+                answers.append(answer)
+        return answers
+
+    def _truncate(self, prompt: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """Cut the prompt from the left to the model's context. The last token of the continuation is never an input."""
+        excess = len(prompt) + len(continuation) - (self.max_length + 1)
+        if excess > 0:
+            logging.getLogger("lm_eval").warning("Truncating %d tokens from the left.", excess)
+        return prompt[max(excess, 0) :], continuation
+
+    def _score(self, examples: Sequence[TokenizedExample]) -> Iterator[tuple[float, bool]]:
+        """Log-probability and greediness of every continuation in the examples, in one forward pass."""
+        packed = pack(examples, device=self.device)
+        logprobs = Policy(self.model).logits(packed).log_softmax(-1)
+        is_greedy = logprobs.argmax(-1) == packed.targets
+        values = logprobs.gather(-1, packed.targets[:, None])[:, 0]
+        for response in range(packed.num_responses):
+            tokens = packed.response_numbers == response
+            yield float(values[tokens].sum()), bool(is_greedy[tokens].all())
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        """The generated answer to each request; divided among processes."""
+        return self._data_parallel(requests, super().generate_until)
+
+    def _data_parallel(self, requests: list[Any], answer: Callable[..., list[Any]]) -> list[Any]:
+        """Answer this process's shard of the requests, and gather the answers of all processes.
+
+        The harness's own data parallelism divides whole documents, and fails if a subject has fewer documents than there are
+        processes.
+        """
+        shard = distributed.shard(range(len(requests)))
+        self._done, self._total = 0, len(shard)
+        answers = answer([requests[i] for i in shard], disable_tqdm=True) if shard else []
+        gathered = distributed.all_gather(dict(zip(shard, answers, strict=True)))
+        return [gathered[i] for i in range(len(requests))]
+
+
+def group_by_shared_prompt(requests: Sequence[tuple[list[int], list[int]]]) -> list[TokenizedExample]:
+    """Group neighbouring requests that share most of their prompts into one example each.
+
+    Args:
+        requests: the tokens of prompt and continuation, in order.
+
+    Returns:
+        One example per group, in order; only the tokens of the continuations are scored.
+    """
+    examples: list[TokenizedExample] = []
+    group: list[tuple[list[int], list[int]]] = []
+    shared: list[int] = []
+    for prompt, continuation in requests:
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(shared, prompt, strict=False)))
+        if group and common < MIN_SHARED * max(len(prompt), *(len(other) for other, _ in group)):
+            examples.append(_example(shared, group))
+            group = []
+        shared = prompt[:common] if group else prompt
+        group.append((prompt, continuation))
+    return [*examples, _example(shared, group)] if group else examples
+
+
+def _example(shared: list[int], group: Sequence[tuple[list[int], list[int]]]) -> TokenizedExample:
+    suffixes = [(prompt[len(shared) :], continuation) for prompt, continuation in group]
+    return TokenizedExample(
+        shared,
+        [[*rest, *continuation] for rest, continuation in suffixes],
+        [[False] * len(rest) + [True] * len(continuation) for rest, continuation in suffixes],
+    )
