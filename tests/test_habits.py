@@ -83,3 +83,14 @@ def test_the_code_links_to_each_decision_that_explains_it():
     code = [ROOT / name for name in tracked if name.endswith((".py", ".toml")) and name != "tests/test_habits.py"]
     linked = {link for file in code for link in re.findall(r"docs/decisions/([\w-]+\.md)", file.read_text())}
     assert linked == {page.name for page in DECISIONS}
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "bench" / "RESULTS.md"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_of_a_page_have_at_most_132_columns(page):
+    """Rows of tables and lines of code aside, which cannot be wrapped."""
+    text = re.sub(r"^ *```.*?^ *```", lambda block: "\n" * block[0].count("\n"), page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = enumerate(text.splitlines(), 1)
+    assert [number for number, line in lines if len(line) > 132 and not line.lstrip().startswith("|")] == []
