@@ -14,7 +14,7 @@ from spac_repro.data.preferences import read_preferences
 TEXT = " ".join(f"word{i}" for i in range(20))
 
 
-def slow(prompts, items):
+def brute_force(prompts, items):
     """The definition, by comparing every prompt with every item and every run with every run."""
 
     def words(text):
@@ -48,11 +48,11 @@ texts = st.lists(st.sampled_from(["a", "B", "a.", " B,", "\n", "_"]), max_size=1
 
 @settings(max_examples=100, deadline=None)
 @given(prompts=st.lists(texts, max_size=5), items=st.dictionaries(st.sampled_from("xyz"), st.lists(texts, max_size=4)))
-def test_equals_the_slow_definition(prompts, items):
-    assert as_tuples(measure(prompts, items)) == slow(prompts, items)
+def test_equals_brute_force(prompts, items):
+    assert as_tuples(measure(prompts, items)) == brute_force(prompts, items)
 
 
-def test_equals_the_slow_definition_on_longer_texts():
+def test_equals_brute_force_on_longer_texts():
     rng = random.Random(0)
 
     def text():
@@ -62,7 +62,7 @@ def test_equals_the_slow_definition_on_longer_texts():
     prompts = [text() for _ in range(20)]
     items = {task: [text() for _ in range(12)] for task in "abc"}
     measured = as_tuples(measure(prompts, items))
-    assert measured == slow(prompts, items)
+    assert measured == brute_force(prompts, items)
     assert any(ngram > exact for _, exact, ngram, _, _ in measured.values())
 
 
@@ -90,7 +90,7 @@ def test_item_of_exactly_thirteen_words_counts_both_ways():
     assert (contamination.exact, contamination.ngram, contamination.row_indexes) == (1, 1, (0, 1))
 
 
-def test_texts_without_words_equal_nothing():
+def test_texts_without_words_match_nothing():
     contamination = measure(["", "?!"], {"t": ["", "...", "a"], "none": []})
     assert contamination.tasks["t"].item_indexes == ()
     assert contamination.tasks["t"].note == ""
@@ -102,7 +102,7 @@ def test_normalisation_unifies(left, right):
     assert normalise(left) == normalise(right)
 
 
-def test_rows_are_told_apart_by_task():
+def test_rows_are_counted_by_task():
     contamination = measure(["one", "two", "one"], {"a": ["one"], "b": ["two"]})
     assert contamination.tasks["a"].row_indexes == (0, 2)
     assert contamination.tasks["b"].row_indexes == (1,)

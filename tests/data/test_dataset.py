@@ -1,4 +1,4 @@
-"""PreferenceDataset: reference log-probabilities whatever the batches, and a file that gives back what was put in."""
+"""Datasets: reference log-probabilities for any batch size, and the file's round trip."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_every_row_keeps_its_own_responses(data):
 
 
 @pytest.mark.parametrize("tokens", [1, 20, 45, 1000])
-def test_reference_logprobs_stand_in_the_order_of_the_rows(tiny_models, slow_logprob, data, tokens):
+def test_reference_logprobs_are_in_row_order(tiny_models, slow_logprob, data, tokens):
     """They are computed in the order of length."""
     model = tiny_models["llama"]
     found = reference(model, data, tokens=tokens)
@@ -60,7 +60,7 @@ def test_only_the_named_responses_are_scored(tiny_models, data):
     assert list(reference(tiny_models["llama"], data, names=("chosen",))) == ["chosen"]
 
 
-def test_a_file_gives_back_every_token_and_every_bit(tiny_models, tmp_path, data):
+def test_round_trip_keeps_every_bit(tiny_models, tmp_path, data):
     whole = PreferenceDataset(data.prompts, data.responses, reference(tiny_models["llama"], data))
     dataset.write(tmp_path / "selfplay.parquet", whole, TEXTS)
     back = dataset.read(tmp_path / "selfplay.parquet")
@@ -72,14 +72,14 @@ def test_a_file_gives_back_every_token_and_every_bit(tiny_models, tmp_path, data
         assert torch.equal(back.reference_logprobs[name], values)
 
 
-def test_what_a_method_does_not_use_is_not_in_its_file(tmp_path):
+def test_unused_responses_are_not_in_the_file(tmp_path):
     dataset.write(tmp_path / "a.parquet", PreferenceDataset.from_tokenized(EXAMPLES, None), {})
     back = dataset.read(tmp_path / "a.parquet")
     assert list(back.responses) == ["chosen", "rejected"]
     assert dict(back.reference_logprobs) == {}
 
 
-def test_the_texts_are_there_for_a_reader(tmp_path, data):
+def test_the_file_has_text_columns(tmp_path, data):
     from pyarrow import parquet
 
     dataset.write(tmp_path / "a.parquet", data, TEXTS)
@@ -96,7 +96,7 @@ def test_equal_datasets_give_equal_files(tmp_path, data):
 
 
 @pytest.mark.parametrize("cut", [0, 10, -1])
-def test_a_damaged_file_is_named_with_the_remedy(tmp_path, data, cut):
+def test_a_damaged_file_is_reported_with_the_remedy(tmp_path, data, cut):
     path = tmp_path / "selfplay.parquet"
     dataset.write(path, data, TEXTS)
     path.write_bytes(path.read_bytes()[:cut])
@@ -106,7 +106,7 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path, data, cut):
     assert "\n" not in str(refused.value)
 
 
-def test_a_changed_token_or_logprob_is_noticed(tiny_models, tmp_path, data):
+def test_a_changed_token_or_logprob_is_refused(tiny_models, tmp_path, data):
     """Whatever the file's own checksums say: they are made anew by whoever writes it anew."""
     import pyarrow as pa
     from pyarrow import parquet

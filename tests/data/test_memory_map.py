@@ -1,4 +1,4 @@
-"""Rows that lie in a file: the same as in memory, batch by batch, and no file is left."""
+"""Memory-mapped columns: equal to rows in memory, written in batches, and no file remains."""
 
 import gc
 import tempfile
@@ -19,7 +19,7 @@ TEXTS = st.lists(st.tuples(st.lists(st.integers(0, 2**31 - 1)), st.lists(st.inte
 
 @settings(deadline=None)
 @given(rows=TEXTS, batch=st.integers(1, 5))
-def test_rows_come_back_as_they_were(rows, batch):
+def test_columns_equal_the_rows_written(rows, batch):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory_map, "BATCH_ROWS", batch)
         columns = memory_map.token_columns(rows, ["one", "other"])
@@ -49,7 +49,7 @@ def test_rows_are_written_in_batches(monkeypatch):
     assert written == [(3, 3), (6, 3), (8, 2)]
 
 
-def test_no_file_is_left_and_rows_live_as_long_as_they_are_held(tmp_path, monkeypatch):
+def test_no_named_file_remains(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     column = memory_map.token_columns([([1, 2],), ([],)], ["x"])["x"]
     assert list(tmp_path.iterdir()) == []
@@ -57,8 +57,8 @@ def test_no_file_is_left_and_rows_live_as_long_as_they_are_held(tmp_path, monkey
     assert list(column) == [[1, 2], []]
 
 
-def test_a_disk_that_is_full_already_is_named_too(tmp_path, monkeypatch):
-    """The first bytes are only written when the file is flushed; what they meet then is said once, and by nobody else."""
+def test_a_full_disk_is_reported_when_the_first_bytes_are_flushed(tmp_path, monkeypatch):
+    """The error is raised by the flush, and reported once."""
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "wb"))  # noqa: SIM115
     with (
         pytest.raises(UnfitEnvironmentError, match=r"cannot write temporary files in .*TMPDIR"),
@@ -68,7 +68,7 @@ def test_a_disk_that_is_full_already_is_named_too(tmp_path, monkeypatch):
 
 
 @pytest.mark.check
-def test_a_full_disk_is_named_with_the_remedy(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_with_the_remedy(tmp_path, monkeypatch):
     try:
         with needs.small_disk(tmp_path, "64k"):
             monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

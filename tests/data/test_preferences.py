@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from spac_repro.data import preferences as reading
+from spac_repro.data import preferences as preferences_module
 from spac_repro.data.preferences import Preference, fingerprint, read_preferences
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
@@ -108,7 +108,7 @@ def test_round_trip(tmp_path, pairs, shape):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300), name=st.sampled_from(list(WRITERS)), zipped=st.booleans())
-def test_garbage_is_the_users_error_and_nothing_else(tmp_path, data, name, zipped):
+def test_random_bytes_raise_only_user_errors(tmp_path, data, name, zipped):
     (tmp_path / name).write_bytes(gzip.compress(data) if zipped else data)
     one_line_error(tmp_path / name)
 
@@ -125,7 +125,7 @@ json_values = st.recursive(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=json_values)
-def test_any_json_value_is_a_preference_or_the_users_error(tmp_path, value):
+def test_any_json_value_is_read_or_refused(tmp_path, value):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(value) + "\n")
     rows_or_error(path)
@@ -193,7 +193,7 @@ USER, ASSISTANT = message("user", "u"), message("assistant", "a")
         (b'{"prompt": "\xff"}', "not UTF-8 at byte 12"),
     ],
 )
-def test_bad_row_is_named_with_its_line(tmp_path, row, words):
+def test_bad_row_is_reported_with_its_line(tmp_path, row, words):
     path = tmp_path / "a.jsonl"
     bad = row if isinstance(row, bytes) else (row if isinstance(row, str) else json.dumps(row)).encode()
     path.write_bytes(json.dumps(GOOD).encode() + b"\n\n" + bad + b"\n")
@@ -203,7 +203,7 @@ def test_bad_row_is_named_with_its_line(tmp_path, row, words):
     assert read_preferences(str(path), limit=1) == PAIRS[:1]  # what is not asked for is not read
 
 
-def test_bad_row_of_other_formats_is_named_with_its_row(tmp_path):
+def test_bad_row_of_other_formats_is_reported_with_its_number(tmp_path):
     rows = [GOOD, {**GOOD, "chosen": "dog"}]
     for name in ("a.json", "a.parquet"):
         WRITERS[name](tmp_path / name, rows)
@@ -286,7 +286,7 @@ def test_hub_name_needs_a_revision():
     assert "no such file or folder" in one_line_error("folder/data.jsonl", revision="abc")
 
 
-def test_hub_out_of_reach_says_what_to_prepare(monkeypatch):
+def test_unreachable_hub_is_reported_with_the_remedy(monkeypatch):
     import datasets
 
     def unreachable(name, **options):
@@ -314,7 +314,7 @@ def test_hub_data_set(monkeypatch):
     assert "the hub has no such data set or revision" in one_line_error("owner/data", revision="abc")
 
 
-def test_fingerprint_sees_order_role_and_text():
+def test_fingerprint_depends_on_order_role_and_text():
     first, second = PAIRS
     marks = {
         fingerprint(rows)
@@ -335,7 +335,7 @@ def test_fingerprint_sees_order_role_and_text():
 def test_json_lines_are_streamed(tmp_path):
     path = tmp_path / "a.jsonl"
     write_json_lines(path, [GOOD] * 3)
-    rows = reading._json_lines(path)
+    rows = preferences_module._json_lines(path)
     assert next(rows) == (f"{path}, line 1", GOOD)
 
 

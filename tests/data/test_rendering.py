@@ -1,4 +1,4 @@
-"""Text to tokens: templates, what is cut off and what is kept, and what the policy's log-probability is then of."""
+"""Rendering: templates, truncation, and log-probabilities of truncated prompts."""
 
 from types import SimpleNamespace
 
@@ -59,45 +59,45 @@ def preference(*prompt: str, chosen: str = "yes", rejected: str = "no") -> Prefe
     return Preference(tuple({"role": r, "content": c} for r, c in zip(roles, prompt, strict=False)), chosen, rejected)
 
 
-def spelled(tokens: list[int]) -> str:
+def spell(tokens: list[int]) -> str:
     return "".join(VOCABULARY[token] for token in tokens)
 
 
-def the_only(examples: TokenizedPreferences) -> SimpleNamespace:
+def only_row(examples: TokenizedPreferences) -> SimpleNamespace:
     (row,) = zip(examples.prompt, examples.chosen, examples.rejected, strict=True)
     return SimpleNamespace(**dict(zip(("prompt", "chosen", "rejected"), row, strict=True)))
 
 
 def test_a_preference_in_tokens():
-    example = the_only(renderer().tokenize([preference("ask me", chosen="good", rejected="")]))
-    assert spelled(example.prompt) == "ask me"
-    assert spelled(example.chosen) == "good</s>"
-    assert spelled(example.rejected) == "</s>"  # an empty response still ends
+    example = only_row(renderer().tokenize([preference("ask me", chosen="good", rejected="")]))
+    assert spell(example.prompt) == "ask me"
+    assert spell(example.chosen) == "good</s>"
+    assert spell(example.rejected) == "</s>"  # an empty response still ends
 
 
 def test_templates():
     row = preference("first", "answer", "last")
-    assert spelled(renderer(prompt_template="plain").prompt_ids(row)) == "first\n\nanswer\n\nlast"
-    framed = spelled(renderer(prompt_template="instruction", max_prompt_tokens=99).prompt_ids(preference("who {is} it?")))
+    assert spell(renderer(prompt_template="plain").prompt_ids(row)) == "first\n\nanswer\n\nlast"
+    framed = spell(renderer(prompt_template="instruction", max_prompt_tokens=99).prompt_ids(preference("who {is} it?")))
     assert framed == "### Instruction: who {is} it?\n\n### Response: "
     chat = renderer(make_tokenizer(CHAT), prompt_template="chat")
-    assert spelled(chat.prompt_ids(row)) == "<user>first<user>answer<user>lastR:"
+    assert spell(chat.prompt_ids(row)) == "<user>first<user>answer<user>lastR:"
 
 
-def test_a_chat_template_that_is_not_there_is_named_with_the_remedy():
+def test_missing_chat_template_is_reported_with_the_remedy():
     with pytest.raises(UserError, match=r"no chat template; choose --set data\.prompt_template=instruction"):
         renderer(prompt_template="chat")
 
 
 @given(st.text("abc", max_size=30), st.text("xyz", max_size=30), st.integers(1, 25), st.integers(1, 25))
-def test_the_prompts_end_and_the_responses_beginning_are_kept(prompt, response, max_prompt_tokens, max_response_tokens):
+def test_truncation_keeps_a_prompts_end_and_a_responses_beginning(prompt, response, max_prompt_tokens, max_response_tokens):
     limits = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
-    example = the_only(renderer(**limits).tokenize([preference(prompt, chosen=response, rejected=response + "a")]))
-    assert spelled(example.prompt) == prompt[-max_prompt_tokens:]
+    example = only_row(renderer(**limits).tokenize([preference(prompt, chosen=response, rejected=response + "a")]))
+    assert spell(example.prompt) == prompt[-max_prompt_tokens:]
     if len(response) < max_response_tokens:
-        assert spelled(example.chosen) == response + "</s>"
+        assert spell(example.chosen) == response + "</s>"
     else:  # end-of-sequence is one of the tokens that the limit counts: what did not fit did not end
-        assert spelled(example.chosen) == response[:max_response_tokens]
+        assert spell(example.chosen) == response[:max_response_tokens]
     assert renderer(**limits).prompt_ids(preference(prompt)) == example.prompt
 
 
@@ -115,20 +115,20 @@ def test_prompt_and_response_never_merge():
     tokens = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "</s>": 3}, [("a", "b")]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>")
     assert tokenizer("ab").input_ids == [2]
-    example = the_only(renderer(tokenizer).tokenize([preference("a", chosen="b", rejected="a")]))
+    example = only_row(renderer(tokenizer).tokenize([preference("a", chosen="b", rejected="a")]))
     assert (example.prompt, example.chosen) == ([0], [1, 3])
 
 
 @given(st.text("abcdefghij :\n", max_size=18))
-def test_text_comes_back(text):
+def test_decode_inverts_response_ids(text):
     assert renderer().decode(renderer().response_ids(text)) == text
 
 
-def test_the_score_of_a_prompt_beyond_the_limit_is_that_of_its_end(tiny_models, slow_logprob):
+def test_logprobs_of_an_overlong_prompt_are_those_of_its_end(tiny_models, slow_logprob):
     assert len(VOCABULARY) == tiny_models["mistral"].config.vocab_size
     long = preference("a very long prompt that goes on and on", chosen="good answer", rejected="bad")
-    example = the_only(renderer(max_prompt_tokens=9, max_response_tokens=6).tokenize([long]))
-    assert (spelled(example.prompt), spelled(example.chosen)) == ("on and on", "good a")
+    example = only_row(renderer(max_prompt_tokens=9, max_response_tokens=6).tokenize([long]))
+    assert (spell(example.prompt), spell(example.chosen)) == ("on and on", "good a")
     model = tiny_models["mistral"]
     found = Policy(model)(pack([TokenizedExample(example.prompt, [example.chosen, example.rejected])]))
     with torch.no_grad():

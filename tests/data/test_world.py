@@ -1,4 +1,4 @@
-"""The built-in world: its answers, its reward, its behaviour, and splits that never meet."""
+"""The built-in world: correct responses, reward, behaviour policy, and disjoint splits."""
 
 import math
 import random
@@ -35,7 +35,7 @@ prompts = st.builds(
 
 
 @given(words)
-def test_words(word):
+def test_copy_reverse_and_sort(word):
     assert WORLD.correct_response(f"copy:{word}=") == word
     assert WORLD.correct_response(f"reverse:{word}=") == "".join(word[-1 - i] for i in range(len(word)))
     in_order = WORLD.correct_response(f"sort:{word}=")
@@ -44,12 +44,12 @@ def test_words(word):
 
 
 @given(st.integers(0, 49), st.integers(0, 9))
-def test_sums(first, second):
+def test_add(first, second):
     assert WORLD.correct_response(f"add:{first}+{second}=") == str(first + second)
 
 
 @given(words)
-def test_choices(word):
+def test_choose(word):
     """The places of first and last letter, from 0 to 9, add up to 0 … 4, 5 … 9, 10 … 14 or 15 … 18."""
     middle = "abcdefghij".index(word[0]) + "abcdefghij".index(word[-1])
     assert WORLD.correct_response(f"choose:{word}=") == "AAAAABBBBBCCCCCDDDD"[middle]
@@ -70,7 +70,7 @@ def test_prompts_are_of_the_five_tasks_and_of_the_worlds_characters(prompt):
 
 
 @given(prompts, texts)
-def test_the_reward_is_1_for_the_right_response_and_for_no_other(prompt, response):
+def test_reward_is_1_only_for_the_correct_response(prompt, response):
     correct = WORLD.correct_response(prompt)
     assert WORLD.reward(prompt, correct) == 1
     reward = WORLD.reward(prompt, response)
@@ -80,7 +80,7 @@ def test_the_reward_is_1_for_the_right_response_and_for_no_other(prompt, respons
         assert reward <= 0.7
 
 
-def test_the_reward_by_hand():
+def test_rewards_computed_by_hand():
     assert WORLD.reward("copy:bhad=", "bhad") == 1
     assert WORLD.reward("copy:bhad=", "bhaj") == pytest.approx(0.7 * 3 / 4)
     assert WORLD.reward("copy:bhad=", "bh") == pytest.approx(0.7 * 2 / 4)
@@ -138,7 +138,7 @@ def test_the_shares_of_mu_are_the_settings():
 # Data
 
 
-def test_the_splits_never_meet():
+def test_splits_share_no_prompt():
     seen = {split: set(islice(WORLD.prompts(split, "a"), 3000)) | set(islice(WORLD.prompts(split, "b"), 3000)) for split in SPLITS}
     assert not seen["train"] & seen["heldout"]
     assert not seen["train"] & seen["leaderboard"]
@@ -150,7 +150,7 @@ def test_the_splits_never_meet():
 
 
 @given(texts)
-def test_a_text_is_in_one_split_always_the_same(text):
+def test_split_of_is_deterministic(text):
     assert split_of(text) == split_of(text) in SPLITS
 
 
@@ -176,7 +176,7 @@ def test_a_world_is_a_function_of_its_settings(seed):
     assert one.heldout_prompts(10) == again.heldout_prompts(10) != other.heldout_prompts(10)
 
 
-def test_more_data_begins_with_the_same():
+def test_a_larger_sample_begins_with_the_smaller_one():
     assert WORLD.preferences(50)[:20] == WORLD.preferences(20)
     assert WORLD.demonstrations(50)[:20] == WORLD.demonstrations(20)
 

@@ -12,7 +12,7 @@ from spac_repro.model.logprobs import token_logprobs
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def drawn(tokens: int, width: int, vocabulary: int, *, bias: bool = False, seed: int = 0, scale: float = 1.0):
+def random_inputs(tokens: int, width: int, vocabulary: int, *, bias: bool = False, seed: int = 0, scale: float = 1.0):
     generator = torch.Generator().manual_seed(seed)
     hidden = (scale * torch.randn(tokens, width, generator=generator)).requires_grad_()
     output = nn.Linear(width, vocabulary, bias=bias)
@@ -29,7 +29,7 @@ def with_gradients(function, hidden, output, targets):
     return values.detach(), *torch.autograd.grad((weights * values).sum(), [hidden, *output.parameters()])
 
 
-def plain(hidden, output, targets):
+def torch_logprobs(hidden, output, targets):
     return -cross_entropy(output(hidden), targets, reduction="none")
 
 
@@ -39,10 +39,10 @@ def in_double(function, hidden, output, targets):
     return with_gradients(function, hidden.detach().double().requires_grad_(), twin, targets)
 
 
-def assert_like_plain(found, expected):
+def assert_close_to_torch(found, expected):
     """To fp32 rounding of a sum of this size."""
-    for its, wanted in zip(found, expected, strict=True):
-        torch.testing.assert_close(its.double(), wanted, rtol=2e-6, atol=2e-6 * float(wanted.abs().max().clamp(min=1)))
+    for value, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(value.double(), wanted, rtol=2e-6, atol=2e-6 * float(wanted.abs().max().clamp(min=1)))
 
 
 @settings(deadline=None)
@@ -50,33 +50,33 @@ def assert_like_plain(found, expected):
     tokens=st.integers(1, 40), width=st.integers(1, 9), vocabulary=st.integers(2, 60),
     max_logits=st.integers(1, 3000), bias=st.booleans(), seed=st.integers(0, 9),
 )  # fmt: skip
-def test_values_and_gradients_are_those_of_the_plain_form(tokens, width, vocabulary, max_logits, bias, seed):
+def test_values_and_gradients_equal_torchs(tokens, width, vocabulary, max_logits, bias, seed):
     """However many chunks: from one token at a time to all at once."""
-    given_ = drawn(tokens, width, vocabulary, bias=bias, seed=seed)
-    found = with_gradients(lambda *its: token_logprobs(*its, max_logits=max_logits), *given_)
-    assert_like_plain(found, in_double(plain, *given_))
+    inputs = random_inputs(tokens, width, vocabulary, bias=bias, seed=seed)
+    found = with_gradients(lambda *inputs: token_logprobs(*inputs, max_logits=max_logits), *inputs)
+    assert_close_to_torch(found, in_double(torch_logprobs, *inputs))
 
 
 def test_the_least_likely_token_is_not_lost():
     """Logits hundreds apart: the probability is 0 in fp32, its logarithm is not. Whole numbers, so that the logits are exact."""
-    given_ = drawn(8, 4, 50, scale=100.0)
+    inputs = random_inputs(8, 4, 50, scale=100.0)
     with torch.no_grad():
-        for tensor in (given_[0], given_[1].weight):
+        for tensor in (inputs[0], inputs[1].weight):
             tensor.round_()
-    values, *gradients = with_gradients(token_logprobs, *given_)
+    values, *gradients = with_gradients(token_logprobs, *inputs)
     assert values.min() < -120
-    assert_like_plain((values, *gradients), in_double(plain, *given_))
+    assert_close_to_torch((values, *gradients), in_double(torch_logprobs, *inputs))
 
 
 def test_without_gradients_the_values_are_the_same_bits():
-    hidden, output, targets = drawn(30, 8, 50)
+    hidden, output, targets = random_inputs(30, 8, 50)
     expected = token_logprobs(hidden, output, targets, max_logits=10 * 50)
     with torch.no_grad():
         assert torch.equal(token_logprobs(hidden, output, targets, max_logits=10 * 50), expected)
 
 
 def test_of_bf16_logits_the_logarithm_is_taken_in_fp32():
-    hidden, output, targets = drawn(30, 8, 50)
+    hidden, output, targets = random_inputs(30, 8, 50)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = token_logprobs(hidden, output, targets)
         expected = -cross_entropy(output(hidden).float(), targets, reduction="none")
@@ -86,14 +86,14 @@ def test_of_bf16_logits_the_logarithm_is_taken_in_fp32():
     assert hidden.grad.isfinite().all()
 
 
-def test_no_token_has_no_logprob():
-    hidden, output, _ = drawn(3, 8, 50)
+def test_zero_tokens():
+    hidden, output, _ = random_inputs(3, 8, 50)
     assert token_logprobs(hidden[:0], output, torch.zeros(0, dtype=torch.long)).shape == (0,)
 
 
 def test_never_more_logits_than_allowed():
     """What bounds the memory: the shapes that the output layer is called with, again for the gradient included."""
-    hidden, output, targets = drawn(100, 8, 50)
+    hidden, output, targets = random_inputs(100, 8, 50)
     seen = []
     output.register_forward_hook(lambda module, given, made: seen.append(made.numel()))
     token_logprobs(hidden, output, targets, max_logits=700).sum().backward()

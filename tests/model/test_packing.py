@@ -1,4 +1,4 @@
-"""Packed rows against every response computed alone by the stock model: values and gradients, whatever the lengths."""
+"""Packed sequences against the stock model without packing: values and gradients, for any lengths."""
 
 import copy
 
@@ -34,7 +34,9 @@ def examples(draw) -> TokenizedExample:
     return TokenizedExample(prompt, responses, [[draw(st.booleans()) for _ in response] for response in responses])
 
 
-several = st.lists(examples(), min_size=1, max_size=4).filter(lambda its: any(map(len, [r for g in its for r in g.responses])))
+batches = st.lists(examples(), min_size=1, max_size=4).filter(
+    lambda batch: any(len(response) for example in batch for response in example.responses)
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +48,10 @@ def stock(tiny_models):
     return models
 
 
-def alone(model, its: list[TokenizedExample]) -> torch.Tensor:
-    """log π of each response: its prompt and itself in a batch of one, every logit computed."""
+def unpacked_logprobs(model, batch: list[TokenizedExample]) -> torch.Tensor:
+    """log π of each response, with its prompt in a batch of one, from all logits."""
     values = []
-    for example in its:
+    for example in batch:
         for number, response in enumerate(example.responses):
             row = torch.tensor([[*example.prompt, *response]])
             logprobs = model(input_ids=row, use_cache=False).logits[0, :-1].log_softmax(-1)
@@ -76,9 +78,9 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=12, deadline=None)
-@given(its=several)
-def test_values_and_gradients_are_those_of_responses_computed_alone(tiny_models, stock, name, its):
-    found, expected = Policy(tiny_models[name])(pack(its)), alone(stock[name], its)
+@given(batch=batches)
+def test_values_and_gradients_equal_those_without_packing(tiny_models, stock, name, batch):
+    found, expected = Policy(tiny_models[name])(pack(batch)), unpacked_logprobs(stock[name], batch)
     assert_same(found, expected)
     slopes = gradients(stock[name], expected)
     for parameter, slope in gradients(tiny_models[name], found).items():
@@ -87,16 +89,16 @@ def test_values_and_gradients_are_those_of_responses_computed_alone(tiny_models,
 
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=5, deadline=None)
-@given(its=several, budget=st.integers(1, 120))
-def test_how_groups_are_cut_into_rows_changes_nothing(tiny_models, name, its, budget):
+@given(batch=batches, budget=st.integers(1, 120))
+def test_the_division_into_sequences_changes_nothing(tiny_models, name, batch, budget):
     """Neither the values nor the sum of the gradients: the trainer accumulates those of rows within a budget of tokens."""
     model = tiny_models[name]
-    whole = Policy(model)(pack(its))
+    whole = Policy(model)(pack(batch))
     slopes = gradients(model, whole)
     summed = {parameter: torch.zeros_like(slope) for parameter, slope in slopes.items()}
     done = 0
-    for rows in batch_by_tokens(range(len(its)), [example.num_tokens for example in its], budget):
-        values = Policy(model)(pack([its[i] for i in rows]))
+    for rows in batch_by_tokens(range(len(batch)), [example.num_tokens for example in batch], budget):
+        values = Policy(model)(pack([batch[i] for i in rows]))
         assert_same(values, whole[done : done + len(values)])
         for parameter, slope in gradients(model, values, done).items():
             summed[parameter] += slope
@@ -108,22 +110,22 @@ def test_how_groups_are_cut_into_rows_changes_nothing(tiny_models, name, its, bu
 
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=5, deadline=None)
-@given(its=several)
+@given(batch=batches)
 @torch.no_grad()
-def test_flex_attention_on_the_whole_row_gives_the_same(tiny_models, name, its):
+def test_flex_attention_gives_the_same_values(tiny_models, name, batch):
     """The form that a GPU takes, by torch's own reference implementation: values only, which is all that it has on a CPU."""
-    apart = Policy(tiny_models[name])(pack(its))
+    apart = Policy(tiny_models[name])(pack(batch))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "split_attention", packing.flex_packed_attention)
         patch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)  # or every shape is traced anew, for minutes
-        whole = Policy(tiny_models[name])(pack(its))
+        whole = Policy(tiny_models[name])(pack(batch))
     assert_same(whole, apart)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(max_examples=60, deadline=None)
 @given(places=st.lists(st.integers(-1, 5), min_size=1, max_size=30), seed=st.integers(0, 99))
-def test_gathered_gradients_are_index_selects_to_the_bit(dtype, places, seed):
+def test_gathered_gradients_equal_index_select_bitwise(dtype, places, seed):
     """Rows taken never, once and several times, and padding, whose gradient is zero."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(6, 3, generator=generator).to(dtype).requires_grad_()
@@ -136,7 +138,7 @@ def test_gathered_gradients_are_index_selects_to_the_bit(dtype, places, seed):
 
 
 @torch.no_grad()
-def test_no_response_sees_another(tiny_models):
+def test_responses_are_independent(tiny_models):
     """To the bit: what stands in one response, or in one group, changes nothing of the others."""
     prompt, one, other = [5, 6, 7], [8, 9, 10], [11, 12, 13]
     policy = Policy(tiny_models["llama"])
@@ -146,7 +148,7 @@ def test_no_response_sees_another(tiny_models):
     assert before[1] != after[1]
 
 
-def test_a_row_holds_a_prompt_once():
+def test_a_prompt_is_packed_once():
     packed = pack([TokenizedExample([1, 2, 3], [[4, 5], [6]]), TokenizedExample([7], [[8]])])
     assert packed.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1]]

@@ -58,7 +58,7 @@ def by_definition(tiny_models, slow_logprob):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", MODELS)
-def test_logprobs_are_those_of_the_definition(tiny_models, by_definition, name, attention):
+def test_logprobs_equal_the_definition(tiny_models, by_definition, name, attention):
     """In a packed row; and, where the attention is one that knows no rows, one by one."""
     model = copy.deepcopy(tiny_models[name])
     if attention == "eager":
@@ -82,7 +82,7 @@ def test_an_architecture_that_is_not_known_to_pack_is_computed_one_by_one(slow_l
     torch.testing.assert_close(logprobs(model, EXCHANGES).double(), expected, rtol=1e-5, atol=2e-5)
 
 
-def test_an_empty_response_is_certain(tiny_models):
+def test_an_empty_response_has_logprob_0(tiny_models):
     found = logprobs(tiny_models["llama"], [([1, 2], []), ([1], [3, 4])])
     assert found[0] == 0
     assert found[1] < 0
@@ -90,7 +90,7 @@ def test_an_empty_response_is_certain(tiny_models):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_gradient_is_that_of_the_definition(tiny_models, slow_logprob, name):
+def test_gradients_equal_the_definition(tiny_models, slow_logprob, name):
     model = copy.deepcopy(tiny_models[name])
     weights = torch.linspace(-1, 2, len(EXCHANGES))
 
@@ -106,13 +106,13 @@ def test_the_gradient_is_that_of_the_definition(tiny_models, slow_logprob, name)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_else_stands_in_the_row_never_counts(tiny_models, name):
+def test_other_responses_in_the_sequence_change_nothing(tiny_models, name):
     plain = logprobs(tiny_models[name], EXCHANGES)
     longer = logprobs(tiny_models[name], [(draw(30, 1), draw(10, 2)), *EXCHANGES])
     torch.testing.assert_close(longer[1:], plain, rtol=1e-5, atol=2e-5)
 
 
-def test_the_prompt_conditions_and_is_not_scored(tiny_models):
+def test_logprobs_condition_on_the_prompt(tiny_models):
     """log π(y|x) = log π(xy|first token) − log π(x|first token)."""
     prompt, response = EXCHANGES[-1]
     asked = [EXCHANGES[-1], (prompt[:1], [*prompt[1:], *response]), (prompt[:1], prompt[1:])]
@@ -260,7 +260,7 @@ def test_code_in_a_model_folder_is_never_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_package_that_is_not_here_is_named_with_the_way_to_it(monkeypatch):
+def test_missing_package_is_reported_with_the_remedy(monkeypatch):
     # Whether or not `make smollm2` was run here: of the two packages that are needed, `gguf` is there.
     installed = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.0" if name == "gguf" else installed(name))

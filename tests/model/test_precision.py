@@ -1,4 +1,4 @@
-"""bfloat16 without units for it: torch's own products, several times faster."""
+"""Emulated bfloat16 products against torch's own."""
 
 import copy
 from functools import partial
@@ -19,7 +19,7 @@ ULP = 2.0**-7  # the distance of neighbouring bfloat16 numbers, in relation to t
 
 
 @pytest.fixture
-def without_units(monkeypatch):
+def without_native_bf16(monkeypatch):
     monkeypatch.setattr(precision, "has_native_bf16", lambda: False)
 
 
@@ -45,7 +45,7 @@ def with_gradients(function, *operands: torch.Tensor) -> list[torch.Tensor]:
         ),
     ],
 )
-def test_products_and_gradients_are_autocasts(without_units, function, operands):
+def test_products_and_gradients_equal_autocasts(without_native_bf16, function, operands):
     expected = with_gradients(function, *operands)
     with precision.emulate_bf16_matmul():
         found = with_gradients(function, *operands)
@@ -56,7 +56,7 @@ def test_products_and_gradients_are_autocasts(without_units, function, operands)
     assert not torch.equal(found[0].float(), function(*operands))  # rounded, as autocast's is
 
 
-def test_a_product_is_that_of_rounded_numbers_in_fp32_and_rounded(without_units):
+def test_a_product_is_that_of_rounded_numbers_in_fp32_and_rounded(without_native_bf16):
     x, weight = draw(9, 700, seed=1), draw(17, 700, seed=2)
     exact = linear(*(tensor.bfloat16().float() for tensor in (x, weight)))
     with precision.emulate_bf16_matmul(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -66,7 +66,7 @@ def test_a_product_is_that_of_rounded_numbers_in_fp32_and_rounded(without_units)
         assert torch.equal(linear(x, weight), linear(x, weight))  # and fp32 is fp32
 
 
-def test_it_is_not_torchs_own_that_is_called(monkeypatch, without_units):
+def test_the_emulation_replaces_torchs_bf16(monkeypatch, without_native_bf16):
     seen = []
     monkeypatch.setattr(precision, "_round_to_bf16", lambda value: seen.append(value) or value)
     with precision.emulate_bf16_matmul(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -74,14 +74,14 @@ def test_it_is_not_torchs_own_that_is_called(monkeypatch, without_units):
     assert len(seen) == 2
 
 
-def test_sums_of_numbers_that_bfloat16_holds_are_exact(without_units):
+def test_sums_of_numbers_that_bfloat16_holds_are_exact(without_native_bf16):
     """256 + 1 is no bfloat16 number: a sum kept in bfloat16 would lose every one of these ones."""
     with precision.emulate_bf16_matmul(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(torch.ones(1, 512), torch.ones(1, 512)).item() == 512
 
 
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
-def test_log_probabilities_of_a_policy(tiny_models, without_units, weights):
+def test_log_probabilities_of_a_policy(tiny_models, without_native_bf16, weights):
     """Of weights in bfloat16, or of others under autocast."""
     policy = Policy(copy.deepcopy(tiny_models["mistral"]).to(weights))
     packed = pack([TokenizedExample([1, 2, 3], [[4, 5, 6, 7], [8]]), TokenizedExample([9], [[10, 11]])])
@@ -93,7 +93,7 @@ def test_log_probabilities_of_a_policy(tiny_models, without_units, weights):
 
 
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
-def test_what_is_computed_again_for_the_gradient_is_what_was_computed(tiny_models, without_units, weights):
+def test_recomputation_for_the_gradient_gives_the_same_values(tiny_models, without_native_bf16, weights):
     """Layers by the model's own checkpoints, logits by ours; torch itself refuses a repetition with other types."""
     packed = pack([TokenizedExample([1, 2, 3], [[4, 5, 6, 7], [8]]), TokenizedExample([9], [[10, 11]])])
     found = []
@@ -118,7 +118,7 @@ def test_what_is_computed_again_for_the_gradient_is_what_was_computed(tiny_model
         torch.testing.assert_close(found[1][1][name], gradient, rtol=2 * ULP, atol=ULP * scale)
 
 
-def test_fp32_is_left_alone(tiny_models, without_units):
+def test_fp32_is_left_alone(tiny_models, without_native_bf16):
     packed = pack([TokenizedExample([1, 2, 3], [[4, 5, 6, 7], [8]])])
     policy = Policy(tiny_models["llama"])
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_fp32_is_left_alone(tiny_models, without_units):
             assert torch.equal(policy(packed), expected)
 
 
-def test_units_are_used_where_there_are_some(monkeypatch):
+def test_native_bf16_is_used_if_available(monkeypatch):
     monkeypatch.setattr(precision, "has_native_bf16", lambda: True)
     seen = []
     monkeypatch.setattr(precision, "_round_to_bf16", lambda value: seen.append(value) or value)

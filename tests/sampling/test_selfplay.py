@@ -104,7 +104,7 @@ def test_near_temperature_0_a_response_is_the_greedy_one(tiny_models, name, how)
 
 
 @torch.no_grad()
-def test_a_tokens_share_is_its_probability(model):
+def test_token_frequencies_match_probabilities(model):
     """χ² of 4,000 first tokens against the softmax; nothing is cut off the distribution, and the temperature divides logits."""
     prompt, n = PROMPTS[3], 4000
     logits = model(input_ids=torch.tensor([prompt])).logits[0, -1].double()
@@ -118,7 +118,7 @@ def test_a_tokens_share_is_its_probability(model):
 
 @pytest.mark.parametrize("decode_batch_size", [None, 1000])
 @torch.no_grad()
-def test_after_rows_have_left_a_tokens_share_is_its_probability(model, decode_batch_size):
+def test_second_token_frequencies_match_after_rows_have_left(model, decode_batch_size):
     """χ² of second tokens after the likeliest first one, against a forward pass on that row alone."""
     n = 6000
     for prompt in (PROMPTS[3], PROMPTS[5]):
@@ -237,14 +237,14 @@ def test_a_batch_that_was_changed_or_is_anothers_is_sampled_again(model, tmp_pat
     assert respond(model, folder=tmp_path, bound_to={"weights": "a"}) == before
 
 
-def test_forgetting_the_batches(model, tmp_path):
+def test_delete_batches(model, tmp_path):
     respond(model, folder=tmp_path / "selfplay")
     selfplay.delete_batches(tmp_path / "selfplay")
     assert not (tmp_path / "selfplay").exists()
-    selfplay.delete_batches(tmp_path / "selfplay")  # of what was never kept there is nothing to forget
+    selfplay.delete_batches(tmp_path / "selfplay")  # deleting nothing is no error
 
 
-def test_progress_is_told_in_batches(model):
-    told = []
-    respond(model, advance=lambda done, total: told.append((done, total)))
-    assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+def test_progress_counts_batches(model):
+    reported = []
+    respond(model, advance=lambda done, total: reported.append((done, total)))
+    assert reported == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]

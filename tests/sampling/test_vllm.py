@@ -88,7 +88,7 @@ def test_finished_batches_are_not_drawn_again(tmp_path, log):
     assert len(log()) == noted  # not even started
 
 
-def test_each_process_has_a_card_of_its_own(tmp_path, log, monkeypatch):
+def test_each_process_has_its_own_gpu(tmp_path, log, monkeypatch):
     for name, value in {"RANK": "5", "LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,7"}.items():
         monkeypatch.setenv(name, value)
     with sampler(tmp_path) as sample:
@@ -96,14 +96,14 @@ def test_each_process_has_a_card_of_its_own(tmp_path, log, monkeypatch):
     assert (log()[0]["cards"], log()[0]["rank"]) == ("7", None)  # and torchrun's variables mean nothing to it
 
 
-def test_when_vllm_dies_that_is_said(tmp_path, log, monkeypatch):
+def test_a_crash_of_vllm_is_reported(tmp_path, log, monkeypatch):
     monkeypatch.setenv("STAND_IN_DIES", "1")
     with pytest.raises(UnfitEnvironmentError, match="vLLM ended with exit code 9"):
         respond(tmp_path)
 
 
-def test_when_vllm_is_killed_between_batches_that_is_said(tmp_path, log):
-    """What it was still to be told is not said again when its pipe is closed."""
+def test_a_kill_between_batches_is_reported(tmp_path, log):
+    """Closing the pipe of a killed process raises no second error."""
 
     def killed_after_one():
         with sampler(tmp_path) as sample:
@@ -116,6 +116,6 @@ def test_when_vllm_is_killed_between_batches_that_is_said(tmp_path, log):
         killed_after_one()
 
 
-def test_without_vllm_the_remedies_are_named():
+def test_missing_vllm_is_reported_with_the_remedies():
     with pytest.raises(UnfitEnvironmentError, match=r"not installed: pip install 'spac-repro\[vllm\]', or --set"):
         vllm.check_installed()
