@@ -5,8 +5,8 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from spac_repro.errors import UnfitEnvironmentError, UserError
 Message = dict[str, str]
 Messages = tuple[Message, ...]
 Record = tuple[str, object]  # the row's location, for error messages, and its content
+Records = Generator[Record, None, None]
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
 JSON_ARRAY = (".json", ".json.gz")
@@ -65,7 +66,8 @@ def read_preferences(source: str, *, revision: str | None = None, limit: int | N
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: read at least one preference pair")
-    preferences = _memory_mapped(_preference(row, where) for where, row in islice(_records(source, revision), limit))
+    with closing(_records(source, revision)) as records:  # a bad row leaves no file open
+        preferences = _memory_mapped(_preference(row, where) for where, row in islice(records, limit))
     if not preferences:
         raise UserError(f"{source}: is empty; at least one preference pair is needed")
     return preferences
@@ -101,7 +103,7 @@ def _memory_mapped(rows: Iterable[Preference]) -> Sequence[Preference]:
 # Sources
 
 
-def _records(source: str, revision: str | None) -> Iterator[Record]:
+def _records(source: str, revision: str | None) -> Records:
     path = Path(source)
     with _reading(source):
         is_file, is_folder = path.is_file(), path.is_dir()
@@ -117,7 +119,7 @@ def _records(source: str, revision: str | None) -> Iterator[Record]:
     return _hub_records(name["name"], name["split"] or "train", revision)
 
 
-def _file_records(path: Path) -> Iterator[Record]:
+def _file_records(path: Path) -> Records:
     if path.name.endswith(JSON_LINES):
         return _json_lines(path)
     if path.name.endswith(JSON_ARRAY):
@@ -127,7 +129,7 @@ def _file_records(path: Path) -> Iterator[Record]:
     raise UserError(f"{path}: unknown file type; use one of {', '.join(SUFFIXES)}")
 
 
-def _folder_records(folder: Path) -> Iterator[Record]:
+def _folder_records(folder: Path) -> Records:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         yield from _saved_rows(folder)
         return
@@ -138,7 +140,7 @@ def _folder_records(folder: Path) -> Iterator[Record]:
         yield from _file_records(path)
 
 
-def _json_lines(path: Path) -> Iterator[Record]:
+def _json_lines(path: Path) -> Records:
     with _reading(path), _open(path) as lines:
         for number, line in enumerate(lines, start=1):
             text = decode_utf8(line, str(path), number)
@@ -146,7 +148,7 @@ def _json_lines(path: Path) -> Iterator[Record]:
                 yield f"{path}, line {number}", strict_json.parse(text, str(path), line=number)
 
 
-def _json_array(path: Path) -> Iterator[Record]:
+def _json_array(path: Path) -> Records:
     with _reading(path), _open(path) as file:
         text = decode_utf8(file.read(), str(path))
     if not text.strip():
@@ -156,7 +158,7 @@ def _json_array(path: Path) -> Iterator[Record]:
         yield f"{path}, row {number}", row
 
 
-def _parquet_rows(path: Path) -> Iterator[Record]:
+def _parquet_rows(path: Path) -> Records:
     import pyarrow
     from pyarrow import parquet
 
@@ -172,7 +174,7 @@ def _parquet_rows(path: Path) -> Iterator[Record]:
         raise UserError(f"{path}: cannot be read as Parquet ({one_line(error)}); write or download it again") from error
 
 
-def _saved_rows(folder: Path) -> Iterator[Record]:
+def _saved_rows(folder: Path) -> Records:
     import datasets
 
     try:
@@ -184,7 +186,7 @@ def _saved_rows(folder: Path) -> Iterator[Record]:
     yield from _data_set_rows(data, str(folder))
 
 
-def _hub_records(name: str, split: str, revision: str) -> Iterator[Record]:
+def _hub_records(name: str, split: str, revision: str) -> Records:
     import datasets
 
     try:
@@ -203,7 +205,7 @@ def _hub_records(name: str, split: str, revision: str) -> Iterator[Record]:
     yield from _data_set_rows(data[split], f"{name}:{split}")
 
 
-def _data_set_rows(data: Any, name: str) -> Iterator[Record]:
+def _data_set_rows(data: Any, name: str) -> Records:
     columns = data.select_columns([field for field in FIELDS if field in data.column_names])
     for number, row in enumerate(columns, start=1):
         yield f"{name}, row {number}", row
