@@ -1,8 +1,8 @@
-"""A conversation through a tokenizer's chat template, as a function of the conversation alone.
+"""Chat templates: tokenization of a conversation that depends on nothing but the conversation.
 
-Templates can ask for today's date (`strftime_now`; Llama 3.2's and SmolLM3's do). The day would then change every prompt, and a run
-over midnight would have two dates in it. So the date is a setting of the recipe, and a template that asks for one is refused
-without it.
+A template can insert today's date (`strftime_now`; Llama 3.2's and SmolLM3's do). Each day would then change every prompt, and a
+run over midnight would use two dates. So the date is a setting of the recipe; without it, a template that inserts a date is
+refused.
 """
 
 import re
@@ -13,14 +13,14 @@ from typing import Any
 
 from spac_repro.errors import UserError
 
-_RANDOM = re.compile(r"\|\s*random\b|\blipsum\s*\(")  # what jinja has that draws random numbers
+_RANDOM = re.compile(r"\|\s*random\b|\blipsum\s*\(")  # what draws random numbers in Jinja
 
 
 def check_deterministic(tokenizer: Any) -> None:
     """Check that the chat template draws no random numbers.
 
     Raises:
-        UserError: it has jinja's filter `random` or its function `lipsum`; or there are several templates and none is the default.
+        UserError: it uses Jinja's filter `random` or function `lipsum`; or there are several templates and no default.
     """
     try:
         template = tokenizer.get_chat_template()
@@ -33,24 +33,24 @@ def check_deterministic(tokenizer: Any) -> None:
         )
 
 
-def tokens(tokenizer: Any, messages: Sequence[Any], template_date: date | None) -> list[int]:
-    """The tokens of a conversation with the prompt for an answer.
+def conversation_ids(tokenizer: Any, messages: Sequence[Any], template_date: date | None) -> list[int]:
+    """Tokenize a conversation, with the generation prompt of the assistant's next turn.
 
     Args:
-        tokenizer: one with a chat template.
+        tokenizer: a Hugging Face tokenizer with a chat template.
         messages: dicts with `role` and `content`.
-        template_date: what the template gets if it asks for today's date.
+        template_date: the date that the template inserts.
 
     Raises:
-        UserError: the template asks for the date, and there is none.
+        UserError: the template inserts a date, but none is given.
     """
-    with today_is(template_date):
+    with fixed_date(template_date):
         return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False))
 
 
 @contextmanager
-def today_is(day: date | None) -> Iterator[None]:
-    """Give `strftime_now` of transformers' templates this day at midnight; it reads the clock through its module's `datetime`."""
+def fixed_date(day: date | None) -> Iterator[None]:
+    """Make `strftime_now` in transformers' templates return this day; it reads the clock through its module's `datetime`."""
     from transformers.utils import chat_template_utils
 
     class Clock(datetime):
@@ -58,14 +58,14 @@ def today_is(day: date | None) -> Iterator[None]:
         def now(cls, tz: Any = None) -> Any:
             if day is None:
                 raise UserError(
-                    "the policy's chat template asks for today's date, so tomorrow's run would have other prompts; "
+                    "the policy's chat template inserts today's date, so tomorrow's run would have other prompts; "
                     f"fix the date, for example --set data.template_date={datetime.now(tz).date()}"
                 )
             return datetime.combine(day, time(), tz)
 
     module: Any = chat_template_utils
-    own, module.datetime = module.datetime, Clock
+    original, module.datetime = module.datetime, Clock
     try:
         yield
     finally:
-        module.datetime = own
+        module.datetime = original

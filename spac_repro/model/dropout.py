@@ -1,7 +1,7 @@
-"""No dropout: a policy computes in training what it computes when it is scored.
+"""Dropout is disabled, so a policy computes the same in training mode and in evaluation mode.
 
-ρ compares a policy in training with its reference, which is scored. With dropout, ρ ≠ 0 before the first step, and the random masks
-depend on how a batch is split. DPO's reference implementation and TRL (`disable_dropout`) train without dropout too.
+ρ compares a policy in training mode with its reference in evaluation mode. With dropout, ρ ≠ 0 before the first step, and the
+random masks depend on how a batch is split. DPO's reference implementation and TRL (`disable_dropout`) train without dropout too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,8 +20,10 @@ _PROBE_TOKENS = 16
 def disable(model: PreTrainedModel) -> PreTrainedModel:
     """Set every dropout probability of a model to zero, in its modules and in its configuration.
 
-    The configuration counts because some models read it in `forward`, and because it is saved with the weights.
-    `disabled` returns what was set to zero.
+    Some models read the configuration in `forward`, and it is saved with the weights. `disabled` returns what was set to zero.
+
+    Returns:
+        The model.
     """
     record: dict[str, float] = {}
     for module in model.modules():
@@ -40,7 +42,7 @@ def disable(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def disabled(model: PreTrainedModel) -> dict[str, float]:
-    """The probabilities that `disable` set to zero, by their name in the configuration; `modules`: the largest of the others."""
+    """Return the probabilities that `disable` set to zero, by name in the configuration; `modules`: the largest of the others."""
     return dict(getattr(model, _RECORD, {}))
 
 
@@ -54,7 +56,7 @@ def check_deterministic(model: PreTrainedModel) -> None:
     if not torch.equal(first, second):
         raise UserError(
             f"{model.config.model_type}: with dropout set to zero, training still draws random numbers (noise in a router, or "
-            "layers skipped at random), so that equal runs would differ; choose another policy"
+            "randomly skipped layers), so equal runs would differ; choose another policy"
         )
 
 
@@ -83,7 +85,7 @@ def _zero_config(config: PretrainedConfig, prefix: str = "") -> dict[str, float]
 
 
 def _probabilities(attributes: Mapping[str, Any], *, every: bool = False) -> Iterator[tuple[str, float]]:
-    """The positive probabilities of dropout among attributes: `attn_pdrop`, `layerdrop`, `drop_path_rate`, …, `p` of nn.Dropout."""
+    """The positive dropout probabilities among attributes: `attn_pdrop`, `layerdrop`, `drop_path_rate`, …, `p` of nn.Dropout."""
     for name, value in list(attributes.items()):
         if isinstance(value, float) and value > 0 and ("drop" in name.lower() or (every and name == "p")):
             yield name, value

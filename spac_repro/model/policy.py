@@ -90,7 +90,7 @@ def supports_packing(model: PreTrainedModel) -> bool:
 
 
 def prepare(model: PreTrainedModel, attention: str) -> PreTrainedModel:
-    """Set dropout to zero, and choose packed attention where a model is known to be exact with it."""
+    """Set dropout to zero, and use packed attention if packing is exact for the architecture; return the model."""
     return use_packed_attention(dropout.disable(model), attention)
 
 

@@ -31,7 +31,7 @@ def tokenizer(template: str | dict[str, str]) -> PreTrainedTokenizerFast:
 
 def text(template: str, day: date | None) -> str:
     its = tokenizer(template)
-    return "".join(its.convert_ids_to_tokens(chat_template.tokens(its, MESSAGES, day)))
+    return "".join(its.convert_ids_to_tokens(chat_template.conversation_ids(its, MESSAGES, day)))
 
 
 @pytest.mark.parametrize("template", [DATED, LLAMA, MACRO])
@@ -41,7 +41,7 @@ def test_a_template_that_asks_for_the_date_gets_the_recipe_s(template):
 
 @pytest.mark.parametrize("template", [DATED, LLAMA, MACRO])
 def test_a_template_that_asks_for_the_date_is_refused_without_one(template):
-    with pytest.raises(UserError, match=r"asks for today's date.*--set data\.template_date=20\d\d-\d\d-\d\d$") as refused:
+    with pytest.raises(UserError, match=r"inserts today's date.*--set data\.template_date=20\d\d-\d\d-\d\d$") as refused:
         text(template, None)
     assert len(str(refused.value)) <= 300
 
@@ -65,7 +65,7 @@ def test_the_library_s_clock_is_the_one_that_is_replaced():
     its = tokenizer(DATED)
     own = its.apply_chat_template(MESSAGES, tokenize=False)
     assert own != "26 Jul 2024hi"
-    with chat_template.today_is(DAY):
+    with chat_template.fixed_date(DAY):
         assert its.apply_chat_template(MESSAGES, tokenize=False) == "26 Jul 2024hi"
 
 
