@@ -1,11 +1,11 @@
-"""The run folder as an object: the one place that knows where in it what lies.
+"""The run folder as an object. Only this package knows the layout of a run folder.
 
 manifest.json      identity: settings, inputs, environment; no clock times, no host names, no absolute paths
 timing.json        clocks, throughput, peak memory, machine: what may differ between equal runs
-metrics.jsonl      one line an optimiser step
+metrics.jsonl      one line per optimizer step
 iteration-<t>/     the iterate: selfplay.parquet, policy/, scores.json, and training state while unfinished
 results.json       scores per iteration; weights_sha256 of the last iterate
-verdict.json       what verification said
+verdict.json       the result of the last verification
 """
 
 import os
@@ -30,16 +30,16 @@ _ITERATION = re.compile(r"iteration-(\d+)")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder, complete or not, there or yet to be made."""
+    """The folder of a run: complete, unfinished, or not yet created."""
 
     path: Path
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """The folder of a run that was begun.
+        """Open the folder of an existing run.
 
         Raises:
-            UserError: it is no run folder, or its manifest is damaged or of a newer version.
+            UserError: The folder is not a run folder, or its manifest is damaged or needs a newer version.
         """
         folder = cls(path)
         if not path.is_dir():
@@ -52,7 +52,7 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
-    # What lies where
+    # Paths
 
     @property
     def manifest_file(self) -> Path:
@@ -76,12 +76,12 @@ class RunFolder:
 
     @property
     def tensorboard_folder(self) -> Path:
-        """The same as `metrics_file`, for TensorBoard."""
+        """The same metrics as event files of TensorBoard."""
         return self.path / "tensorboard"
 
     @property
     def timing_file(self) -> Path:
-        """The duration of every stage."""
+        """Time and memory of every attempt at every stage."""
         return self.path / "timing.json"
 
     @property
@@ -92,19 +92,19 @@ class RunFolder:
 
     @property
     def ro_crate_file(self) -> Path:
-        """The run as a research object."""
+        """The metadata of the run as an RO-Crate research object."""
         return self.path / "ro-crate-metadata.json"
 
     def iteration(self, t: int) -> IterationFolder:
-        """The folder of iteration t, whether it exists or not."""
+        """Return the folder of iteration t, whether it exists or not."""
         return IterationFolder(self.path / f"iteration-{t}", t)
 
     def iterations(self) -> list[IterationFolder]:
-        """Every iteration that left anything, in order."""
+        """Return every existing iteration folder, in order."""
         names = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
         return [self.iteration(t) for t in sorted(int(match[1]) for match in map(_ITERATION.fullmatch, names) if match)]
 
-    # What is in it
+    # Contents
 
     @property
     def has_manifest(self) -> bool:
@@ -127,11 +127,11 @@ class RunFolder:
         return results.read(self.results_file)
 
     def scores(self) -> list[tuple[int, Score]]:
-        """Every score with its iteration, as far as the run went."""
+        """Return every score with its iteration. The run may be unfinished."""
         return [(each.number, score) for each in self.iterations() if each.has_scores for score in each.scores()]
 
     def verdict(self) -> Verdict:
-        """The content of `verdict_file`."""
+        """Read `verdict_file`."""
         return verdict.read(self.verdict_file)
 
     def write_verdict(self, new: Verdict) -> None:
@@ -139,90 +139,94 @@ class RunFolder:
         verdict.write(self.path, new)
 
     def metrics(self) -> list[StepMetrics]:
-        """Every optimiser step's metrics, in order."""
+        """Read the metrics of every optimizer step, in order."""
         return metrics.read(self.metrics_file)
 
     def last_step(self) -> StepMetrics | None:
-        """The last optimiser step's metrics; the rest are not read."""
+        """Read the metrics of the last optimizer step only; None where there is no step."""
         return metrics.last(self.metrics_file)
 
     def timing(self) -> list[StageTiming]:
-        """How long each stage took, in every attempt at it."""
+        """Read time and memory of every attempt at every stage."""
         return timing.read(self.timing_file)
 
     def contamination(self) -> dict[str, Any] | None:
-        """What `contamination_file` holds; None where it was not measured."""
+        """Read `contamination_file`; None where contamination was not measured."""
         return dict(files.read_json(self.contamination_file)) if self.contamination_file.exists() else None
 
     def last_iterate(self) -> IterationFolder | None:
-        """The last iteration that has a policy; None where none has."""
+        """Return the last iteration that has a policy; None where none has."""
         return next((each for each in reversed(self.iterations()) if each.has_policy), None)
 
     def artifacts(self) -> list[str]:
-        """What the run has to show so far, by name: iterates, scores, checkpoints, self-play batches, results."""
+        """Return the relative paths of what the run has produced: iterates, scores, checkpoints, self-play batches, results."""
         folders = [folder for each in self.iterations() for folder in (each.path, each.checkpoints, each.selfplay_batches_folder)]
         entries = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir()]
         entries += [self.results_file] if self.complete else []
         return sorted(str(entry.relative_to(self.path)) for entry in entries if not entry.name.startswith("."))
 
-    # Becoming a run's
+    # Ownership
 
     def exclusive_access(self) -> AbstractContextManager[None]:
-        """Own the folder while the block runs; raises UserError where another process does."""
+        """Lock the folder while the block runs. Raises UserError where another process has the lock."""
         return lock.exclusive_access(self.path)
 
     @property
     def in_use(self) -> bool:
-        """Whether a process on any node owns the folder, as the lock says."""
+        """Whether a process on any node has the lock."""
         return self.path.exists() and lock.is_locked(self.path)
 
     @property
     def owner_is_alive(self) -> bool:
-        """Whether the process that wrote itself down as the owner runs on this machine."""
+        """Whether the process that is recorded as the owner runs on this machine."""
         return lock.owner_is_alive(self.path)
 
     def create_or_resume(self, wanted: Manifest, *, allow_changed_environment: bool) -> None:
-        """Write the manifest of a new run, or check that the folder holds this very run.
+        """Write the manifest of a new run, or check that the folder contains the same run.
 
-        A run carried on in a changed environment gets a segment for each; its claim to equal bits is withdrawn. A finished one is
-        only looked at, so its environment may be another.
+        A run that is resumed in a changed environment gets a segment with that environment, and no longer claims equal bits. The
+        environment of a complete run is not checked, because nothing is computed in it.
+
+        Args:
+            wanted: The manifest of the run that begins or resumes.
+            allow_changed_environment: Whether to resume in a changed environment.
 
         Raises:
-            UserError: the folder holds another run, or the environment changed and that was not allowed.
+            UserError: The folder contains another run, or the environment changed and `allow_changed_environment` is false.
         """
         files.remove_partial(self.path)
         if not self.has_manifest:
-            if any(entry for entry in self.path.iterdir() if not _may_come_first(entry)):
-                raise UserError(f"{self.path} holds files but no manifest.json: it is not a run folder; choose another with --out")
+            if any(entry for entry in self.path.iterdir() if not _may_precede_manifest(entry)):
+                raise UserError(f"{self.path} has files but no manifest.json: it is not a run folder; choose another with --out")
             files.write_json(self.manifest_file, wanted.as_json())
             return
-        there = manifest.read(self.manifest_file)
-        old, new = there.identity(), wanted.identity()
+        existing = manifest.read(self.manifest_file)
+        old, new = existing.identity(), wanted.identity()
         for part in IDENTITY_KEYS:
-            for key, was, is_now in leaf_differences({part: old[part]}, {part: new[part]}):
+            for key, old_value, new_value in leaf_differences({part: old[part]}, {part: new[part]}):
                 raise UserError(
-                    f"{self.path} was made by another run: {key} is {was!r} there and {is_now!r} here; "
+                    f"{self.path} was made by another run: {key} is {old_value!r} there and {new_value!r} here; "
                     "choose another folder with --out"
                 )
         if not self.complete:
-            self._carry_on(there, wanted.environment, allow_changed_environment)
+            self._resume(existing, wanted.environment, allow_changed_environment)
 
-    def _carry_on(self, there: Manifest, environment: dict[str, Any], allowed: bool) -> None:
-        last = there.segments[-1] if there.segments else there.environment
-        changed = next(leaf_differences(last, environment), None)
-        if changed is None:
+    def _resume(self, existing: Manifest, environment: dict[str, Any], allow_changed_environment: bool) -> None:
+        last = existing.segments[-1] if existing.segments else existing.environment
+        difference = next(leaf_differences(last, environment), None)
+        if difference is None:
             return
-        key, was, is_now = changed
-        if not allowed:
+        key, old_value, new_value = difference
+        if not allow_changed_environment:
             raise UserError(
-                f"{self.path} was begun in another environment: {key} was {was!r} and is {is_now!r}; go on with "
+                f"{self.path} was begun in another environment: {key} was {old_value!r} and is {new_value!r}; resume with "
                 "--allow-changed-environment (the run then no longer claims equal bits), or choose another folder with --out"
             )
-        files.write_json(self.manifest_file, there.with_segment(environment).as_json())
+        files.write_json(self.manifest_file, existing.with_segment(environment).as_json())
 
 
-def _may_come_first(entry: Path) -> bool:
-    """Whether an entry may lie in a folder before its manifest: the lock's files, and what a kill left of a file half written."""
+def _may_precede_manifest(entry: Path) -> bool:
+    """Whether an entry may be in a folder before its manifest: files of the lock, and temporary files of a killed process."""
     return entry.name in (ownership.LOCK, lock.OWNER) or (entry.name.startswith(".") and entry.name.endswith(".partial"))
 
 
@@ -230,23 +234,23 @@ def _may_come_first(entry: Path) -> bool:
 
 
 def find_runs(path: Path) -> list[RunFolder]:
-    """The run at `path`, or the runs below it in the order of their paths.
+    """Return the run at `path`, or else all runs below it, in the order of their paths.
 
     Raises:
-        UserError: there is none, or one is damaged or of a newer version.
+        UserError: There is no run, or one is damaged or needs a newer version.
     """
-    here = RunFolder(path)
-    found = [path] if here.has_manifest else sorted(file.parent for file in path.rglob(here.manifest_file.name))
-    if not found:
+    run = RunFolder(path)
+    folders = [path] if run.has_manifest else sorted(file.parent for file in path.rglob(run.manifest_file.name))
+    if not folders:
         raise UserError(f"{path}: no run folder, and none below it; name one that `spac-repro train` made")
-    return list(map(RunFolder.open, found))
+    return list(map(RunFolder.open, folders))
 
 
 def find_complete_runs(path: Path) -> list[RunFolder]:
-    """The finished runs directly in a folder, in the order of their names: a sweep's seeds are neighbours.
+    """Return the complete runs directly in a folder, in the order of their names. A sweep puts the seeds of a method in one folder.
 
     Raises:
-        UserError: one is damaged or of a newer version.
+        UserError: A run is damaged or needs a newer version.
     """
     complete = sorted(file.parent for file in path.glob(f"*/{RunFolder(path).results_file.name}"))
     opened = [RunFolder.open(folder) for folder in complete if RunFolder(folder).has_manifest]
@@ -254,10 +258,10 @@ def find_complete_runs(path: Path) -> list[RunFolder]:
 
 
 def run_of_policy(policy: Path) -> RunFolder | None:
-    """The run whose iterate lies in a model folder; None where it is no run's.
+    """Return the run that a model folder is an iterate of; None where it belongs to no run.
 
     Raises:
-        UserError: the run's manifest is damaged or of a newer version.
+        UserError: The run's manifest is damaged or needs a newer version.
     """
     place = Path(os.path.abspath(policy))
     number, run = number_of_iterate(place), RunFolder(place.parent.parent)
@@ -267,6 +271,6 @@ def run_of_policy(policy: Path) -> RunFolder | None:
 
 
 def number_of_iterate(policy: Path) -> int | None:
-    """The iteration whose iterate lies in a model folder, as the name of the folder around it says; None where it says none."""
+    """Return the iteration that a model folder belongs to, read from the name of its parent folder; None where it has no number."""
     match = _ITERATION.fullmatch(Path(os.path.abspath(policy)).parent.name)
     return int(match[1]) if match else None

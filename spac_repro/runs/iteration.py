@@ -1,4 +1,4 @@
-"""What lies in iteration-<t>/ of a run folder."""
+"""The folder iteration-<t>/ of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +19,16 @@ CARD = "README.md"  # its model card
 
 @dataclass(frozen=True)
 class IterationFolder:
-    """What lies in iteration-<t>/."""
+    """The folder of one iteration."""
 
     path: Path
     number: int
 
-    # What lies where
+    # Paths
 
     @property
     def policy(self) -> Path:
-        """The iterate: a Hugging Face model folder. It appears last of what an iteration computes."""
+        """The iterate: a Hugging Face model folder. It appears when the training of the iteration is complete."""
         return self.path / "policy"
 
     @property
@@ -43,7 +43,7 @@ class IterationFolder:
 
     @property
     def selfplay_batches_folder(self) -> Path:
-        """Self-play responses by batch, until all are stored in `dataset_file`."""
+        """Self-play responses by batch, until `dataset_file` holds all of them."""
         return self.path / "selfplay"
 
     @property
@@ -58,20 +58,20 @@ class IterationFolder:
 
     @property
     def samples_file(self) -> Path:
-        """What the iterate says to the first prompts."""
+        """The iterate's responses to the first prompts."""
         return self.path / "samples.json"
 
     @property
     def gold_file(self) -> Path:
-        """The start's rewards, which every iterate's are held against; in iteration 0 only."""
+        """The rewards of the start policy, which later iterates are compared with; in iteration 0 only."""
         return self.path / "gold.json"
 
     @property
     def heldout_file(self) -> Path:
-        """Held-out preferences with log π_0; in iteration 0 only."""
+        """Held-out preferences with their log-probabilities under π_0; in iteration 0 only."""
         return self.path / "heldout.parquet"
 
-    # What is in it
+    # Contents
 
     @property
     def has_policy(self) -> bool:
@@ -90,26 +90,26 @@ class IterationFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the iterate is there, and scored."""
+        """Whether the iterate is computed and scored."""
         return self.has_policy and self.has_scores
 
     @property
     def weights_sha256(self) -> str:
-        """The hash that was written beside the weights.
+        """The recorded hash of the weights.
 
         Raises:
-            UserError: there is none.
+            UserError: There is none.
         """
-        found = files.read_json(self.fingerprint_file)
-        if not isinstance(found, dict) or "weights_sha256" not in found:
+        fingerprint = files.read_json(self.fingerprint_file)
+        if not isinstance(fingerprint, dict) or "weights_sha256" not in fingerprint:
             raise UserError(f"{self.fingerprint_file}: no weights_sha256; remove {self.path} and repeat the run's command")
-        return str(found["weights_sha256"])
+        return str(fingerprint["weights_sha256"])
 
     def scores(self) -> tuple[Score, ...]:
-        """The iterate's scores.
+        """Read the iterate's scores.
 
         Raises:
-            UserError: the file is missing or damaged.
+            UserError: The file is missing or damaged.
         """
         try:
             return _SCORES.validate_python(files.read_json(self.scores_file))
@@ -117,19 +117,19 @@ class IterationFolder:
             raise UserError(f"{self.scores_file}: not a list of scores; remove it and repeat the run's command") from None
 
     def samples(self) -> list[str]:
-        """What the iterate said to the first prompts; nothing where that was not kept."""
+        """Read the iterate's responses to the first prompts. Return an empty list where they were not kept."""
         return list(map(str, files.read_json(self.samples_file))) if self.samples_file.exists() else []
 
     def read_dataset(self) -> Columns:
-        """What `dataset_file` holds, as plain values by column.
+        """Read `dataset_file` as plain values by column.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: The file is damaged.
         """
         return parquet.read_columns(self.dataset_file)
 
 
 def write_fingerprint(policy: Path, weights_sha256: str) -> None:
-    """Leave the hash of a policy's weights beside them."""
+    """Write the hash of a policy's weights into its folder."""
     content: dict[str, Any] = {"weights_sha256": weights_sha256}
     files.write_json(policy / FINGERPRINT, content)

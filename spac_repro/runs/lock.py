@@ -1,4 +1,4 @@
-"""Who is at work in a run folder: one process at a time."""
+"""The lock of a run folder: one process at a time works in it."""
 
 import os
 from collections.abc import Iterator
@@ -16,21 +16,21 @@ OWNER = ".owner.json"
 
 @contextmanager
 def exclusive_access(folder: Path) -> Iterator[None]:
-    """Own a run folder while the block runs.
+    """Create and lock a run folder while the block runs.
 
-    The lock is the kernel's on an open file, so it dies with its process, however that ends; no stale lock can stay. A folder that
-    has not become a run folder in the end (bad input, another's files) is left as it was found.
+    The kernel holds the lock on an open file and releases it when the process ends, however it ends, so no stale lock can remain. A
+    folder that does not become a run folder (because of bad input, or because it has other files) is left as it was.
 
     Raises:
-        UserError: another process is at work in the folder, or there can be no such folder.
+        UserError: Another process has the lock, or the folder cannot be created.
     """
     from filelock import FileLock, Timeout
 
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder} cannot be a run folder: a file stands in its way; choose another folder with --out") from None
+        raise UserError(f"{folder} cannot be a run folder: it or a parent is a file; choose another folder with --out") from None
     owner = folder / OWNER
     lock = FileLock(folder / LOCK)
     try:
@@ -42,19 +42,19 @@ def exclusive_access(folder: Path) -> Iterator[None]:
         write_json(owner, {"process": os.getpid(), "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename})
         yield
     finally:
-        if ownership.holds(folder):  # else another run's files may lie there by now
+        if ownership.holds(folder):  # otherwise the files may be another run's by now
             owner.unlink(missing_ok=True)
             if not (folder / "manifest.json").exists():
                 (folder / LOCK).unlink(missing_ok=True)
-                for path in made:
-                    with suppress(OSError):  # something else is in it by now
+                for path in created:
+                    with suppress(OSError):  # it is no longer empty
                         path.rmdir()
         ownership.end(folder)
         lock.release()
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether some process owns an existing folder. Asking takes the lock for a moment."""
+    """Return whether a process has the lock of an existing folder. This takes the lock for a moment."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / LOCK)
@@ -67,7 +67,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def owner_is_alive(folder: Path) -> bool:
-    """Whether the process that wrote itself down as the owner runs on this machine."""
+    """Return whether the process that is recorded as the owner runs on this machine."""
     try:
         os.kill(int(strict_json.read(folder / OWNER, dict)["process"]), 0)
     except (OSError, ValueError, KeyError, UserError):

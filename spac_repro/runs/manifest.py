@@ -1,6 +1,7 @@
-"""What identifies a run: manifest.json.
+"""manifest.json: the identity of a run.
 
-It holds the settings with their provenance, the inputs by hash, and the environment; no clock times, host names or absolute paths.
+It holds the settings with their provenance, the hashes of the inputs, and the environment. It has no clock times, host names or
+absolute paths.
 """
 
 import hashlib
@@ -18,8 +19,8 @@ from spac_repro.renamed_settings import present_key, upgrade
 from spac_repro.runs import files
 
 SCHEMA = 2  # 1: version 0.1, whose settings had other names
-REQUIRED_KEYS = ("recipe", "method", "seed", "settings", "inputs", "environment")  # without any of these it is half a manifest
-IDENTITY_KEYS = ("recipe", "method", "seed", "settings", "inputs")  # of a run, what tells most first
+REQUIRED_KEYS = ("recipe", "method", "seed", "settings", "inputs", "environment")
+IDENTITY_KEYS = ("recipe", "method", "seed", "settings", "inputs")  # in the order in which differences are reported
 MAPPING_KEYS = {
     "settings": ("methods", "policy", "data", "selfplay", "training", "evaluation"),
     "environment": ("source", "lock", "libraries"),  # null where it is not known
@@ -36,7 +37,7 @@ class WrittenMetrics(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What identifies a run. Keys that this version does not know are kept."""
+    """The identity of a run. Keys that this version does not know are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -49,36 +50,39 @@ class Manifest(BaseModel):
     provenance: dict[str, Provenance] = Field(default_factory=dict)
     inputs: dict[str, Any]
     environment: dict[str, Any]
-    segments: list[dict[str, Any]] = Field(default_factory=list)  # the environments that it was carried on in
+    segments: list[dict[str, Any]] = Field(default_factory=list)  # the environments in which it was resumed
     equal_bits_claimed: bool = True
     written_files: dict[str, str] | None = None  # SHA-256 of what the run has written, by path in its folder; None: not recorded
     written_metrics: WrittenMetrics = Field(default_factory=lambda: WrittenMetrics())
 
     @field_validator("settings", "environment")
     @classmethod
-    def _groups_are_groups(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """Readers look into these without asking what they are; one that is absent is another version's."""
+    def _check_mappings(cls, values: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Check the groups that readers use as mappings. A group may be missing: another version may not have had it."""
         for name in MAPPING_KEYS[str(info.field_name)]:
-            unknown = given.get(name, {}) is None and info.field_name == "environment"
-            if not (unknown or isinstance(given.get(name, {}), Mapping)):
+            unknown = values.get(name, {}) is None and info.field_name == "environment"
+            if not (unknown or isinstance(values.get(name, {}), Mapping)):
                 raise ValueError(f"{name} must be a group of values")
-        return given
+        return values
 
     def identity(self) -> dict[str, Any]:
-        """What tells the run from others. A setting added since then has its neutral value, so that old runs and new ones meet."""
+        """Return what distinguishes the run from others.
+
+        A setting that was added after the run has its neutral value, so that an old run equals its repetition today.
+        """
         return {part: getattr(self, part) for part in IDENTITY_KEYS} | {"settings": complete(self.settings)}
 
     def identity_sha256(self) -> str:
-        """SHA-256 of the identity: what intermediate files are bound to."""
+        """Return the SHA-256 of the identity. Intermediate files are bound to it."""
         return files.sha256_json(self.identity())
 
     def as_json(self) -> dict[str, Any]:
-        """What manifest.json holds: everything, and a hash of it."""
+        """Return the content of manifest.json: all fields, and a hash of them."""
         content = self.model_dump(mode="json", by_alias=True)
         return {**content, "sha256": files.sha256_json(content)}
 
     def with_segment(self, environment: Mapping[str, Any]) -> "Manifest":
-        """The manifest of the run once it was carried on in another environment: it claims equal bits no more."""
+        """Return the manifest of the run resumed in another environment. It no longer claims equal bits."""
         return self.model_copy(update={"segments": [*self.segments, dict(environment)], "equal_bits_claimed": False})
 
 
@@ -86,7 +90,7 @@ def read(path: Path) -> Manifest:
     """Read a manifest.
 
     Raises:
-        UserError: it cannot be read, is half a manifest, was changed by hand, or is of a newer version.
+        UserError: The file cannot be read, is incomplete, was changed by hand, or needs a newer version.
     """
     found = files.read_json(path)
     if not isinstance(found, dict):
@@ -104,7 +108,7 @@ def read(path: Path) -> Manifest:
 
 
 def upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest of version 0.1 with its settings, their provenance and their digest under the present keys.
+    """Rename the settings in a manifest of version 0.1, together with their provenance and their digest.
 
     The digest is replaced only where it was the digest of the old settings: a manifest that was edited stays inconsistent.
     """
@@ -123,7 +127,7 @@ def upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def leaf_differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The leaves in which two trees differ: dotted key, the old and the new value (None where there is none)."""
+    """Yield the leaves in which two trees differ: dotted key, old value and new value. A missing value is None."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             yield from leaf_differences(old.get(key), new.get(key), f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""What every optimiser step measured: metrics.jsonl, one line a step. No clock times: equal runs write equal lines."""
+"""metrics.jsonl: the metrics of every optimizer step, one line each. It has no clock times, so equal runs write equal lines."""
 
 import json
 import os
@@ -10,27 +10,27 @@ from typing import Any
 from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
 
-TAIL = 4096  # bytes; a line is shorter
+TAIL_BYTES = 4096  # longer than any line
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """The metrics of one optimiser step, by name: loss, grad_norm, learning_rate, and what the method adds."""
+    """The metrics of one optimizer step by name: loss, grad_norm, learning_rate, and those of the method."""
 
     iteration: int  # 0 is the supervised start
     step: int  # from 1 in every iteration
     values: Mapping[str, float]
 
     def encode(self) -> bytes:
-        """The step's line."""
+        """Return the step's line of metrics.jsonl."""
         return (json.dumps({"iteration": self.iteration, "step": self.step, **self.values}) + "\n").encode()
 
 
 def read(path: Path) -> list[StepMetrics]:
-    """Every step up to the first whose line was not written whole; none where there is no file.
+    """Read every step up to the first incomplete line. Return an empty list where there is no file.
 
     Raises:
-        UserError: a line is an object and not a step.
+        UserError: A line is a JSON object but not the metrics of a step.
     """
     steps: list[StepMetrics] = []
     if path.exists():
@@ -44,10 +44,10 @@ def read(path: Path) -> list[StepMetrics]:
 
 
 def last(path: Path) -> StepMetrics | None:
-    """The last step whose line was written whole; the rest of the file is not read."""
+    """Read the last step with a complete line; None where there is none. The rest of the file is not read."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = file.read().splitlines()
     except OSError:
         return None
@@ -55,7 +55,7 @@ def last(path: Path) -> StepMetrics | None:
         try:
             return _step(strict_json.parse(text, str(path), dict), str(path))
         except UserError:
-            continue  # cut off, at either end
+            continue  # an incomplete line, at either end
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a run measured: results.json, and the scores in it."""
+"""results.json: the scores of a run."""
 
 import math
 import statistics
@@ -35,12 +35,12 @@ class Score:
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean of independent values; None where one value has no spread."""
+    """Return the standard error of the mean of independent values; None where there are fewer than two values."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 class IterateScores(BaseModel):
-    """One iterate: the start at 0, then the policy after each iteration."""
+    """The scores of one iterate: of the start policy for iteration 0, of the policy after each later iteration."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,7 +50,7 @@ class IterateScores(BaseModel):
 
 
 class Results(BaseModel):
-    """The scores of a run, by iterate."""
+    """The scores of every iterate of a run."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,7 +67,7 @@ class Results(BaseModel):
     iterations: tuple[IterateScores, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """What results.json holds."""
+        """Return the content of results.json."""
         return self.model_dump(mode="json", by_alias=True)
 
 
@@ -75,9 +75,9 @@ def read(path: Path) -> Results:
     """Read a run's results.
 
     Raises:
-        UserError: it cannot be read, is no such file, or is of a newer version.
+        UserError: The file cannot be read, is not valid, or needs a newer version.
     """
-    found = files.read_json(path)
-    if isinstance(found, dict):
-        files.check_schema(path, found, SCHEMA)
-    return validate(Results, found, NamedSource(str(path)), remedy="repeat the run's `train` command to mend it")
+    content = files.read_json(path)
+    if isinstance(content, dict):
+        files.check_schema(path, content, SCHEMA)
+    return validate(Results, content, NamedSource(str(path)), remedy="repeat the run's `train` command to repair it")

@@ -1,4 +1,4 @@
-"""timing.json: how long each stage took, in every attempt at it, and the most memory used."""
+"""timing.json: time and peak memory of every attempt at every stage."""
 
 import resource
 import sys
@@ -15,7 +15,7 @@ from spac_repro.runs import files
 
 
 class StageTiming(BaseModel):
-    """One attempt at a stage. Figures of the stage's own, such as tokens, are kept."""
+    """One attempt at a stage. A stage may add figures of its own, such as tokens."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -30,31 +30,41 @@ _STAGES = TypeAdapter(list[StageTiming])
 
 
 def read(path: Path) -> list[StageTiming]:
-    """Every attempt at every stage, in order; none where there is no file.
+    """Read every attempt at every stage, in order. Return an empty list where there is no file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: The file is damaged.
     """
     try:
         return _STAGES.validate_python(files.read_json(path)) if path.exists() else []
     except ValidationError:
-        raise UserError(f"{path}: not a list of stages; remove it, it is about time only") from None
+        raise UserError(f"{path}: not a list of stages; remove it: it holds nothing but timings") from None
 
 
 @contextmanager
 def record_stage(path: Path, iteration: int, stage: str, *, write: bool) -> Iterator[dict[str, Any]]:
-    """Time a stage and add a line for it to `path`, where `write`; what is put into the dict that it yields is kept too."""
+    """Time a stage and append an entry for it.
+
+    Args:
+        path: The timing.json to append to.
+        iteration: The stage's iteration.
+        stage: The stage's name.
+        write: Whether to write the entry. False for all processes but the main one.
+
+    Yields:
+        The entry. The stage may add figures of its own.
+    """
     import torch
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     entry: dict[str, Any] = {"iteration": iteration, "stage": stage}
     yield entry
     if not write:
         return
     # Kilobytes on Linux, bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    entry |= {"seconds": round(time.perf_counter() - begun, 3), "peak_memory_bytes": peak}
+    entry |= {"seconds": round(time.perf_counter() - started, 3), "peak_memory_bytes": peak}
     if torch.cuda.is_available():
         entry["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-    there = files.read_json(path) if path.exists() else []
-    files.write_json(path, [*there, entry])
+    earlier = files.read_json(path) if path.exists() else []
+    files.write_json(path, [*earlier, entry])

@@ -1,4 +1,4 @@
-"""What verification said of a run: verdict.json."""
+"""verdict.json: the result of verifying a run against the expected results."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ FILE = "verdict.json"
 
 
 class ScoreKey(NamedTuple):
-    """What a number is about. `iteration` is None where there is no such thing."""
+    """What identifies a score. `iteration` is None where the score belongs to no iteration."""
 
     method: str
     task: str
@@ -30,11 +30,11 @@ class ScoreKey(NamedTuple):
 
 @dataclass(frozen=True)
 class RowComparison:
-    """One expected row beside the fresh runs, all in the metric's unit. `fresh` is the mean of `runs` values."""
+    """One expected row compared with fresh runs. All numbers are in the metric's unit; `fresh` is the mean over `runs` runs."""
 
     key: ScoreKey
     primary: bool
-    kind: str  # of the row's source
+    kind: str  # of the row's source: measured, published, …
     expected: float
     fresh: float
     runs: int
@@ -55,16 +55,16 @@ class RowComparison:
 
     @property
     def underpowered(self) -> bool:
-        """Could not have told the expected value from one that is `effect` away; False where no effect is known."""
+        """Whether the check could not detect a deviation of size `effect`. False where no effect is known."""
         return self.effect is not None and max(self.smallest_detectable or 0.0, self.tolerance) > self.effect
 
     @property
     def outcome(self) -> str:
-        """`agrees` in one word."""
+        """`agrees` or `disagrees`."""
         return "agrees" if self.agrees else "disagrees"
 
     def as_json(self) -> dict[str, Any]:
-        """The comparison as it is written to verdict.json."""
+        """Return the comparison's entry in verdict.json."""
         numbers = {
             "expected": self.expected,
             "fresh": self.fresh,
@@ -87,9 +87,10 @@ class RowComparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What verification said.
+    """The result of a verification.
 
-    `inapplicable` are the rows that were not compared, and why; `without_row` are the fresh numbers that no row is about.
+    `inapplicable` are the expected rows that were not compared, each with the reason. `without_row` are the fresh scores without an
+    expected row.
     """
 
     recipe: str
@@ -103,11 +104,11 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """0 verified, 1 disagrees, 2 nothing to hold the numbers against."""
+        """0: verified. 1: disagrees. 2: no expected row applies."""
         return {"verified": 0, "disagrees": 1, "unverified": 2}[self.status]
 
     def as_json(self) -> dict[str, Any]:
-        """What verdict.json holds: valid JSON, in which a number that is not finite is written as text."""
+        """Return the content of verdict.json. Numbers that are not finite are written as text, so that it is valid JSON."""
         return {
             "recipe": self.recipe,
             "status": self.status,
@@ -127,7 +128,7 @@ def read(path: Path) -> Verdict:
     """Read a verdict.
 
     Raises:
-        UserError: it cannot be read, or is no verdict.
+        UserError: The file cannot be read, or is not a verdict.
     """
     found = files.read_json(path)
     try:
@@ -137,14 +138,14 @@ def read(path: Path) -> Verdict:
 
 
 def write(folder: Path, verdict: Verdict) -> Path:
-    """Leave a verdict in a folder, whole or not at all; its path."""
+    """Write a verdict into a folder atomically, and return its path."""
     path = folder / FILE
     files.write_json(path, verdict.as_json())
     return path
 
 
 def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a Verdict under the names that they have there. What follows from others is computed anew."""
+    """Map the keys of verdict.json to the fields of `Verdict`. Derived values are computed again."""
     rows = [{**row, "key": _key(row), "kind": row["source"]} for row in found["rows"]]
     return {
         **found,

@@ -126,7 +126,7 @@ def test_a_folder_of_other_things(refused, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "one.txt").write_text("Dear …")
     assert "it is not a run folder; choose another with --out" in refused("train", "--out", "letters")
-    assert "a file stands in its way" in refused("train", "--out", "letters/one.txt/run")
+    assert "it or a parent is a file" in refused("train", "--out", "letters/one.txt/run")
 
 
 def test_a_full_disk(invoke, tree, tmp_path, monkeypatch):

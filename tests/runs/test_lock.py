@@ -105,6 +105,6 @@ def test_a_folder_that_became_no_run_folder_is_left_as_it_was(tmp_path):
 @pytest.mark.parametrize("folder", ["file", "file/run"])
 def test_a_file_in_the_way_is_named(tmp_path, folder):
     (tmp_path / "file").write_bytes(OLD)
-    with pytest.raises(UserError, match=r"a file stands in its way.*--out"):
+    with pytest.raises(UserError, match=r"it or a parent is a file.*--out"):
         own(tmp_path / folder)
     assert (tmp_path / "file").read_bytes() == OLD

@@ -31,7 +31,7 @@ def test_a_failing_run_says_why_and_the_others_go_on(sweep: lab.Sweep) -> None:
     assert done.returncode == 1
     runs = sweep.runs()
     assert runs["spac/seed-1"]["state"] == "failed"
-    assert "holds files but no manifest.json" in runs["spac/seed-1"]["detail"]
+    assert "has files but no manifest.json" in runs["spac/seed-1"]["detail"]
     assert runs["spac/seed-2"]["state"] == "done"
     (sweep.folder / "spac" / "seed-1" / "notes.txt").unlink()
     again = lab.run("sweep", "retry", sweep.folder, "--json")
