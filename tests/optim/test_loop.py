@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -100,6 +101,19 @@ def test_the_rates_of_a_schedule_written_out():
     assert [schedule(epochs=2, learning_rate=1.0, warmup_ratio=0.3).learning_rate_at(step) for step in range(6)] == pytest.approx(
         [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     )
+
+
+def test_beside_transformers_schedule_the_warm_up_is_one_step_ahead():
+    """As docs/method.md says: (s + 1)/w and not s/w, and equal afterwards."""
+    plan = schedule(epochs=7, learning_rate=1.0, warmup_ratio=0.3)
+    total, warmup = plan.total_steps, math.ceil(0.3 * plan.total_steps)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = transformers.get_linear_schedule_with_warmup(optimizer, warmup, total)
+    theirs = [scheduler.lr_lambdas[0](step) for step in range(total)]
+    ours = [plan.learning_rate_at(step) for step in range(total)]
+    assert ours[:warmup] == pytest.approx(theirs[1 : warmup + 1])
+    assert ours[warmup:] == pytest.approx(theirs[warmup:])
+    assert theirs[0] == 0
 
 
 # The gradient of a step
