@@ -25,7 +25,7 @@ Questions = Annotated[
     typer.Option(
         "--questions",
         help="Folder with the leaderboard's questions, one subfolder a task (arc_challenge/, gsm8k/, …). "
-        "Without it, questions come from the hub.",
+        "Without it, questions come from the hub; for `train`, from leaderboard/ beside the preferences if it exists.",
     ),
 ]
 
