@@ -43,7 +43,7 @@ class SpacSettings(ReferenceMethodSettings):
 
 @dataclass(frozen=True)
 class Method:
-    """One method of preference optimisation.
+    """One method of preference optimization.
 
     The loss takes one tensor [examples] for each of `responses`, in that order: log-ratios ρ where the method has a reference
     policy, log-probabilities log π(y|x) otherwise. Its keywords are `hyperparameters` and `statistics`. It returns one loss per

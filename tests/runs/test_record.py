@@ -169,7 +169,7 @@ def test_runs_of_0_1_have_no_hashes(run):
 def test_nothing_is_written_into_a_folder_that_was_made_again(run):
     import shutil
 
-    (run.path / ownership.LOCK).touch()
+    held = (run.path / ownership.LOCK).open("w")  # as the owner holds it: the inode of a closed file could be given to the new one
     ownership.begin(run.path)
     try:
         files.write_json(run.path / "one.json", 1)
@@ -183,6 +183,7 @@ def test_nothing_is_written_into_a_folder_that_was_made_again(run):
                     write()
         assert not list(run.path.rglob("*.json"))
     finally:
+        held.close()
         ownership.end(run.path)
 
 
