@@ -8,14 +8,14 @@ from spac_repro.images.reference import ImageReference
 from spac_repro.runs import files
 
 
-def test_what_is_carried_out_inside_is_a_command(refused):
+def test_image_run_refuses_train_and_unknown_commands(refused):
     assert "`image run` does not train; use `spac-repro train --in IMAGE …`" in refused("image", "run", "docker:x", "train")
     for words in (["shwo"], ["recipes"], ["recipes", "shwo"]):
         message = refused("image", "run", "docker:x", *words)
         assert message == f"{' '.join(words)!r} is no command of spac-repro; see `spac-repro --help`"
 
 
-def test_what_it_is_given_is_parsed_here(refused):
+def test_arguments_are_checked_on_the_host(refused):
     message = refused("image", "run", "docker:x", "recipes", "show", "tiny", "--jsn")
     assert message.startswith("No such option: --jsn")
     assert message.endswith("see `spac-repro recipes show --help`")
@@ -23,30 +23,30 @@ def test_what_it_is_given_is_parsed_here(refused):
     assert "--memory lots is not a size" in refused("image", "run", "--memory", "lots", "docker:x", "theory")
 
 
-def test_what_names_no_image(refused):
+def test_a_wrong_image_reference_is_refused(refused):
     for command in (["inspect", "x"], ["inspect", "x", "--licences"], ["run", "x", "theory"]):
         assert "'x' names no image" in refused("image", *command)
 
 
 @pytest.fixture
-def carried_out(monkeypatch):
-    """What was carried out inside an image that stands in for a real one, and ends with 5."""
+def container_run(monkeypatch):
+    """Record the calls of a stand-in for the container runtime, which exits with 5."""
     seen = []
     monkeypatch.setattr(dispatch, "run", lambda *given: seen.append(given) or 5)
     return seen
 
 
-def test_a_command_is_carried_out_inside(invoke, carried_out, tmp_path):
+def test_image_run_runs_a_command_in_the_container(invoke, container_run, tmp_path):
     (tmp_path / "model").mkdir()
     done = invoke("image", "run", "--memory", "2g", "docker:x", "evaluate", "model", "--suite", "mini", "--json")
     assert done == (5, "", "")
     given = ContainerCommand(
         ("evaluate", str(tmp_path / "model"), "--suite", "mini", "--json"), (tmp_path / "model",), (tmp_path / "runs",)
     )
-    assert carried_out == [(ImageReference("docker", "x"), given, ContainerOptions("2g"))]
+    assert container_run == [(ImageReference("docker", "x"), given, ContainerOptions("2g"))]
 
 
-def test_training_is_carried_out_inside(invoke, carried_out, tmp_path):
+def test_train_in_runs_in_the_container(invoke, container_run, tmp_path):
     """With what lies beside the preferences, which an image would not see."""
     pairs = tmp_path / "preferences" / "train" / "pairs.jsonl"
     questions = tmp_path / "preferences" / "leaderboard"
@@ -54,7 +54,7 @@ def test_training_is_carried_out_inside(invoke, carried_out, tmp_path):
     questions.mkdir()
     done = invoke("train", "--recipe", "zephyr-7b", "--preferences", pairs, "--in", "apptainer:a.sif", "--network", "--until", "0")
     assert done == (5, "", "")
-    [(reference, given, limits)] = carried_out
+    [(reference, given, limits)] = container_run
     assert reference == ImageReference("apptainer", "a.sif")
     assert limits == ContainerOptions(network=True)
     assert given.outputs == (tmp_path / "runs/zephyr-7b/spac/seed-0",)

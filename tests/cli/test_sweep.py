@@ -17,7 +17,7 @@ def test_a_dry_run_shows_every_run_and_writes_nothing(invoke, tree, tmp_path):
     assert tree(tmp_path) == {}
 
 
-def test_what_is_not_there(refused):
+def test_unknown_names_are_refused(refused):
     assert "unknown sweep 'sedes' (did you mean seeds?)" in refused("sweep", "submit", "sedes")
     assert "unknown cluster 'cpus' (did you mean cpu?)" in refused("sweep", "submit", "seeds", "--cluster", "cpus")
     for command in ("status", "retry", "cancel", "collect"):

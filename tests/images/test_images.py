@@ -53,7 +53,7 @@ def test_same_bits_in_docker(lab: Path, docker: str, built: Built, on_the_host: 
     assert {path.stat().st_uid for path in (out, *out.rglob("*"))} == {laboratory.CALLER}
 
 
-def test_same_bits_by_hand_as_its_own_user_with_one_writable_volume(lab: Path, docker: str, on_the_host: Path) -> None:
+def test_same_bits_with_plain_docker_as_user_10001(lab: Path, docker: str, on_the_host: Path) -> None:
     volume = lab / "volume"
     volume.mkdir()
     os.chown(volume, 10001, 10001)
@@ -74,7 +74,7 @@ def test_same_bits_in_apptainer(lab: Path, sif: Path, apptainer: str, on_the_hos
 
 
 @pytest.mark.parametrize("kind", ["docker", "podman", "apptainer"])
-def test_an_interruption_is_passed_on(lab: Path, request: pytest.FixtureRequest, kind: str, on_the_host: Path) -> None:
+def test_an_interruption_is_forwarded(lab: Path, request: pytest.FixtureRequest, kind: str, on_the_host: Path) -> None:
     image, variables = {
         "docker": lambda: (f"docker:{IMAGE}", {"DOCKER_HOST": request.getfixturevalue("docker")}),
         "podman": lambda: (f"podman:{IMAGE}", {"CONTAINER_HOST": request.getfixturevalue("podman")}),
@@ -161,7 +161,7 @@ SEEN = {
 
 
 @pytest.mark.parametrize("secret", SEEN.values(), ids=SEEN)
-def test_the_search_finds_what_must_not_be_there(tmp_path: Path, secret: bytes) -> None:
+def test_the_search_for_secrets_finds_them(tmp_path: Path, secret: bytes) -> None:
     base, ours = tarred({"etc/x": secret}), tarred({"opt/y": b"a " + secret + b" b", "opt/z": b"ghp_ AKIA"})
     manifest = json.dumps([{"Config": "config.json", "Layers": ["base.tar", "ours.tar"]}]).encode()
     image = tarred({"manifest.json": manifest, "config.json": b"{}", "base.tar": base, "ours.tar": ours})
@@ -185,7 +185,7 @@ def test_neither_pip_nor_a_compiler_is_in_it(built: Built) -> None:
     assert "whl" not in done.stdout
 
 
-def test_it_says_what_is_in_it(podman: str, tmp_path: Path) -> None:
+def test_the_image_has_a_bill_of_materials_and_licences(podman: str, tmp_path: Path) -> None:
     file = tmp_path / "sbom.json"
     done = spac_repro("image", "inspect", f"podman:{IMAGE}", "--sbom", file, "--json", CONTAINER_HOST=podman)
     assert done.returncode == 0, done.stderr
@@ -204,7 +204,7 @@ def test_it_says_what_is_in_it(podman: str, tmp_path: Path) -> None:
     assert {name.replace("_", "-") for name in named} == {name.replace("_", "-") for name in versions}
 
 
-def test_any_command_can_be_carried_out_in_it(podman: str, tmp_path: Path) -> None:
+def test_any_command_runs_in_a_container(podman: str, tmp_path: Path) -> None:
     words = ["image", "run", f"podman:{IMAGE}", "recipes", "show", "tiny"]
     done = spac_repro(*words, cwd=tmp_path, CONTAINER_HOST=podman)
     assert done.returncode == 0, done.stderr
@@ -212,7 +212,7 @@ def test_any_command_can_be_carried_out_in_it(podman: str, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [], "a folder made for nothing is removed"
 
 
-def test_the_status_inside_comes_out(podman: str, sif: Path, apptainer: str, tmp_path: Path) -> None:
+def test_the_exit_status_is_that_of_the_command(podman: str, sif: Path, apptainer: str, tmp_path: Path) -> None:
     for image in (f"podman:{IMAGE}", f"apptainer:{sif}"):
         done = spac_repro("image", "run", image, "verify", tmp_path, cwd=tmp_path, CONTAINER_HOST=podman, PATH=apptainer)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -242,7 +242,7 @@ def test_docker_builds_with_the_arguments_and_without_a_network(
 # Bad input: one line each
 
 
-def test_a_base_that_is_not_there(built: Built, podman: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_base_is_reported(built: Built, podman: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(Path(podman.removeprefix("unix://")).parents[1]))
     monkeypatch.setattr(building, "context", lambda *_: tmp_path)
     (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\n")
@@ -252,14 +252,14 @@ def test_a_base_that_is_not_there(built: Built, podman: str, monkeypatch: pytest
         building.build("podman", "cpu", tag="mine:1", base="localhost/none:1", out=None, say=print)
 
 
-def test_an_image_that_is_not_there(podman: str, tmp_path: Path) -> None:
+def test_a_missing_image_is_reported(podman: str, tmp_path: Path) -> None:
     done = spac_repro("train", "--in", "podman:localhost/none:1", "--out", tmp_path / "a" / "run", CONTAINER_HOST=podman)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "podman has no image localhost/none:1; build it with" in done.stderr
     assert not (tmp_path / "a").exists()
 
 
-def test_an_image_of_something_else(podman: str, tmp_path: Path) -> None:
+def test_an_image_of_other_software_is_refused(podman: str, tmp_path: Path) -> None:
     done = spac_repro("train", "--in", f"podman:{laboratory.BASE}", "--out", tmp_path / "run", CONTAINER_HOST=podman)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "is not an image of spac-repro" in done.stderr
@@ -277,14 +277,14 @@ def test_an_image_of_another_version_is_refused_unless_wanted(podman: str, built
     assert "tiny" in taken.stdout
 
 
-def test_out_of_memory_is_said_in_words(docker: str, tmp_path: Path) -> None:
+def test_out_of_memory_is_reported(docker: str, tmp_path: Path) -> None:
     words = ["train", "--in", f"docker:{IMAGE}", "--memory", "150m", "--out", tmp_path / "run", *CUT_DOWN]
     done = spac_repro(*words, DOCKER_HOST=docker)
     assert done.returncode == 3, done.stderr
     assert "ran out of memory, beyond the limit of 150m (--memory) (exit status 137)" in done.stderr.splitlines()[-1]
 
 
-def test_a_limit_that_apptainer_cannot_keep(lab: Path, sif: Path, apptainer: str) -> None:
+def test_a_memory_limit_that_apptainer_cannot_set(lab: Path, sif: Path, apptainer: str) -> None:
     out = owned(lab / "limited") / "run"
     words = ["train", "--in", f"apptainer:{sif}", "--memory", "1g", "--out", out]
     done = spac_repro(*words, user=laboratory.CALLER, PATH=apptainer)

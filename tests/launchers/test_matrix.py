@@ -19,7 +19,7 @@ def sweep(**more):
 
 
 @pytest.mark.parametrize("name", ["seeds", "ablation_lambda", "ablation_eta", "ablation_critic", "ablation_iterations"])
-def test_those_that_ship_have_runs(name):
+def test_packaged_sweeps_have_runs(name):
     runs = matrix.runs(Sweep.load(name))
     assert len(runs) == len({run.name for run in runs}) >= 20
     assert len({run.seed for run in runs}) == 5

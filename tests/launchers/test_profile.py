@@ -26,7 +26,7 @@ def sbatch_lines(cluster, tmp_path, **more):
 
 
 @pytest.mark.parametrize("name", ["local", "cpu", "gpu-8", "gpu-2x8"])
-def test_those_that_ship_are_valid(name):
+def test_packaged_profiles_are_valid(name):
     cluster = Cluster.load(name)
     assert cluster.summary
     assert cluster.processes == {"gpu-8": 8, "gpu-2x8": 16}.get(name, 1)
@@ -74,7 +74,7 @@ def test_every_setting_reaches_sbatch(tmp_path):
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 
 
-def test_the_batch_script_queues_its_job_again_only_where_it_was_asked_to(tmp_path):
+def test_the_batch_script_requeues_its_job_only_on_request(tmp_path):
     """The end of the real script, with a command in place of srun that asks or does not."""
     _, text = sbatch_lines(profile(), tmp_path)
     end = text.partition("# teardown")[2]
@@ -90,7 +90,7 @@ def test_the_batch_script_queues_its_job_again_only_where_it_was_asked_to(tmp_pa
     assert not (tmp_path / "requeue-17").exists()
 
 
-def test_the_interpreter_is_ours_or_the_images():
+def test_the_python_command_of_each_runtime():
     assert profile().python_command(HERE) == HERE
     assert profile(python="conda run python").python_command(HERE) == "conda run python"
     apptainer = profile(image={"runtime": "apptainer", "path": "/x y.sif", "binds": ["/a:/b"]}, gpus_per_node=1)
@@ -121,7 +121,7 @@ def test_an_image_is_known_by_its_file_or_its_name(tmp_path):
         ({"image": {"runtime": "podman", "path": "x"}, "python": "python"}, "image.python"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(change, message):
+def test_inconsistent_profiles_are_refused(change, message):
     with pytest.raises(ValidationError, match=message):
         profile(**change)
 

@@ -80,7 +80,7 @@ def test_the_four_formats_say_the_same(folder, tmp_path):
     assert latex.count("&") == (len(table.columns) - 1) * (len(table.rows) + 1)
 
 
-def test_the_interval_covers_as_often_as_it_says():
+def test_the_interval_has_95_percent_coverage():
     import random
 
     draw = random.Random(1)

@@ -19,7 +19,7 @@ def make(folder, seeds=(1, 2), **more):
     return made
 
 
-def test_it_comes_back_as_it_was_saved(tmp_path):
+def test_a_saved_sweep_is_read_unchanged(tmp_path):
     before = make(tmp_path)
     before.jobs = {"run": {"spac/seed-1": "17_0"}}
     sweep_folder.make_private(before.job_folder)
@@ -28,7 +28,7 @@ def test_it_comes_back_as_it_was_saved(tmp_path):
     assert sweep_folder.find(str(tmp_path)) == tmp_path
 
 
-def test_more_runs_may_come_and_other_settings_may_not(tmp_path):
+def test_runs_can_be_added_but_not_changed(tmp_path):
     there = make(tmp_path)
     there.add(make(tmp_path, seeds=[1, 2, 3]).runs.values())
     assert len(there.runs) == 6
@@ -36,7 +36,7 @@ def test_more_runs_may_come_and_other_settings_may_not(tmp_path):
         there.add(make(tmp_path, settings={"training.epochs_per_iteration": 1}).runs.values())
 
 
-def test_what_another_command_submitted_meanwhile_is_not_submitted_again(tmp_path):
+def test_runs_of_a_concurrent_submit_are_not_submitted_again(tmp_path):
     sweep_folder.make_private(tmp_path / "jobs")
     ours, theirs = make(tmp_path), make(tmp_path, seeds=[1, 2, 3])
     theirs.jobs = {"run": {run: f"17_{i}" for i, run in enumerate(theirs.runs)}}
@@ -89,7 +89,7 @@ def test_another_version_and_no_sweep_are_refused(tmp_path):
         sweep_folder.find(str(tmp_path / "none"))
 
 
-def test_a_line_half_written_is_not_read(tmp_path):
+def test_a_partial_line_is_ignored(tmp_path):
     file = tmp_path / "attempts.jsonl"
     file.write_text('{"job": "1", "position": "a"}\n{"job": "1", "en')
     assert sweep_folder.attempts(file) == [{"job": "1", "position": "a"}]

@@ -161,7 +161,7 @@ def checkpoints(sweep: lab.Sweep) -> list[str]:
     return sorted(path.name for path in (sweep.folder / RUN).glob("iteration-*/training/step-*"))
 
 
-def test_time_is_up(quiet: list[str], disturbed: Disturbed) -> None:
+def test_requeued_near_the_time_limit(quiet: list[str], disturbed: Disturbed) -> None:
     sweep = disturbed("time_is_up")
     assert done(sweep) == quiet
     assert len(positions(sweep)) == len({*positions(sweep)}) == 2
@@ -173,7 +173,7 @@ def test_preempted_twice(quiet: list[str], disturbed: Disturbed) -> None:
     assert len(positions(sweep)) == len({*positions(sweep)}) == 3
 
 
-def test_the_profile_surrounds_the_training(disturbed: Disturbed) -> None:
+def test_setup_and_environment_of_the_profile_reach_the_training(disturbed: Disturbed) -> None:
     """Caches on the node's own disk, the profile's variables, and the hub switched off."""
     sweep = disturbed("preempted_twice")
     variables = json.loads((sweep.disk / "variables.json").read_text())
@@ -198,19 +198,19 @@ def test_a_node_dies(quiet: list[str], disturbed: Disturbed) -> None:
     assert len(nodes) == len({*nodes}) == 2
 
 
-def test_started_twice_there_is_one_writer(quiet: list[str], disturbed: Disturbed) -> None:
+def test_a_run_that_is_started_twice_has_one_writer(quiet: list[str], disturbed: Disturbed) -> None:
     sweep = disturbed("started_twice")
     assert done(sweep) == quiet
     wait_for(lambda: "is complete; nothing to do" in sweep.log(RUN), "the job's own look", 60)
 
 
-def test_no_progress_is_an_error_and_no_loop(disturbed: Disturbed) -> None:
+def test_no_progress_fails_the_run(disturbed: Disturbed) -> None:
     run = disturbed("signalled_before_any_step").ended()[RUN]
     assert run["state"] == "failed"
     assert "2 attempts in a row made no progress" in run["detail"]
 
 
-def test_cancelled_and_retried_only_the_missing_are_done(cluster: Cluster, sweep: lab.Sweep) -> None:
+def test_retry_after_cancel_resumes_only_unfinished_runs(cluster: Cluster, sweep: lab.Sweep) -> None:
     sweep.submitted(seeds=[1, 2], profile={"max_parallel_runs": 1})
     wait_for(lambda: (sweep.folder / RUN / "results.json").exists(), "the first run", PATIENCE)
     assert sweep.do("cancel")["cancelled"] == ["spac/seed-2"]

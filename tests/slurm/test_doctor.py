@@ -19,7 +19,7 @@ def doctor(tmp_path: Path, **profile: Any) -> tuple[int, dict[str, dict[str, str
     return done.returncode, {check["what"]: check for check in json.loads(done.stdout)["checks"]}
 
 
-def test_fit(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_fit_cluster_passes(cluster: Cluster, tmp_path: Path) -> None:
     code, checks = doctor(tmp_path)
     assert code == 0
     wanted = ("Python", "torch", "disk", "locks", "Slurm", "accounting", "job request", "shared folder")
@@ -37,7 +37,7 @@ def test_fit(cluster: Cluster, tmp_path: Path) -> None:
         ({"cache": "/nowhere/cache"}, "cache", "has no prefetch.json"),
     ],
 )
-def test_unfit(cluster: Cluster, tmp_path: Path, profile: dict[str, Any], what: str, found: str) -> None:
+def test_an_unfit_cluster_is_reported(cluster: Cluster, tmp_path: Path, profile: dict[str, Any], what: str, found: str) -> None:
     code, checks = doctor(tmp_path, **profile)
     assert code == 3
     assert checks[what]["verdict"] == "unfit"

@@ -38,14 +38,14 @@ def empty_queue(cluster: Cluster) -> Iterator[None]:
         ({"sbatch": {"no-such-option": True}}, "unrecognized option"),
     ],
 )
-def test_slurms_own_words(cluster: Cluster, sweep: lab.Sweep, profile: dict[str, Any], words: str) -> None:
+def test_slurms_error_is_quoted(cluster: Cluster, sweep: lab.Sweep, profile: dict[str, Any], words: str) -> None:
     sweep.write(profile=profile)
     line = refused(sweep, cluster)
     assert words in line
     assert "nothing was submitted" in line
 
 
-def test_a_refusal_after_the_starts_takes_them_back(cluster: Cluster, sweep: lab.Sweep) -> None:
+def test_a_rejection_cancels_the_start_jobs(cluster: Cluster, sweep: lab.Sweep) -> None:
     """Two arrays, the second refused: the first must not stay."""
     sweep.write(seeds=[1, 2], methods=["spac", "dpo"])
     cluster.ask("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=3")
@@ -58,12 +58,12 @@ def test_a_refusal_after_the_starts_takes_them_back(cluster: Cluster, sweep: lab
     assert not (sweep.folder / "sweep.json").exists(), "what was refused would bind the next attempt to its settings"
 
 
-def test_a_key_that_the_recipe_lacks(cluster: Cluster, sweep: lab.Sweep) -> None:
+def test_an_unknown_setting_is_refused(cluster: Cluster, sweep: lab.Sweep) -> None:
     sweep.write(vary={"methods.*.preference_wait": [1.0, 3.0]})
     assert "unknown key 'methods.spac.preference_wait' (did you mean methods.spac.preference_weight?)" in refused(sweep, cluster)
 
 
-def test_more_processes_than_the_recipe_has(cluster: Cluster, sweep: lab.Sweep) -> None:
+def test_a_profile_with_another_number_of_processes_is_refused(cluster: Cluster, sweep: lab.Sweep) -> None:
     sweep.write(profile={"nodes": 2})
     assert "has training.processes=1, but the cluster profile starts 2" in refused(sweep, cluster)
 
@@ -91,7 +91,7 @@ def test_another_users_jobs_are_not_touched(cluster: Cluster, sweep: lab.Sweep) 
     assert "is not yours" in refused(sweep, cluster)
 
 
-def test_slurm_is_not_here(cluster: Cluster, sweep: lab.Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_slurm_is_reported(cluster: Cluster, sweep: lab.Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     monkeypatch.setenv("PATH", str(programs))
