@@ -22,7 +22,7 @@ from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.evaluation import contamination
 from spac_repro.evaluation import iterate as evaluation
 from spac_repro.evaluation.leaderboard import scoring
-from spac_repro.model import dropout, policy, precision
+from spac_repro.model import dropout, policy, precision, support
 from spac_repro.optim import distributed
 from spac_repro.optim.metrics import MetricsWriter
 from spac_repro.progress import Progress
@@ -146,6 +146,8 @@ def _check_same_kernels() -> None:
 def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
     """Refuse a model that draws random numbers in training; warn about one whose rows cannot be packed, or refuse its engine."""
     dropout.check_deterministic(model)
+    data = run.recipe.data
+    support.check_trainable(model, max_tokens=data.max_prompt_tokens + data.max_response_tokens)
     if policy.supports_packing(model):
         return
     kind, engine = model.config.model_type, engines.get(run.recipe.training.engine)
@@ -156,7 +158,7 @@ def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
         )
     progress.message(
         f"{kind}: every response is computed with its own copy of the prompt, which is slower; responses share a prompt only with "
-        f"{', '.join(policy.PACKING_ARCHITECTURES)} and attention sdpa"
+        f"{', '.join(support.PACKING_ARCHITECTURES)} and attention sdpa"
     )
 
 

@@ -5,6 +5,7 @@ Prompt and response are tokenized separately, so the boundary between them never
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from spac_repro.data import chat_template, memory_map, tokenizers
@@ -97,6 +98,16 @@ class Renderer:
         """Return a response's token ids with end-of-sequence; an overlong response keeps its beginning."""
         tokens = [*tokenizers.token_ids(self.tokenizer, text), self.eos_token_id]
         return tokens[: self.settings.max_response_tokens]
+
+    def decode_verbatim(self, response: Sequence[int]) -> str:
+        """Return a response's text up to end-of-sequence; a special token within it is one replacement character."""
+        tokens = response[:-1] if len(response) and response[-1] == self.eos_token_id else response
+        special = set(self.tokenizer.all_special_ids)
+        parts = []
+        for is_special, run in groupby(tokens, key=special.__contains__):
+            ids = list(run)
+            parts.append("\ufffd" * len(ids) if is_special else str(self.tokenizer.decode(ids)))
+        return "".join(parts)
 
     def decode(self, response: Sequence[int]) -> str:
         """Return a response's text without special tokens."""

@@ -86,7 +86,9 @@ def sample_rewards(
         seed=seed,
         advance=advance,
     )
-    values = [world.reward(prompt, renderer.decode(response)) for prompt, response in zip(repeated, responses, strict=True)]
+    values = [
+        world.reward(prompt, renderer.decode_verbatim(response)) for prompt, response in zip(repeated, responses, strict=True)
+    ]
     return GoldRewards(values, [len(response) for response in responses], samples)
 
 

@@ -23,15 +23,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from spac_repro.data import tokenizers
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import dropout, packing
+from spac_repro.model import dropout, integrity, packing, support
 from spac_repro.model.logprobs import token_logprobs
 from spac_repro.model.packing import PackedSequence
 from spac_repro.recipe import PolicySettings
 from spac_repro.runs.files import read_json
-
-# Architectures for which packing is exact: their attention passes transformers' keyword arguments on to its backend, and their
-# logits are the output layer of the last hidden state, with nothing in between. Tests check each of them.
-PACKING_ARCHITECTURES = ("llama", "mistral", "qwen2")
 
 # Packed attention needs no mask; this one only keeps transformers from making one.
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
@@ -96,11 +92,7 @@ def prepare(model: PreTrainedModel, attention: str) -> PreTrainedModel:
 
 def use_packed_attention(model: PreTrainedModel, attention: str) -> PreTrainedModel:
     """Switch a model from sdpa to packed attention, if packing is exact for its architecture; return the model."""
-    if (
-        attention == "sdpa"
-        and model.config.model_type in PACKING_ARCHITECTURES
-        and not getattr(model.config, "attention_dropout", 0)
-    ):
+    if attention == "sdpa" and support.packs_exactly(model.config):
         model.set_attn_implementation(packing.ATTENTION)
     return model
 
@@ -176,13 +168,16 @@ def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrained
     file = Path(str(files[0].locate()))
     with _no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             file.parent,
+            output_loading_info=True,
             gguf_file=file.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=settings.dtype,
             attn_implementation=settings.attn_implementation,
         )
+    integrity.check_loading_info(file, info)
+    integrity.check_finite_weights(file, model)
     return prepare(model, settings.attn_implementation), tokenizer
 
 
@@ -204,11 +199,15 @@ def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrain
     options = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation} if settings else {"dtype": "auto"}
     try:
         with _no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options, **local)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options, **local
+            )
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except Exception as error:  # every library that reads a file reports damage with exceptions of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be read ({reason}); create the folder again") from None
+    integrity.check_loading_info(folder, info)
+    integrity.check_finite_weights(folder, model)
     return (prepare(model, settings.attn_implementation) if settings else model), tokenizer
 
 

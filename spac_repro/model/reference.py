@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spac_repro.data.dataset import PreferenceDataset
+from spac_repro.model.integrity import check_finite
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.optim import distributed
@@ -37,16 +38,20 @@ def reference_logprobs(
 
     Returns:
         For each name a tensor [n], in nats, fp32.
+
+    Raises:
+        UserError: a value is not finite.
     """
     num_tokens = data.num_tokens(names)
     order = sorted(range(len(num_tokens)), key=lambda i: (num_tokens[i], i))
-    logprobs = torch.empty(len(num_tokens), len(names))
+    values = torch.empty(len(num_tokens), len(names))
     batches = batch_by_tokens(order, num_tokens, batch_tokens)
     own: dict[int, Tensor] = {}
     for number, rows in distributed.shard(list(enumerate(batches))):
         advance(number, len(batches))
         packed = pack(data.examples(names, rows), device=policy.model.device)
-        own[number] = policy(packed).view(len(rows), len(names)).float().cpu()
-    for number, values in distributed.all_gather(own).items():
-        logprobs[batches[number]] = values
-    return dict(zip(names, logprobs.unbind(1), strict=True))
+        logprobs = check_finite(policy(packed), "reference log-probabilities")
+        own[number] = logprobs.view(len(rows), len(names)).float().cpu()
+    for number, gathered in distributed.all_gather(own).items():
+        values[batches[number]] = gathered
+    return dict(zip(names, values.unbind(1), strict=True))

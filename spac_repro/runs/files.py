@@ -61,8 +61,15 @@ def write_bytes(path: Path, content: bytes, *, before_rename: Hook = no_hook) ->
 
 
 def write_json(path: Path, content: Any, *, before_rename: Hook = no_hook) -> None:
-    """Write a JSON file atomically. Equal content gives equal bytes."""
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    """Write a JSON file atomically. Equal content gives equal bytes.
+
+    Raises:
+        UserError: a number is not finite.
+    """
+    try:
+        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        raise UserError(f"{path}: a number in it is not finite, so it is not written") from None
     write_bytes(path, text.encode(), before_rename=before_rename)
 
 

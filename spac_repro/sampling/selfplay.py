@@ -14,6 +14,7 @@ from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, Tem
 
 from spac_repro.data import memory_map
 from spac_repro.errors import UserError
+from spac_repro.model.integrity import check_finite
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.runs.files import read_sealed_json, write_sealed_json
@@ -187,7 +188,7 @@ class _DecodingBatch:
             logits_to_keep=1,
         )
         logits: Tensor = output.logits[:, -1]
-        return logits.float()
+        return check_finite(logits.float(), "the next token's logits")
 
     def append(self, tokens: Tensor) -> None:
         """Append one token to each row, [n, 1]."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from spac_repro.data import tokenizers, world
 from spac_repro.data.example import TokenizedExample
 from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer, TokenizedPreferences
@@ -139,3 +140,19 @@ def test_logprobs_of_an_overlong_prompt_are_those_of_its_end(tiny_models, slow_l
             ]
         )
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+def test_a_special_token_within_a_response_is_part_of_what_was_said():
+    """The gold reward compares this text: a response with tokens that nobody sees is not the correct one."""
+    tokenizer = tokenizers.world_tokenizer()
+    pad, bos, eos = tokenizer.convert_tokens_to_ids(["<pad>", "<s>", "</s>"])
+    b, h, a, d = tokenizer.convert_tokens_to_ids(list("bhad"))
+    make = renderer(tokenizer)
+    assert make.decode_verbatim([b, h, a, d, eos]) == "bhad"
+    assert make.decode_verbatim([b, h, a, d]) == "bhad"
+    assert make.decode_verbatim([eos]) == make.decode_verbatim([]) == ""
+    said = make.decode_verbatim([pad, b, h, bos, a, d, eos])
+    assert said == "\ufffdbh\ufffdad"
+    built_in = world.World(seed=1, behaviour=world.Behaviour(0.55, 0.25, 0.12, 0.08), preference_scale=5.0)
+    assert built_in.reward("copy:bhad=", "bhad") == 1
+    assert built_in.reward("copy:bhad=", said) < 1

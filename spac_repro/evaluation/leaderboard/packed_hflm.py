@@ -11,6 +11,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spac_repro.data.example import TokenizedExample
+from spac_repro.model import support
+from spac_repro.model.integrity import check_finite
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy, supports_packing
 from spac_repro.optim import distributed
@@ -25,6 +27,8 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
     """lm-eval's HFLM that computes a shared prompt once, divides requests among processes, and reports progress."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        if not support.batches_exactly(model):
+            batch_size = 1  # the longest row of a batch, or its padding, would change the other rows' scores
         # A copy of the tokenizer, because the harness adds a padding token to one that has none.
         super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
         self.on_progress: Callable[[int, int], None] = lambda done, total: None
@@ -48,6 +52,7 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
         """
         if not supports_packing(self.model):
             answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *arguments, **options)
+            check_finite(torch.tensor([logprob for logprob, _ in answers]), "the model's log-probabilities")
             return answers
         examples = group_by_shared_prompt([self._truncate(prompt, continuation) for _, prompt, continuation in requests])
         answers = []
@@ -67,7 +72,7 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
     def _score(self, examples: Sequence[TokenizedExample]) -> Iterator[tuple[float, bool]]:
         """Log-probability and greediness of every continuation in the examples, in one forward pass."""
         packed = pack(examples, device=self.device)
-        logprobs = Policy(self.model).logits(packed).log_softmax(-1)
+        logprobs = check_finite(Policy(self.model).logits(packed), "the model's logits").log_softmax(-1)
         is_greedy = logprobs.argmax(-1) == packed.targets
         values = logprobs.gather(-1, packed.targets[:, None])[:, 0]
         for response in range(packed.num_responses):

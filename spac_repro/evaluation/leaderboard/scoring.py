@@ -1,5 +1,6 @@
 """Scores a model on a suite: selects tasks, reads questions, runs the harness, averages."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -128,6 +129,9 @@ def evaluate(
 
     with _task_errors_as_user_errors(suite):
         scores = measure(model, tokenizer, questions, batch_size=batch_size, seed=seed, progress=progress)
+    for score in scores:
+        if not math.isfinite(score.value):
+            raise UserError(f"{score.task} {score.metric} is {score.value}: the model's outputs are not numbers")
     return [*scores, *average(scores, tasks_of(suite))]
 
 
