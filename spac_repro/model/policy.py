@@ -168,7 +168,7 @@ def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrained
     file = Path(str(files[0].locate()))
     with _no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
             file.parent,
             output_loading_info=True,
             gguf_file=file.name,
@@ -176,6 +176,7 @@ def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrained
             dtype=settings.dtype,
             attn_implementation=settings.attn_implementation,
         )
+    model, info = loaded
     integrity.check_loading_info(file, info)
     integrity.check_finite_weights(file, model)
     return prepare(model, settings.attn_implementation), tokenizer
@@ -199,13 +200,14 @@ def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrain
     options = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation} if settings else {"dtype": "auto"}
     try:
         with _no_progress_bars():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options, **local
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except Exception as error:  # every library that reads a file reports damage with exceptions of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be read ({reason}); create the folder again") from None
+    model, info = loaded
     integrity.check_loading_info(folder, info)
     integrity.check_finite_weights(folder, model)
     return (prepare(model, settings.attn_implementation) if settings else model), tokenizer
