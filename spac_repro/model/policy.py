@@ -168,7 +168,7 @@ def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrained
     file = Path(str(files[0].locate()))
     with _no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             output_loading_info=True,
             gguf_file=file.name,
@@ -200,7 +200,7 @@ def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrain
     options = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation} if settings else {"dtype": "auto"}
     try:
         with _no_progress_bars():
-            loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options, **local
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
