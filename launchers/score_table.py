@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spac_repro.errors import UserError
 from spac_repro.launchers.matrix import SweepRun
 from spac_repro.launchers.sweep_folder import SweepFolder
 from spac_repro.runs import files, record
+from spac_repro.runs.folder import RunFolder
 
 STATISTICS = ("mean", "sd", "low", "high")
 
@@ -55,7 +57,7 @@ def _rows(folder: SweepFolder, runs: Sequence[SweepRun], varied: Sequence[str]) 
     for run in runs:
         if run.seed in missing:
             continue
-        for iterate in record.open_checked(folder.run_folder(run).path).results.iterations:
+        for iterate in _checked_run(folder, run).results.iterations:
             for score in iterate.scores:
                 values.setdefault((iterate.iteration, score.task, score.metric), []).append(score.value)
     head = {**{key: _setting_text(runs[0].varied.get(key)) for key in varied}, "method": runs[0].method}
@@ -73,6 +75,15 @@ def _rows(folder: SweepFolder, runs: Sequence[SweepRun], varied: Sequence[str]) 
             "seeds": len(of_seeds),
             **tail,
         }
+
+
+def _checked_run(folder: SweepFolder, run: SweepRun) -> RunFolder:
+    """The folder of a completed run, whose files and settings were checked."""
+    found = record.open_checked(folder.run_folder(run).path)
+    settings = found.manifest.settings_sha256
+    if settings not in (None, run.settings_sha256) or found.manifest.seed != run.seed:
+        raise UserError(f"{found}: it holds another run than the sweep's {run.name}; remove it and repeat `sweep submit`")
+    return found
 
 
 def mean_and_interval(values: Sequence[float]) -> dict[str, float | None]:

@@ -62,7 +62,8 @@ class RunContext:
     def timed(self, t: int, stage: str) -> Iterator[dict[str, Any]]:
         """Report and time a stage of iteration t. timing.json also gets what is put into the yielded dict."""
         self.progress.start_stage(f"iteration {t}: {stage}")
-        with timing.record_stage(self.folder.timing_file, t, stage, write=distributed.is_main_process()) as entry:
+        path, bound_to = self.folder.timing_file, self.folder.timing_bound_to
+        with timing.record_stage(path, t, stage, bound_to=bound_to, write=distributed.is_main_process()) as entry:
             yield entry
 
     def bound_to(self, t: int) -> dict[str, Any]:

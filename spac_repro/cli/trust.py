@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from spac_repro.runs.verdict import Verdict
 
 
+Deep = Annotated[bool, typer.Option("--deep", help="Check large files too, such as weights. Others are always checked.")]
+
+
 def verify(
-    folders: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders of one recipe.")] = None,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders of one recipe, or results.json of runs alone.")
+    ] = None,
     expected: Annotated[
         Path | None, typer.Option(help="File of expected results.", show_default="the recipe's, in the package")
     ] = None,
@@ -28,15 +33,18 @@ def verify(
         choices.Method | None, typer.Option(parser=choices.one_of(methods.names()), help="With --scores: method.")
     ] = None,
     iteration: Annotated[int | None, typer.Option(help="With --scores: iteration; 0 is the start policy.", min=0)] = None,
+    deep: Deep = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare scores with expected results. The tolerances come from the spread over seeds.
+
+    Checks first that the files of a run are what the run wrote.
 
     A score that is too good fails as well. Exit code 1 if a score deviates.
     """
     from spac_repro.trust import terminal
 
-    verdict = _verdict(folders or [], expected, scores, recipe, method, iteration)
+    verdict = _verdict(folders or [], expected, scores, recipe, method, iteration, deep)
     if as_json:
         print(json.dumps(verdict.as_json()))
     else:
@@ -51,11 +59,14 @@ def _verdict(
     recipe: str | None,
     method: str | None,
     iteration: int | None,
+    deep: bool,
 ) -> "Verdict":
     from spac_repro.trust import verification
 
     if scores is None:
-        return verification.verify_runs(folders, expected)
+        return verification.verify_runs(folders, expected, deep=deep)
+    if deep:
+        raise UserError("--deep checks the files of a run, and --scores is a file alone; omit one of the two")
     if folders:
         raise UserError("name run folders or use --scores, not both")
     if recipe is None or method is None or iteration is None:
@@ -78,6 +89,7 @@ def compare(
             show_default="the runs beside A and B",
         ),
     ] = None,
+    deep: Deep = False,
     as_json: AsJson = False,
 ) -> None:
     """Explain why two runs differ: which inputs differ, where the runs first differ, and how much the scores differ.
@@ -86,7 +98,10 @@ def compare(
     """
     from spac_repro.trust import comparison, terminal
 
-    result = comparison.compare_expected(a, b) if b.suffix in (".yaml", ".yml") else comparison.compare(a, b, seeds or ())
+    if b.suffix in (".yaml", ".yml"):
+        result = comparison.compare_expected(a, b, deep=deep)
+    else:
+        result = comparison.compare(a, b, seeds or (), deep=deep)
     if as_json:
         print(json.dumps(result.as_json()))
     else:

@@ -121,7 +121,7 @@ def atomic_folder(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Path
             if entry.is_dir():
                 _sync_folder(entry)
             else:
-                _sync_file(entry)
+                sync_file(entry)
         _sync_folder(temporary)
         before_rename(temporary)
         ownership.check(path)
@@ -216,7 +216,8 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Bring a file to the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -131,12 +131,20 @@ class RunFolder:
         return [(each.number, score) for each in self.iterations() if each.has_scores for score in each.scores()]
 
     def verdict(self) -> Verdict:
-        """Read `verdict_file`."""
-        return verdict.read(self.verdict_file)
+        """Read `verdict_file`.
+
+        Raises:
+            UserError: The file cannot be read, was changed, or is about other results.
+        """
+        return verdict.read(self.verdict_file, bound_to=self._verdict_bound_to)
 
     def write_verdict(self, new: Verdict) -> None:
         """Write `verdict_file`."""
-        verdict.write(self.path, new)
+        verdict.write(self.path, new, bound_to=self._verdict_bound_to)
+
+    @property
+    def _verdict_bound_to(self) -> dict[str, Any]:
+        return {"results_sha256": files.sha256_file(self.results_file)} if self.complete else {}
 
     def metrics(self) -> list[StepMetrics]:
         """Read the metrics of every optimizer step, in order."""
@@ -147,8 +155,18 @@ class RunFolder:
         return metrics.last(self.metrics_file)
 
     def timing(self) -> list[StageTiming]:
-        """Read time and memory of every attempt at every stage."""
-        return timing.read(self.timing_file)
+        """Read time and memory of every attempt at every stage.
+
+        Raises:
+            UserError: The file is damaged, or is about another run.
+        """
+        return timing.read(self.timing_file, self.timing_bound_to)
+
+    @property
+    def timing_bound_to(self) -> dict[str, Any] | None:
+        """What `timing_file` is bound to; None for a run of version 0.1."""
+        has_hashes = self.has_manifest and self.manifest.written_files is not None
+        return {"run": self.manifest.identity_sha256()} if has_hashes else None
 
     def contamination(self) -> dict[str, Any] | None:
         """Read `contamination_file`; None where contamination was not measured."""

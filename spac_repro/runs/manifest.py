@@ -28,7 +28,7 @@ MAPPING_KEYS = {
 
 
 class WrittenMetrics(BaseModel):
-    """The beginning of metrics.jsonl that belongs to the finished iterations."""
+    """The beginning of metrics.jsonl that belongs to an iterate and those before it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,7 +53,8 @@ class Manifest(BaseModel):
     segments: list[dict[str, Any]] = Field(default_factory=list)  # the environments in which it was resumed
     equal_bits_claimed: bool = True
     written_files: dict[str, str] | None = None  # SHA-256 of what the run has written, by path in its folder; None: not recorded
-    written_metrics: WrittenMetrics = Field(default_factory=lambda: WrittenMetrics())
+    # The beginning of metrics.jsonl that belongs to the iterates so far, by iteration. The entry of an iterate is there before it.
+    written_metrics: dict[str, WrittenMetrics] = Field(default_factory=dict)
 
     @field_validator("settings", "environment")
     @classmethod
@@ -96,8 +97,8 @@ def read(path: Path) -> Manifest:
     if not isinstance(found, dict):
         raise UserError(f"{path}: half a manifest: no {REQUIRED_KEYS[0]!r}; repeat the run's `train` command")
     files.check_schema(path, found, SCHEMA)
-    sealed = found.pop("sha256", None)
-    if sealed is not None and sealed != files.sha256_json(found):
+    sealed, has_hashes = found.pop("sha256", None), found.get("written_files") is not None
+    if (sealed is not None or has_hashes) and sealed != files.sha256_json(found):
         raise UserError(f"{path}: its hash is not the one written in it: the file was changed by hand or is damaged")
     for part in REQUIRED_KEYS:
         if part not in found:

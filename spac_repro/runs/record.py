@@ -66,30 +66,37 @@ def before_rename(run: RunFolder, path: Path) -> files.Hook:
 
 
 def finish_iteration(run: RunFolder, path: Path) -> files.Hook:
-    """As `before_rename`, for the iterate at `path`; the metrics up to here then belong to a finished iteration."""
+    """As `before_rename`, for the iterate at `path`; the metrics up to here then belong to it and to the iterates before it."""
     enter = before_rename(run, path)
 
     def enter_both(temporary: Path) -> None:
         enter(temporary)
-        enter_metrics(run, written_metrics(run))
+        there = manifest.read(run.manifest_file)
+        metrics = {**there.written_metrics, path.parent.name: written_metrics(run)}
+        _rewrite(run, there.model_copy(update={"written_metrics": metrics}))
 
     return enter_both
 
 
-def enter_metrics(run: RunFolder, metrics: WrittenMetrics) -> None:
-    """Enter how much of metrics.jsonl belongs to finished iterations."""
-    _rewrite(run, manifest.read(run.manifest_file).model_copy(update={"written_metrics": metrics}))
-
-
 def finished_metrics(run: RunFolder) -> WrittenMetrics:
-    """Return how much of metrics.jsonl belongs to finished iterations: nothing where there is no manifest yet."""
-    return manifest.read(run.manifest_file).written_metrics if run.has_manifest else WrittenMetrics()
+    """Return how much of metrics.jsonl belongs to the iterates that are there.
+
+    The entry of an iterate is written before the iterate is. A process that is killed in between takes some steps again.
+    """
+    if not run.has_manifest:
+        return WrittenMetrics()
+    entries = manifest.read(run.manifest_file).written_metrics
+    finished = [entries[each.path.name] for each in run.iterations() if each.path.name in entries and each.has_policy]
+    if run.complete:  # iterates may have been removed since
+        finished = list(entries.values())
+    return max(finished, key=lambda entry: entry.bytes, default=WrittenMetrics())
 
 
 def written_metrics(run: RunFolder) -> WrittenMetrics:
-    """Length and hash of metrics.jsonl as it is."""
+    """Bring metrics.jsonl to the disk, and return its length and hash."""
     if not run.metrics_file.exists():
         return WrittenMetrics()
+    files.sync_file(run.metrics_file)
     content = run.metrics_file.read_bytes()
     return WrittenMetrics(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
@@ -101,7 +108,9 @@ def check_metrics(run: RunFolder, written: WrittenMetrics, *, remedy: str) -> No
         UserError: it was changed, or lost its end.
     """
     begin = b""
-    if run.metrics_file.exists():
+    if run.metrics_file.exists() and not run.metrics_file.is_file():
+        raise UserError(f"{run.metrics_file}: not a file; {remedy}")
+    if run.metrics_file.is_file():
         with run.metrics_file.open("rb") as file:
             begin = file.read(written.bytes)
     if hashlib.sha256(begin).hexdigest() != written.sha256:
@@ -139,9 +148,12 @@ def check(run: RunFolder, *, deep: bool = False) -> FileCheck:
             _check_file(path, sha256, complete=run.complete)
             checked += 1
     _check_nothing_else(run, recorded)
+    check_metrics(run, finished_metrics(run), remedy="the run is damaged; train it again in another folder")
+    run.timing()
     if run.complete:
-        check_metrics(run, run.manifest.written_metrics, remedy="the run is damaged; train it again")
         _check_results(run)
+        if run.verdict_file.exists():
+            run.verdict()
     return FileCheck(checked, not_checked, removed)
 
 

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,26 +29,39 @@ class StageTiming(BaseModel):
 _STAGES = TypeAdapter(list[StageTiming])
 
 
-def read(path: Path) -> list[StageTiming]:
+def read(path: Path, bound_to: Mapping[str, Any] | None) -> list[StageTiming]:
     """Read every attempt at every stage, in order. Return an empty list where there is no file.
 
+    Args:
+        path: The file.
+        bound_to: The run that it must be about; None: a run of version 0.1, which wrote no hash into it.
+
     Raises:
-        UserError: The file is damaged.
+        UserError: The file is damaged, or is about another run.
     """
     try:
-        return _STAGES.validate_python(files.read_json(path)) if path.exists() else []
+        return _STAGES.validate_python(_read(path, bound_to))
     except ValidationError:
         raise UserError(f"{path}: not a list of stages; remove it: it holds nothing but timings") from None
 
 
+def _read(path: Path, bound_to: Mapping[str, Any] | None) -> Any:
+    if not path.exists():
+        return []
+    return files.read_json(path) if bound_to is None else files.read_sealed_json(path, bound_to=bound_to)
+
+
 @contextmanager
-def record_stage(path: Path, iteration: int, stage: str, *, write: bool) -> Iterator[dict[str, Any]]:
+def record_stage(
+    path: Path, iteration: int, stage: str, *, bound_to: Mapping[str, Any] | None, write: bool
+) -> Iterator[dict[str, Any]]:
     """Time a stage and append an entry for it.
 
     Args:
         path: The timing.json to append to.
         iteration: The stage's iteration.
         stage: The stage's name.
+        bound_to: As for `read`.
         write: Whether to write the entry. False for all processes but the main one.
 
     Yields:
@@ -66,5 +79,8 @@ def record_stage(path: Path, iteration: int, stage: str, *, write: bool) -> Iter
     entry |= {"seconds": round(time.perf_counter() - started, 3), "peak_memory_bytes": peak}
     if torch.cuda.is_available():
         entry["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-    earlier = files.read_json(path) if path.exists() else []
-    files.write_json(path, [*earlier, entry])
+    stages = [*_read(path, bound_to), entry]
+    if bound_to is None:
+        files.write_json(path, stages)
+    else:
+        files.write_sealed_json(path, stages, bound_to=bound_to)

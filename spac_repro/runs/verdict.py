@@ -28,6 +28,16 @@ class ScoreKey(NamedTuple):
         return f"{self.method}{iteration} {self.task} {self.metric}"
 
 
+class ExpectedFile(NamedTuple):
+    """The file of expected results that a verdict is from."""
+
+    name: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, SHA-256 {self.sha256}"
+
+
 @dataclass(frozen=True)
 class RowComparison:
     """One expected row compared with fresh runs. All numbers are in the metric's unit; `fresh` is the mean over `runs` runs."""
@@ -91,6 +101,7 @@ class Verdict:
 
     `inapplicable` are the expected rows that were not compared, each with the reason. `without_row` are the fresh scores without an
     expected row.
+    `files` says of each run which of its files were checked.
     """
 
     recipe: str
@@ -101,6 +112,8 @@ class Verdict:
     inapplicable: tuple[tuple[ScoreKey, str], ...] = ()
     without_row: tuple[ScoreKey, ...] = ()
     notes: tuple[str, ...] = ()
+    expected_file: ExpectedFile | None = None
+    files: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -118,29 +131,42 @@ class Verdict:
             "inapplicable": [{**key._asdict(), "reason": reason} for key, reason in self.inapplicable],
             "without_row": [key._asdict() for key in self.without_row],
             "notes": list(self.notes),
+            "expected_file": self.expected_file._asdict() if self.expected_file else None,
+            "files": list(self.files),
         }
 
 
 _VERDICT = TypeAdapter(Verdict)
 
 
-def read(path: Path) -> Verdict:
+def read(path: Path, *, bound_to: Mapping[str, Any] | None = None) -> Verdict:
     """Read a verdict.
 
+    Args:
+        path: The file.
+        bound_to: What it must be about, as `write` was told.
+
     Raises:
-        UserError: The file cannot be read, or is not a verdict.
+        UserError: The file cannot be read, is not a verdict, was changed, or is about something else.
     """
     found = files.read_json(path)
+    remedy = "remove it and repeat the run's `train` command"
     try:
+        sealed = found.pop("sha256")
+        if sealed != files.sha256_json(found):
+            raise UserError(f"{path}: its hash is not the one written in it; {remedy}")
+        if found["bound_to"] != dict(bound_to or {}):
+            raise UserError(f"{path}: it is about other results than those beside it; {remedy}")
         return _VERDICT.validate_python(_fields(found))
-    except (ValidationError, LookupError, TypeError):
-        raise UserError(f"{path}: not a verdict; the file was changed by hand; repeat the run's `train` command") from None
+    except (ValidationError, LookupError, TypeError, AttributeError):
+        raise UserError(f"{path}: not a verdict; the file was changed by hand; {remedy}") from None
 
 
-def write(folder: Path, verdict: Verdict) -> Path:
-    """Write a verdict into a folder atomically, and return its path."""
+def write(folder: Path, verdict: Verdict, *, bound_to: Mapping[str, Any] | None = None) -> Path:
+    """Write a verdict into a folder atomically, with its hash and what it is about, and return its path."""
     path = folder / FILE
-    files.write_json(path, verdict.as_json())
+    content = {**verdict.as_json(), "bound_to": dict(bound_to or {})}
+    files.write_json(path, {**content, "sha256": files.sha256_json(content)})
     return path
 
 
@@ -152,6 +178,7 @@ def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
         "comparisons": rows,
         "inapplicable": [(_key(entry), entry["reason"]) for entry in found["inapplicable"]],
         "without_row": [_key(entry) for entry in found["without_row"]],
+        "expected_file": ExpectedFile(**found["expected_file"]) if found["expected_file"] else None,
     }
 
 

@@ -56,6 +56,7 @@ class Comparison:
     first_difference: FirstDifference
     score_changes: tuple[ScoreChange, ...]
     spread_runs: int  # runs that the spread over seeds was estimated from
+    files: tuple[str, ...] = ()  # which files of each run were checked
 
     @property
     def exit_code(self) -> int:
@@ -128,22 +129,25 @@ class Comparison:
             "weights_read": found.weight_bytes_read,
             "scores": [change.as_json() for change in self.score_changes],
             "spread_of_runs": self.spread_runs,
+            "files": list(self.files),
             "beyond_noise": self.exit_code == 1,
         }
 
 
-def compare(a: Path, b: Path, seeds: Sequence[Path] = ()) -> Comparison:
+def compare(a: Path, b: Path, seeds: Sequence[Path] = (), *, deep: bool = False) -> Comparison:
     """Compare two run folders, complete or not.
 
     Args:
         a: a run folder.
         b: another run folder.
         seeds: runs of other seeds. Noise is estimated from them and from the finished runs next to A and B.
+        deep: check large files of the runs too.
 
     Raises:
         UserError: not a run, a run of a newer version, a damaged file, or two runs that share nothing.
     """
-    run_a, run_b, *others = map(record.open_checked, (a, b, *seeds))
+    run_a, run_b, *others = map(RunFolder.open, (a, b, *seeds))
+    checked = {run: record.check(run, deep=deep) for run in (run_a, run_b, *others)}
     scores = (run_a.scores(), run_b.scores())
     _check_something_shared((run_a, run_b), scores)
     spread, spread_runs = seed_spread([run_a, run_b, *others])
@@ -161,16 +165,23 @@ def compare(a: Path, b: Path, seeds: Sequence[Path] = ()) -> Comparison:
         first_difference=find_first_difference(run_a, run_b),
         score_changes=tuple(score_changes(*scores, spread)),
         spread_runs=spread_runs,
+        files=tuple(f"{name}: {checked[run]}" for name, run in (("A", run_a), ("B", run_b))),
     )
 
 
-def compare_expected(run: Path, file: Path) -> Comparison:
+def compare_expected(run: Path, file: Path, *, deep: bool = False) -> Comparison:
     """Compare a run with a file of expected results. The file has no steps, so there is no first difference.
+
+    Args:
+        run: a run folder.
+        file: the file.
+        deep: check large files of the run too.
 
     Raises:
         UserError: not a run, not an expected_results file, or no row of the run's recipe and method.
     """
-    folder = record.open_checked(run)
+    folder = RunFolder.open(run)
+    checked = record.check(folder, deep=deep)
     manifest, expected = folder.manifest, load_expected(file)
     if expected.recipe != manifest.recipe:
         raise UserError(
@@ -192,6 +203,7 @@ def compare_expected(run: Path, file: Path) -> Comparison:
         first_difference=FirstDifference(None, None, "", (no_steps,), 0),
         score_changes=tuple(_change_from_row(t, score, row, tolerance(row, 1, alpha)) for t, score, row in scored),
         spread_runs=max(row.seeds or 1 for _, _, row in scored),
+        files=(f"A: {checked}",),
     )
 
 

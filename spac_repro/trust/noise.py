@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from spac_repro.runs import record
 from spac_repro.runs.folder import RunFolder, find_complete_runs
 from spac_repro.runs.results import Score
 
@@ -84,6 +85,7 @@ def seed_spread(runs: Iterable[RunFolder]) -> tuple[Spread, int]:
     groups: dict[str | None, dict[int, RunFolder]] = {}
     for run in dict.fromkeys(each for given in resolved for each in (given, *neighbours[given.path.parent])):
         if run.manifest.settings_sha256 in digests:
+            record.check(run)
             groups.setdefault(run.manifest.settings_sha256, {}).setdefault(run.manifest.seed, run)
     used = [list(group.values()) for group in groups.values() if len(group) >= MIN_RUNS]
     return _pooled(used), sum(map(len, used))

@@ -9,6 +9,8 @@ from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
 from spac_repro.runs import record
+from spac_repro.runs import results as run_results
+from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.results import Score
 
 
@@ -29,6 +31,7 @@ class RunScores:
     settings: Mapping[str, Any] | None = None
     settings_sha256: str | None = None
     weights_sha256: str | None = None
+    files: str = ""  # which files were checked
 
     @property
     def name(self) -> str:
@@ -52,14 +55,21 @@ class RunScores:
         return [f"{key} {ours.get(key)} (recipe: {usual.get(key)})" for key in keys]
 
 
-def read_run_scores(folder: Path | str) -> RunScores:
-    """The scores in a run folder.
+def read_run_scores(folder: Path | str, *, deep: bool = False) -> RunScores:
+    """The scores in a run folder, or in a results.json alone.
+
+    Args:
+        folder: the run folder, or the file.
+        deep: check large files too.
 
     Raises:
         IncomparableError: the run is unfinished.
-        UserError: it is no run folder, is of a newer version, or cannot be read.
+        UserError: it is no run folder, is damaged or of a newer version, or cannot be read.
     """
-    run = record.open_checked(Path(folder))
+    if Path(folder).is_file():
+        return _read_results_file(Path(folder))
+    run = RunFolder.open(Path(folder))
+    checked = record.check(run, deep=deep)
     if not run.complete:
         raise IncomparableError(f"{folder}: has no results.json, so the run is unfinished; repeat its `train` command to go on")
     results = run.results
@@ -75,6 +85,24 @@ def read_run_scores(folder: Path | str) -> RunScores:
         settings=run.manifest.settings,
         settings_sha256=run.manifest.settings_sha256 or results.settings_sha256,
         weights_sha256=results.weights_sha256,
+        files=str(checked),
+    )
+
+
+def _read_results_file(file: Path) -> RunScores:
+    results = run_results.read(file)
+    if not results.complete:
+        raise IncomparableError(f"{file}: the run is unfinished; repeat its `train` command to go on")
+    return RunScores(
+        source=str(file),
+        recipe=results.recipe,
+        method=results.method,
+        scores={iterate.iteration: iterate.scores for iterate in results.iterations},
+        harness=results.harness or "",
+        seed=results.seed,
+        settings_sha256=results.settings_sha256,
+        weights_sha256=results.weights_sha256,
+        files="a results file alone: its numbers are believed as they are; nothing shows that a run computed them",
     )
 
 

@@ -32,6 +32,9 @@ def render_verdict(verdict: Verdict, brief: bool = False) -> "RenderableType":
             parts.append(Text(f"not compared, {reason}: {join_names(keys, most=6)}"))
         if verdict.without_row:
             parts.append(Text(f"without a row: {join_names(verdict.without_row, most=6)}"))
+        parts += [Text(f"checked: {line}") for line in verdict.files]
+        if verdict.expected_file:
+            parts.append(Text(f"expected results: {verdict.expected_file}"))
     parts += [Text(f"note: {note}") for note in verdict.notes]
     colour = {"verified": "green", "disagrees": "red", "unverified": "yellow"}[verdict.status]
     return Group(*parts, Text(f"{verdict.status}: {verdict.reason}", f"bold {colour}"))
@@ -73,6 +76,7 @@ def render_comparison(comparison: Comparison) -> "RenderableType":
         parts.append(table)
     parts.append(Text(f"\nWhere they first differ: {where}", "bold"))
     parts += [Text(f"  {line}") for line in comparison.first_difference.unfinished]
+    parts += [Text(f"checked: {line}") for line in comparison.files]
     parts.append(Text(f"\nHow much it matters: {how_much}", "bold"))
     changed = [change for change in comparison.score_changes if change.difference != 0]
     if changed:

@@ -11,12 +11,13 @@ any row. A method is unverified if one of its primary rows was not measured.
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from spac_repro.errors import UserError
-from spac_repro.runs import record
+from spac_repro.runs import files, record
 from spac_repro.runs.results import Score
-from spac_repro.runs.verdict import RowComparison, ScoreKey, Status, Verdict
+from spac_repro.runs.verdict import ExpectedFile, RowComparison, ScoreKey, Status, Verdict
 from spac_repro.trust.expected import (
     START,
     ExpectedResults,
@@ -122,12 +123,13 @@ def _without_primary_rows(expected: ExpectedResults, comparisons: Sequence[RowCo
 # From run folders and results files to a verdict
 
 
-def verify_runs(run_folders: Sequence[Path | str], expected: Path | str | None = None) -> Verdict:
+def verify_runs(run_folders: Sequence[Path | str], expected: Path | str | None = None, *, deep: bool = False) -> Verdict:
     """Verify runs of one recipe. A run whose settings have no row, and a recipe without a file, are unverified.
 
     Args:
-        run_folders: the folders of finished runs.
+        run_folders: the folders of finished runs; or results files alone, of which no other file can be checked.
         expected: an expected_results file; by default the package's for the recipe.
+        deep: check large files of the runs too.
 
     Raises:
         IncomparableError: an unfinished run, a run of another recipe, a run given twice, or other task or harness versions than the
@@ -136,7 +138,7 @@ def verify_runs(run_folders: Sequence[Path | str], expected: Path | str | None =
     """
     if not run_folders:
         raise UserError("no run to verify; name at least one run folder")
-    return _verify([read_run_scores(folder) for folder in run_folders], expected)
+    return _verify([read_run_scores(folder, deep=deep) for folder in run_folders], expected)
 
 
 def verify_and_record(folder: Path) -> Verdict:
@@ -162,11 +164,21 @@ def verify_scores(scores: RunScores, expected: Path | str | None = None) -> Verd
 
 
 def _verify(runs: Sequence[RunScores], path: Path | str | None, *notes: str, partial: bool = False) -> Verdict:
+    """Verify runs, and say in the verdict which of their files were checked and which file of expected results was read."""
     recipe = runs[0].recipe
+    checked = tuple(f"{run.name}: {run.files}" for run in runs if run.files)
     _check_one_recipe(runs)
     if path is None and not expected_path(recipe).exists():
-        return Verdict(recipe, "unverified", f"the recipe {recipe} has no expected results; name a file of them", alpha=0.0)
-    path = path or expected_path(recipe)
+        reason = f"the recipe {recipe} has no expected results; name a file of them"
+        return Verdict(recipe, "unverified", reason, alpha=0.0, files=checked)
+    name = str(path or f"expected_results/{recipe}.yaml")  # the package's own place differs between machines
+    path = Path(path or expected_path(recipe))
+    verdict = _verify_against(runs, path, *notes, partial=partial)
+    return replace(verdict, files=checked, expected_file=ExpectedFile(name, files.sha256_file(path)))
+
+
+def _verify_against(runs: Sequence[RunScores], path: Path, *notes: str, partial: bool) -> Verdict:
+    recipe = runs[0].recipe
     expected = load_expected(path)
     if expected.recipe != recipe:
         raise IncomparableError(f"{path}: is about the recipe {expected.recipe}, and {runs[0].source} about {recipe}")

@@ -8,6 +8,7 @@ import pytest
     [
         ([], "name at least one run folder"),
         (["run", "--scores", "results.json"], "name run folders or use --scores, not both"),
+        (["--scores", "results.json", "--deep"], "--deep checks the files of a run, and --scores is a file alone"),
         (["--scores", "results.json", "--recipe", "tiny"], "--scores needs --recipe, --method and --iteration"),
     ],
 )

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from spac_repro.errors import UserError
 from spac_repro.launchers import matrix, score_table
 from spac_repro.launchers.matrix import Sweep
 from spac_repro.launchers.profile import Cluster
@@ -54,6 +55,14 @@ def test_means_intervals_and_gaps(folder):
     assert (full["mean"], full["sd"]) == (pytest.approx(1.55), pytest.approx(stats.tstd(sample)))
     assert (full["low"], full["high"]) == (pytest.approx(low), pytest.approx(high))
     assert (alone["mean"], alone["sd"], alone["low"], alone["seeds"], alone["missing_seeds"]) == (1.5, None, None, 1, "2 3")
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 9), ("settings_sha256", "e")])
+def test_another_run_in_the_place_of_one_is_not_collected(folder, key, value):
+    first = folder.run_folder(next(iter(folder.runs.values())))
+    files.write_json(first.manifest_file, {**first.manifest.as_json(), key: value, "sha256": None})
+    with pytest.raises(UserError, match="it holds another run than the sweep's"):
+        score_table.collect(folder)
 
 
 def test_a_group_without_any_result_has_a_row_that_says_so(folder):

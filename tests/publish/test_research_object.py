@@ -13,6 +13,7 @@ from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.publish import research_object
 from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA, Manifest
 from spac_repro.runs.results import IterateScores, Results, Score
 from spac_repro.runs.verdict import RowComparison, ScoreKey, Verdict
@@ -60,10 +61,10 @@ def run(tmp_path: Path) -> Path:
     for name, content in (
         ("manifest.json", manifest),
         ("results.json", results.as_json()),
-        ("verdict.json", verdict.as_json()),
         ("timing.json", []),
     ):
         files.write_json(folder / name, content)
+    RunFolder(folder).write_verdict(verdict)
     (folder / "metrics.jsonl").write_text("")
     for t in (0, 1):
         (folder / f"iteration-{t}" / "policy").mkdir(parents=True)

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from spac_repro.errors import UserError
-from spac_repro.runs import files, ownership, record
+from spac_repro.runs import files, ownership, record, timing
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA, Manifest
 from spac_repro.runs.results import IterateScores, Results, Score
+from spac_repro.runs.verdict import Verdict
 
 SCORES = (Score("gold", "reward", 0.5, 0.01, 10),)
 
@@ -123,6 +124,66 @@ def test_metrics_that_were_changed_are_noticed(finished):
     finished.metrics_file.write_text('{"iteration": 0, "step": 2}\n')
     with pytest.raises(UserError, match="are not those that were written"):
         record.check(again(finished))
+
+
+def test_metrics_of_an_unfinished_run_that_were_changed_are_noticed(run):
+    record.check(again(run))
+    run.metrics_file.write_text(run.metrics_file.read_text() + '{"iteration": 1, "step": 1}\n')  # of the next iteration
+    record.check(again(run))
+    for content in ("", '{"iteration": 0, "step": 2}\n'):
+        run.metrics_file.write_text(content)
+        with pytest.raises(UserError, match="are not those that were written"):
+            record.check(again(run))
+    run.metrics_file.unlink()
+    run.metrics_file.mkdir()
+    with pytest.raises(UserError, match="not a file"):
+        record.check(again(run))
+
+
+def test_the_steps_of_an_iterate_count_once_it_is_there(run):
+    """Its entry is made before it takes its name. A kill in between, and its steps are taken again."""
+    before = record.finished_metrics(again(run))
+    run.metrics_file.write_text(run.metrics_file.read_text() + '{"iteration": 1, "step": 1}\n')
+    path = run.iteration(1).policy
+    with pytest.raises(KeyboardInterrupt), files.atomic_folder(path, before_rename=killed_after(run, path)):
+        pass
+    assert again(run).manifest.written_metrics.keys() == {"iteration-0", "iteration-1"}
+    assert record.finished_metrics(again(run)) == before
+    with files.atomic_folder(path, before_rename=record.finish_iteration(run, path)):
+        pass
+    assert record.finished_metrics(again(run)) == record.written_metrics(run) != before
+
+
+def killed_after(run, path):
+    enter = record.finish_iteration(run, path)
+
+    def hook(temporary):
+        enter(temporary)
+        raise KeyboardInterrupt
+
+    return hook
+
+
+def test_a_verdict_and_times_that_were_changed_are_noticed(finished):
+    finished.write_verdict(Verdict("tiny", "verified", "agrees", 0.01))
+    with timing.record_stage(finished.timing_file, 0, "start", bound_to=finished.timing_bound_to, write=True):
+        pass
+    record.check(again(finished))
+    for path, old, new in ((finished.verdict_file, "verified", "disagrees"), (finished.timing_file, '"start"', '"stop"')):
+        content = path.read_text()
+        path.write_text(content.replace(old, new))
+        with pytest.raises(UserError, match=f"{path}: its hash is not the one written in it; remove it"):
+            record.check(again(finished))
+        path.unlink()
+        record.check(again(finished))
+        path.write_text(content)
+
+
+def test_a_manifest_with_hashes_needs_its_own(finished):
+    content = json.loads(finished.manifest_file.read_text())
+    files.write_json(finished.manifest_file, {("sha257" if name == "sha256" else name): value for name, value in content.items()})
+    with pytest.raises(UserError, match="its hash is not the one written in it"):
+        again(finished).manifest  # noqa: B018
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("method", "dpo"), ("settings_sha256", "t"), ("inputs", {"a": 1})])

@@ -8,7 +8,7 @@ import pytest
 from spac_repro.errors import UserError
 from spac_repro.runs import files, verdict
 from spac_repro.runs.folder import RunFolder
-from spac_repro.runs.verdict import RowComparison, ScoreKey, Verdict
+from spac_repro.runs.verdict import ExpectedFile, RowComparison, ScoreKey, Verdict
 
 GOLD = ScoreKey("spac", "gold", "reward", 3)
 
@@ -23,6 +23,8 @@ def said(fresh: float = 0.9) -> Verdict:
         inapplicable=((ScoreKey("dpo", "gold", "reward", 1), "no fresh value"),),
         without_row=(ScoreKey("x", "y", "z"),),
         notes=("beware",),
+        expected_file=ExpectedFile("expected_results/tiny.yaml", "e"),
+        files=("spac seed 0: 3 files are what the run wrote",),
     )
 
 
@@ -56,6 +58,27 @@ def test_not_a_number_is_read_again(tmp_path):
 
 @pytest.mark.parametrize("content", [[], {}, {"rows": [{}]}, {**said().as_json(), "status": "fine"}])
 def test_what_is_no_verdict_is_refused(tmp_path, content):
+    if isinstance(content, dict):
+        content = {**content, "bound_to": {}}
+        content["sha256"] = files.sha256_json(content)
     files.write_json(tmp_path / verdict.FILE, content)
     with pytest.raises(UserError, match="not a verdict"):
         RunFolder(tmp_path).verdict()
+
+
+def test_a_verdict_that_was_changed_is_refused(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_verdict(said())
+    run.verdict_file.write_text(run.verdict_file.read_text().replace('"expected": 0.8', '"expected": 0.9'))
+    with pytest.raises(UserError, match="its hash is not the one written in it; remove it"):
+        run.verdict()
+
+
+def test_a_verdict_about_other_results_is_refused(tmp_path):
+    run = RunFolder(tmp_path)
+    run.results_file.write_text("{}")
+    run.write_verdict(said())
+    assert run.verdict() == said()
+    run.results_file.write_text("[]")
+    with pytest.raises(UserError, match="about other results than those beside it"):
+        run.verdict()

@@ -1,10 +1,15 @@
 """How much scores differ, in the unit of what two seeds differ by."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from spac_repro.errors import UserError
+from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
 from spac_repro.trust.comparison import compare
 from spac_repro.trust.noise import noise_limit
 
@@ -22,6 +27,20 @@ def test_noise_is_the_spread_over_neighbouring_seeds(make: Make, tmp_path: Path)
     found = compare(tmp_path / "seed-0", beyond)
     assert found.exit_code == 1
     assert "1 of them by more than two seeds would" in found.summary[2]
+
+
+def test_no_spread_is_taken_from_a_damaged_neighbour(make: Make, tmp_path: Path) -> None:
+    runs = [make(tmp_path / f"seed-{seed}", seed=seed, scores={1: 0.5}, written_files={}) for seed in range(4)]
+    for run in map(RunFolder, runs):
+        sealed = json.loads(run.manifest_file.read_text())
+        kept = (run.results_file, run.iteration(1).scores_file)
+        sealed["written_files"] = {file.relative_to(run.path).as_posix(): files.sha256_file(file) for file in kept}
+        files.write_json(run.manifest_file, {**sealed, "sha256": files.sha256_json(sealed)})
+    assert compare(runs[0], runs[1]).spread_runs == 4
+    damaged = RunFolder(runs[3]).iteration(1).scores_file
+    damaged.write_text(damaged.read_text().replace("0.5", "0.6"))
+    with pytest.raises(UserError, match=f"{damaged}: it is not what the run wrote"):
+        compare(runs[0], runs[1])
 
 
 def test_two_seeds_are_beyond_noise_as_seldom_as_promised() -> None:

@@ -333,3 +333,28 @@ def test_the_conclusion_is_left_in_the_run_folder(tmp_path):
     assert (said.status, RunFolder(run).verdict()) == ("unverified", said)
     unfinished = write_run(tmp_path / "half", complete=False)
     assert verify_and_record(unfinished).reason == "the run is unfinished; repeat its `train` command to go on"
+
+
+def test_the_file_of_expected_results_is_named_with_its_hash(tmp_path, rows_file):
+    run = write_run(tmp_path / "run")
+    used = verify_runs([run], rows_file).expected_file
+    assert used is not None
+    assert (used.name, used.sha256) == (str(rows_file), files.sha256_file(rows_file))
+    assert verify_runs([run]).expected_file.name == "expected_results/tiny.yaml"
+    shown = verify_runs([run], rows_file).as_json()["expected_file"]
+    assert shown == {"name": used.name, "sha256": used.sha256}
+
+
+def test_it_says_which_files_were_checked(tmp_path, rows_file):
+    (line,) = verify_runs([write_run(tmp_path / "run")], rows_file).files
+    assert line.endswith(": version 0.1 recorded no hashes of the run's files, so they are believed as they are")
+
+
+def test_a_results_file_alone_is_verified_as_what_it_is(tmp_path, rows_file):
+    run = write_run(tmp_path / "run")
+    whole, alone = verify_runs([run], rows_file), verify_runs([run / "results.json"], rows_file)
+    assert (alone.status, alone.comparisons) == (whole.status, whole.comparisons)
+    assert "a results file alone: its numbers are believed as they are" in alone.files[0]
+    (tmp_path / "text").write_text("no results")
+    with pytest.raises(UserError, match="text, line 1: not JSON"):
+        verify_runs([tmp_path / "text"], rows_file)
