@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from spac_repro.cli import failures
 from spac_repro.errors import UserError
 from spac_repro.optim import distributed, signals
 
@@ -31,9 +32,7 @@ def main() -> None:
             _exit_interrupted()
         sys.exit(code)
     except UserError as error:
-        if distributed.is_main_process():
-            print(f"spac-repro: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(failures.report_user_error(error))
     except USAGE_ERROR as error:
         print(_usage_message(error), file=sys.stderr)
         sys.exit(UserError.exit_code)
@@ -41,10 +40,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         _exit_interrupted()
-    except Exception:
-        if not signals.signal_received():
-            raise
-        _exit_interrupted()  # a library that is interrupted during its import may raise any error
+    except Exception as error:
+        if signals.signal_received():
+            _exit_interrupted()  # a library that is interrupted during its import may raise any error
+        sys.exit(failures.report_crash(error))
 
 
 def _exit_interrupted() -> NoReturn:

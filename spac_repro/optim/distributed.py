@@ -23,6 +23,8 @@ TIMEOUT = timedelta(hours=6)  # of a collective; the launcher notices a process 
 
 _single_process = False
 
+_OF_MAIN_PROCESS = "raised on the main process"
+
 
 def is_launched() -> bool:
     """Whether a launcher started this process as one of a group."""
@@ -136,8 +138,14 @@ def on_main_process(work: Callable[[], T]) -> T:
             raise
     dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
+        outcome[1].add_note(_OF_MAIN_PROCESS)
         raise outcome[1]
     return cast(T, outcome[0])
+
+
+def raised_on_main_process(error: BaseException) -> bool:
+    """Whether an error in another process is the copy of one that the main process raised."""
+    return _OF_MAIN_PROCESS in getattr(error, "__notes__", ())
 
 
 def path_exists(path: Path) -> bool:

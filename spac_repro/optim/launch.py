@@ -1,17 +1,21 @@
 """Launch the processes of a run, as torchrun does, and forward signals to them."""
 
+import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from spac_repro.errors import UserError
 
 _LAUNCHER_PID = "SPAC_REPRO_LAUNCHER_PID"  # environment variable: the process that called `launch`
 # Of the exit codes of failed processes, the first of these is the run's.
-_EXIT_CODES = (3, 2, 130, 1)
+_EXIT_CODES = (3, 2, 130, 70, 1)
+FAILURES_VARIABLE = "SPAC_REPRO_FAILURES"  # environment variable: the folder where a process that fails says why
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
@@ -49,16 +53,30 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     os.environ[_LAUNCHER_PID] = str(os.getpid())
     config = _launch_config(nodes, per_node)
     received = _forward_signal(signal.SIGUSR2)
+    failures = tempfile.TemporaryDirectory(prefix="spac-repro-")
+    os.environ[FAILURES_VARIABLE] = failures.name
     try:
         elastic_launch(config, sys.executable)("-m", "spac_repro", *arguments)
     except ChildFailedError as error:
+        _print_failure(Path(failures.name))
         codes = {failure.exitcode for failure in error.failures.values()}
         if received and -signal.SIGUSR2 in codes:  # the signal killed a process that had no handler for it yet
             return 130
         return next((code for code in _EXIT_CODES if code in codes), 1)
     except SignalException:
         raise KeyboardInterrupt from None
+    finally:
+        failures.cleanup()
     return 0
+
+
+def _print_failure(folder: Path) -> None:
+    """Print why the processes failed, once. A crash may be the consequence of another process's error, so errors come first."""
+    failures = [json.loads(file.read_text(encoding="utf-8")) for file in folder.iterdir()]
+    if failures:
+        first = min(failures, key=lambda failure: (failure["crash"], failure["rank"]))
+        process = f"process {first['rank']}: " if first["rank"] else ""
+        print(f"spac-repro: {process}{first['message']}", file=sys.stderr)
 
 
 def _launch_config(nodes: int, per_node: int) -> Any:

@@ -1,0 +1,52 @@
+"""What a command prints when it fails: one line, once, whichever of its processes failed."""
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from spac_repro.documents.errors import one_line
+from spac_repro.errors import UserError
+from spac_repro.optim import distributed, launch
+
+EXIT_CRASH = 70  # an error of the program itself, as in BSD's sysexits.h
+
+
+def report_user_error(error: UserError) -> int:
+    """Print a user's error; return the exit code."""
+    return _report(one_line(error), error.exit_code, error)
+
+
+def report_crash(error: Exception) -> int:
+    """Print an error of the program itself, and keep its traceback in a file; return the exit code."""
+    kept = _keep_traceback(error)
+    what = one_line(f"{type(error).__name__}: {error}", 120)
+    where = f"the traceback is in {kept}" if kept else "the traceback could not be written"
+    return _report(f"internal error, {what}; {where}; please report it; what was finished is kept", EXIT_CRASH, error)
+
+
+def _report(message: str, code: int, error: Exception) -> int:
+    """Print the message. One of several processes leaves it for its launcher, which knows what the others say."""
+    folder = os.environ.get(launch.FAILURES_VARIABLE)
+    if folder is None:
+        if distributed.is_main_process():
+            print(f"spac-repro: {message}", file=sys.stderr)
+    elif not distributed.raised_on_main_process(error):
+        content = {"rank": distributed.rank(), "message": message, "crash": code == EXIT_CRASH}
+        with suppress(OSError):
+            Path(folder, f"{distributed.rank()}.json").write_text(json.dumps(content), encoding="utf-8")
+    return code
+
+
+def _keep_traceback(error: Exception) -> str | None:
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="spac-repro-crash-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"spac-repro {' '.join(sys.argv[1:])}\n\n")
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return None
+    return path
