@@ -20,7 +20,7 @@ from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.run_context import RunContext
 from spac_repro.runs import record
-from spac_repro.runs.results import Score, standard_error
+from spac_repro.runs.results import Score, clustered_standard_error
 from spac_repro.sampling.selfplay import sample_responses
 from spac_repro.seeds import derive_seed
 
@@ -96,7 +96,8 @@ def scores(policy: Policy, data: PreferenceDataset, *, batch_tokens: int, advanc
     """Four means over the preferences, in nats except for the accuracy.
 
     critic_gap: ρ(y′) − ½(ρ(y⁺) + ρ(y⁻)). margin: ρ(y⁺) − ρ(y⁻). accuracy: share of ρ(y⁺) > ρ(y⁻), a tie counting half.
-    divergence: −ρ(y′), whose mean over y′ ~ π_0 is KL(π_0 ‖ π_t).
+    divergence: −ρ(y′), whose mean over y′ ~ π_0 is KL(π_0 ‖ π_t). Several preferences can have the same prompt; standard errors are
+    clustered by prompt, and n is the number of preferences.
 
     Args:
         policy: the policy π_t.
@@ -113,7 +114,16 @@ def scores(policy: Policy, data: PreferenceDataset, *, batch_tokens: int, advanc
         "accuracy": ([(chosen > rejected) + 0.5 * (chosen == rejected) for chosen, rejected, _ in rows], True),
         "divergence": ([-selfplay for _, _, selfplay in rows], False),
     }
+    prompts = [tuple(prompt) for prompt in data.prompts]
     return [
-        Score("heldout", metric, statistics.fmean(values), standard_error(values), len(values), higher_is_better=higher, note=NOTE)
+        Score(
+            task="heldout",
+            metric=metric,
+            value=statistics.fmean(values),
+            stderr=clustered_standard_error(values, prompts),
+            n=len(values),
+            higher_is_better=higher,
+            note=NOTE,
+        )
         for metric, (values, higher) in measured.items()
     ]

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +32,28 @@ class Score:
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
         return asdict(self)
+
+
+def clustered_standard_error(values: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
+    """The standard error of the mean of values that depend on each other within clusters, and not between them.
+
+    With G clusters and N values it is √(G/(G − 1) · Σ_g u_g²)/N, where u_g is the sum of the deviations from the mean in cluster g
+    (Liang and Zeger 1986; Cameron and Miller 2015, section II). With one value a cluster it is `standard_error`.
+
+    Args:
+        values: [N].
+        clusters: [N] the cluster of each value.
+
+    Returns:
+        The standard error; None with fewer than two clusters.
+    """
+    mean = statistics.fmean(values) if values else 0.0
+    sums: dict[Hashable, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value - mean
+    if len(sums) < 2:
+        return None
+    return math.sqrt(len(sums) / (len(sums) - 1) * math.fsum(total**2 for total in sums.values())) / len(values)
 
 
 def standard_error(values: Sequence[float]) -> float | None:

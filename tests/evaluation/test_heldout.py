@@ -42,6 +42,23 @@ def test_scores_are_the_formulas_on_the_differences_of_log_probabilities(tiny_mo
     assert found["margin"].n == 3
 
 
+def test_standard_errors_are_clustered_by_prompt(tiny_models):
+    """Every preference twice says no more than once, and the values stay what they are."""
+    policy = Policy(tiny_models["mistral"])
+    twice = {name: rows * 2 for name, rows in RESPONSES_TO.items()}
+    found = {}
+    for times, responses in ((1, RESPONSES_TO), (2, twice)):
+        data = PreferenceDataset(PROMPTS * times, responses, {})
+        now = reference_logprobs(policy, data, RESPONSES, batch_tokens=100, advance=nothing)
+        rho = {name: torch.tensor([0.25, -1.0, 3.0] * times) * shift for name, shift in zip(RESPONSES, (1, -2, 3), strict=True)}
+        data = PreferenceDataset(data.prompts, responses, {name: now[name] - rho[name] for name in RESPONSES})
+        found[times] = {score.metric: score for score in heldout.scores(policy, data, batch_tokens=100, advance=nothing)}
+    for metric, score in found[2].items():
+        assert score.n == 6
+        assert score.value == pytest.approx(found[1][metric].value, abs=1e-5)
+        assert score.stderr == pytest.approx(found[1][metric].stderr, rel=1e-4)
+
+
 def test_held_out_preferences_are_on_prompts_that_training_never_sees_and_training_data_stays_what_it_was():
     world = World(seed=1, behaviour=Behaviour(0.55, 0.25, 0.12, 0.08), preference_scale=5.0)
     asked = [row.prompt[0]["content"] for row in world.preferences(200, "heldout")]
