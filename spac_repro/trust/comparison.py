@@ -22,7 +22,7 @@ from spac_repro.trust import source_commits
 from spac_repro.trust.expected import START, ExpectedResults, ExpectedRow, Measured, load_expected
 from spac_repro.trust.first_difference import FirstDifference, find_first_difference
 from spac_repro.trust.impact import Impact, KnownImpact, impact_of
-from spac_repro.trust.noise import ALPHA, ScoreChange, score_changes, seed_spread
+from spac_repro.trust.noise import ALPHA, ScoreChange, score_changes, seed_spread, seeds_needed
 from spac_repro.trust.statistics import tolerance
 
 
@@ -55,13 +55,19 @@ class Comparison:
     differences: tuple[Difference, ...]
     first_difference: FirstDifference
     score_changes: tuple[ScoreChange, ...]
-    spread_runs: int  # runs that the spread over seeds was estimated from
+    spread_runs: int  # runs of other seeds that the spread was estimated from
     files: tuple[str, ...] = ()  # which files of each run were checked
+
+    @property
+    def beyond_noise(self) -> bool | None:
+        """Whether any score differs by more than noise; None if that can be said of no score."""
+        known = [change.beyond_noise for change in self.score_changes if change.beyond_noise is not None]
+        return any(known) if known else None
 
     @property
     def exit_code(self) -> int:
         """1 if a score differs by more than noise, otherwise 0."""
-        return 1 if any(change.beyond_noise for change in self.score_changes) else 0
+        return 1 if self.beyond_noise else 0
 
     @property
     def unexplained(self) -> bool:
@@ -105,13 +111,16 @@ class Comparison:
         if len(unknown) == len(changed) and self.spread_runs:
             return f"{text}, on other questions"
         if len(unknown) == len(changed):
-            return f"{text}; whether that is more than noise cannot be said without runs of other seeds (name some with --seeds)"
+            return f"{text}; {seeds_needed(len(self.score_changes))} (name other seeds with --seeds)"
         if beyond:
             largest = max(beyond, key=lambda change: abs(change.difference) / (change.limit or math.inf))
             text += f", {len(beyond)} of them by more than two seeds would; the largest relative to noise is {largest}"
         else:
             text += ", none of them by more than two seeds would"
-        return f"{text} (spread of {self.spread_runs} runs, {ALPHA:.0%} level over all scores)"
+        known = [change for change in changed if change.spread and change.limit is not None]
+        ratios = [(change.limit or 0.0) / (change.spread or 1.0) for change in known]
+        needed = f"noise ends at {max(ratios):.3g} × the spread, " if ratios else ""
+        return f"{text} ({needed}spread of {self.spread_runs} other seeds, {ALPHA:.0%} level over all scores)"
 
     def as_json(self) -> dict[str, Any]:
         """What `compare --json` prints."""
@@ -130,7 +139,7 @@ class Comparison:
             "scores": [change.as_json() for change in self.score_changes],
             "spread_of_runs": self.spread_runs,
             "files": list(self.files),
-            "beyond_noise": self.exit_code == 1,
+            "beyond_noise": self.beyond_noise,
         }
 
 
@@ -140,7 +149,8 @@ def compare(a: Path, b: Path, seeds: Sequence[Path] = (), *, deep: bool = False)
     Args:
         a: a run folder.
         b: another run folder.
-        seeds: runs of other seeds. Noise is estimated from them and from the finished runs next to A and B.
+        seeds: runs that differ from A or B in the seed alone. Noise is estimated from them and from the finished runs next to A and
+            B. A and B themselves are left out.
         deep: check large files of the runs too.
 
     Raises:
@@ -150,7 +160,7 @@ def compare(a: Path, b: Path, seeds: Sequence[Path] = (), *, deep: bool = False)
     checked = {run: record.check(run, deep=deep) for run in (run_a, run_b, *others)}
     scores = (run_a.scores(), run_b.scores())
     _check_something_shared((run_a, run_b), scores)
-    spread, spread_runs = seed_spread([run_a, run_b, *others])
+    spread, spread_runs = seed_spread(run_a, run_b, others)
     # Versions are compared only for scores that both runs have: a score that one run lacks is no difference in versions.
     versions = [_measured_with(run, run_scores) for run, run_scores in zip((run_a, run_b), scores, strict=True)]
     shared = versions[0].keys() & versions[1].keys()

@@ -1,22 +1,25 @@
 """Score differences between two runs, in units of the spread over seeds.
 
-Two runs that differ only in the seed typically differ by s·√2, with s the standard deviation over seeds. With probability α or
-less, one of m scores differs by more than t(df, 1 − α/2m)·s·√2. The spread is taken to be at least one item (1/n), since a run
-with few questions cannot resolve less.
+Two runs that differ only in the seed typically differ by s·√2, with s the standard deviation over seeds. If scores are normal over
+seeds, one of m scores differs by more than t(df, 1 − α/2m)·s·√2 with probability α or less (Student's t: s comes from other runs
+than the two; Bonferroni). The spread is taken to be at least one item (1/n), since a run with few questions cannot resolve less.
+docs/decisions/14-levels.md has the reasons.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spac_repro.runs import record
+from spac_repro.errors import UserError
+from spac_repro.runs import files, record
 from spac_repro.runs.folder import RunFolder, find_complete_runs
 from spac_repro.runs.results import Score
 
 ALPHA = 0.01
-MIN_RUNS = 3  # of the same settings, to estimate a spread from
+MIN_RUNS = 3  # of one setting, without the compared ones, to estimate a spread from
 
 ScorePlace = tuple[int, str, str]  # iteration, task, metric
 Spread = dict[ScorePlace, tuple[float, int]]  # standard deviation over seeds, and its degrees of freedom
@@ -70,25 +73,51 @@ class ScoreChange:
         return {**asdict(self), "difference": self.difference, "beyond_noise": self.beyond_noise, "words": self.in_words}
 
 
-def seed_spread(runs: Iterable[RunFolder]) -> tuple[Spread, int]:
-    """Estimate the spread of each score over seeds, from `runs` and the finished runs next to them.
+def seed_spread(a: RunFolder, b: RunFolder, named: Iterable[RunFolder] = ()) -> tuple[Spread, int]:
+    """Estimate the spread of each score over seeds, from finished runs that differ from A or B in the seed alone.
 
-    The spread is pooled over groups of at least `MIN_RUNS` runs that differ only in the seed. Groups without one of `runs` are left
-    out.
+    A and B themselves are left out, and so is every other run of their settings and seed: a run that is far off would widen the
+    spread that it is judged by. The spread is pooled over the groups of at least `MIN_RUNS` runs.
+
+    Args:
+        a: one of the runs that are compared. The runs beside it are candidates.
+        b: the other one, likewise.
+        named: further candidates.
 
     Returns:
         The spread of each score, and the number of runs that it was estimated from.
+
+    Raises:
+        UserError: a named run has other settings or inputs than A and B, or a run is damaged.
     """
-    resolved = [RunFolder(run.path.resolve()) for run in runs]
-    digests = {run.manifest.settings_sha256 for run in resolved}
-    neighbours = {parent: find_complete_runs(parent) for parent in {run.path.parent for run in resolved}}
-    groups: dict[str | None, dict[int, RunFolder]] = {}
-    for run in dict.fromkeys(each for given in resolved for each in (given, *neighbours[given.path.parent])):
-        if run.manifest.settings_sha256 in digests:
+    compared = [RunFolder(run.path.resolve()) for run in (a, b)]
+    settings = {_setting(run) for run in compared} - {None}
+    suspects = {(_setting(run), run.manifest.seed) for run in compared}
+    groups: dict[str, dict[int, RunFolder]] = {}
+    for run in named:
+        if run.path.resolve() not in [each.path for each in compared] and _setting(run) not in settings:
+            raise UserError(
+                f"{run}: has other settings or inputs than A and B, so it says nothing about their spread over seeds; "
+                "name runs that differ from A or B in the seed alone"
+            )
+    neighbours = (find_complete_runs(parent) for parent in dict.fromkeys(run.path.parent for run in compared))
+    for run in (*named, *itertools.chain.from_iterable(neighbours)):
+        setting, seed = _setting(run), run.manifest.seed
+        if setting is not None and setting in settings and (setting, seed) not in suspects:
             record.check(run)
-            groups.setdefault(run.manifest.settings_sha256, {}).setdefault(run.manifest.seed, run)
+            groups.setdefault(setting, {}).setdefault(seed, run)
     used = [list(group.values()) for group in groups.values() if len(group) >= MIN_RUNS]
     return _pooled(used), sum(map(len, used))
+
+
+def _setting(run: RunFolder) -> str | None:
+    """A hash of what two seeds share: settings and inputs. None if the manifest has no digest of the settings."""
+    manifest = run.manifest
+    if manifest.settings_sha256 is None:
+        return None
+    # A key that an older version did not write is absent there, and may be null here.
+    inputs = {name: value for name, value in manifest.inputs.items() if value is not None}
+    return files.sha256_json([manifest.settings_sha256, inputs])
 
 
 def _pooled(groups: Iterable[Sequence[RunFolder]]) -> Spread:
@@ -133,9 +162,20 @@ def noise_limit(spread: tuple[float, int] | None, items: int, scores: int) -> tu
         items: items that the score is a mean over.
         scores: number of scores that are compared, for the Bonferroni correction of `ALPHA`.
     """
-    from scipy.special import stdtrit
-
     if spread is None:
         return None, None
     sd, df = max(spread[0], 1 / items if items else 0.0), spread[1]
-    return sd, float(stdtrit(df, 1 - ALPHA / scores / 2)) * sd * math.sqrt(2)
+    return sd, limit_in_spreads(df, scores) * sd
+
+
+def limit_in_spreads(df: int, scores: int) -> float:
+    """The largest difference that two seeds explain in any of `scores` scores, in standard deviations over seeds."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, 1 - ALPHA / scores / 2)) * math.sqrt(2)
+
+
+def seeds_needed(scores: int) -> str:
+    """Say how large a difference must be to be called beyond noise, by the number of other seeds."""
+    limits = ", ".join(f"with {runs} from {limit_in_spreads(runs - 1, scores):.3g} ×" for runs in (MIN_RUNS, 5, 10, 20))
+    return f"with fewer than {MIN_RUNS} other seeds nothing can be called beyond noise; {limits} the spread over seeds"
