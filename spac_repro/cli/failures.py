@@ -23,9 +23,9 @@ def report_user_error(error: UserError) -> int:
 def report_crash(error: Exception) -> int:
     """Print an error of the program itself, and keep its traceback in a file; return the exit code."""
     kept = _keep_traceback(error)
-    what = one_line(f"{type(error).__name__}: {error}", 120)
+    what = one_line(f"{type(error).__name__}: {error}", 100)
     where = f"the traceback is in {kept}" if kept else "the traceback could not be written"
-    return _report(f"internal error, {what}; {where}; please report it; what was finished is kept", EXIT_CRASH, error)
+    return _report(one_line(f"internal error, {what}; {where}; please report it"), EXIT_CRASH, error)
 
 
 def _report(message: str, code: int, error: Exception) -> int:
