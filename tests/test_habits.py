@@ -55,7 +55,8 @@ def test_a_decision_has_a_date_a_status_and_its_context(page):
 
 
 def test_each_decision_has_its_own_number():
-    assert [int(page.name[:2]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+    numbers = [page.name[:2] for page in DECISIONS]
+    assert len(set(numbers)) == len(numbers)
 
 
 def test_the_changelog_begins_with_this_version():
