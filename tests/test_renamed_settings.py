@@ -1,6 +1,7 @@
 """Settings that version 0.2 renamed: its recipes refuse the old names, and runs of version 0.1 are read under the new ones."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,3 +138,9 @@ def test_an_old_name_in_a_recipe_is_refused_with_the_new_one(tmp_path):
 @pytest.mark.parametrize("key", ["data.name", "methods.spac.beta", "training.processes", "methods.mine.critic", "nothing", ""])
 def test_other_keys_were_not_renamed(key):
     assert new_name(key) is None
+
+
+def test_the_changelog_has_the_whole_table():
+    text = (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
+    for old, new in RENAMED.items():
+        assert f"| `{old}` | `{new}` |" in text
