@@ -74,7 +74,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     rng = random.Random(0)
     prompts = [[rng.randrange(4, workload.VOCABULARY) for _ in range(rng.randint(8, 256))] for _ in range(arguments.prompts)]
     settings = SelfPlaySettings(
-        temperature=1.0, top_p=1.0, prompts_per_save=arguments.prompts, decode_batch_size=arguments.batch, backend="transformers"
+        temperature=1.0, top_p=1.0, prompts_per_seed=arguments.prompts, decode_batch_size=arguments.batch, backend="transformers"
     )
 
     def ours(seed: int) -> Sequence[list[int]]:

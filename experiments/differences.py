@@ -193,7 +193,7 @@ EXPERIMENTS = (
         against=CHAT,
     ),
     setting("generation temperature", "selfplay.temperature", "0.9", "self-play"),
-    setting("generation batch", "selfplay.prompts_per_save", "16", "scores"),
+    setting("generation batch", "selfplay.prompts_per_seed", "16", "scores"),
     Experiment(
         "generator engine",
         "settings.selfplay.backend",

@@ -123,7 +123,9 @@ class DataSettings(Settings):
     revision: str | None
     max_pairs: PositiveInt | None  # use only the first N preference pairs; None: all of them
     prompt_template: Literal["plain", "chat", "instruction"]
-    template_date: IsoDate | None = None  # what a chat template that asks for today's date gets; None: such a template is refused
+    chat_template_date: IsoDate | None = (
+        None  # what a chat template that asks for today's date gets; None: such a template is refused
+    )
     max_prompt_tokens: PositiveInt  # tokens; of a longer prompt the end is kept …
     max_response_tokens: PositiveInt  # … and of a longer response the beginning, end-of-sequence included
     overlong_prompts: Literal["truncate", "refuse"]
@@ -131,8 +133,8 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _date_has_a_template(self) -> "DataSettings":
-        if self.template_date is not None and self.prompt_template != "chat":
-            raise ValueError("`template_date` belongs to `prompt_template: chat`: no other template asks for the date")
+        if self.chat_template_date is not None and self.prompt_template != "chat":
+            raise ValueError("`chat_template_date` belongs to `prompt_template: chat`: no other template asks for the date")
         return self
 
 
@@ -153,10 +155,10 @@ class SelfPlaySettings(Settings):
 
     temperature: PositiveFloat
     top_p: Annotated[float, Field(gt=0, le=1)]
-    prompts_per_save: PositiveInt  # prompts that share a seed; their responses are saved together, once all of them are complete
+    prompts_per_seed: PositiveInt  # prompts that share a seed; their responses are saved together, once all of them are complete
     decode_batch_size: (
         PositiveInt | None
-    )  # prompts decoded at the same time; the next begins where one has ended. None: prompts_per_save
+    )  # prompts decoded at the same time; the next begins where one has ended. None: prompts_per_seed
     backend: Literal["transformers", "vllm"]  # vllm: its extra is needed; it draws other samples of the same distribution
 
 

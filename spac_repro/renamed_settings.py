@@ -31,7 +31,7 @@ RENAMED = {
     "start.learning_rate": "supervised_start.learning_rate",
     "start.warmup": "supervised_start.warmup_ratio",
     "start.weight_decay": "supervised_start.weight_decay",
-    "selfplay.batch_size": "selfplay.prompts_per_save",
+    "selfplay.batch_size": "selfplay.prompts_per_seed",
     "selfplay.at_once": "selfplay.decode_batch_size",
     "selfplay.generator": "selfplay.backend",
     "methods.*.last_learning_rate": "methods.*.last_iteration_learning_rate",

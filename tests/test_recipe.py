@@ -47,7 +47,7 @@ TREE: dict[str, Any] = {
         "world": group(seed=1, preference_scale=5.0, correct=0.45, near_miss=0.30, truncated=0.17, garbage=0.08),
     },
     "supervised_start": None,
-    "selfplay": group(temperature=1.0, top_p=1.0, prompts_per_save=8, decode_batch_size=None, backend="transformers"),
+    "selfplay": group(temperature=1.0, top_p=1.0, prompts_per_seed=8, decode_batch_size=None, backend="transformers"),
     "methods": {
         "spac": {**REFERENCED, **group(preference_weight=3.0, critic_loss="smoothed", critic_baseline="both")},
         "dpo": REFERENCED,

@@ -33,18 +33,18 @@ def check_deterministic(tokenizer: Any) -> None:
         )
 
 
-def conversation_ids(tokenizer: Any, messages: Sequence[Any], template_date: date | None) -> list[int]:
+def conversation_ids(tokenizer: Any, messages: Sequence[Any], chat_template_date: date | None) -> list[int]:
     """Tokenize a conversation, with the generation prompt of the assistant's next turn.
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
         messages: dicts with `role` and `content`.
-        template_date: the date that the template inserts.
+        chat_template_date: the date that the template inserts.
 
     Raises:
         UserError: the template inserts a date, but none is given.
     """
-    with fixed_date(template_date):
+    with fixed_date(chat_template_date):
         return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False))
 
 
@@ -59,7 +59,7 @@ def fixed_date(day: date | None) -> Iterator[None]:
             if day is None:
                 raise UserError(
                     "the policy's chat template inserts today's date, so tomorrow's run would have other prompts; "
-                    f"fix the date, for example --set data.template_date={datetime.now(tz).date()}"
+                    f"fix the date, for example --set data.chat_template_date={datetime.now(tz).date()}"
                 )
             return datetime.combine(day, time(), tz)
 

@@ -87,7 +87,7 @@ class Renderer:
     def untruncated_prompt_ids(self, row: Preference) -> list[int]:
         """Return the prompt's token ids without any limit."""
         if self.settings.prompt_template == "chat":
-            return chat_template.conversation_ids(self.tokenizer, row.prompt, self.settings.template_date)
+            return chat_template.conversation_ids(self.tokenizer, row.prompt, self.settings.chat_template_date)
         if self.settings.prompt_template == "plain":
             text = "\n\n".join(message["content"] for message in row.prompt)
         else:

@@ -37,7 +37,7 @@ def sample_responses(
 ) -> Sequence[list[int]]:
     """Sample one response to each prompt.
 
-    Prompts are sorted by length and divided into batches of `settings.prompts_per_save`, of which `settings.decode_batch_size` are
+    Prompts are sorted by length and divided into batches of `settings.prompts_per_seed`, of which `settings.decode_batch_size` are
     decoded at the same time. Every batch has its own seed. Processes divide the batches among them; each returns all responses.
 
     Args:
@@ -62,7 +62,7 @@ def sample_responses(
         sample = partial(_sample_batch, model, settings, max_response_tokens, pad_token_id, eos_token_id)
     lengths = memory_map.lengths(prompts)
     order = sorted(range(len(prompts)), key=lambda i: (lengths[i], i))
-    batches = [order[begin : begin + settings.prompts_per_save] for begin in range(0, len(order), settings.prompts_per_save)]
+    batches = [order[begin : begin + settings.prompts_per_seed] for begin in range(0, len(order), settings.prompts_per_seed)]
     own: dict[int, list[array[int]]] = {}
     for number, batch in distributed.shard(list(enumerate(batches))):
         advance(number, len(batches))

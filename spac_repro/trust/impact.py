@@ -53,7 +53,7 @@ KNOWN_IMPACTS = (
     KnownImpact("settings.policy.*", Impact.BY_DESIGN, "another model"),
     KnownImpact("inputs.policy_sha256", Impact.BY_DESIGN, "another initial model, even under the same name", THREADS["SPIN 36"]),
     KnownImpact(
-        "settings.data.template_date", Impact.BY_DESIGN, "another date in every prompt, if the template asks for one", MEASURED
+        "settings.data.chat_template_date", Impact.BY_DESIGN, "another date in every prompt, if the template asks for one", MEASURED
     ),
     KnownImpact("settings.data.*", Impact.BY_DESIGN, "other preferences, or other tokens for the same ones", MEASURED),
     KnownImpact("inputs.dropout_set_to_zero*", Impact.BY_DESIGN, "another model, or the same one trained with dropout", MEASURED),
@@ -78,7 +78,7 @@ KNOWN_IMPACTS = (
         THREADS["SPIN 36"],
     ),
     KnownImpact(
-        "settings.selfplay.prompts_per_save", Impact.BY_DESIGN, "each batch has its own seed, so other responses are sampled"
+        "settings.selfplay.prompts_per_seed", Impact.BY_DESIGN, "each batch has its own seed, so other responses are sampled"
     ),
     KnownImpact(
         "settings.selfplay.decode_batch_size",
@@ -226,7 +226,7 @@ def _why_unused(key: str, recorded: tuple[Mapping[str, Any], Mapping[str, Any]])
     if key in ("settings.selfplay.temperature", "settings.selfplay.top_p") and not any(method.uses_self_play for method in used):
         return "neither method samples self-play responses"
     templates = [(each.get("data") or {}).get("prompt_template") for each in settings]
-    if key in ("inputs.chat_template_sha256", "settings.data.template_date") and "chat" not in templates:
+    if key in ("inputs.chat_template_sha256", "settings.data.chat_template_date") and "chat" not in templates:
         return "neither run uses the chat template"
     recorded_kernels = [_value_at(values, ["environment", "kernels"]) is not ABSENT for values in recorded]
     if key.startswith("inputs.dropout_set_to_zero") and all(recorded_kernels):

@@ -41,7 +41,7 @@ def test_a_template_that_asks_for_the_date_gets_the_recipe_s(template):
 
 @pytest.mark.parametrize("template", [DATED, LLAMA, MACRO])
 def test_a_template_that_asks_for_the_date_is_refused_without_one(template):
-    with pytest.raises(UserError, match=r"inserts today's date.*--set data\.template_date=20\d\d-\d\d-\d\d$") as refused:
+    with pytest.raises(UserError, match=r"inserts today's date.*--set data\.chat_template_date=20\d\d-\d\d-\d\d$") as refused:
         text(template, None)
     assert len(str(refused.value)) <= 300
 

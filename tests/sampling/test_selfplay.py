@@ -15,12 +15,12 @@ LONGEST = 6
 
 
 def settings(
-    *, prompts_per_save: int = 4, decode_batch_size: int | None = None, temperature: float = 1.0, top_p: float = 1.0
+    *, prompts_per_seed: int = 4, decode_batch_size: int | None = None, temperature: float = 1.0, top_p: float = 1.0
 ) -> SelfPlaySettings:
     return SelfPlaySettings(
         temperature=temperature,
         top_p=top_p,
-        prompts_per_save=prompts_per_save,
+        prompts_per_seed=prompts_per_seed,
         decode_batch_size=decode_batch_size,
         backend="transformers",
     )
@@ -67,12 +67,12 @@ def test_no_other_draw_is_disturbed_and_the_model_is_left_as_it_was(model):
 
 def test_every_batch_has_a_seed_of_its_own(model):
     """Otherwise like prompts in like places of two batches would be answered alike."""
-    responses = respond(model, [PROMPTS[0]] * 40, settings(prompts_per_save=20))
+    responses = respond(model, [PROMPTS[0]] * 40, settings(prompts_per_seed=20))
     assert responses[:20] != responses[20:]
 
 
 def test_a_response_ends_with_the_first_stop_or_at_the_limit(model):
-    responses = respond(model, PROMPTS * 12, settings(prompts_per_save=len(PROMPTS) * 12), max_response_tokens=20)
+    responses = respond(model, PROMPTS * 12, settings(prompts_per_seed=len(PROMPTS) * 12), max_response_tokens=20)
     stopped = [response for response in responses if STOP in response]
     assert 10 < len(stopped) < len(responses)  # both kinds are there to be looked at
     for response in stopped:
@@ -92,7 +92,7 @@ def greedy_by_hand(model, prompt: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "how", [settings(temperature=1e-4), settings(temperature=1e-4, prompts_per_save=len(PROMPTS), decode_batch_size=3)]
+    "how", [settings(temperature=1e-4), settings(temperature=1e-4, prompts_per_seed=len(PROMPTS), decode_batch_size=3)]
 )
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
 @torch.no_grad()
@@ -109,7 +109,7 @@ def test_token_frequencies_match_probabilities(model):
     prompt, n = PROMPTS[3], 4000
     logits = model(input_ids=torch.tensor([prompt])).logits[0, -1].double()
     for temperature in (1.0, 2.0):
-        responses = respond(model, [prompt] * n, settings(prompts_per_save=n, temperature=temperature), max_response_tokens=1)
+        responses = respond(model, [prompt] * n, settings(prompts_per_seed=n, temperature=temperature), max_response_tokens=1)
         counts = torch.bincount(torch.tensor(responses).flatten(), minlength=VOCABULARY).double()
         expected = n * (logits / temperature).softmax(-1)
         chi2 = ((counts - expected) ** 2 / expected).sum().item()
@@ -129,7 +129,7 @@ def test_second_token_frequencies_match_after_rows_have_left(model, decode_batch
         responses = respond(
             model,
             [prompt, PROMPTS[6]] * n,
-            settings(prompts_per_save=2 * n, decode_batch_size=decode_batch_size),
+            settings(prompts_per_seed=2 * n, decode_batch_size=decode_batch_size),
             max_response_tokens=2,
         )
         assert any(len(response) == 1 for response in responses)  # some left after the first token
@@ -149,7 +149,7 @@ def test_a_finished_response_leaves_the_batch(model):
     rows = []
     handle = model.register_forward_pre_hook(lambda module, given, named: rows.append(len(named["input_ids"])), with_kwargs=True)
     try:
-        responses = respond(model, PROMPTS * 12, settings(prompts_per_save=len(PROMPTS) * 12), max_response_tokens=20)
+        responses = respond(model, PROMPTS * 12, settings(prompts_per_seed=len(PROMPTS) * 12), max_response_tokens=20)
     finally:
         handle.remove()
     lengths = [len(response) for response in responses]
@@ -166,12 +166,12 @@ def test_a_finished_response_makes_room_for_the_next_prompt(model):
         responses = respond(
             model,
             prompts,
-            settings(prompts_per_save=len(prompts), decode_batch_size=decode_batch_size),
+            settings(prompts_per_seed=len(prompts), decode_batch_size=decode_batch_size),
             max_response_tokens=longest,
         )
         joined = [rows for rows, width in passes if width == 1]
         passes.clear()
-        respond(model, prompts, settings(prompts_per_save=decode_batch_size), max_response_tokens=longest)
+        respond(model, prompts, settings(prompts_per_seed=decode_batch_size), max_response_tokens=longest)
         apart = [rows for rows, width in passes if width == 1]
     finally:
         handle.remove()
@@ -185,7 +185,7 @@ def test_a_finished_response_makes_room_for_the_next_prompt(model):
 def test_top_p_leaves_only_the_likeliest(model):
     likeliest = model(input_ids=torch.tensor([PROMPTS[3]])).logits[0, -1].softmax(-1).sort(descending=True)
     kept = int((likeliest.values.cumsum(0) < 0.5).sum()) + 1
-    responses = respond(model, [PROMPTS[3]] * 500, settings(prompts_per_save=500, top_p=0.5), max_response_tokens=1)
+    responses = respond(model, [PROMPTS[3]] * 500, settings(prompts_per_seed=500, top_p=0.5), max_response_tokens=1)
     assert {response[0] for response in responses} == set(likeliest.indices[:kept].tolist())
 
 

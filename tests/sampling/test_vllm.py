@@ -58,7 +58,7 @@ def sampler(folder):
 
 
 def respond(folder, kept=None):
-    how = SelfPlaySettings(temperature=0.9, top_p=0.8, prompts_per_save=2, decode_batch_size=None, backend="vllm")
+    how = SelfPlaySettings(temperature=0.9, top_p=0.8, prompts_per_seed=2, decode_batch_size=None, backend="vllm")
     with sampler(folder) as sample:
         return selfplay.sample_responses(
             None, PROMPTS, how, max_response_tokens=LONGEST, pad_token_id=0, eos_token_id=STOP, seed=7, folder=kept, sample=sample

@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
     "supervised_start.num_demonstrations": 768,  # 24 steps: enough to stop in the midst of them
     "supervised_start.epochs": 1,
     "data.max_pairs": 24,
-    "selfplay.prompts_per_save": 8,
+    "selfplay.prompts_per_seed": 8,
     "training.iterations": 1,
     "training.epochs_per_iteration": 1,
     "training.global_batch_size": 4,  # six steps an iteration
