@@ -9,9 +9,9 @@ from spac_repro.publish import plots
 from spac_repro.publish.glossary import DEFINITIONS
 from spac_repro.publish.groups import Group, RunView
 from spac_repro.publish.plots import ExpectedPoint, Plot, Series
-from spac_repro.publish.scores import mean_and_error, score_names
+from spac_repro.publish.scores import mean_and_error, score_names, values_of_runs
 from spac_repro.trust.expected import START, ExpectedResults, expected_path, load_expected
-from spac_repro.trust.statistics import tolerance
+from spac_repro.trust.statistics import limits
 
 # The scores that summarise a run, each with a prefix of its caption.
 SUMMARY_SCORES = {
@@ -67,11 +67,14 @@ def _expected_points(group: Group, task: str, metric: str) -> Iterator[ExpectedP
     if expected is None or expected.settings_sha256.get(manifest.method, manifest.settings_sha256) != manifest.settings_sha256:
         return
     label = f"{group.label}, expected"
+    primary = sum(row.primary and row.method == manifest.method for row in expected.rows)
     for row in expected.rows:
         if row.method in (manifest.method, START) and (row.task, row.metric) == (task, metric) and row.value is not None:
-            row_tolerance = tolerance(row, len(group.runs), expected.alpha)
-            yield ExpectedPoint(label, float(row.iteration or 0), row.value, row_tolerance, group.style)
-            label = plots.NO_LEGEND
+            values = values_of_runs(group, row.iteration or 0, task, metric)
+            if values:
+                alpha = expected.alpha / primary if row.primary else expected.alpha
+                yield ExpectedPoint(label, float(row.iteration or 0), row.value, limits(row, values, alpha).mean, group.style)
+                label = plots.NO_LEGEND
 
 
 def _step_curves(groups: Sequence[Group], name: str, title: str) -> Plot | None:

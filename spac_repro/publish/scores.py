@@ -31,11 +31,20 @@ def score_names(group: Group) -> list[tuple[str, str]]:
 
 def mean_and_error(group: Group, iteration: int, task: str, metric: str) -> tuple[float, float | None] | None:
     """Return a score's mean over seeds and their standard deviation; for one run, its value and standard error over items."""
-    scores = [score for view in group.runs if (score := _score(view, iteration, task, metric))]
+    scores = _scores(group, iteration, task, metric)
     if not scores:
         return None
     values = [score.value for score in scores]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else scores[0].stderr
+
+
+def values_of_runs(group: Group, iteration: int, task: str, metric: str) -> list[float]:
+    """Return a score of each run of a group that has it."""
+    return [score.value for score in _scores(group, iteration, task, metric)]
+
+
+def _scores(group: Group, iteration: int, task: str, metric: str) -> list[Score]:
+    return [score for view in group.runs if (score := _score(view, iteration, task, metric))]
 
 
 def _row(group: Group, iterations: Sequence[int], task: str, metric: str) -> dict[str, Any]:

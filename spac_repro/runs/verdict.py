@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -39,8 +39,21 @@ class ExpectedFile(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SeveralRuns:
+    """What the mean of several fresh runs hides, in the metric's unit."""
+
+    furthest: float  # the value that is furthest from the expected one
+    run_tolerance: float  # its largest difference that agrees
+    spread: float  # standard deviation over the fresh runs
+    largest_spread: float | None  # that agrees; None: not tested, as with an argued tolerance
+
+
+@dataclass(frozen=True)
 class RowComparison:
-    """One expected row compared with fresh runs. All numbers are in the metric's unit; `fresh` is the mean over `runs` runs."""
+    """One expected row compared with fresh runs. All numbers are in the metric's unit; `fresh` is the mean over `runs` runs.
+
+    `tolerance` and `smallest_detectable` are those of the mean.
+    """
 
     key: ScoreKey
     primary: bool
@@ -52,6 +65,7 @@ class RowComparison:
     smallest_detectable: float | None
     effect: float | None
     note: str = ""
+    several: SeveralRuns | None = None  # None for one run
 
     @property
     def difference(self) -> float:
@@ -59,9 +73,20 @@ class RowComparison:
         return self.fresh - self.expected
 
     @property
+    def faults(self) -> tuple[str, ...]:
+        """What is outside its tolerance: the mean, a run, the spread. A number that is not finite is outside."""
+        found = [] if abs(self.difference) <= self.tolerance else ["mean" if self.several else "value"]
+        if self.several is not None:
+            if not abs(self.several.furthest - self.expected) <= self.several.run_tolerance:
+                found.append("a run")
+            if self.several.largest_spread is not None and not self.several.spread <= self.several.largest_spread:
+                found.append("spread")
+        return tuple(found)
+
+    @property
     def agrees(self) -> bool:
-        """Whether the difference is within the tolerance."""
-        return abs(self.difference) <= self.tolerance  # false for a difference that is not finite
+        """Whether the mean, every run and the spread of the runs are within their tolerances."""
+        return not self.faults
 
     @property
     def underpowered(self) -> bool:
@@ -88,11 +113,18 @@ class RowComparison:
             **self.key._asdict(),
             "primary": self.primary,
             "source": self.kind,
-            **{name: value if value is None or math.isfinite(value) else str(value) for name, value in numbers.items()},
+            **_json_numbers(numbers),
+            "several_runs": _json_numbers(asdict(self.several)) if self.several else None,
             "verdict": self.outcome,
+            "outside": list(self.faults),
             "without_power": self.underpowered,
             "note": self.note,
         }
+
+
+def _json_numbers(numbers: Mapping[str, float | None]) -> dict[str, float | str | None]:
+    """The numbers as valid JSON: one that is not finite is text."""
+    return {name: value if value is None or math.isfinite(value) else str(value) for name, value in numbers.items()}
 
 
 @dataclass(frozen=True)
@@ -172,7 +204,7 @@ def write(folder: Path, verdict: Verdict, *, bound_to: Mapping[str, Any] | None 
 
 def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
     """Map the keys of verdict.json to the fields of `Verdict`. Derived values are computed again."""
-    rows = [{**row, "key": _key(row), "kind": row["source"]} for row in found["rows"]]
+    rows = [{**row, "key": _key(row), "kind": row["source"], "several": row.get("several_runs")} for row in found["rows"]]
     return {
         **found,
         "comparisons": rows,

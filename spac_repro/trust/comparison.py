@@ -211,7 +211,7 @@ def compare_expected(run: Path, file: Path, *, deep: bool = False) -> Comparison
         b=str(file),
         differences=tuple(difference for _, difference in ranked),
         first_difference=FirstDifference(None, None, "", (no_steps,), 0),
-        score_changes=tuple(_change_from_row(t, score, row, tolerance(row, 1, alpha)) for t, score, row in scored),
+        score_changes=tuple(_change_from_row(t, score, row, tolerance(row, [score.value], alpha)) for t, score, row in scored),
         spread_runs=max(row.seeds or 1 for _, _, row in scored),
         files=(f"A: {checked}",),
     )

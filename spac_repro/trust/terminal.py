@@ -51,7 +51,8 @@ def _verdict_table(rows: Sequence[RowComparison]) -> "Table":
         name = f"{row.key}{' (primary)' if row.primary else ''}"
         numbers = (f"{row.expected:.4f}", f"{row.fresh:.4f}", str(row.runs), f"{row.difference:+.4f}", f"±{row.tolerance:.4f}")
         detectable = "unknown" if row.smallest_detectable is None else f"{row.smallest_detectable:.4f}"
-        outcome = row.outcome + (" (without power)" if row.underpowered else "")
+        outside = f" ({' and '.join(row.faults)})" if row.several and row.faults else ""
+        outcome = row.outcome + outside + (" (without power)" if row.underpowered else "")
         style = "" if row.agrees else "red" if row.primary else "yellow"
         table.add_row(*(Text(cell, style) for cell in (name, *numbers, detectable, outcome)))
     return table

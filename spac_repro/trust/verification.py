@@ -1,12 +1,14 @@
 """Verification: do the scores of fresh runs agree with the expected results?
 
-Each row has a tolerance (`statistics.py`) that the mean of the fresh runs must keep. A row that is *not transcribed* verifies
-nothing.
+Each row has tolerances (`statistics.py`) that the mean of the fresh runs, each of them and their spread must keep. A row that is
+*not transcribed* verifies nothing.
 
 The primary rows decide, those of a method and not those of the start policy alone. The family-wise level `alpha` of the file is
-divided evenly among the primary rows that apply (Bonferroni; Holm's procedure finds a failure in exactly the same cases). The other
-rows are tested at `alpha` each and only reported. A deviation in either direction fails, and so does a value that is not finite, in
-any row. A method is unverified if one of its primary rows was not measured.
+divided evenly among the primary rows that apply (Bonferroni; Holm's procedure finds a failure in exactly the same cases), and the
+level of a row among its three tests. The other rows are tested at `alpha` each and only reported. A deviation in either direction
+fails, and so does a value that is not finite, in any row. A method is unverified if one of its primary rows was not measured.
+
+What `alpha` promises, and what it does not, is in docs/decisions/14-levels.md.
 """
 
 import math
@@ -17,7 +19,7 @@ from pathlib import Path
 from spac_repro.errors import UserError
 from spac_repro.runs import files, record
 from spac_repro.runs.results import Score
-from spac_repro.runs.verdict import ExpectedFile, RowComparison, ScoreKey, Status, Verdict
+from spac_repro.runs.verdict import ExpectedFile, RowComparison, ScoreKey, SeveralRuns, Status, Verdict
 from spac_repro.trust.expected import (
     START,
     ExpectedResults,
@@ -28,7 +30,7 @@ from spac_repro.trust.expected import (
     load_expected,
 )
 from spac_repro.trust.run_scores import IncomparableError, RunScores, read_run_scores
-from spac_repro.trust.statistics import smallest_detectable, tolerance
+from spac_repro.trust.statistics import limits, smallest_detectable, standard_deviation
 
 
 def verify(expected: ExpectedResults, fresh: FreshValues, *, partial: bool = False, notes: Sequence[str] = ()) -> Verdict:
@@ -64,30 +66,40 @@ def verify(expected: ExpectedResults, fresh: FreshValues, *, partial: bool = Fal
 
 
 def _compare_rows(expected: ExpectedResults, rows: Sequence[ExpectedRow], fresh: FreshValues) -> list[RowComparison]:
-    """Each row that has fresh values beside their mean."""
+    """Compare each row with its fresh values."""
     family = sum(row.primary and row.tolerance is None for row in rows)
     start_values = {(row.task, row.metric): row.value for row in expected.rows if row.method == START}
     comparisons = []
     for row in rows:
-        assert row.value is not None
-        values = fresh[row.key]
         alpha = expected.alpha / family if row.primary and family else expected.alpha
-        start = start_values.get((row.task, row.metric))
         comparisons.append(
-            RowComparison(
-                key=row.key,
-                primary=row.primary,
-                kind=expected.source_kind(row),
-                expected=row.value,
-                fresh=sum(values) / len(values),
-                runs=len(values),
-                tolerance=tolerance(row, len(values), alpha),
-                smallest_detectable=smallest_detectable(row, len(values), alpha),
-                effect=row.effect if row.effect or start is None or row.method == START else abs(row.value - start),
-                note=row.note,
-            )
+            _compare_row(row, fresh[row.key], alpha, expected.source_kind(row), start_values.get((row.task, row.metric)))
         )
     return comparisons
+
+
+def _compare_row(row: ExpectedRow, values: Sequence[float], alpha: float, kind: str, start: float | None) -> RowComparison:
+    """Compare a row with fresh values at a level; `start` is the start policy's expected value of the score."""
+    expected = row.value
+    assert expected is not None
+    allowed = limits(row, values, alpha)
+    several = None
+    if allowed.run is not None:
+        furthest = max(values, key=lambda value: abs(value - expected) if math.isfinite(value) else math.inf)
+        several = SeveralRuns(furthest, allowed.run, standard_deviation(values), allowed.spread)
+    return RowComparison(
+        key=row.key,
+        primary=row.primary,
+        kind=kind,
+        expected=expected,
+        fresh=sum(values) / len(values),
+        runs=len(values),
+        tolerance=allowed.mean,
+        smallest_detectable=smallest_detectable(row, len(values), alpha),
+        effect=row.effect if row.effect or start is None or row.method == START else abs(expected - start),
+        note=row.note,
+        several=several,
+    )
 
 
 def _decide(
@@ -96,7 +108,8 @@ def _decide(
     primary = [row for row in comparisons if row.primary]
     failed = [row for row in comparisons if (row.primary and not row.agrees) or not math.isfinite(row.fresh)]
     if failed:
-        return "disagrees", f"{join_names(row.key for row in failed)}: outside the tolerance, or not a finite number"
+        names = join_names(f"{row.key} ({' and '.join(row.faults)})" for row in failed)
+        return "disagrees", f"{names}: outside the tolerance, or not a finite number"
     trained = list(dict.fromkeys(key.method for key in fresh if key.method != START))
     if not comparisons or (trained and not any(row.key.method in trained for row in primary)):
         return "unverified", _without_primary_rows(expected, comparisons, trained)

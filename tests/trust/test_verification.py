@@ -11,7 +11,7 @@ from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.verdict import ScoreKey
 from spac_repro.trust.expected import START, ArguedValue, ExpectedResults, ExpectedRow, Measured, NotTranscribed, Published
 from spac_repro.trust.run_scores import IncomparableError
-from spac_repro.trust.statistics import tolerance
+from spac_repro.trust.statistics import limits, tolerance
 from spac_repro.trust.verification import verify, verify_and_record, verify_runs
 
 SEEDS = tuple(range(1, 11))
@@ -73,11 +73,60 @@ def test_without_any_spread_only_rounding_is_forgiven():
 
 @pytest.mark.parametrize("direction", [-1, 1])
 def test_deviations_in_both_directions_fail(direction):
-    allowed = tolerance(row(), 1, 0.01)
+    allowed = tolerance(row(), [0.8], 0.01)
     assert verify(expected(row()), {GOLD: [0.8 + direction * 0.99 * allowed]}).exit_code == 0
     edited = verify(expected(row()), {GOLD: [0.8 + direction * 2 * allowed]})
     assert (edited.status, edited.exit_code) == ("disagrees", 1)
     assert "spac iteration 3 gold reward" in edited.reason
+
+
+@pytest.mark.parametrize("others", [0, 3, 8])
+def test_runs_that_are_far_off_in_opposite_directions_fail(others):
+    """Their mean is right, and each of them is found in each direction."""
+    rng = np.random.default_rng(0)
+    values = [0.8 + 20 * 0.01, 0.8 - 20 * 0.01, *rng.normal(0.8, 0.01, others)]
+    verdict = verify(expected(row(), row(task="other")), {GOLD: values, row(task="other").key: [0.8] * len(values)})
+    assert verdict.status == "disagrees"
+    assert verdict.comparisons[0].faults == ("a run", "spread")
+    assert "gold reward (a run and spread): outside the tolerance" in verdict.reason
+    assert abs(verdict.comparisons[0].difference) < 0.01
+
+
+def test_a_spread_that_no_single_run_shows_fails():
+    """Eight runs each within the tolerance of a run, and together too widely spread."""
+    allowed = limits(row(), [0.8] * 8, 0.01)
+    values = [0.8 + sign * 0.9 * allowed.run for sign in (1, -1) * 4]
+    verdict = verify(expected(row()), {GOLD: values})
+    assert verdict.status == "disagrees"
+    assert verdict.comparisons[0].faults == ("spread",)
+
+
+def test_every_run_must_keep_an_argued_tolerance():
+    argued = published(tolerance=ArguedValue(value=0.1, argument="a"))
+    assert verify(expected(argued), {argued.key: [0.69, 0.52]}).status == "verified"
+    assert verify(expected(argued), {argued.key: [0.75, 0.45]}).comparisons[0].faults == ("a run",)
+
+
+@pytest.mark.parametrize(("skewness", "runs"), [(0, 2), (0, 5), (1, 5), (2, 5), (2, 10)])
+def test_family_wise_level_holds_for_several_runs_that_are_skewed(skewness, runs):
+    """Mean, runs and spread together, of two primary rows from 10 seeds each."""
+    rng = np.random.default_rng(2)
+    repetitions, alpha, keys = 2000, 0.05, [ScoreKey("spac", task, "m", 1) for task in "ab"]
+    failures = 0
+    for _ in range(repetitions):
+        scores = pearson(rng, skewness, (2, 10 + runs))
+        rows = [row(s[:10].mean(), s[:10].std(ddof=1), **key._asdict()) for s, key in zip(scores, keys, strict=True)]
+        fresh = {key: list(s[10:]) for s, key in zip(scores, keys, strict=True)}
+        failures += verify(expected(*rows, alpha=alpha), fresh).status == "disagrees"
+    assert failures / repetitions < alpha + 3 * math.sqrt(alpha * (1 - alpha) / repetitions)
+
+
+def pearson(rng, skewness, shape):
+    """Scores with mean 0, variance 1 and this skewness: normal, or of a gamma distribution."""
+    if not skewness:
+        return rng.normal(size=shape)
+    a = 4 / skewness**2
+    return (rng.standard_gamma(a, shape) - a) / math.sqrt(a)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -104,7 +153,7 @@ def test_level_is_divided_among_the_primary_rows_that_apply():
     fresh = {r.key: [0.8] for r in rows[:2]}
     verdict = verify(expected(*rows, row(task="s", primary=False)), {**fresh, row(task="s").key: [0.8]}, partial=True)
     assert verdict.status == "verified"
-    assert [c.tolerance for c in verdict.comparisons] == [tolerance(row(), 1, alpha) for alpha in (0.005, 0.005, 0.01)]
+    assert [c.tolerance for c in verdict.comparisons] == [tolerance(row(), [0.8], alpha) for alpha in (0.005, 0.005, 0.01)]
     assert {key.task for key, reason in verdict.inapplicable if reason == "no fresh value"} == {"c", "d"}
 
 
@@ -221,9 +270,9 @@ def test_runs_are_verified_together(tmp_path, rows_file):
 def test_scores_edited_by_twice_the_tolerance_fail(tmp_path, rows_file):
     run = write_run(tmp_path / "run")
     assert verify_runs([run], rows_file).status == "verified"
-    edited(run, value=0.8 + 2 * tolerance(row(), 1, 0.01))
+    edited(run, value=0.8 + 2 * tolerance(row(), [0.8], 0.01))
     assert verify_runs([run], rows_file).status == "disagrees"
-    edited(run, value=0.8 - 2 * tolerance(row(), 1, 0.01))
+    edited(run, value=0.8 - 2 * tolerance(row(), [0.8], 0.01))
     assert verify_runs([run], rows_file).status == "disagrees"
 
 
