@@ -10,6 +10,7 @@ configuration of the nearest peer, [assumed] a choice of ours; [set] is a `--set
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -17,6 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     InstanceOf,
@@ -33,6 +35,7 @@ from spac_repro.documents.settings import Fraction, NonNegativeFloat, PositiveFl
 from spac_repro.errors import UserError
 from spac_repro.methods import MethodSettings
 
+RECIPE_NAME = re.compile(r"\w[\w.-]{0,99}")
 MARKS = ("abstract", "reading", "derived", "tested", "SPIN", "assumed")  # and "set", which no file may use
 
 
@@ -211,10 +214,19 @@ class EvaluationSettings(Settings):
     heldout_pairs: Annotated[int, Field(ge=0)]  # of the world's, to measure the distance from the start on
 
 
+def _recipe_name(name: str) -> str:
+    if not RECIPE_NAME.fullmatch(name):
+        raise ValueError("must be a name of letters, digits, `_`, `.` and `-`; folders and files are named after it")
+    return name
+
+
+RecipeName = Annotated[str, AfterValidator(_recipe_name)]
+
+
 class Recipe(Settings):
     """A recipe: every setting of every method that it supports."""
 
-    name: str
+    name: RecipeName
     summary: str
     policy: PolicySettings
     data: DataSettings

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
-from spac_repro.recipe import Provenance, complete, settings_digest
+from spac_repro.recipe import Provenance, RecipeName, complete, settings_digest
 from spac_repro.renamed_settings import present_key, upgrade
 from spac_repro.runs import files
 
@@ -42,7 +42,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     schema_version: int = Field(alias="schema")
-    recipe: str
+    recipe: RecipeName
     method: str
     seed: int
     settings: dict[str, Any]

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from spac_repro.documents.source import NamedSource
 from spac_repro.documents.validation import validate
+from spac_repro.recipe import RecipeName
 from spac_repro.runs import files
 
 SCHEMA = 2  # 1 called the digest of the settings settings_digest
@@ -77,7 +78,7 @@ class Results(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
-    recipe: str
+    recipe: RecipeName
     method: str
     seed: int
     complete: bool

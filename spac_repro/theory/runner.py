@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from spac_repro.documents import strict_json
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
 from spac_repro.runs import verdict as verdicts
-from spac_repro.runs.files import write_bytes, write_json
+from spac_repro.runs.files import sha256_file, write_bytes, write_json
 
 if TYPE_CHECKING:
     from spac_repro.progress import Progress
@@ -170,7 +170,7 @@ def judge(fresh: FreshValues, seeds: Sequence[int], expected: Path | None = None
         expected: The file of expected results; by default expected_results/theory.yaml.
         partial: Not every experiment was run, so rows may be missing.
     """
-    from spac_repro.runs.verdict import Verdict
+    from spac_repro.runs.verdict import ExpectedFile, Verdict
     from spac_repro.trust.expected import expected_path, load_expected
     from spac_repro.trust.verification import verify
 
@@ -181,4 +181,6 @@ def judge(fresh: FreshValues, seeds: Sequence[int], expected: Path | None = None
     expected_seeds = {seed for source in rows.sources.values() for seed in getattr(source, "seeds", ())}
     shared = sorted(expected_seeds & set(seeds))
     note = f"{len(shared)} seeds are also seeds of the expected rows, so agreement is weaker evidence than α says"
-    return verify(rows, fresh, partial=partial, notes=[note] if shared else [])
+    verdict = verify(rows, fresh, partial=partial, notes=[note] if shared else [])
+    name = str(expected or "expected_results/theory.yaml")  # the package's own place differs between machines
+    return replace(verdict, expected_file=ExpectedFile(name, sha256_file(path)))

@@ -36,9 +36,11 @@ from pydantic import (
 )
 
 from spac_repro.documents import yaml_subset
+from spac_repro.documents.errors import one_line
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
+from spac_repro.recipe import RECIPE_NAME
 from spac_repro.runs.verdict import ScoreKey
 
 START = "start"  # the method of scores at iteration 0: all methods train from the same start policy
@@ -213,7 +215,15 @@ def measured_rows(
 
 
 def expected_path(recipe: str) -> Path:
-    """The path of the package's expected results for a recipe; the file need not exist."""
+    """The path of the package's expected results for a recipe; the file need not exist.
+
+    Raises:
+        UserError: the name is not a recipe's name; a path would lead to a file that is not the package's.
+    """
+    if not RECIPE_NAME.fullmatch(recipe):
+        raise UserError(
+            f"{one_line(recipe, 100)!r} is not the name of a recipe; give a name, and --expected for a file of your own"
+        )
     return Path(str(files("spac_repro"))) / "expected_results" / f"{recipe}.yaml"
 
 

@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from spac_repro.errors import UserError
 from spac_repro.runs import files, verdict
 from spac_repro.runs.folder import RunFolder
-from spac_repro.runs.verdict import ExpectedFile, RowComparison, ScoreKey, Verdict
+from spac_repro.runs.verdict import ExpectedFile, RowComparison, ScoreKey, SeveralRuns, Verdict
 
 GOLD = ScoreKey("spac", "gold", "reward", 3)
 
@@ -47,6 +48,19 @@ def test_what_is_written_is_read_again(tmp_path, fresh):
     run.write_verdict(said(fresh))
     assert run.verdict() == said(fresh)
     assert run.verdict().exit_code == 1
+
+
+@pytest.mark.parametrize("furthest", [0.9, math.inf])
+def test_several_runs_are_read_again_and_all_that_is_outside_is_named(tmp_path, furthest):
+    several = SeveralRuns(furthest=furthest, run_tolerance=0.05, spread=0.1, largest_spread=0.09)
+    compared = RowComparison(GOLD, True, "measured", 0.8, 0.8, 2, 0.03, 0.04, None, several=several)
+    verdict.write(tmp_path, replace(said(), comparisons=(compared,)))
+    (read,) = RunFolder(tmp_path).verdict().comparisons
+    assert read == compared
+    assert (read.agrees, read.faults) == (False, ("a run", "spread"))
+    assert replace(read, several=None).agrees
+    assert replace(read, several=replace(several, furthest=0.84, largest_spread=None)).agrees
+    assert json.loads((tmp_path / verdict.FILE).read_text())["rows"][0]["outside"] == ["a run", "spread"]
 
 
 def test_not_a_number_is_read_again(tmp_path):

@@ -1,11 +1,12 @@
 """Verdicts and comparisons as they stand in a terminal."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from spac_repro.runs.verdict import RowComparison, ScoreKey, Verdict
+from spac_repro.runs.verdict import RowComparison, ScoreKey, SeveralRuns, Verdict
 from spac_repro.trust.comparison import compare
 from spac_repro.trust.terminal import render_comparison, render_verdict
 
@@ -42,6 +43,12 @@ def test_a_verdict_is_a_table_and_ends_with_its_reason():
 def test_a_row_without_power_is_marked():
     verdict = Verdict("tiny", "unverified", "no power", 0.01, comparisons=(row(effect=0.01),))
     assert "agrees (without power)" in shown(render_verdict(verdict))
+
+
+def test_what_the_mean_of_several_runs_hides_is_named():
+    several = SeveralRuns(furthest=1.0, run_tolerance=0.1, spread=0.2, largest_spread=0.1)
+    verdict = Verdict("tiny", "disagrees", "r", 0.01, comparisons=(replace(row(), several=several),))
+    assert "disagrees (a run and spread)" in shown(render_verdict(verdict))
 
 
 def test_a_brief_table_keeps_what_decides_and_what_disagrees():

@@ -8,11 +8,12 @@ from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.results import Score
 from spac_repro.runs.verdict import ScoreKey
 from spac_repro.trust.expected import START, ArguedValue, ExpectedResults, ExpectedRow, Measured, NotTranscribed, Published
-from spac_repro.trust.run_scores import IncomparableError
+from spac_repro.trust.run_scores import IncomparableError, RunScores
 from spac_repro.trust.statistics import limits, tolerance
-from spac_repro.trust.verification import verify, verify_and_record, verify_runs
+from spac_repro.trust.verification import verify, verify_and_record, verify_runs, verify_scores
 
 SEEDS = tuple(range(1, 11))
 SOURCES = {
@@ -337,6 +338,21 @@ def test_unreadable_results(tmp_path, rows_file, text, words):
     with pytest.raises(UserError, match=words) as caught:
         verify_runs([tmp_path / "run"], rows_file)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_does_not_bring_its_own_expected_results(tmp_path, rows_file):
+    """A recipe that is a path would lead to a file beside the run, which says what the run measured."""
+    for evil in ("..", str(tmp_path / "expected"), "../expected", "a b", ""):
+        run = write_run(tmp_path / f"run-{len(evil)}", recipe=evil)
+        with pytest.raises(UserError, match=r"recipe: .*must be a name") as caught:
+            verify_runs([run])
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) <= 300
+        with pytest.raises(UserError, match="is not the name of a recipe"):
+            verify_scores(RunScores("file", evil, "spac", {}))
+    scores = {3: (Score("gold", "reward", 0.8, None, 100, "1"),)}
+    named = verify_scores(RunScores("file", "tiny", "spac", scores, "lm_eval 1"), rows_file)
+    assert named.expected_file == (str(rows_file), files.sha256_file(rows_file))
 
 
 def test_missing_runs_and_files(tmp_path, rows_file):
