@@ -242,10 +242,11 @@ def _fresh_values(runs: Sequence[RunScores], expected: ExpectedResults) -> tuple
             values, row = fresh.setdefault(key, []), rows.get(key)
             if row is not None:
                 _check_versions(run, score, row, expected)
-            if row is None or row.n is None or score.n in (0, row.n):  # 0: the file does not say how many
+            if row is None or row.n is None or score.n == row.n:
                 values.append(score.value)
             else:
-                left_out.append(f"{run.name}: {key} on {score.n} questions is not compared with the row on {row.n}")
+                asked = f"{score.n}" if score.n else "an unknown number of"  # 0: the file does not say how many
+                left_out.append(f"{run.name}: {key} on {asked} questions is not compared with the row on {row.n}")
     return fresh, left_out
 
 
@@ -257,9 +258,10 @@ def _check_versions(run: RunScores, score: Score, row: ExpectedRow, expected: Ex
             f"{run.source}: {score.task} has version {score.version or 'unknown'}, and the row {row.key} has {row.version}; "
             "evaluate again with the harness of the rows"
         )
-    if isinstance(source, Measured) and source.harness and score.version and run.harness and run.harness != source.harness:
+    if isinstance(source, Measured) and source.harness and score.version and run.harness != source.harness:
+        theirs = run.harness or "an unknown harness"
         raise IncomparableError(
-            f"{run.source}: was evaluated by {run.harness}, and the row {row.key} by {source.harness}; evaluate again with that"
+            f"{run.source}: was evaluated by {theirs}, and the row {row.key} by {source.harness}; evaluate again with that"
         )
 
 

@@ -4,11 +4,18 @@ import json
 
 import pytest
 
+from spac_repro import suites
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import lm_eval_results
+from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.trust.expected import ArguedValue, ExpectedResults, ExpectedRow, Measured, Published
 from spac_repro.trust.run_scores import IncomparableError
 from spac_repro.trust.verification import verify_scores
+
+SUBJECTS = next(task for task in tasks_of(suites.get("openllm")) if task.name == "mmlu").prompt.stock_subjects()
+# Two subjects stand out; their groups have other numbers, which do not count.
+ACCURACIES = dict.fromkeys((f"mmlu_{subject}" for subject in SUBJECTS), 0.6) | {"mmlu_anatomy": 0.5, "mmlu_virology": 0.7}
+REST = [name for name in ACCURACIES if name != "mmlu_anatomy"]
 
 # As lm-eval's command line writes it, shortened.
 RESULTS = {
@@ -26,17 +33,22 @@ RESULTS = {
         "hellaswag": {"alias": "hellaswag", "acc,none": 0.6, "acc_norm,none": 0.8},
         "mmlu": {"alias": "mmlu", "acc,none": 0.55, "acc_stderr,none": 0.01},
         "mmlu_stem": {"alias": " - stem", "acc,none": 0.9},
-        "mmlu_anatomy": {"alias": "  - anatomy", "acc,none": 0.5},
-        "mmlu_virology": {"alias": "  - virology", "acc,none": 0.7},
+        **{name: {"alias": name, "acc,none": value} for name, value in ACCURACIES.items()},
         "mytask": {"alias": "mytask", "f1,none": 0.25, "f1_stderr,none": 0.1, "note": "text"},
     },
-    "group_subtasks": {"mmlu": ["mmlu_stem", "mmlu_virology"], "mmlu_stem": ["mmlu_anatomy"], "arc_challenge": []},
+    "group_subtasks": {"mmlu": ["mmlu_stem", *REST], "mmlu_stem": ["mmlu_anatomy"], "arc_challenge": []},
     "versions": {"arc_challenge": 1.0, "mmlu": 2, "gsm8k": 3.0},
     "n-samples": {
         "arc_challenge": {"original": 1172, "effective": 100},
-        "mmlu_anatomy": {"original": 135, "effective": 20},
-        "mmlu_virology": {"original": 166, "effective": 10},
+        **{name: {"original": 200, "effective": 10} for name in ACCURACIES},
     },
+    "n-shot": {
+        **{"arc_challenge": 25, "truthfulqa_mc2": 0, "winogrande": 5, "gsm8k": 5, "hellaswag": 10, "mytask": 3},
+        **dict.fromkeys(ACCURACIES, 5),
+    },
+    "system_instruction": None,
+    "fewshot_as_multiturn": False,
+    "chat_template": None,
     "lm_eval_version": "0.4.13",
 }
 
@@ -62,15 +74,14 @@ def test_scores_have_our_names(scores_file):
             ("mmlu", "acc_macro"): 0.6,  # of its two subjects; not of the group of subjects between them
             ("mmlu", "acc"): 0.55,
             ("mmlu_stem", "acc"): 0.9,
-            ("mmlu_anatomy", "acc"): 0.5,
-            ("mmlu_virology", "acc"): 0.7,
+            **{(name, "acc"): value for name, value in ACCURACIES.items()},
             ("mytask", "f1"): 0.25,
             ("average", "mean"): (0.6 + 0.4 + 0.7 + 0.3 + 0.8 + 0.6) / 6,
         }
     )
     arc = scores["arc_challenge", "acc_norm"]
     assert (arc.stderr, arc.n, arc.version) == (0.02, 100, "1.0")
-    assert (scores["mmlu", "acc"].n, scores["mmlu", "acc"].version) == (30, "2")
+    assert (scores["mmlu", "acc"].n, scores["mmlu", "acc"].version) == (10 * len(SUBJECTS), "2")
     assert scores["winogrande", "acc"].stderr is None
     assert evidence.harness == "lm_eval 0.4.13"
 
@@ -140,6 +151,75 @@ def test_scores_of_another_harness_or_recipe_are_refused(tmp_path, scores_file):
         verified(scores_file, path)
 
 
+def changed(tmp_path, **changes):
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps({**RESULTS, **changes}))
+    return path
+
+
+def without(table, name):
+    return {table: {key: value for key, value in RESULTS[table].items() if key != name}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n-shot": {**RESULTS["n-shot"], "arc_challenge": 0}}, "arc_challenge was measured with 0 few-shot examples, .* has 25"),
+        ({"n-shot": {**RESULTS["n-shot"], "mmlu_anatomy": 0}}, "mmlu_anatomy was measured with 0 few-shot examples, and mmlu"),
+        (without("n-shot", "gsm8k"), "no n-shot of gsm8k"),
+        ({"n-shot": None}, "no n-shot of arc_challenge"),
+        ({"chat_template": "{{ messages }}"}, "with a chat template"),
+        ({"chat_template_sha": "a"}, "with a chat template"),
+        ({"fewshot_as_multiturn": True}, "few-shot examples as turns of a chat"),
+        ({"system_instruction": "Be kind."}, "with a system instruction"),
+        (
+            {"results": {"harness|arc:challenge|25": {"acc_norm": 0.6}}},
+            r"harness\|arc:challenge\|25 is of the Open LLM",
+        ),
+        ({"results": {"arc_challenge": {"acc": 0.5, "acc_norm": 0.6}}}, "arc_challenge has the metric acc without a filter"),
+        ({"results": {"gsm8k": {"exact_match,get-answer": 0.3}}}, "gsm8k has the filter get-answer of lm-eval 0.4.0"),
+    ],
+)
+def test_scores_that_were_measured_otherwise_are_refused(tmp_path, changes, words):
+    with pytest.raises(IncomparableError, match=words) as caught:
+        verified(changed(tmp_path, **changes), expected_file(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) <= 300 + len(str(tmp_path))
+    assert caught.value.exit_code == 2
+
+
+def test_a_part_of_the_subjects_is_no_macro_mean(tmp_path):
+    """One subject, all but one, and a group without subjects."""
+    for subjects in (["mmlu_anatomy"], REST, []):
+        path = changed(
+            tmp_path,
+            group_subtasks={"mmlu": subjects},
+            results={"mmlu": {"acc,none": 0.5}, **{name: {"acc,none": 0.5} for name in subjects}},
+            **{"n-shot": {**dict.fromkeys(subjects, 5), "mmlu": 5}},
+        )
+        evidence = lm_eval_results.read(path, recipe="r", method="spac", iteration=2)
+        metrics = {(score.task, score.metric) for score in evidence.scores[2]}
+        assert ("mmlu", "acc_macro") not in metrics
+        assert ("average", "mean") not in metrics
+        assert ("mmlu", "acc") in metrics
+
+
+def test_scores_on_an_unknown_number_of_questions_are_not_compared(tmp_path):
+    verdict = verified(changed(tmp_path, **without("n-samples", "arc_challenge")), expected_file(tmp_path))
+    assert verdict.exit_code == 2
+    assert "on an unknown number of questions is not compared" in verdict.notes[1]
+
+
+def test_scores_of_an_unknown_version_are_refused(tmp_path):
+    with pytest.raises(IncomparableError, match="has version unknown"):
+        verified(changed(tmp_path, **without("versions", "arc_challenge")), expected_file(tmp_path))
+
+
+def test_a_group_that_contains_itself_ends(tmp_path):
+    path = changed(tmp_path, group_subtasks={"mmlu": ["mmlu"]}, **{"n-shot": {**RESULTS["n-shot"], "mmlu": 5}})
+    assert lm_eval_results.read(path, recipe="r", method="spac", iteration=2).scores
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -165,5 +245,8 @@ def test_file_without_scores_verifies_nothing(tmp_path):
     path = tmp_path / "scores.json"
     path.write_text('{"results": {}}')
     assert verified(path, expected_file(tmp_path)).exit_code == 2
-    path.write_text('{"results": {"arc_challenge": {"acc_norm,none": NaN}}, "versions": {"arc_challenge": 1.0}}')
+    path.write_text(
+        '{"results": {"arc_challenge": {"acc_norm,none": NaN}}, "versions": {"arc_challenge": 1.0},'
+        '"n-samples": {"arc_challenge": {"effective": 100}}, "n-shot": {"arc_challenge": 25}}'
+    )
     assert verified(path, expected_file(tmp_path)).exit_code == 1
