@@ -1,4 +1,4 @@
-"""What was read must be the model that its folder says, in full: transformers fills a gap with random weights and goes on."""
+"""Integrity of loaded models: every tensor is there and finite; transformers would fill a gap with random weights."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def check_loading_info(folder: Path, info: Mapping[str, Any]) -> None:
         info: what transformers reports with `output_loading_info=True`.
 
     Raises:
-        UserError: a tensor is missing, unexpected, or has another shape; the first one is named.
+        UserError: a tensor is missing, unexpected, or has another shape; the message names the first one.
     """
     kinds = {
         "mismatched_keys": "has another shape than the architecture in config.json",
@@ -29,14 +29,14 @@ def check_loading_info(folder: Path, info: Mapping[str, Any]) -> None:
         names = sorted(_names(info.get(kind) or ()))
         if names:
             more = f" ({len(names)} such tensors)" if len(names) > 1 else ""
-            raise UserError(f"{folder}: tensor {names[0]} {what}{more}; the folder is not a whole causal language model")
+            raise UserError(f"{folder}: tensor {names[0]} {what}{more}; the folder does not hold a complete causal language model")
 
 
 def check_finite_weights(folder: Path, model: nn.Module) -> None:
     """Check that no weight is NaN or infinite.
 
     Raises:
-        UserError: one is; the first such tensor is named.
+        UserError: a weight is NaN or infinite; the message names the first such tensor.
     """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -55,5 +55,5 @@ def check_finite(values: Tensor, what: str) -> Tensor:
 
 
 def _names(keys: Iterable[Any]) -> Iterable[str]:
-    """Names of tensors; a mismatch comes with its two shapes."""
+    """Names of tensors; transformers lists a mismatch as a tuple with both shapes."""
     return (str(key[0] if isinstance(key, tuple) else key) for key in keys)

@@ -113,7 +113,9 @@ def test_a_changed_token_or_logprob_is_refused(tiny_models, tmp_path, data):
 
     path = tmp_path / "selfplay.parquet"
     dataset.write(path, PreferenceDataset(data.prompts, data.responses, reference(tiny_models["llama"], data), "a" * 64), TEXTS)
-    assert dataset.read(path).reference_sha256 == "a" * 64
+    assert dataset.read(path, reference_sha256="a" * 64).reference_sha256 == "a" * 64
+    with pytest.raises(UserError, match=f"belong to the weights {'a' * 64}, but the reference has the weights None; remove it"):
+        dataset.read(path, reference_sha256=None)
     table, stored = parquet.read_table(path), parquet.read_metadata(path).metadata
 
     def rewrite(table: pa.Table, rows: int) -> None:

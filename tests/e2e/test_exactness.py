@@ -101,7 +101,7 @@ def test_a_start_of_another_seed_or_setting_or_none_is_refused(uninterrupted: Pa
 
 @pytest.mark.check
 def test_the_reference_is_the_iterate_that_it_should_be(uninterrupted: Path, tmp_path: Path) -> None:
-    """A dataset is not used with another policy's log-probabilities, however it came there; without it the run goes on."""
+    """The dataset of another iteration is refused; without it the run continues, with the same results."""
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     (run / "results.json").unlink()
@@ -109,7 +109,7 @@ def test_the_reference_is_the_iterate_that_it_should_be(uninterrupted: Path, tmp
     shutil.copy(run / "iteration-1" / "selfplay.parquet", run / "iteration-2" / "selfplay.parquet")
     refused = cut_down.train(run)
     assert refused.returncode == 2
-    assert "its reference log-probabilities belong to the weights" in refused.stderr.splitlines()[-1]
+    assert "iteration-2/selfplay.parquet: it is not what the run wrote" in refused.stderr.splitlines()[-1]
     (run / "iteration-2" / "selfplay.parquet").unlink()
     assert cut_down.train(run).returncode == 0
     assert cut_down.results(run) == cut_down.results(uninterrupted)
