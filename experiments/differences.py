@@ -49,11 +49,11 @@ def train(
 ) -> None:
     """Train a cut-down run in this process, with some settings, preferences or the chat template changed."""
     from spac_repro import pipeline, recipes
-    from spac_repro.data import inputs, tokenizers
+    from spac_repro.data import sources, tokenizers
     from spac_repro.progress import MessagesOnly
 
     run = recipes.load("tiny", method=method, seed=seed, overrides=[*cut_down.SETTINGS, *settings])
-    read = inputs.read(run, preferences=None, questions=None)
+    read = sources.read(run, preferences=None, questions=None)
     usual = tokenizers.world_tokenizer
 
     def with_template() -> Any:

@@ -18,7 +18,7 @@ from paired import finished_in_sweep, plot_rewards, values
 from paired import table as paired
 
 from spac_repro import methods
-from spac_repro.runs import compute
+from spac_repro.runs import numerics
 from spac_repro.runs.manifest import Manifest
 from spac_repro.runs.verdict import ScoreKey
 from spac_repro.trust.expected import START, ExpectedResults, measured_rows
@@ -71,7 +71,7 @@ def expected(manifest: Manifest, by_method: dict[str, list[RunScores]]) -> Expec
         "kind": "measured",
         "commit": manifest.environment["source"]["commit"],
         "lock_sha256": manifest.environment["lock"]["sha256"],
-        "hardware": f"{compute.hardware()}, one thread a run",
+        "hardware": f"{numerics.hardware()}, one thread a run",
         "date": date.today().isoformat(),
         "seeds": seeds,
         "command": "spac-repro sweep submit ten_seeds --cluster local",

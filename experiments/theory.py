@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro.errors import UserError
-from spac_repro.runs import compute, environment
+from spac_repro.runs import environment, numerics
 from spac_repro.runs.verdict import ScoreKey
 from spac_repro.theory.runner import EXPERIMENTS
 from spac_repro.trust.expected import ExpectedResults, ExpectedRow, measured_rows
@@ -69,7 +69,7 @@ def expected(results: list[dict[str, Any]]) -> ExpectedResults:
         "kind": "measured",
         "commit": source["commit"] + ("+changed" if source["changed"] else ""),
         "lock_sha256": environment.lock_status()["sha256"],
-        "hardware": compute.hardware(),
+        "hardware": numerics.hardware(),
         "date": date.today().isoformat(),
         "seeds": results[0]["seeds"],
         "command": "spac-repro theory --first-seed 1",

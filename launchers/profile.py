@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from spac_repro.documents.base_model import PositiveInt, Settings
 from spac_repro.documents.packaged import PackagedDocument
-from spac_repro.documents.settings import PositiveInt, Settings
 from spac_repro.runs import files
 
 NotNegative = Annotated[int, Field(ge=0)]

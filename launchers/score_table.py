@@ -11,7 +11,7 @@ from typing import Any
 from spac_repro.errors import UserError
 from spac_repro.launchers.matrix import SweepRun
 from spac_repro.launchers.sweep_folder import SweepFolder
-from spac_repro.runs import files, record
+from spac_repro.runs import file_hashes, files
 from spac_repro.runs.folder import RunFolder
 
 STATISTICS = ("mean", "sd", "low", "high")
@@ -79,7 +79,7 @@ def _rows(folder: SweepFolder, runs: Sequence[SweepRun], varied: Sequence[str]) 
 
 def _checked_run(folder: SweepFolder, run: SweepRun) -> RunFolder:
     """The folder of a completed run, whose files and settings were checked."""
-    found = record.open_checked(folder.run_folder(run).path)
+    found = file_hashes.open_checked(folder.run_folder(run).path)
     settings = found.manifest.settings_sha256
     if settings not in (None, run.settings_sha256) or found.manifest.seed != run.seed:
         raise UserError(f"{found}: it holds another run than the sweep's {run.name}; remove it and repeat `sweep submit`")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro.documents import strict_json
-from spac_repro.documents.source import NamedSource
+from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.launchers import profile

@@ -26,10 +26,10 @@ from spac_repro.model.reference import reference_logprobs
 from spac_repro.optim import checkpoints, distributed
 from spac_repro.optim.engine import EngineFactory
 from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, create_optimizer, training_loop
-from spac_repro.optim.metrics import MetricsWriter
+from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.recipe import Run
 from spac_repro.run_context import RunContext
-from spac_repro.runs import record
+from spac_repro.runs import file_hashes
 from spac_repro.runs.iteration import IterationFolder
 from spac_repro.sampling import selfplay, vllm
 from spac_repro.seeds import derive_seed
@@ -97,7 +97,7 @@ def _write_dataset(context: RunContext, t: int, policy: Policy) -> None:
     }
 
     def write() -> None:
-        entered = record.before_rename(context.folder, folder.dataset_file)
+        entered = file_hashes.before_rename(context.folder, folder.dataset_file)
         dataset.write(folder.dataset_file, data, texts, before_rename=entered)
         selfplay.delete_batches(folder.selfplay_batches_folder)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from spac_repro.documents.settings import NonNegativeFloat, PositiveFloat, Settings
+from spac_repro.documents.base_model import NonNegativeFloat, PositiveFloat, Settings
 from spac_repro.registry import Registry, import_object
 
 ENTRY_POINT_GROUP = "spac_repro.methods"  # of plugins

@@ -16,19 +16,19 @@ from transformers import PreTrainedModel
 
 from spac_repro import engines, iteration, methods, start_policy
 from spac_repro.data import tokenizers
-from spac_repro.data.inputs import Inputs
 from spac_repro.data.rendering import Renderer
+from spac_repro.data.sources import Inputs
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.evaluation import contamination
-from spac_repro.evaluation import iterate as evaluation
+from spac_repro.evaluation import evaluate_iterate as evaluation
 from spac_repro.evaluation.leaderboard import scoring
-from spac_repro.model import dropout, policy, precision, support
+from spac_repro.model import architectures, dropout, policy, precision
 from spac_repro.optim import distributed
-from spac_repro.optim.metrics import MetricsWriter
+from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.progress import Progress
 from spac_repro.recipe import Run
 from spac_repro.run_context import RunContext
-from spac_repro.runs import compute, environment, files, ownership, record, results
+from spac_repro.runs import environment, file_hashes, files, numerics, ownership, results
 from spac_repro.runs import manifest as manifests
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import Manifest
@@ -93,7 +93,7 @@ def train(
                 evaluation.score(context, t)
         if until is not None and until < last:
             return None
-        distributed.on_main_process(lambda: record.write_json(folder, folder.results_file, _results(context).as_json()))
+        distributed.on_main_process(lambda: file_hashes.write_json(folder, folder.results_file, _results(context).as_json()))
         return folder.results
 
 
@@ -133,7 +133,7 @@ def _check_same_kernels() -> None:
     Raises:
         UnfitEnvironmentError: a process differs from the main process.
     """
-    own = {**compute.describe(), "libraries": environment.libraries(), "threads": torch.get_num_threads()}
+    own = {**numerics.describe(), "libraries": environment.libraries(), "threads": torch.get_num_threads()}
     found = distributed.all_gather({distributed.rank(): own})
     for rank, its in found.items():
         for key, main, other in manifests.leaf_differences(found[0], its):
@@ -147,7 +147,7 @@ def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
     """Refuse a model that draws random numbers in training; warn about one whose rows cannot be packed, or refuse its engine."""
     dropout.check_deterministic(model)
     data = run.recipe.data
-    support.check_trainable(model, max_tokens=data.max_prompt_tokens + data.max_response_tokens)
+    architectures.check_trainable(model, max_tokens=data.max_prompt_tokens + data.max_response_tokens)
     if policy.supports_packing(model):
         return
     kind, engine = model.config.model_type, engines.get(run.recipe.training.engine)
@@ -158,7 +158,7 @@ def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
         )
     progress.message(
         f"{kind}: every response is computed with its own copy of the prompt, which is slower; responses share a prompt only with "
-        f"{', '.join(support.PACKING_ARCHITECTURES)} and attention sdpa"
+        f"{', '.join(architectures.PACKING_ARCHITECTURES)} and attention sdpa"
     )
 
 
@@ -174,7 +174,7 @@ def _claim(
     if start_from is not None and not context.folder.iteration(0).has_policy:
         start_policy.check_reusable(start_from, identity)  # before anything is written
     context.folder.create_or_resume(identity, allow_changed_environment=allow_changed_environment)
-    record.check(context.folder)
+    file_hashes.check(context.folder)
 
 
 def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:

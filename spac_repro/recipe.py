@@ -30,8 +30,8 @@ from pydantic import (
 )
 
 from spac_repro import engines, methods, suites
+from spac_repro.documents.base_model import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 from spac_repro.documents.defaults import fill_defaults
-from spac_repro.documents.settings import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 from spac_repro.errors import UserError
 from spac_repro.methods import MethodSettings
 

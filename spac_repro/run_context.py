@@ -13,15 +13,15 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from spac_repro.data.inputs import Inputs
 from spac_repro.data.rendering import Renderer, TokenizedPreferences
+from spac_repro.data.sources import Inputs
 from spac_repro.errors import UserError
 from spac_repro.model import policy
 from spac_repro.optim import distributed
 from spac_repro.progress import Progress
 from spac_repro.publish.model_card import model_card
 from spac_repro.recipe import Recipe, Run
-from spac_repro.runs import files, record, timing
+from spac_repro.runs import file_hashes, files, timing
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import CARD, write_fingerprint
 
@@ -78,7 +78,7 @@ class RunContext:
             UserError: the weights are damaged, or were replaced.
         """
         iteration = self.folder.iteration(t)
-        record.check_iterate(self.folder, t)
+        file_hashes.check_iterate(self.folder, t)
         model, _ = policy.load(iteration.policy, self.recipe.policy)
         if policy.weights_sha256(model) != iteration.weights_sha256:
             raise UserError(
@@ -89,7 +89,7 @@ class RunContext:
     def save_policy(self, t: int, model: PreTrainedModel) -> None:
         """Write iterate t with its weight hash and model card; the folder appears only when it is complete."""
         path = self.folder.iteration(t).policy
-        with files.atomic_folder(path, before_rename=record.finish_iteration(self.folder, path)) as folder:
+        with files.atomic_folder(path, before_rename=file_hashes.finish_iteration(self.folder, path)) as folder:
             policy.save(model, self.renderer.tokenizer, folder)
             write_fingerprint(folder, policy.weights_sha256(model))
             files.write_bytes(folder / CARD, model_card(self.run, t).encode())

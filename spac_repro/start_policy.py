@@ -24,11 +24,11 @@ from spac_repro.model.policy import Policy
 from spac_repro.optim import distributed
 from spac_repro.optim.engine import EngineFactory
 from spac_repro.optim.loop import CheckpointPolicy, Objective, Schedule, create_optimizer, training_loop
-from spac_repro.optim.metrics import MetricsWriter
+from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.publish.model_card import model_card
 from spac_repro.recipe import complete, start_settings
 from spac_repro.run_context import RunContext
-from spac_repro.runs import files, record
+from spac_repro.runs import file_hashes, files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import CARD
 from spac_repro.runs.manifest import Manifest, leaf_differences
@@ -153,8 +153,8 @@ def check_reusable(other: Path, manifest: Manifest) -> None:
     folder = RunFolder(other)
     if not (folder.has_manifest and folder.iteration(0).finished):
         raise UserError(f"{other} has no finished start policy; make one with this command, --until 0 and --out {other}")
-    record.check(folder)
-    record.check_iterate(folder, 0)
+    file_hashes.check(folder)
+    file_hashes.check_iterate(folder, 0)
     theirs = folder.manifest
     if theirs.segments:
         raise UserError(
@@ -183,10 +183,10 @@ def reuse(context: RunContext, other: Path) -> None:
     target.path.mkdir(parents=True, exist_ok=True)
     for file in (source.gold_file, source.heldout_file, source.samples_file, source.scores_file):
         if file.exists() and not (target.path / file.name).exists():
-            record.link(context.folder, file, target.path / file.name)
+            file_hashes.link(context.folder, file, target.path / file.name)
     steps = [step for step in RunFolder(other).metrics() if step.iteration == 0]
     files.write_bytes(context.folder.metrics_file, b"".join(step.encode() for step in steps))
-    entered = record.finish_iteration(context.folder, target.policy)
+    entered = file_hashes.finish_iteration(context.folder, target.policy)
     with files.atomic_folder(target.policy, before_rename=entered) as policy:  # last, because it marks the iteration as done
         for file in source.policy.iterdir():
             if file.name != CARD:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from spac_repro.documents.settings import Settings
+from spac_repro.documents.base_model import Settings
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
 from spac_repro.registry import import_object

@@ -8,7 +8,7 @@ import pytest
 from pydantic import create_model
 
 from spac_repro import methods, recipe, recipes
-from spac_repro.documents.settings import NonNegativeFloat, Settings
+from spac_repro.documents.base_model import NonNegativeFloat, Settings
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
 from spac_repro.runs.folder import RunFolder

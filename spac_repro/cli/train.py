@@ -211,10 +211,10 @@ def _print_cost(request: TrainRequest) -> None:
 def _train(request: TrainRequest) -> None:
     """Train in this process; if the run is complete then, verify it and print its results."""
     from spac_repro import pipeline
-    from spac_repro.data import inputs
+    from spac_repro.data import sources
 
     with output.progress(request.as_json) as progress:
-        read = inputs.read(request.run, preferences=request.preferences, questions=request.questions)
+        read = sources.read(request.run, preferences=request.preferences, questions=request.questions)
         results = pipeline.train(
             request.run,
             request.folder,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from spac_repro.documents import yaml_subset
+from spac_repro.documents.base_model import Settings
 from spac_repro.documents.errors import one_line
-from spac_repro.documents.settings import Settings
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.documents.yaml_subset import Document

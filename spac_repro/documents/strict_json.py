@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro.documents.errors import one_line, user_error
-from spac_repro.documents.source import dotted_key
+from spac_repro.documents.location import dotted_key
 from spac_repro.documents.text import decode_utf8, read_text
 
 MAX_BYTES = 1 << 28  # bytes of a file

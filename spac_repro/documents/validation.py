@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from spac_repro.documents.errors import one_line
-from spac_repro.documents.source import KeyPath, Source
+from spac_repro.documents.location import KeyPath, Source
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
 

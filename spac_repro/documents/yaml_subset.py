@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from spac_repro.documents.errors import one_line, user_error
-from spac_repro.documents.source import KeyPath, dotted_key
+from spac_repro.documents.location import KeyPath, dotted_key
 from spac_repro.documents.text import read_text
 from spac_repro.errors import UserError
 

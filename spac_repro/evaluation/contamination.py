@@ -3,7 +3,7 @@
 from spac_repro.data import contamination
 from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.run_context import RunContext
-from spac_repro.runs import record
+from spac_repro.runs import file_hashes
 
 
 def measure(context: RunContext) -> None:
@@ -20,7 +20,7 @@ def measure(context: RunContext) -> None:
     measured = contamination.measure(prompts, texts)
     for name, task in measured.tasks.items():
         context.progress.message(f"{name}: {task.note or 'no question is among the preference prompts'}")
-    record.write_json(folder, folder.contamination_file, measured.as_json())
+    file_hashes.write_json(folder, folder.contamination_file, measured.as_json())
 
 
 def notes(context: RunContext) -> dict[str, str]:

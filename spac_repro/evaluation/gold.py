@@ -12,7 +12,7 @@ from spac_repro.data.world import World
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.run_context import RunContext
-from spac_repro.runs import files, record
+from spac_repro.runs import file_hashes, files
 from spac_repro.runs.results import Score, standard_error
 from spac_repro.sampling import selfplay
 from spac_repro.seeds import derive_seed
@@ -47,7 +47,7 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
             advance=context.progress.update,
         )
     if t == 0:
-        distributed.on_main_process(lambda: record.write_json(context.folder, start_file, asdict(rewards)))
+        distributed.on_main_process(lambda: file_hashes.write_json(context.folder, start_file, asdict(rewards)))
     return scores(rewards, GoldRewards(**files.read_json(start_file)))
 
 

@@ -19,7 +19,7 @@ from spac_repro.model.reference import reference_logprobs
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.run_context import RunContext
-from spac_repro.runs import record
+from spac_repro.runs import file_hashes
 from spac_repro.runs.results import Score, clustered_standard_error
 from spac_repro.sampling.selfplay import sample_responses
 from spac_repro.seeds import derive_seed
@@ -45,7 +45,7 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
                 advance=context.progress.update,
             )
             heldout = replace(heldout, reference_sha256=start.weights_sha256)
-            entered = record.before_rename(context.folder, start.heldout_file)
+            entered = file_hashes.before_rename(context.folder, start.heldout_file)
             distributed.on_main_process(lambda: dataset.write(start.heldout_file, heldout, {}, before_rename=entered))
         remedy = f"remove it and {start.scores_file}, and repeat the command"
         data = dataset.read(start.heldout_file, reference_sha256=start.weights_sha256, remedy=remedy)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from spac_repro.data import inputs
-from spac_repro.documents.source import NamedSource
+from spac_repro.data import sources
+from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.model import policy, precision
 from spac_repro.progress import Progress
 from spac_repro.recipe import WorldSettings
-from spac_repro.runs import record
+from spac_repro.runs import file_hashes
 from spac_repro.runs.folder import RunFolder, number_of_iterate, run_of_policy
 from spac_repro.runs.results import Score
 from spac_repro.suites import Suite
@@ -60,7 +60,7 @@ def evaluate(
             suite,
             tasks=tasks,
             questions_folder=questions_folder,
-            world=inputs.build_world(settings) if settings else None,
+            world=sources.build_world(settings) if settings else None,
             limit=limit,
             batch_size=batch_size,
             progress=lambda task, done, total: progress.update(done, total),
@@ -75,13 +75,13 @@ def _model_folder_and_world(target: Path) -> tuple[Path, WorldSettings | None]:
         run = run_of_policy(target)
         number = number_of_iterate(target)
         if run and number is not None:
-            record.check_iterate(run, number)
+            file_hashes.check_iterate(run, number)
         return target, _world(run)
     run = RunFolder.open(target)
     last = run.last_iterate()
     if last is None:
         raise UserError(f"{target}: the run has no finished iterate yet; repeat its train command")
-    record.check_iterate(run, last.number)
+    file_hashes.check_iterate(run, last.number)
     return last.policy, _world(run)
 
 

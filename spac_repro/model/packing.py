@@ -27,7 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from spac_repro.data.example import TokenizedExample
-from spac_repro.model.gather import GatherIndex, gather_index
+from spac_repro.model.index_select import GatherIndex, gather_index
 
 # docs/decisions/06-packing.md: why a row is flat and why no model is patched.
 ATTENTION = "shared_prompt"  # the name under which transformers finds `packed_attention`

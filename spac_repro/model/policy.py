@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from spac_repro.data import tokenizers
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import dropout, integrity, packing, support
+from spac_repro.model import architectures, dropout, loading, packing
 from spac_repro.model.logprobs import token_logprobs
 from spac_repro.model.packing import PackedSequence
 from spac_repro.recipe import PolicySettings
@@ -92,7 +92,7 @@ def prepare(model: PreTrainedModel, attention: str) -> PreTrainedModel:
 
 def use_packed_attention(model: PreTrainedModel, attention: str) -> PreTrainedModel:
     """Switch a model from sdpa to packed attention, if packing is exact for its architecture; return the model."""
-    if attention == "sdpa" and support.packs_exactly(model.config):
+    if attention == "sdpa" and architectures.packs_exactly(model.config):
         model.set_attn_implementation(packing.ATTENTION)
     return model
 
@@ -177,8 +177,8 @@ def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrained
             attn_implementation=settings.attn_implementation,
         )
     model, info = loaded
-    integrity.check_loading_info(file, info)
-    integrity.check_finite_weights(file, model)
+    loading.check_loading_info(file, info)
+    loading.check_finite_weights(file, model)
     return prepare(model, settings.attn_implementation), tokenizer
 
 
@@ -208,8 +208,8 @@ def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrain
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be read ({reason}); create the folder again") from None
     model, info = loaded
-    integrity.check_loading_info(folder, info)
-    integrity.check_finite_weights(folder, model)
+    loading.check_loading_info(folder, info)
+    loading.check_finite_weights(folder, model)
     return (prepare(model, settings.attn_implementation) if settings else model), tokenizer
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spac_repro.data.dataset import PreferenceDataset
-from spac_repro.model.integrity import check_finite
+from spac_repro.model.loading import check_finite
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.optim import distributed

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spac_repro.errors import UserError
 from spac_repro.optim import checkpoints, distributed, signals
 from spac_repro.optim.engine import Engine
-from spac_repro.optim.metrics import MetricsWriter
+from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.seeds import permutation
 
 # A loss function: takes the indices of some examples, returns their losses [examples] and values to log by name, each [examples].

@@ -9,13 +9,13 @@ from importlib import resources
 from pathlib import Path
 
 from spac_repro.errors import UserError
-from spac_repro.publish import glossary, plots
-from spac_repro.publish.figures import figures
+from spac_repro.publish import glossary, svg
+from spac_repro.publish.curves import figures
 from spac_repro.publish.groups import Group, RunView, group_by_settings
-from spac_repro.publish.provenance import flatten, setting_rows, train_command
 from spac_repro.publish.responses import response_cards
 from spac_repro.publish.scores import score_names, score_tables
-from spac_repro.runs import files, record
+from spac_repro.publish.settings_section import flatten, setting_rows, train_command
+from spac_repro.runs import file_hashes, files
 from spac_repro.runs.folder import find_runs
 from spac_repro.runs.manifest import leaf_differences
 from spac_repro.runs.verdict import Verdict
@@ -30,7 +30,7 @@ def write_report(folders: Sequence[Path], out: Path) -> int:
     """
     views = [RunView(run) for run in dict.fromkeys(run for folder in folders for run in find_runs(folder))]
     for view in views:
-        record.check(view.folder)
+        file_hashes.check(view.folder)
     page = _render(views, group_by_settings(views)).encode()
     files.write_bytes(out, page)
     return len(page)
@@ -73,7 +73,7 @@ def _render(views: Sequence[RunView], groups: Sequence[Group]) -> str:
     source = (resources.files("spac_repro") / "publish" / "report.html.jinja").read_text()
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
     # An <svg> is matplotlib's own output, which escapes the labels; everything else is escaped by the template.
-    rendered = [replace(plot, svg=Markup(plots.render_svg(plot, number))) for number, plot in enumerate(figures(groups))]
+    rendered = [replace(plot, svg=Markup(svg.render_svg(plot, number))) for number, plot in enumerate(figures(groups))]
     first, recipes = views[0], ", ".join(dict.fromkeys(view.manifest.recipe for view in views))
     return template.render(
         title=first.name if len(views) == 1 else f"{len(views)} runs of {recipes}",

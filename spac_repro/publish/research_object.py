@@ -11,7 +11,7 @@ from typing import Any
 
 from spac_repro.publish.model_card import LICENCES, model_card
 from spac_repro.recipe import Run
-from spac_repro.runs import files, record
+from spac_repro.runs import file_hashes, files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import CARD
 from spac_repro.runs.manifest import Manifest
@@ -30,7 +30,7 @@ def publish_run(folder: Path, run: Run) -> None:
     Raises:
         UserError: The run is not complete.
     """
-    run_folder = record.open_checked(folder)
+    run_folder = file_hashes.open_checked(folder)
     results, verdict = run_folder.results, run_folder.verdict()
     last = run_folder.iteration(results.iterations[-1].iteration)
     if last.has_policy:

@@ -8,7 +8,7 @@ from spac_repro import methods, recipe
 from spac_repro.documents import packaged, yaml_subset
 from spac_repro.documents.defaults import fill_defaults
 from spac_repro.documents.errors import one_line, user_error
-from spac_repro.documents.source import KeyPath, dotted_key
+from spac_repro.documents.location import KeyPath, dotted_key
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.documents.yaml_subset import Document

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import spac_repro
-from spac_repro.runs import compute
+from spac_repro.runs import numerics
 
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "lm_eval", "datasets", "tokenizers", "safetensors", "numpy")
 OPTIONAL_LIBRARIES = ("vllm", "liger-kernel")  # listed only where installed: they may do the computation
@@ -31,13 +31,13 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": libraries(),
         "platform": f"{platform.system()}-{platform.machine()}",
-        "cpu": compute.cpu_model(),
+        "cpu": numerics.cpu_model(),
         "gpus": gpus,
         "cuda": torch.version.cuda if gpus else None,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul_precision": torch.get_float32_matmul_precision(),
-        **compute.describe(),
+        **numerics.describe(),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from spac_repro.documents.source import NamedSource
+from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.recipe import Provenance, RecipeName, complete, settings_digest

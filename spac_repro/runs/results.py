@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from spac_repro.documents.source import NamedSource
+from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.recipe import RecipeName
 from spac_repro.runs import files

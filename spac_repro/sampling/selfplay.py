@@ -14,7 +14,7 @@ from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, Tem
 
 from spac_repro.data import memory_map
 from spac_repro.errors import UserError
-from spac_repro.model.integrity import check_finite
+from spac_repro.model.loading import check_finite
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.runs.files import read_sealed_json, write_sealed_json

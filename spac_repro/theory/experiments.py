@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spac_repro.theory import batches, spac_t
-from spac_repro.theory.batches import KL_GRID, LAMBDA_SCALE, Batch, best_setting
+from spac_repro.theory import spac_t, vectorized
 from spac_repro.theory.instances import Array, Instance, long_tail, many_prompts, shrinking_gap
 from spac_repro.theory.preference_graph import sample_preferences
 from spac_repro.theory.result import ExperimentResult
+from spac_repro.theory.vectorized import KL_GRID, LAMBDA_SCALE, Batch, best_setting
 
 Advance = Callable[[int, int], None]
 
@@ -247,7 +247,7 @@ def features(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResul
             preference_weight=LAMBDA_SCALE * np.sqrt(n),
             step_size=1.0,
             iterations=T,
-            pessimism=batches.PESSIMISM,
+            pessimism=vectorized.PESSIMISM,
         )
         suboptimality["SPAC-T, linear"].append(instance.suboptimality(mixture))
         flat = np.zeros((len(seeds), *instance.shape))

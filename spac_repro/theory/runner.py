@@ -121,9 +121,9 @@ def _known(experiments: Sequence[str] | None) -> list[str]:
 
 def _load_or_run(name: str, seeds: list[int], quick: bool, out: Path, advance: Callable[[int, int], None]) -> dict[str, Any]:
     """Return an experiment's result: read from `out` if the file there has the same identity, else computed and written."""
-    from spac_repro.theory import batches, experiments
+    from spac_repro.theory import experiments, vectorized
 
-    identity = _identity(name, seeds, quick, batches.PESSIMISM)
+    identity = _identity(name, seeds, quick, vectorized.PESSIMISM)
     path = out / f"{name}.json"
     try:
         stored: dict[str, Any] = strict_json.read(path, dict)

@@ -14,11 +14,11 @@ from typing import Any
 from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
-from spac_repro.runs import record
+from spac_repro.runs import file_hashes
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import REQUIRED_KEYS, Manifest, leaf_differences
 from spac_repro.runs.results import Score
-from spac_repro.trust import source_commits
+from spac_repro.trust import commit_hint
 from spac_repro.trust.expected import START, ExpectedResults, ExpectedRow, Measured, load_expected
 from spac_repro.trust.first_difference import FirstDifference, find_first_difference
 from spac_repro.trust.impact import Impact, KnownImpact, impact_of
@@ -157,7 +157,7 @@ def compare(a: Path, b: Path, seeds: Sequence[Path] = (), *, deep: bool = False)
         UserError: not a run, a run of a newer version, a damaged file, or two runs that share nothing.
     """
     run_a, run_b, *others = map(RunFolder.open, (a, b, *seeds))
-    checked = {run: record.check(run, deep=deep) for run in (run_a, run_b, *others)}
+    checked = {run: file_hashes.check(run, deep=deep) for run in (run_a, run_b, *others)}
     scores = (run_a.scores(), run_b.scores())
     _check_something_shared((run_a, run_b), scores)
     spread, spread_runs = seed_spread(run_a, run_b, others)
@@ -191,7 +191,7 @@ def compare_expected(run: Path, file: Path, *, deep: bool = False) -> Comparison
         UserError: not a run, not an expected_results file, or no row of the run's recipe and method.
     """
     folder = RunFolder.open(run)
-    checked = record.check(folder, deep=deep)
+    checked = file_hashes.check(folder, deep=deep)
     manifest, expected = folder.manifest, load_expected(file)
     if expected.recipe != manifest.recipe:
         raise UserError(
@@ -244,7 +244,7 @@ def _ranked_difference(
 ) -> tuple[int, Difference]:
     known, rank = impact_of(key, recorded)
     if key == "environment.source.commit":
-        known = replace(known, size=source_commits.advice(x, y) + note)
+        known = replace(known, size=commit_hint.advice(x, y) + note)
     return rank, Difference(key, x, y, known)
 
 

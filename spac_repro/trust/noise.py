@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spac_repro.errors import UserError
-from spac_repro.runs import files, record
+from spac_repro.runs import file_hashes, files
 from spac_repro.runs.folder import RunFolder, find_complete_runs
 from spac_repro.runs.results import Score
 
@@ -104,7 +104,7 @@ def seed_spread(a: RunFolder, b: RunFolder, named: Iterable[RunFolder] = ()) -> 
     for run in (*named, *itertools.chain.from_iterable(neighbours)):
         setting, seed = _setting(run), run.manifest.seed
         if setting is not None and setting in settings and (setting, seed) not in suspects:
-            record.check(run)
+            file_hashes.check(run)
             groups.setdefault(setting, {}).setdefault(seed, run)
     used = [list(group.values()) for group in groups.values() if len(group) >= MIN_RUNS]
     return _pooled(used), sum(map(len, used))

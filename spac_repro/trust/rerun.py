@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spac_repro import methods
-from spac_repro.documents.source import NamedSource
+from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.recipe import Recipe, Run

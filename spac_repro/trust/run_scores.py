@@ -8,7 +8,7 @@ from typing import Any
 from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
-from spac_repro.runs import record
+from spac_repro.runs import file_hashes
 from spac_repro.runs import results as run_results
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.results import Score
@@ -69,7 +69,7 @@ def read_run_scores(folder: Path | str, *, deep: bool = False) -> RunScores:
     if Path(folder).is_file():
         return _read_results_file(Path(folder))
     run = RunFolder.open(Path(folder))
-    checked = record.check(run, deep=deep)
+    checked = file_hashes.check(run, deep=deep)
     if not run.complete:
         raise IncomparableError(f"{folder}: has no results.json, so the run is unfinished; repeat its `train` command to go on")
     results = run.results

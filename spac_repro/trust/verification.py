@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spac_repro.errors import UserError
-from spac_repro.runs import files, record
+from spac_repro.runs import file_hashes, files
 from spac_repro.runs.results import Score
 from spac_repro.runs.verdict import ExpectedFile, RowComparison, ScoreKey, SeveralRuns, Status, Verdict
 from spac_repro.trust.expected import (
@@ -156,7 +156,7 @@ def verify_runs(run_folders: Sequence[Path | str], expected: Path | str | None =
 
 def verify_and_record(folder: Path) -> Verdict:
     """Verify one run and write the verdict into its folder. A run that cannot be compared is unverified, with the reason."""
-    run = record.open_checked(folder)
+    run = file_hashes.open_checked(folder)
     try:
         verdict = verify_runs([folder])
     except IncomparableError as error:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import commands
 
-from spac_repro.runs import files, record
+from spac_repro.runs import file_hashes, files
 from spac_repro.runs.folder import RunFolder
 
 CALLS = ("fsync", "replace", "rename", "unlink", "rmdir")
@@ -100,7 +100,7 @@ def difference(run: Path, whole: Path) -> str | None:
         return f"{name} is {'left behind' if name in ours else 'missing'}"
     if name := next((name for name in ours if ours[name] != theirs[name]), None):
         return f"{name} has other bits"
-    record.check(RunFolder(run), deep=True)
+    file_hashes.check(RunFolder(run), deep=True)
     return None
 
 

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
+from spac_repro.documents.base_model import Settings
 from spac_repro.documents.defaults import fill_defaults
-from spac_repro.documents.settings import Settings
 
 
 class Inner(Settings):

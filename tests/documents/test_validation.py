@@ -6,8 +6,8 @@ import pytest
 from pydantic import Field, JsonValue, model_validator
 
 from spac_repro.documents import yaml_subset
-from spac_repro.documents.settings import PositiveInt, Settings
-from spac_repro.documents.source import NamedSource
+from spac_repro.documents.base_model import PositiveInt, Settings
+from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 

@@ -11,7 +11,7 @@ import pytest
 
 import spac_repro
 from spac_repro import objectives, pipeline, recipes
-from spac_repro.data import inputs
+from spac_repro.data import sources
 from spac_repro.evaluation import gold, heldout
 from spac_repro.progress import MessagesOnly
 
@@ -54,7 +54,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[H
         patch.setattr(objectives, "spac", record("loss", objectives.spac))
         patch.setattr(gold, "scores", record("gold", gold.scores))
         patch.setattr(heldout, "scores", record("heldout", heldout.scores))
-        read = inputs.read(run, preferences=None, questions=None)
+        read = sources.read(run, preferences=None, questions=None)
         pipeline.train(run, folder, read, allow_changed_environment=False, progress=MessagesOnly())
     return ways, folder
 

@@ -10,7 +10,7 @@ import cut_down
 import pytest
 
 from spac_repro import recipes
-from spac_repro.data import inputs
+from spac_repro.data import sources
 
 pytestmark = pytest.mark.e2e
 
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own-suite")
     (folder / "my_suite").mkdir()
     (folder / "my_suite" / "backwards.yaml").write_text(TASK)
-    prompt = inputs.read(recipes.load("tiny"), preferences=None, questions=None).preferences[3].prompt[0]["content"]
+    prompt = sources.read(recipes.load("tiny"), preferences=None, questions=None).preferences[3].prompt[0]["content"]
     rows = [
         {"question": "reverse:abcd=", "choices": ["dcba", "dcab", "abcd"], "answer": 0},
         {"question": prompt, "choices": ["a", "b"], "answer": 1},
@@ -86,7 +86,7 @@ def test_the_manifest_names_the_suite_and_the_hashes_of_its_files(folder: Path) 
     assert manifest["inputs"]["suite_sha256"].keys() == {"backwards.yaml"}
     assert manifest["inputs"]["questions_sha256"].keys() == {"backwards/test.jsonl"}
     assert str(folder) not in json.dumps(manifest)
-    assert "suite_sha256" not in inputs.read(recipes.load("tiny"), preferences=None, questions=None).identity()
+    assert "suite_sha256" not in sources.read(recipes.load("tiny"), preferences=None, questions=None).identity()
 
 
 def test_a_run_is_not_resumed_with_another_suite_of_that_name(folder: Path) -> None:

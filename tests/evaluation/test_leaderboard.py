@@ -20,11 +20,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spac_repro import suites
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.evaluation.leaderboard.prompt import STOCK_TASKS
-from spac_repro.evaluation.leaderboard.questions import SUFFIXES, even_quotas
+from spac_repro.evaluation.leaderboard.average import average, rows
+from spac_repro.evaluation.leaderboard.question_files import SUFFIXES, even_quotas
 from spac_repro.evaluation.leaderboard.scoring import evaluate, harness_version, read_questions
-from spac_repro.evaluation.leaderboard.table import average, rows
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
+from spac_repro.evaluation.leaderboard.task_keys import STOCK_TASKS
 from spac_repro.model.policy import use_packed_attention
 from spac_repro.runs.results import Score
 

@@ -15,10 +15,10 @@ from spac_repro import suites
 from spac_repro.data import contamination, tokenizers
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.packed_hflm import PackedHFLM
-from spac_repro.evaluation.leaderboard.prompt import Prompt
 from spac_repro.evaluation.leaderboard.scoring import evaluate, read_questions
 from spac_repro.evaluation.leaderboard.task import Task
 from spac_repro.evaluation.leaderboard.task_file import read
+from spac_repro.evaluation.leaderboard.task_keys import Prompt
 from spac_repro.model.policy import use_packed_attention
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "leaderboard.md"

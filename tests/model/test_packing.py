@@ -10,7 +10,7 @@ from torch.nn.attention import flex_attention
 
 from spac_repro.data.example import TokenizedExample
 from spac_repro.model import packing
-from spac_repro.model.gather import gather_index
+from spac_repro.model.index_select import gather_index
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.optim.loop import batch_by_tokens

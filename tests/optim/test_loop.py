@@ -16,7 +16,7 @@ from spac_repro import engines
 from spac_repro.optim import checkpoints, loop
 from spac_repro.optim.engine import EngineFactory
 from spac_repro.optim.loop import CheckpointPolicy, NonFiniteError, Schedule, create_optimizer, training_loop
-from spac_repro.optim.metrics import MetricsWriter
+from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,7 +20,7 @@ from spac_repro.data.dataset import PreferenceDataset
 from spac_repro.errors import UserError
 from spac_repro.publish import report
 from spac_repro.publish.groups import RunView, group_by_settings
-from spac_repro.publish.provenance import train_command
+from spac_repro.publish.settings_section import train_command
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA

@@ -8,7 +8,7 @@ import pytest
 
 from spac_repro.errors import UserError
 from spac_repro.runs.verdict import ScoreKey
-from spac_repro.theory import batches, experiments, rivals, runner
+from spac_repro.theory import baselines, experiments, runner, vectorized
 from spac_repro.theory.figures import confidence_band, markdown_table
 from spac_repro.theory.instances import long_tail
 from spac_repro.theory.result import ExperimentResult, log_log_slope
@@ -26,7 +26,7 @@ def test_the_slope_of_a_power_law_is_its_exponent():
 
 
 def test_a_rival_gets_its_best_setting_at_each_x():
-    values, setting = batches.best_setting({0.1: np.array([1.0, 2, 9, 9]), 0.3: np.array([5.0, 5, 1, 2])}, (2, 2))
+    values, setting = vectorized.best_setting({0.1: np.array([1.0, 2, 9, 9]), 0.3: np.array([5.0, 5, 1, 2])}, (2, 2))
     assert values.tolist() == [[1, 2], [1, 2]]
     assert setting == [0.1, 0.3]
 
@@ -104,7 +104,7 @@ def test_fresh_seeds_agree_with_the_expected_results(fresh):
 
 @pytest.mark.theory
 def test_a_critic_with_its_sign_flipped_fails(fresh, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batches, "PESSIMISM", -1.0)
+    monkeypatch.setattr(vectorized, "PESSIMISM", -1.0)
     flipped = experiments.loose(list(range(101, 109)), True, lambda done, total: None)
     verdict = verdict_of({**fresh, "loose": flipped})
     assert verdict.status == "disagrees"
@@ -143,24 +143,24 @@ PROTOTYPE = {
 @pytest.mark.theory
 def test_the_prototypes_table_is_met_within_a_factor_of_two():
     # Suboptimality is heavy-tailed over seeds, so that what is cheap to compute is averaged over many of them.
-    def batch(seeds: int, sizes: tuple[int, ...]) -> batches.Batch:
-        return batches.Batch([(long_tail(), n, seed) for n in sizes for seed in range(1, seeds + 1)])
+    def batch(seeds: int, sizes: tuple[int, ...]) -> vectorized.Batch:
+        return vectorized.Batch([(long_tail(), n, seed) for n in sizes for seed in range(1, seeds + 1)])
 
     many, few, large = batch(200, (100, 300, 1000)), batch(40, (100, 300, 1000)), batch(20, (3000, 10_000))
     means: dict[str, dict[int, float]] = {name: {} for name in PROTOTYPE}
 
-    def enter(name: str, among: batches.Batch, policy: np.ndarray) -> None:
+    def enter(name: str, among: vectorized.Batch, policy: np.ndarray) -> None:
         lost = among.suboptimality(policy)
         means[name] |= {n: lost[among.pairs == n].mean() for n in np.unique(among.pairs).astype(int)}
 
     for among in (many, large):
-        reward = rivals.bounded_reward_mle(among.data, among.bound)
+        reward = baselines.bounded_reward_mle(among.data, among.bound)
         reference = among.per_node(lambda instance: instance.mu)
-        enter("greedy", among, rivals.greedy(among.data, reward))
+        enter("greedy", among, baselines.greedy(among.data, reward))
         for beta in (0.1, 0.3):
-            enter(f"KL {beta}", among, rivals.kl_regularized(among.data, reference, reward, beta))
+            enter(f"KL {beta}", among, baselines.kl_regularized(among.data, reference, reward, beta))
     enter("SPAC-T", few, few.run_spac_t(iterations=200).mixture)
-    enter("DPO 0.1", few, rivals.dpo(few.data, few.per_node(lambda instance: instance.mu), 0.1))
+    enter("DPO 0.1", few, baselines.dpo(few.data, few.per_node(lambda instance: instance.mu), 0.1))
     for name, row in PROTOTYPE.items():
         for n, value in row.items():
             assert value / 2 < means[name][n] < value * 2, (name, n, means[name][n])

@@ -8,8 +8,8 @@ from spac_repro import suites
 from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import lm_eval_conditions
+from spac_repro.evaluation.leaderboard.average import average
 from spac_repro.evaluation.leaderboard.lm_eval_conditions import entry, leaves
-from spac_repro.evaluation.leaderboard.table import average
 from spac_repro.evaluation.leaderboard.task import Task
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.runs.results import Score

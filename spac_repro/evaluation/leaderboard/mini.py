@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from spac_repro.data.world import CHOICES, LETTERS, Split, World, near_miss, task_of
-from spac_repro.evaluation.leaderboard.questions import Splits
+from spac_repro.evaluation.leaderboard.question_files import Splits
 
 NUM_QUESTIONS = 100  # per task
 NUM_EXAMPLES = 20  # to draw few-shot examples from

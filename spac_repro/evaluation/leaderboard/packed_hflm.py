@@ -11,8 +11,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spac_repro.data.example import TokenizedExample
-from spac_repro.model import support
-from spac_repro.model.integrity import check_finite
+from spac_repro.model import architectures
+from spac_repro.model.loading import check_finite
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy, supports_packing
 from spac_repro.optim import distributed
@@ -27,7 +27,7 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
     """lm-eval's HFLM that computes a shared prompt once, divides requests among processes, and reports progress."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
-        if not support.batches_exactly(model):
+        if not architectures.batches_exactly(model):
             batch_size = 1  # the longest row of a batch, or its padding, would change the other rows' scores
         # A copy of the tokenizer, because the harness adds a padding token to one that has none.
         super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)

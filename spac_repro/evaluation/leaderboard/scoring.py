@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
-from spac_repro.evaluation.leaderboard.table import average
+from spac_repro.evaluation.leaderboard.average import average
 from spac_repro.evaluation.leaderboard.task import Subtasks, Task
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.runs.results import Score

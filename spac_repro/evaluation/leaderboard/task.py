@@ -5,13 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from spac_repro.documents.settings import Settings
-from spac_repro.documents.source import NamedSource
+from spac_repro.documents.base_model import Settings
+from spac_repro.documents.location import NamedSource
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.evaluation.leaderboard.prompt import SUBJECT, PromptOrStockName
-from spac_repro.evaluation.leaderboard.questions import ROW_SCHEMAS, Row, Rows, Splits, even_quotas, read_split, row_with_columns
+from spac_repro.evaluation.leaderboard.question_files import (
+    ROW_SCHEMAS,
+    Row,
+    Rows,
+    Splits,
+    even_quotas,
+    read_split,
+    row_with_columns,
+)
+from spac_repro.evaluation.leaderboard.task_keys import SUBJECT, PromptOrStockName
 
 Subtasks = dict[str, Splits]  # the harness's task name -> its questions; one per subject if a task has subjects
 

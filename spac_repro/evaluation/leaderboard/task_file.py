@@ -8,8 +8,8 @@ from spac_repro.documents import yaml_subset
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
-from spac_repro.evaluation.leaderboard.prompt import SUBJECT
 from spac_repro.evaluation.leaderboard.task import Task
+from spac_repro.evaluation.leaderboard.task_keys import SUBJECT
 from spac_repro.suites import Suite
 
 RESERVED_NAMES = ("average", "gold", "heldout")  # tasks of other scores

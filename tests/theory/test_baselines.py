@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from spac_repro import objectives
-from spac_repro.theory import rivals
+from spac_repro.theory import baselines
 from spac_repro.theory.instances import Instance, long_tail
 from spac_repro.theory.preference_graph import build_graph, concatenate, sample_graph
 
@@ -19,7 +19,7 @@ def triples():
 
 def test_the_bounded_reward_is_stationary_and_inside():
     data = concatenate([sample_graph(long_tail(), n, 1) for n in (100, 5000)])
-    f = rivals.bounded_reward_mle(data, 3.0)
+    f = baselines.bounded_reward_mle(data, 3.0)
     d = f[data.left] - f[data.right]
     slope = data.losses / (1 + np.exp(-d)) - data.wins / (1 + np.exp(d))
     gradient = data.node_sums(slope, -slope)
@@ -32,19 +32,19 @@ def test_the_bounded_reward_is_stationary_and_inside():
 
 def test_greedy_is_uniform_over_the_best_responses_with_data():
     data = build_graph(np.zeros(2, int), np.array([0, 1]), np.array([2, 2]), (1, 4))
-    assert rivals.greedy(data, np.array([2.0, 2.0 - 1e-7, 0.0, 9.0])).tolist() == [0.5, 0.5, 0, 0]
+    assert baselines.greedy(data, np.array([2.0, 2.0 - 1e-7, 0.0, 9.0])).tolist() == [0.5, 0.5, 0, 0]
 
 
 def test_the_kl_regularized_policy_has_its_closed_form():
     data = build_graph(np.zeros(1, int), np.array([0]), np.array([1]), (1, 3))
     reference, reward = np.array([0.5, 0.5, 0.0]), np.array([1.0, 0.0, 7.0])
-    policy = rivals.kl_regularized(data, reference, reward, 0.5)
+    policy = baselines.kl_regularized(data, reference, reward, 0.5)
     assert policy == pytest.approx([np.exp(2) / (1 + np.exp(2)), 1 / (1 + np.exp(2)), 0])
 
 
 def test_sft_counts_the_chosen():
     data = build_graph(np.zeros(4, int), np.array([0, 0, 1, 2]), np.array([1, 0, 0, 1]), (1, 3))
-    assert rivals.sft(data) == pytest.approx([0.5, 0.25, 0.25])
+    assert baselines.sft(data) == pytest.approx([0.5, 0.25, 0.25])
 
 
 @pytest.mark.parametrize("beta", [0.3, 2.0])
@@ -53,8 +53,8 @@ def test_dpo_and_ipo_minimise_the_objectives_the_language_models_use(triples, be
     data = build_graph(np.zeros(len(chosen), int), chosen, rejected, (1, 4))
     reference = np.array([0.1, 0.2, 0.3, 0.4])
     for name, policy in (
-        ("dpo", rivals.dpo(data, reference, beta)),
-        ("ipo", rivals.ipo(data, reference, rivals.ipo_solution(data), beta)),
+        ("dpo", baselines.dpo(data, reference, beta)),
+        ("ipo", baselines.ipo(data, reference, baselines.ipo_solution(data), beta)),
     ):
         rho = torch.tensor(np.log(policy / reference), requires_grad=True)
         getattr(objectives, name)(rho[chosen], rho[rejected], beta=beta).mean().backward()
@@ -72,12 +72,12 @@ def test_the_width_of_pointwise_pessimism_is_the_dense_formula():
         information += count * p * (1 - p) * np.outer(e, e)
     away = np.eye(6) - data.empirical
     expected = np.sqrt(np.einsum("yi,ij,yj->y", away, np.linalg.inv(information), away))
-    assert rivals.confidence_width(data, reward) == pytest.approx(expected)
+    assert baselines.confidence_width(data, reward) == pytest.approx(expected)
 
 
 def test_pointwise_pessimism_never_takes_a_response_without_data():
     data = sample_graph(long_tail(), 30, 2)
-    reward = rivals.bounded_reward_mle(data, 3.0)
-    policy = rivals.pessimistic_greedy(data, reward, rivals.confidence_width(data, reward), 1.0)
+    reward = baselines.bounded_reward_mle(data, 3.0)
+    policy = baselines.pessimistic_greedy(data, reward, baselines.confidence_width(data, reward), 1.0)
     assert policy.sum() == pytest.approx(1)
     assert (policy[data.counts == 0] == 0).all()

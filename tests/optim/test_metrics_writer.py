@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spac_repro.errors import UserError
-from spac_repro.optim.metrics import MetricsWriter
-from spac_repro.runs import record
+from spac_repro.optim.metrics_writer import MetricsWriter
+from spac_repro.runs import file_hashes
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import WrittenMetrics
 from spac_repro.runs.metrics import StepMetrics
@@ -111,7 +111,7 @@ def test_a_line_that_is_no_step_is_refused(tmp_path, line):
 
 def test_an_iteration_begun_again_keeps_the_ones_before(tmp_path, monkeypatch):
     write(tmp_path, STEPS)
-    monkeypatch.setattr(record, "finished_metrics", lambda run: written(STEPS[:4]))
+    monkeypatch.setattr(file_hashes, "finished_metrics", lambda run: written(STEPS[:4]))
     write(tmp_path, [])
     assert RunFolder(tmp_path).metrics() == STEPS[:4]
 

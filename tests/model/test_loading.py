@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from spac_repro.data import tokenizers
 from spac_repro.errors import UserError
 from spac_repro.model import policy
-from spac_repro.model.integrity import check_finite
+from spac_repro.model.loading import check_finite
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from spac_repro.runs import record
+from spac_repro.runs import file_hashes
 from spac_repro.runs.files import write_bytes
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import WrittenMetrics
@@ -45,10 +45,10 @@ class MetricsWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         self.__exit__(None, None, None)
-        path, finished = self._run.metrics_file, record.finished_metrics(self._run)
+        path, finished = self._run.metrics_file, file_hashes.finished_metrics(self._run)
         kept = at_checkpoint or finished
         remedy = f"remove {checkpoints} and repeat the command" if at_checkpoint else "train again in another folder"
-        record.check_metrics(self._run, kept, remedy=remedy)
+        file_hashes.check_metrics(self._run, kept, remedy=remedy)
         content = path.read_bytes()[: kept.bytes] if path.exists() else b""
         write_bytes(path, content)
         self._lines, self._bytes, self._digest = content.count(b"\n"), len(content), hashlib.sha256(content)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, Field, create_model, model_validator
 
 from spac_repro.documents import strict_json
-from spac_repro.documents.source import NamedSource
+from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 

@@ -12,7 +12,7 @@ import torch
 from spac_repro import pipeline
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.optim import distributed
-from spac_repro.runs import compute, environment
+from spac_repro.runs import environment, numerics
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA, Manifest, leaf_differences
 
@@ -21,7 +21,7 @@ ZEN3, ZEN5 = (
     f"stepping\t: 1\nflags\t\t: fpu sse2 sse4_1 fma avx avx2{more} smep\n\nprocessor\t: 1\nmodel name\t: other\n"
     for family, model, more in ((25, 1, ""), (26, 2, " avx512f"))
 )
-DESCRIBE = "import json; from spac_repro.runs import compute; print(json.dumps(compute.describe()))"
+DESCRIBE = "import json; from spac_repro.runs import numerics; print(json.dumps(numerics.describe()))"
 
 
 def described(**variables: str) -> dict:
@@ -36,8 +36,8 @@ def test_processors_of_one_name_are_told_apart(tmp_path):
     for text in (ZEN3, ZEN5):
         file = tmp_path / "cpuinfo"
         file.write_text(text)
-        assert compute.cpu_model(file) == "AMD EPYC"
-        found.append(compute.processor(file))
+        assert numerics.cpu_model(file) == "AMD EPYC"
+        found.append(numerics.processor(file))
     assert found[0] == {
         "vendor": "AuthenticAMD",
         "family": "25",
@@ -49,7 +49,7 @@ def test_processors_of_one_name_are_told_apart(tmp_path):
 
 
 def test_a_processor_that_nothing_is_known_of(tmp_path):
-    assert set(compute.processor(tmp_path / "none").values()) == {None}
+    assert set(numerics.processor(tmp_path / "none").values()) == {None}
 
 
 def test_other_kernels_of_torch_and_of_mkl_are_another_environment():
@@ -66,14 +66,14 @@ def test_other_kernels_of_torch_and_of_mkl_are_another_environment():
 def test_a_variable_that_changes_nothing_here_is_no_other_environment():
     """The number of threads is recorded as such, and the capability as torch has it."""
     given = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "0", "MKL_VERBOSE": "0"}
-    assert compute.variables({**given, "ATEN_CPU_CAPABILITY": "avx2", "HOME": "/root"}, compute.PREFIXES) == {}
+    assert numerics.variables({**given, "ATEN_CPU_CAPABILITY": "avx2", "HOME": "/root"}, numerics.PREFIXES) == {}
 
 
 def test_a_place_is_not_recorded():
     given = {"LD_PRELOAD": "/usr/lib/x/libmimalloc.so:/opt/liba.so.2", "NCCL_TOPO_FILE": "/etc/topo.xml", "NCCL_ALGO": "Ring"}
-    found = compute.variables({**given, "NCCL_SOCKET_IFNAME": "eth0"}, compute.PREFIXES + compute.GPU_PREFIXES)
+    found = numerics.variables({**given, "NCCL_SOCKET_IFNAME": "eth0"}, numerics.PREFIXES + numerics.GPU_PREFIXES)
     assert found == {"LD_PRELOAD": "libmimalloc.so:liba.so.2", "NCCL_TOPO_FILE": "topo.xml", "NCCL_ALGO": "Ring"}
-    assert compute.variables(given, compute.PREFIXES) == {"LD_PRELOAD": "libmimalloc.so:liba.so.2"}
+    assert numerics.variables(given, numerics.PREFIXES) == {"LD_PRELOAD": "libmimalloc.so:liba.so.2"}
 
 
 def test_of_a_gpu_driver_libraries_and_switches_are_recorded(monkeypatch, tmp_path):
@@ -85,9 +85,9 @@ def test_of_a_gpu_driver_libraries_and_switches_are_recorded(monkeypatch, tmp_pa
     monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 27, 3))
     version = tmp_path / "version"
     version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Fri Jan 24 04:53:55 UTC 2025\nGCC version: 12\n")
-    monkeypatch.setattr(compute, "_driver", lambda driver=compute._driver: driver(version))
+    monkeypatch.setattr(numerics, "_driver", lambda driver=numerics._driver: driver(version))
     monkeypatch.setattr("importlib.metadata.version", {"nvidia-cublas": "13.1.0"}.get)
-    before = compute.describe({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
+    before = numerics.describe({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
     its = before["gpu_kernels"]
     assert (its["driver"], its["capability"], its["cudnn"], its["cublas"], its["nccl"]) == (
         "570.86.15",
@@ -99,7 +99,7 @@ def test_of_a_gpu_driver_libraries_and_switches_are_recorded(monkeypatch, tmp_pa
     assert before["variables"] == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     try:
         torch.backends.cuda.matmul.allow_tf32 = not its["tf32"]["matmul"]
-        after = compute.describe({})
+        after = numerics.describe({})
     finally:
         torch.backends.cuda.matmul.allow_tf32 = its["tf32"]["matmul"]
     assert [key for key, _, _ in leaf_differences(before, after)] == [
@@ -127,9 +127,12 @@ def test_a_run_is_not_resumed_with_other_kernels(tmp_path):
     RunFolder(tmp_path).create_or_resume(manifest(), allow_changed_environment=False)
     RunFolder(tmp_path).create_or_resume(manifest(), allow_changed_environment=False)
     for changed, words in (
-        ({"kernels": {**compute.describe()["kernels"], "cpu_capability": "NO AVX"}}, r"kernels\.cpu_capability was .* is 'NO AVX'"),
+        (
+            {"kernels": {**numerics.describe()["kernels"], "cpu_capability": "NO AVX"}},
+            r"kernels\.cpu_capability was .* is 'NO AVX'",
+        ),
         ({"variables": {"MKL_CBWR": "COMPATIBLE"}}, r"variables\.MKL_CBWR was None and is 'COMPATIBLE'"),
-        ({"processor": {**compute.processor(), "family": "25"}}, r"processor\.family was .* is '25'"),
+        ({"processor": {**numerics.processor(), "family": "25"}}, r"processor\.family was .* is '25'"),
     ):
         with pytest.raises(UserError, match=words):
             RunFolder(tmp_path).create_or_resume(manifest(**changed), allow_changed_environment=False)
@@ -138,7 +141,7 @@ def test_a_run_is_not_resumed_with_other_kernels(tmp_path):
 def test_processes_that_compute_otherwise_are_refused(monkeypatch):
     monkeypatch.setattr(distributed, "all_gather", lambda own: {0: own[0], 1: own[0]})
     pipeline._check_same_kernels()
-    other = {"kernels": {**compute.describe()["kernels"], "cpu_capability": "NO AVX"}}
+    other = {"kernels": {**numerics.describe()["kernels"], "cpu_capability": "NO AVX"}}
     monkeypatch.setattr(distributed, "all_gather", lambda own: {0: own[0], 1: {**own[0], **other}})
     with pytest.raises(UnfitEnvironmentError, match=r"process 1 computes otherwise .*kernels\.cpu_capability is 'NO AVX' there"):
         pipeline._check_same_kernels()

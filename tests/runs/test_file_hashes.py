@@ -6,7 +6,7 @@ import json
 import pytest
 
 from spac_repro.errors import UserError
-from spac_repro.runs import files, ownership, record, timing
+from spac_repro.runs import file_hashes, files, ownership, timing
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA, Manifest
 from spac_repro.runs.results import IterateScores, Results, Score
@@ -27,11 +27,11 @@ def run(tmp_path) -> RunFolder:
     folder.create_or_resume(new, allow_changed_environment=False)
     first = folder.iteration(0)
     folder.metrics_file.write_text('{"iteration": 0, "step": 1}\n')
-    with files.atomic_folder(first.policy, before_rename=record.finish_iteration(folder, first.policy)) as policy:
+    with files.atomic_folder(first.policy, before_rename=file_hashes.finish_iteration(folder, first.policy)) as policy:
         (policy / "config.json").write_text('{"rope_theta": 10000}')
         (policy / "model.safetensors").write_bytes(b"0" * 100)
         (policy / "README.md").write_text("card")
-    record.write_json(folder, first.scores_file, [score.as_dict() for score in SCORES])
+    file_hashes.write_json(folder, first.scores_file, [score.as_dict() for score in SCORES])
     return folder
 
 
@@ -41,7 +41,7 @@ def finished(run) -> RunFolder:
     results = Results(
         recipe="tiny", method="spac", seed=0, complete=True, settings_sha256="s", weights_sha256="w", iterations=iterates
     )
-    record.write_json(run, run.results_file, results.as_json())
+    file_hashes.write_json(run, run.results_file, results.as_json())
     return run
 
 
@@ -51,13 +51,13 @@ def again(run: RunFolder) -> RunFolder:
 
 
 def test_an_unharmed_run_passes(run, finished):
-    assert record.check(again(finished), deep=True) == record.FileCheck(checked=4, not_checked=0, removed=0)
-    assert str(record.check(again(run))) == "4 files are what the run wrote"
+    assert file_hashes.check(again(finished), deep=True) == file_hashes.FileCheck(checked=4, not_checked=0, removed=0)
+    assert str(file_hashes.check(again(run))) == "4 files are what the run wrote"
 
 
 def test_the_card_may_be_written_again(finished):
     (finished.iteration(0).policy / "README.md").write_text("with scores")
-    record.check(again(finished), deep=True)
+    file_hashes.check(again(finished), deep=True)
 
 
 RECORDED = ("iteration-0/policy/config.json", "iteration-0/policy/model.safetensors", "iteration-0/scores.json", "results.json")
@@ -79,7 +79,7 @@ def test_a_file_that_was_changed_is_named(finished, name, how):
         path.unlink()
         path.mkdir()
     with pytest.raises(UserError, match=str(path)):
-        record.check(again(finished), deep=True)
+        file_hashes.check(again(finished), deep=True)
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -89,17 +89,17 @@ def test_a_file_that_is_missing_is_named(finished, name):
         assert not again(finished).complete
         return
     with pytest.raises(UserError, match=f"{finished.path / name}: missing"):
-        record.check(again(finished))
+        file_hashes.check(again(finished))
 
 
 def test_large_files_are_checked_on_demand_and_where_they_are_used(finished, monkeypatch):
-    monkeypatch.setattr(record, "SMALL_BYTES", 90)
+    monkeypatch.setattr(file_hashes, "SMALL_BYTES", 90)
     weights = finished.iteration(0).policy / "model.safetensors"
     weights.write_bytes(b"1" * 100)
-    found = record.check(again(finished))
+    found = file_hashes.check(again(finished))
     assert found.not_checked >= 1
     assert "--deep" in str(found)
-    for check in (lambda: record.check(again(finished), deep=True), lambda: record.check_iterate(again(finished), 0)):
+    for check in (lambda: file_hashes.check(again(finished), deep=True), lambda: file_hashes.check_iterate(again(finished), 0)):
         with pytest.raises(UserError, match=f"{weights}: it is not what the run wrote"):
             check()
 
@@ -108,7 +108,7 @@ def test_iterates_may_be_removed_once_the_run_is_finished(finished):
     import shutil
 
     shutil.rmtree(finished.iteration(0).policy)
-    assert record.check(again(finished)).removed == 2
+    assert file_hashes.check(again(finished)).removed == 2
 
 
 @pytest.mark.parametrize("name", ["iteration-1/scores.json", "iteration-0/policy/adapter.json", "iteration-0/gold.json"])
@@ -117,45 +117,45 @@ def test_a_file_that_the_run_did_not_write_is_named(run, name):
     path.parent.mkdir(exist_ok=True)
     path.write_text("[]")
     with pytest.raises(UserError, match=f"{path}: the run did not write it"):
-        record.check(again(run))
+        file_hashes.check(again(run))
 
 
 def test_metrics_that_were_changed_are_noticed(finished):
     finished.metrics_file.write_text('{"iteration": 0, "step": 2}\n')
     with pytest.raises(UserError, match="are not those that were written"):
-        record.check(again(finished))
+        file_hashes.check(again(finished))
 
 
 def test_metrics_of_an_unfinished_run_that_were_changed_are_noticed(run):
-    record.check(again(run))
+    file_hashes.check(again(run))
     run.metrics_file.write_text(run.metrics_file.read_text() + '{"iteration": 1, "step": 1}\n')  # of the next iteration
-    record.check(again(run))
+    file_hashes.check(again(run))
     for content in ("", '{"iteration": 0, "step": 2}\n'):
         run.metrics_file.write_text(content)
         with pytest.raises(UserError, match="are not those that were written"):
-            record.check(again(run))
+            file_hashes.check(again(run))
     run.metrics_file.unlink()
     run.metrics_file.mkdir()
     with pytest.raises(UserError, match="not a file"):
-        record.check(again(run))
+        file_hashes.check(again(run))
 
 
 def test_the_steps_of_an_iterate_count_once_it_is_there(run):
     """Its entry is made before it takes its name. A kill in between, and its steps are taken again."""
-    before = record.finished_metrics(again(run))
+    before = file_hashes.finished_metrics(again(run))
     run.metrics_file.write_text(run.metrics_file.read_text() + '{"iteration": 1, "step": 1}\n')
     path = run.iteration(1).policy
     with pytest.raises(KeyboardInterrupt), files.atomic_folder(path, before_rename=killed_after(run, path)):
         pass
     assert again(run).manifest.written_metrics.keys() == {"iteration-0", "iteration-1"}
-    assert record.finished_metrics(again(run)) == before
-    with files.atomic_folder(path, before_rename=record.finish_iteration(run, path)):
+    assert file_hashes.finished_metrics(again(run)) == before
+    with files.atomic_folder(path, before_rename=file_hashes.finish_iteration(run, path)):
         pass
-    assert record.finished_metrics(again(run)) == record.written_metrics(run) != before
+    assert file_hashes.finished_metrics(again(run)) == file_hashes.written_metrics(run) != before
 
 
 def killed_after(run, path):
-    enter = record.finish_iteration(run, path)
+    enter = file_hashes.finish_iteration(run, path)
 
     def hook(temporary):
         enter(temporary)
@@ -168,14 +168,14 @@ def test_a_verdict_and_times_that_were_changed_are_noticed(finished):
     finished.write_verdict(Verdict("tiny", "verified", "agrees", 0.01))
     with timing.record_stage(finished.timing_file, 0, "start", bound_to=finished.timing_bound_to, write=True):
         pass
-    record.check(again(finished))
+    file_hashes.check(again(finished))
     for path, old, new in ((finished.verdict_file, "verified", "disagrees"), (finished.timing_file, '"start"', '"stop"')):
         content = path.read_text()
         path.write_text(content.replace(old, new))
         with pytest.raises(UserError, match=f"{path}: its hash is not the one written in it; remove it"):
-            record.check(again(finished))
+            file_hashes.check(again(finished))
         path.unlink()
-        record.check(again(finished))
+        file_hashes.check(again(finished))
         path.write_text(content)
 
 
@@ -198,7 +198,7 @@ def test_a_manifest_of_another_run_is_noticed(finished):
     other = finished.manifest.model_copy(update={"seed": 1})
     files.write_json(finished.manifest_file, other.as_json())
     with pytest.raises(UserError, match="seed is 0 there and 1 in the manifest"):
-        record.check(again(finished))
+        file_hashes.check(again(finished))
 
 
 def test_the_hash_stands_in_the_manifest_before_the_file_is_there(run, monkeypatch):
@@ -206,7 +206,7 @@ def test_the_hash_stands_in_the_manifest_before_the_file_is_there(run, monkeypat
     seen = []
     path = run.iteration(1).scores_file
     monkeypatch.setattr(ownership, "check", lambda place: seen.append(again(run).manifest.written_files) if place == path else None)
-    record.write_json(run, path, [])
+    file_hashes.write_json(run, path, [])
     assert seen[0]["iteration-1/scores.json"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -214,17 +214,17 @@ def test_what_is_computed_again_must_be_the_same(run):
     scores = run.iteration(0).scores_file
     scores.unlink()
     with pytest.raises(UserError, match="computed again and is another than before"):
-        record.write_json(run, scores, [])
+        file_hashes.write_json(run, scores, [])
     assert not scores.exists()
-    record.write_json(run, scores, [score.as_dict() for score in SCORES])
-    record.check(again(run))
+    file_hashes.write_json(run, scores, [score.as_dict() for score in SCORES])
+    file_hashes.check(again(run))
 
 
 def test_runs_of_0_1_have_no_hashes(run):
     content = run.manifest.as_json()
     content = {name: value for name, value in content.items() if name not in ("sha256", "written_files")}
     files.write_json(run.manifest_file, content)
-    assert "version 0.1 recorded no hashes" in str(record.check(again(run)))
+    assert "version 0.1 recorded no hashes" in str(file_hashes.check(again(run)))
 
 
 def test_nothing_is_written_into_a_folder_that_was_made_again(run):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spac_repro.theory import rivals, spac_t
+from spac_repro.theory import baselines, spac_t
 from spac_repro.theory.instances import Array, Instance
 from spac_repro.theory.preference_graph import PreferenceGraph, concatenate, sample_graph
 
@@ -92,16 +92,16 @@ class Batch:
         """
         data, score = self.data, self.suboptimality
         reference = self.per_node(lambda instance: instance.mu)
-        reward = rivals.bounded_reward_mle(data, self.bound)
-        width = rivals.confidence_width(data, reward)
-        ipo_solution = rivals.ipo_solution(data)
+        reward = baselines.bounded_reward_mle(data, self.bound)
+        width = baselines.confidence_width(data, reward)
+        ipo_solution = baselines.ipo_solution(data)
         policies: dict[str, tuple[Sequence[float | None], Callable[[Any], Array]]] = {
-            "KL, bounded reward": (KL_GRID, lambda beta: rivals.kl_regularized(data, data.empirical, reward, beta)),
-            "pointwise pessimism": (KAPPA_GRID, lambda kappa: rivals.pessimistic_greedy(data, reward, width, kappa)),
-            "greedy": ((None,), lambda _: rivals.greedy(data, reward)),
-            "DPO": (DPO_GRID, lambda beta: rivals.dpo(data, reference, beta)),
-            "IPO": (IPO_GRID, lambda beta: rivals.ipo(data, reference, ipo_solution, beta)),
-            "SFT on chosen": ((None,), lambda _: rivals.sft(data)),
+            "KL, bounded reward": (KL_GRID, lambda beta: baselines.kl_regularized(data, data.empirical, reward, beta)),
+            "pointwise pessimism": (KAPPA_GRID, lambda kappa: baselines.pessimistic_greedy(data, reward, width, kappa)),
+            "greedy": ((None,), lambda _: baselines.greedy(data, reward)),
+            "DPO": (DPO_GRID, lambda beta: baselines.dpo(data, reference, beta)),
+            "IPO": (IPO_GRID, lambda beta: baselines.ipo(data, reference, ipo_solution, beta)),
+            "SFT on chosen": ((None,), lambda _: baselines.sft(data)),
         }
         return {
             name: {setting: score(policy(setting)) for setting in grid}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from spac_repro.documents.settings import Settings
+from spac_repro.documents.base_model import Settings
 from spac_repro.documents.suggestions import did_you_mean
 
 Text = Annotated[str, Field(min_length=1)]

@@ -19,7 +19,7 @@ from transformers import (
 
 from spac_repro.data.example import TokenizedExample
 from spac_repro.errors import UserError
-from spac_repro.model import policy, support
+from spac_repro.model import architectures, policy
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 
@@ -62,7 +62,7 @@ def test_such_rows_do_change_one_another(rope):
 def test_they_are_not_packed(kind, rope):
     model = policy.use_packed_attention(model_of(kind(**SHAPE, max_position_embeddings=16, rope_parameters=rope)), "sdpa")
     assert not policy.supports_packing(model)
-    assert not support.batches_exactly(model)
+    assert not architectures.batches_exactly(model)
     examples = [TokenizedExample(list(range(1, n)), [[5, 6, 7]]) for n in (4, 40)]
     with torch.no_grad():
         together = Policy(model)(pack(examples))
@@ -88,9 +88,9 @@ def test_fixed_frequencies_are_packed(rope):
 
 def test_such_a_model_is_trained_within_its_original_length():
     model = model_of(LlamaConfig(**SHAPE, max_position_embeddings=64, rope_parameters=LONG))
-    support.check_trainable(model, max_tokens=16)
+    architectures.check_trainable(model, max_tokens=16)
     with pytest.raises(UserError, match="depends on the longest row of a batch beyond 16 tokens"):
-        support.check_trainable(model, max_tokens=17)
+        architectures.check_trainable(model, max_tokens=17)
 
 
 STATEFUL = [MambaConfig, Mamba2Config, RecurrentGemmaConfig, JambaConfig, BambaConfig, FalconH1Config]
@@ -112,7 +112,7 @@ def test_convolutions_have_a_state_too():
 
 def assert_refused(model) -> None:
     with pytest.raises(UserError, match="layers with a state") as refused:
-        support.check_trainable(model, max_tokens=10)
+        architectures.check_trainable(model, max_tokens=10)
     assert len(str(refused.value)) <= 300
 
 
@@ -122,4 +122,4 @@ def test_a_model_of_attention_alone_is_not(name):
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name]())
-    assert not support.has_state(model)
+    assert not architectures.has_state(model)

@@ -8,7 +8,7 @@ from spac_repro.evaluation import contamination, gold, heldout
 from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.optim import distributed
 from spac_repro.run_context import RunContext
-from spac_repro.runs import record
+from spac_repro.runs import file_hashes
 from spac_repro.runs.results import Score
 from spac_repro.sampling import selfplay
 from spac_repro.seeds import derive_seed
@@ -31,8 +31,8 @@ def score(context: RunContext, t: int) -> None:
     samples = _sample_responses(context, t, model)
 
     def write() -> None:
-        record.write_json(context.folder, iteration.samples_file, samples)
-        record.write_json(context.folder, iteration.scores_file, [score.as_dict() for score in scores])
+        file_hashes.write_json(context.folder, iteration.samples_file, samples)
+        file_hashes.write_json(context.folder, iteration.scores_file, [score.as_dict() for score in scores])
 
     distributed.on_main_process(write)
 

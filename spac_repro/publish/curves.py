@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from spac_repro.publish import plots
+from spac_repro.publish import svg
 from spac_repro.publish.glossary import DEFINITIONS
 from spac_repro.publish.groups import Group, RunView
-from spac_repro.publish.plots import ExpectedPoint, Plot, Series
 from spac_repro.publish.scores import mean_and_error, score_names, values_of_runs
+from spac_repro.publish.svg import ExpectedPoint, Plot, Series
 from spac_repro.trust.expected import START, ExpectedResults, expected_path, load_expected
 from spac_repro.trust.statistics import limits
 
@@ -74,7 +74,7 @@ def _expected_points(group: Group, task: str, metric: str) -> Iterator[ExpectedP
             if values:
                 alpha = expected.alpha / primary if row.primary else expected.alpha
                 yield ExpectedPoint(label, float(row.iteration or 0), row.value, limits(row, values, alpha).mean, group.style)
-                label = plots.NO_LEGEND
+                label = svg.NO_LEGEND
 
 
 def _step_curves(groups: Sequence[Group], name: str, title: str) -> Plot | None:
@@ -86,8 +86,8 @@ def _step_curves(groups: Sequence[Group], name: str, title: str) -> Plot | None:
         if not curves:
             continue
         mean, sd = _mean_and_sd(curves)
-        x, y = plots.downsample(mean)
-        error = plots.downsample(sd)[1] if sd is not None else None
+        x, y = svg.downsample(mean)
+        error = svg.downsample(sd)[1] if sd is not None else None
         series.append(Series(group.label, x, y, error, group.style))
         starts = _iteration_starts(group.first)
     if not series:
