@@ -13,7 +13,7 @@ from pathlib import Path
 
 from paired import finished_in_sweep
 
-from spac_repro.runs.verdict import RowComparison, Verdict
+from spac_repro.runs.verdict import ScoreComparison, Verdict
 from spac_repro.trust.verification import verify_runs
 
 HEAD = (
@@ -35,12 +35,12 @@ def main(sweep: Path) -> None:
         print(f"\n{method}: {failed} of {len(of_method)} runs fail; family-wise level {of_method[0].alpha:g}\n")
 
 
-def primary_rows(verdict: Verdict, method: str) -> list[RowComparison]:
+def primary_rows(verdict: Verdict, method: str) -> list[ScoreComparison]:
     """The comparisons with the primary rows of a method."""
     return [comparison for comparison in verdict.comparisons if comparison.primary and comparison.key.method == method]
 
 
-def cells(row: Sequence[RowComparison]) -> list[str]:
+def cells(row: Sequence[ScoreComparison]) -> list[str]:
     """The table cells for one primary row, from every run's comparison with it."""
     first = row[0]
     furthest = max(abs(comparison.difference) / comparison.tolerance for comparison in row)

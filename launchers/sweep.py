@@ -17,7 +17,7 @@ UNFINISHED: tuple[State, ...] = ("pending", "running", "requeued")
 
 
 @dataclass(frozen=True)
-class Task:
+class JobSpec:
     """The work of one job: "start", the start policy of a run, or "run", the rest of it."""
 
     kind: Literal["start", "run"]
@@ -62,7 +62,7 @@ class Submission:
         start_script: the sbatch file of the jobs that make start policies.
     """
 
-    tasks: list[Task]
+    tasks: list[JobSpec]
     script: str = ""
     start_script: str = ""
 
@@ -123,11 +123,11 @@ def _plan(folder: SweepFolder, current: Sequence[RunStatus], states: Sequence[St
     runs = [folder.runs[status.run] for status in current if status.state in states]
     owners = {owner.name: owner for owner in map(folder.start_owner, runs) if folder.shares_start(owner)}
     starts = [
-        Task("start", owner)
+        JobSpec("start", owner)
         for owner in owners.values()
         if not _start_is_finished(folder, owner) and not _start_is_submitted(folder, owner)
     ]
-    tasks = [*starts, *(Task("run", run) for run in runs)]
+    tasks = [*starts, *(JobSpec("run", run) for run in runs)]
     run_jobs = [_job(folder, task) for task in tasks if task.kind == "run"]
     start_jobs = [_job(folder, task) for task in starts]
     script = start_script = ""
@@ -139,7 +139,7 @@ def _plan(folder: SweepFolder, current: Sequence[RunStatus], states: Sequence[St
     return Submission(tasks, script, start_script)
 
 
-def _submit_to_slurm(folder: SweepFolder, tasks: Sequence[Task]) -> None:
+def _submit_to_slurm(folder: SweepFolder, tasks: Sequence[JobSpec]) -> None:
     """Submit the start policies and then the runs, which wait for them; cancel everything if a part fails."""
     starts = [task for task in tasks if task.kind == "start"]
     rest = [task for task in tasks if task.kind == "run"]
@@ -157,7 +157,7 @@ def _submit_to_slurm(folder: SweepFolder, tasks: Sequence[Task]) -> None:
         raise
 
 
-def _run_locally(folder: SweepFolder, tasks: Sequence[Task], on_end: Callable[[str], None]) -> None:
+def _run_locally(folder: SweepFolder, tasks: Sequence[JobSpec], on_end: Callable[[str], None]) -> None:
     start_tasks = {task.run.start_sha256: i for i, task in enumerate(tasks) if task.kind == "start"}
     after = {
         i: start_tasks[task.run.start_sha256]
@@ -179,7 +179,7 @@ def _run_locally(folder: SweepFolder, tasks: Sequence[Task], on_end: Callable[[s
     local.run_jobs(jobs, folder.cluster, folder.job_folder, after=after, on_end=report)
 
 
-def _job(folder: SweepFolder, task: Task) -> Job:
+def _job(folder: SweepFolder, task: JobSpec) -> Job:
     run, cluster = task.run, folder.cluster
     owner = folder.start_owner(run)
     image = {"SPAC_REPRO_IMAGE": cluster.image.identity()} if cluster.image else {}  # unknown inside the container
@@ -216,7 +216,7 @@ def _start_is_finished(folder: SweepFolder, owner: SweepRun) -> bool:
     return folder.run_folder(owner).iteration(0).finished
 
 
-def _unfinished_starts(folder: SweepFolder, tasks: Iterable[Task]) -> list[str]:
+def _unfinished_starts(folder: SweepFolder, tasks: Iterable[JobSpec]) -> list[str]:
     """The unfinished jobs of earlier submissions that make the start policies of these tasks."""
     if folder.cluster.scheduler == "local":
         return []
@@ -227,7 +227,7 @@ def _unfinished_starts(folder: SweepFolder, tasks: Iterable[Task]) -> list[str]:
 
 
 def _start_is_submitted(folder: SweepFolder, owner: SweepRun) -> bool:
-    return folder.job("start", owner) is not None and bool(_unfinished_starts(folder, [Task("start", owner)]))
+    return folder.job("start", owner) is not None and bool(_unfinished_starts(folder, [JobSpec("start", owner)]))
 
 
 # State

@@ -48,12 +48,12 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
         UserError: a file of this or of an earlier iteration is damaged.
     """
     folder = context.folder.iteration(t)
-    if distributed.path_exists(folder.policy):
+    if distributed.exists_on_main_process(folder.policy):
         distributed.on_main_process(lambda: remove_intermediate_files(folder))
         return
     model = context.load_policy(t - 1).to(context.device)  # type: ignore[arg-type]  # the stubs know no torch.device
     policy = Policy(model)
-    if distributed.path_exists(folder.dataset_file):
+    if distributed.exists_on_main_process(folder.dataset_file):
         distributed.on_main_process(lambda: selfplay.delete_batches(folder.selfplay_batches_folder))
     else:
         _write_dataset(context, t, policy)
@@ -107,7 +107,7 @@ def _write_dataset(context: RunContext, t: int, policy: Policy) -> None:
 def _self_play(context: RunContext, t: int, model: PreTrainedModel) -> Sequence[list[int]]:
     """Sample the self-play responses y′ ~ π_{t−1}(·|x), one per prompt, as tokens."""
     batches = context.folder.iteration(t).selfplay_batches_folder
-    resumed = distributed.path_exists(batches)  # then some responses cost no time, and no rate can be reported
+    resumed = distributed.exists_on_main_process(batches)  # then some responses cost no time, and no rate can be reported
     start_time = time.perf_counter()
     with context.timed(t, "self-play") as timing, _sampler(context, t - 1) as sample:
         responses = selfplay.sample_responses(
@@ -119,7 +119,7 @@ def _self_play(context: RunContext, t: int, model: PreTrainedModel) -> Sequence[
             eos_token_id=context.renderer.eos_token_id,
             seed=derive_seed(context.run.seed, "self-play", t),
             folder=batches,
-            bound_to=context.bound_to(t),
+            computed_from=context.computed_from(t),
             sample=sample,
             advance=context.progress.update,
         )
@@ -197,7 +197,7 @@ def _read_dataset(context: RunContext, t: int, reference_sha256: str | None) -> 
 
 def _checkpointing(context: RunContext, t: int) -> CheckpointPolicy:
     training, folder = context.recipe.training, context.folder.iteration(t).checkpoints
-    return CheckpointPolicy(folder, training.save_steps, training.save_total_limit, context.bound_to(t))
+    return CheckpointPolicy(folder, training.save_steps, training.save_total_limit, context.computed_from(t))
 
 
 def _schedule(context: RunContext, t: int, data: PreferenceDataset) -> Schedule:

@@ -72,12 +72,12 @@ def train(
     half = "bfloat16" in (run.recipe.training.compute_dtype, run.recipe.policy.dtype)
     with files.explain_disk_errors(path), precision.emulate_bf16_matmul() if half else nullcontext(), ExitStack() as stack:
         _take_folder(folder, stack)
-        model, tokenizer = policy.create(run.recipe.policy, seed=derive_seed(run.seed, "weights"))
+        model, tokenizer = policy.create_initial(run.recipe.policy, seed=derive_seed(run.seed, "weights"))
         _check_model(run, model, progress)
         renderer = Renderer(tokenizer, run.recipe.data)
         context = RunContext(run, folder, inputs, renderer, renderer.tokenize(inputs.preferences), progress)
         distributed.on_main_process(lambda: _claim(context, model, start_from, check_manifest, allow_changed_environment))
-        if distributed.path_exists(folder.results_file):
+        if distributed.exists_on_main_process(folder.results_file):
             progress.message(f"{path} is complete; nothing to do")
             return folder.results
 

@@ -62,11 +62,11 @@ class RunContext:
     def timed(self, t: int, stage: str) -> Iterator[dict[str, Any]]:
         """Report and time a stage of iteration t. timing.json also gets what is put into the yielded dict."""
         self.progress.start_stage(f"iteration {t}: {stage}")
-        path, bound_to = self.folder.timing_file, self.folder.timing_bound_to
-        with timing.record_stage(path, t, stage, bound_to=bound_to, write=distributed.is_main_process()) as entry:
+        path, computed_from = self.folder.timing_file, self.folder.timing_computed_from
+        with timing.record_stage(path, t, stage, computed_from=computed_from, write=distributed.is_main_process()) as entry:
             yield entry
 
-    def bound_to(self, t: int) -> dict[str, Any]:
+    def computed_from(self, t: int) -> dict[str, Any]:
         """Return what the intermediate files of iteration t are computed from: the run, and the weights that it begins with."""
         weights = self.folder.iteration(t - 1).weights_sha256 if t else None
         return {"run": self.folder.manifest.identity_sha256(), "iteration": t, "weights": weights}

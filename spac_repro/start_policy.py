@@ -51,7 +51,7 @@ def prepare(context: RunContext, model: PreTrainedModel, metrics: MetricsWriter)
         shutil.rmtree(context.folder.iteration(0).checkpoints, ignore_errors=True)  # where a killed process left them
         return
     settings = context.recipe.supervised_start
-    with distributed.single_process(), context.timed(0, "supervised start" if settings else "start"):
+    with distributed.as_single_process(), context.timed(0, "supervised start" if settings else "start"):
         if settings is not None:
             _train_supervised(context, model, metrics)
         context.save_policy(0, model)
@@ -87,7 +87,9 @@ def _train_supervised(context: RunContext, model: PreTrainedModel, metrics: Metr
         ),
         schedule,
         iteration=0,
-        checkpointing=CheckpointPolicy(folder.checkpoints, training.save_steps, training.save_total_limit, context.bound_to(0)),
+        checkpointing=CheckpointPolicy(
+            folder.checkpoints, training.save_steps, training.save_total_limit, context.computed_from(0)
+        ),
         metrics=metrics,
         warn=context.progress.message,
         advance=context.progress.update,

@@ -37,7 +37,7 @@ def made(one_thread):
         dtype="float32",
         attn_implementation="sdpa",
     )
-    model, tokenizer = policy.create(settings, seed=0)
+    model, tokenizer = policy.create_initial(settings, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8)  # far from uniform

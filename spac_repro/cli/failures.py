@@ -34,7 +34,7 @@ def _report(message: str, code: int, error: Exception) -> int:
     if folder is None:
         if distributed.is_main_process():
             print(f"spac-repro: {message}", file=sys.stderr)
-    elif not distributed.raised_on_main_process(error):
+    elif not distributed.is_copy_of_main_process_error(error):
         content = {"rank": distributed.rank(), "message": message, "crash": code == EXIT_CRASH}
         with suppress(OSError):
             Path(folder, f"{distributed.rank()}.json").write_text(json.dumps(content), encoding="utf-8")

@@ -19,7 +19,7 @@ NUM_SAMPLES = 12  # prompts that every iterate answers for the report
 def score(context: RunContext, t: int) -> None:
     """Score iterate t and write the scores into the run folder, unless they exist."""
     iteration, settings = context.folder.iteration(t), context.recipe.evaluation
-    if distributed.path_exists(iteration.scores_file):
+    if distributed.exists_on_main_process(iteration.scores_file):
         return
     model = context.load_policy(t).to(context.device).eval()  # type: ignore[arg-type]  # the stubs know no torch.device
     scores = gold.measure(context, t, model) if settings.gold_prompts else []

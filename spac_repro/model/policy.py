@@ -97,7 +97,7 @@ def use_packed_attention(model: PreTrainedModel, attention: str) -> PreTrainedMo
     return model
 
 
-def create(settings: PolicySettings, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def create_initial(settings: PolicySettings, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Create the policy that a recipe names, before any training.
 
     Args:

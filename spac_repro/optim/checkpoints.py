@@ -36,7 +36,7 @@ def save(
     state: TrainingState,
     *,
     save_total_limit: int,
-    bound_to: Mapping[str, Any],
+    computed_from: Mapping[str, Any],
     metrics: WrittenMetrics | None,
 ) -> None:
     """Write a checkpoint, then delete all but the newest `save_total_limit`. All processes call this together.
@@ -46,7 +46,7 @@ def save(
         step: optimizer steps taken.
         state: weights and optimizer state.
         save_total_limit: checkpoints to keep.
-        bound_to: what the checkpoint is computed from: run and initial weights.
+        computed_from: what the checkpoint is computed from: run and initial weights.
         metrics: the metrics file up to this step; None on other processes than the main one.
     """
     with ExitStack() as stack:
@@ -59,7 +59,7 @@ def save(
             save_file({**state.full, "generator": torch.get_rng_state()}, new / STATE_FILE)
             content: dict[str, Any] = {"step": step, "sha256": sha256_file(new / STATE_FILE), "shares": shards}
             content["metrics"] = (metrics or WrittenMetrics()).model_dump()
-            write_sealed_json(new / CONTENT_FILE, content, bound_to=bound_to)
+            write_sealed_json(new / CONTENT_FILE, content, computed_from=computed_from)
             stack.close()
             for old in _newest_first(folder)[save_total_limit:]:
                 shutil.rmtree(old)
@@ -83,13 +83,15 @@ def load(path: Path) -> TrainingState:
     return TrainingState(full, load_file(path / _shard_file()) if shards else {})
 
 
-def latest_valid(folder: Path, bound_to: Mapping[str, Any], *, warn: Callable[[str], None] = lambda message: None) -> Path | None:
-    """Find the newest checkpoint that is not damaged and was computed from what `bound_to` says; None if there is none.
+def latest_valid(
+    folder: Path, computed_from: Mapping[str, Any], *, warn: Callable[[str], None] = lambda message: None
+) -> Path | None:
+    """Find the newest checkpoint that is not damaged and was computed from what `computed_from` says; None if there is none.
 
     `warn` gets a line for each that is damaged or another run's.
     """
     for path in _newest_first(folder):
-        if not (reason := damage(path, bound_to)):
+        if not (reason := damage(path, computed_from)):
             return path
         warn(f"{path} is damaged ({reason}); going back to the checkpoint before it")
     return None
@@ -110,10 +112,10 @@ def _content(path: Path) -> dict[str, Any]:
     return dict(read_json(path / CONTENT_FILE)["content"])
 
 
-def damage(path: Path, bound_to: Mapping[str, Any]) -> str | None:
+def damage(path: Path, computed_from: Mapping[str, Any]) -> str | None:
     """Say how a checkpoint is damaged, or that it is another run's; None if it can be resumed from."""
     try:
-        content = read_sealed_json(path / CONTENT_FILE, bound_to=bound_to)
+        content = read_sealed_json(path / CONTENT_FILE, computed_from=computed_from)
         hashes = {STATE_FILE: content["sha256"], **content["shares"]}
         if any(sha256_file(path / name) != sha256 for name, sha256 in hashes.items()):
             return "its hash is not the one written beside it"

@@ -143,12 +143,12 @@ def on_main_process(work: Callable[[], T]) -> T:
     return cast(T, outcome[0])
 
 
-def raised_on_main_process(error: BaseException) -> bool:
+def is_copy_of_main_process_error(error: BaseException) -> bool:
     """Whether an error in another process is the copy of one that the main process raised."""
     return _OF_MAIN_PROCESS in getattr(error, "__notes__", ())
 
 
-def path_exists(path: Path) -> bool:
+def exists_on_main_process(path: Path) -> bool:
     """Whether a path exists for the main process; on a shared disk another process may see it later."""
     return on_main_process(path.exists)
 
@@ -162,7 +162,7 @@ def _picklable(error: Exception) -> Exception:
 
 
 @contextmanager
-def single_process() -> Iterator[None]:
+def as_single_process() -> Iterator[None]:
     """Inside this block every function here treats the process as the only one. No other process may wait for it meanwhile."""
     global _single_process
     before, _single_process = _single_process, True

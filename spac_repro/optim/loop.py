@@ -91,7 +91,7 @@ class CheckpointPolicy:
     folder: Path
     save_steps: int
     save_total_limit: int
-    bound_to: Mapping[str, Any] = field(default_factory=dict)  # run and initial weights; no other's checkpoint is resumed from
+    computed_from: Mapping[str, Any] = field(default_factory=dict)  # run and initial weights; no other's checkpoint is resumed from
 
 
 def create_optimizer(name: str, model: nn.Module, *, weight_decay: float) -> torch.optim.Optimizer:
@@ -137,7 +137,7 @@ def training_loop(
         NonFiniteError: names the step, its examples and the latest valid checkpoint; nothing after that checkpoint is kept.
         KeyboardInterrupt: a process received a signal; all processes stop after the same step and save a checkpoint of it.
     """
-    find = partial(checkpoints.latest_valid, checkpointing.folder, checkpointing.bound_to, warn=warn)
+    find = partial(checkpoints.latest_valid, checkpointing.folder, checkpointing.computed_from, warn=warn)
     checkpoint = distributed.on_main_process(find)
     engine = build_engine(checkpoint)
     objective = make_objective(engine.module)
@@ -172,7 +172,7 @@ def _save_checkpoint(checkpointing: CheckpointPolicy, step: int, engine: Engine,
         step,
         engine.state(),
         save_total_limit=checkpointing.save_total_limit,
-        bound_to=checkpointing.bound_to,
+        computed_from=checkpointing.computed_from,
         metrics=written,
     )
 
@@ -228,7 +228,7 @@ def non_finite_message(
 ) -> str:
     """Return the message of a `NonFiniteError`, in one line."""
     what = f"loss {loss:g}" if not math.isfinite(loss) else f"gradient norm {grad_norm:g}"
-    checkpoint = checkpoints.latest_valid(saved.folder, saved.bound_to)
+    checkpoint = checkpoints.latest_valid(saved.folder, saved.computed_from)
     examples = ", ".join(map(str, batch[:16])) + (", …" if len(batch) > 16 else "")
     return (
         f"iteration {iteration}, step {step + 1}: {what}; examples {examples}; latest valid checkpoint: {checkpoint or 'none'}; "

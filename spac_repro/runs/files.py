@@ -147,30 +147,30 @@ def remove_partial(folder: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def write_sealed_json(path: Path, content: Any, *, bound_to: Mapping[str, Any]) -> None:
+def write_sealed_json(path: Path, content: Any, *, computed_from: Mapping[str, Any]) -> None:
     """Write JSON with its hash and with the inputs that it was computed from.
 
     Args:
         path: The file.
         content: The content.
-        bound_to: What identifies the inputs. `read_sealed_json` accepts the file for equal inputs only.
+        computed_from: What identifies the inputs. `read_sealed_json` accepts the file for equal inputs only.
     """
-    sealed = {"content": content, "bound_to": dict(bound_to)}
+    sealed = {"content": content, "computed_from": dict(computed_from)}
     write_json(path, {**sealed, "sha256": sha256_json(sealed)})
 
 
-def read_sealed_json(path: Path, *, bound_to: Mapping[str, Any]) -> Any:
+def read_sealed_json(path: Path, *, computed_from: Mapping[str, Any]) -> Any:
     """Read the content of a file that `write_sealed_json` wrote.
 
     Raises:
         UserError: The file cannot be read, was changed, or was computed from other inputs.
     """
     found = read_json(path)
-    if not isinstance(found, dict) or found.keys() != {"content", "bound_to", "sha256"}:
+    if not isinstance(found, dict) or found.keys() != {"content", "computed_from", "sha256"}:
         raise UserError(f"{path}: not a file of this version of spac-repro; remove it and repeat the command")
     if found.pop("sha256") != sha256_json(found):
         raise UserError(f"{path}: its hash is not the one written in it; remove it and repeat the command")
-    if found["bound_to"] != dict(bound_to):
+    if found["computed_from"] != dict(computed_from):
         raise UserError(f"{path}: it was computed by another run, or from other weights; remove it and repeat the command")
     return found["content"]
 

@@ -136,14 +136,14 @@ class RunFolder:
         Raises:
             UserError: The file cannot be read, was changed, or is about other results.
         """
-        return verdict.read(self.verdict_file, bound_to=self._verdict_bound_to)
+        return verdict.read(self.verdict_file, computed_from=self._verdict_computed_from)
 
     def write_verdict(self, new: Verdict) -> None:
         """Write `verdict_file`."""
-        verdict.write(self.path, new, bound_to=self._verdict_bound_to)
+        verdict.write(self.path, new, computed_from=self._verdict_computed_from)
 
     @property
-    def _verdict_bound_to(self) -> dict[str, Any]:
+    def _verdict_computed_from(self) -> dict[str, Any]:
         return {"results_sha256": files.sha256_file(self.results_file)} if self.complete else {}
 
     def metrics(self) -> list[StepMetrics]:
@@ -160,10 +160,10 @@ class RunFolder:
         Raises:
             UserError: The file is damaged, or is about another run.
         """
-        return timing.read(self.timing_file, self.timing_bound_to)
+        return timing.read(self.timing_file, self.timing_computed_from)
 
     @property
-    def timing_bound_to(self) -> dict[str, Any] | None:
+    def timing_computed_from(self) -> dict[str, Any] | None:
         """What `timing_file` is bound to; None for a run of version 0.1."""
         has_hashes = self.has_manifest and self.manifest.written_files is not None
         return {"run": self.manifest.identity_sha256()} if has_hashes else None

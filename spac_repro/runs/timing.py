@@ -29,31 +29,31 @@ class StageTiming(BaseModel):
 _STAGES = TypeAdapter(list[StageTiming])
 
 
-def read(path: Path, bound_to: Mapping[str, Any] | None) -> list[StageTiming]:
+def read(path: Path, computed_from: Mapping[str, Any] | None) -> list[StageTiming]:
     """Read every attempt at every stage, in order. Return an empty list where there is no file.
 
     Args:
         path: The file.
-        bound_to: The run that it must be about; None: a run of version 0.1, which wrote no hash into it.
+        computed_from: The run that it must be about; None: a run of version 0.1, which wrote no hash into it.
 
     Raises:
         UserError: The file is damaged, or is about another run.
     """
     try:
-        return _STAGES.validate_python(_read(path, bound_to))
+        return _STAGES.validate_python(_read(path, computed_from))
     except ValidationError:
         raise UserError(f"{path}: not a list of stages; remove it: it holds nothing but timings") from None
 
 
-def _read(path: Path, bound_to: Mapping[str, Any] | None) -> Any:
+def _read(path: Path, computed_from: Mapping[str, Any] | None) -> Any:
     if not path.exists():
         return []
-    return files.read_json(path) if bound_to is None else files.read_sealed_json(path, bound_to=bound_to)
+    return files.read_json(path) if computed_from is None else files.read_sealed_json(path, computed_from=computed_from)
 
 
 @contextmanager
 def record_stage(
-    path: Path, iteration: int, stage: str, *, bound_to: Mapping[str, Any] | None, write: bool
+    path: Path, iteration: int, stage: str, *, computed_from: Mapping[str, Any] | None, write: bool
 ) -> Iterator[dict[str, Any]]:
     """Time a stage and append an entry for it.
 
@@ -61,7 +61,7 @@ def record_stage(
         path: The timing.json to append to.
         iteration: The stage's iteration.
         stage: The stage's name.
-        bound_to: As for `read`.
+        computed_from: As for `read`.
         write: Whether to write the entry. False for all processes but the main one.
 
     Yields:
@@ -79,8 +79,8 @@ def record_stage(
     entry |= {"seconds": round(time.perf_counter() - started, 3), "peak_memory_bytes": peak}
     if torch.cuda.is_available():
         entry["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-    stages = [*_read(path, bound_to), entry]
-    if bound_to is None:
+    stages = [*_read(path, computed_from), entry]
+    if computed_from is None:
         files.write_json(path, stages)
     else:
-        files.write_sealed_json(path, stages, bound_to=bound_to)
+        files.write_sealed_json(path, stages, computed_from=computed_from)

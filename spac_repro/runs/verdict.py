@@ -28,7 +28,7 @@ class ScoreKey(NamedTuple):
         return f"{self.method}{iteration} {self.task} {self.metric}"
 
 
-class ExpectedFile(NamedTuple):
+class ExpectedResultsFile(NamedTuple):
     """The file of expected results that a verdict is from."""
 
     name: str
@@ -49,7 +49,7 @@ class SeveralRuns:
 
 
 @dataclass(frozen=True)
-class RowComparison:
+class ScoreComparison:
     """One expected row compared with fresh runs. All numbers are in the metric's unit; `fresh` is the mean over `runs` runs.
 
     `tolerance` and `smallest_detectable` are those of the mean.
@@ -140,11 +140,11 @@ class Verdict:
     status: Status
     reason: str
     alpha: float
-    comparisons: tuple[RowComparison, ...] = ()
+    comparisons: tuple[ScoreComparison, ...] = ()
     inapplicable: tuple[tuple[ScoreKey, str], ...] = ()
     without_row: tuple[ScoreKey, ...] = ()
     notes: tuple[str, ...] = ()
-    expected_file: ExpectedFile | None = None
+    expected_file: ExpectedResultsFile | None = None
     files: tuple[str, ...] = ()
 
     @property
@@ -171,12 +171,12 @@ class Verdict:
 _VERDICT = TypeAdapter(Verdict)
 
 
-def read(path: Path, *, bound_to: Mapping[str, Any] | None = None) -> Verdict:
+def read(path: Path, *, computed_from: Mapping[str, Any] | None = None) -> Verdict:
     """Read a verdict.
 
     Args:
         path: The file.
-        bound_to: What it must be about, as `write` was told.
+        computed_from: What it must be about, as `write` was told.
 
     Raises:
         UserError: The file cannot be read, is not a verdict, was changed, or is about something else.
@@ -187,17 +187,17 @@ def read(path: Path, *, bound_to: Mapping[str, Any] | None = None) -> Verdict:
         sealed = found.pop("sha256")
         if sealed != files.sha256_json(found):
             raise UserError(f"{path}: its hash is not the one written in it; {remedy}")
-        if found["bound_to"] != dict(bound_to or {}):
+        if found["computed_from"] != dict(computed_from or {}):
             raise UserError(f"{path}: it is about other results than those beside it; {remedy}")
         return _VERDICT.validate_python(_fields(found))
     except (ValidationError, LookupError, TypeError, AttributeError):
         raise UserError(f"{path}: not a verdict; the file was changed by hand; {remedy}") from None
 
 
-def write(folder: Path, verdict: Verdict, *, bound_to: Mapping[str, Any] | None = None) -> Path:
+def write(folder: Path, verdict: Verdict, *, computed_from: Mapping[str, Any] | None = None) -> Path:
     """Write a verdict into a folder atomically, with its hash and what it is about, and return its path."""
     path = folder / FILE
-    content = {**verdict.as_json(), "bound_to": dict(bound_to or {})}
+    content = {**verdict.as_json(), "computed_from": dict(computed_from or {})}
     files.write_json(path, {**content, "sha256": files.sha256_json(content)})
     return path
 
@@ -210,7 +210,7 @@ def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
         "comparisons": rows,
         "inapplicable": [(_key(entry), entry["reason"]) for entry in found["inapplicable"]],
         "without_row": [_key(entry) for entry in found["without_row"]],
-        "expected_file": ExpectedFile(**found["expected_file"]) if found["expected_file"] else None,
+        "expected_file": ExpectedResultsFile(**found["expected_file"]) if found["expected_file"] else None,
     }
 
 

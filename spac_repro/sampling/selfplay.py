@@ -31,7 +31,7 @@ def sample_responses(
     eos_token_id: int,
     seed: int,
     folder: Path | None = None,
-    bound_to: Mapping[str, Any] | None = None,
+    computed_from: Mapping[str, Any] | None = None,
     sample: Callable[[Sequence[Sequence[int]], int], list[list[int]]] | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sequence[list[int]]:
@@ -50,7 +50,7 @@ def sample_responses(
         seed: the seed that every batch's seed is derived from.
         folder: where each process stores its finished batches. An interrupted call continues after them, with the same result as an
             uninterrupted one.
-        bound_to: what the responses come from; stored batches that come from something else are sampled again.
+        computed_from: what the responses come from; stored batches that come from something else are sampled again.
         sample: another sampler, called with the prompts and the seed of a batch.
         advance: called with (batches done, batches in all).
 
@@ -66,12 +66,13 @@ def sample_responses(
     own: dict[int, list[array[int]]] = {}
     for number, batch in distributed.shard(list(enumerate(batches))):
         advance(number, len(batches))
-        file, source = folder / f"batch-{number:05d}.json" if folder else None, {**(bound_to or {}), "batch": number, "seed": seed}
+        file = folder / f"batch-{number:05d}.json" if folder else None
+        source = {**(computed_from or {}), "batch": number, "seed": seed}
         sampled = _saved_batch(file, source) if file else None
         if sampled is None:
             sampled = sample([prompts[i] for i in batch], derive_seed(seed, number))
             if file:
-                write_sealed_json(file, sampled, bound_to=source)
+                write_sealed_json(file, sampled, computed_from=source)
         own[number] = [array("i", response) for response in sampled]  # 4 bytes a token, where a list takes 36
     responses: list[array[int]] = [array("i")] * len(prompts)
     for number, done in distributed.all_gather(own).items():
@@ -84,7 +85,7 @@ def sample_responses(
 def _saved_batch(path: Path, source: Mapping[str, Any]) -> list[list[int]] | None:
     """Read a saved batch; None where there is none, or it is damaged or comes from something else."""
     try:
-        return list(read_sealed_json(path, bound_to=source)) if path.exists() else None
+        return list(read_sealed_json(path, computed_from=source)) if path.exists() else None
     except UserError:
         return None
 

@@ -13,7 +13,7 @@ from spac_repro.errors import UserError
 Array = NDArray[np.float64]
 
 
-def distribution(values: ArrayLike, name: str) -> Array:
+def check_distribution(values: ArrayLike, name: str) -> Array:
     """Return `values` as float64 after checking that every row (last axis) is a probability distribution.
 
     Args:
@@ -62,10 +62,10 @@ class Instance:
             raise UserError(f"reward: has {reward.ndim} axes; give an array of prompts × responses")
         if not (np.isfinite(reward).all() and reward.min() >= 0 and reward.max() <= 1):
             raise UserError("reward: holds a value outside [0, 1]; rescale it")
-        mu = distribution(self.mu, "mu (μ)")
+        mu = check_distribution(self.mu, "mu (μ)")
         if mu.shape != reward.shape:
             raise UserError(f"mu (μ): has shape {mu.shape}, reward has {reward.shape}; make them equal")
-        prompts = distribution(self.prompts, "prompts")
+        prompts = check_distribution(self.prompts, "prompts")
         if prompts.shape != (reward.shape[0],):
             raise UserError(f"prompts: has shape {prompts.shape}; give one probability for each of {reward.shape[0]} prompts")
         if not (np.isfinite(self.scale) and self.scale > 0):

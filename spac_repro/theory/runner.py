@@ -170,7 +170,7 @@ def judge(fresh: FreshValues, seeds: Sequence[int], expected: Path | None = None
         expected: The file of expected results; by default expected_results/theory.yaml.
         partial: Not every experiment was run, so rows may be missing.
     """
-    from spac_repro.runs.verdict import ExpectedFile, Verdict
+    from spac_repro.runs.verdict import ExpectedResultsFile, Verdict
     from spac_repro.trust.expected import expected_path, load_expected
     from spac_repro.trust.verification import verify
 
@@ -183,4 +183,4 @@ def judge(fresh: FreshValues, seeds: Sequence[int], expected: Path | None = None
     note = f"{len(shared)} seeds are also seeds of the expected rows, so agreement is weaker evidence than α says"
     verdict = verify(rows, fresh, partial=partial, notes=[note] if shared else [])
     name = str(expected or "expected_results/theory.yaml")  # the package's own place differs between machines
-    return replace(verdict, expected_file=ExpectedFile(name, sha256_file(path)))
+    return replace(verdict, expected_file=ExpectedResultsFile(name, sha256_file(path)))

@@ -22,7 +22,7 @@ from spac_repro.trust import commit_hint
 from spac_repro.trust.expected import START, ExpectedResults, ExpectedRow, Measured, load_expected
 from spac_repro.trust.first_difference import FirstDifference, find_first_difference
 from spac_repro.trust.impact import Impact, KnownImpact, impact_of
-from spac_repro.trust.noise import ALPHA, ScoreChange, score_changes, seed_spread, seeds_needed
+from spac_repro.trust.noise import ALPHA, ScoreDifference, score_differences, seed_spread, seeds_needed
 from spac_repro.trust.statistics import tolerance
 
 
@@ -54,14 +54,14 @@ class Comparison:
     b: str
     differences: tuple[Difference, ...]
     first_difference: FirstDifference
-    score_changes: tuple[ScoreChange, ...]
+    score_differences: tuple[ScoreDifference, ...]
     spread_runs: int  # runs of other seeds that the spread was estimated from
     files: tuple[str, ...] = ()  # which files of each run were checked
 
     @property
     def beyond_noise(self) -> bool | None:
         """Whether any score differs by more than noise; None if that can be said of no score."""
-        known = [change.beyond_noise for change in self.score_changes if change.beyond_noise is not None]
+        known = [change.beyond_noise for change in self.score_differences if change.beyond_noise is not None]
         return any(known) if known else None
 
     @property
@@ -100,18 +100,18 @@ class Comparison:
         return f"{text}; nothing that is recorded explains it" if self.unexplained else text
 
     def _how_much(self) -> str:
-        if not self.score_changes:
+        if not self.score_differences:
             return "no score was measured in both"
-        changed = [change for change in self.score_changes if change.difference != 0]
+        changed = [change for change in self.score_differences if change.difference != 0]
         if not changed:
-            return f"all {len(self.score_changes)} scores are equal"
+            return f"all {len(self.score_differences)} scores are equal"
         beyond = [change for change in changed if change.beyond_noise]
         unknown = [change for change in changed if change.beyond_noise is None]
-        text = f"{len(changed)} of {len(self.score_changes)} scores differ"
+        text = f"{len(changed)} of {len(self.score_differences)} scores differ"
         if len(unknown) == len(changed) and self.spread_runs:
             return f"{text}, on other questions"
         if len(unknown) == len(changed):
-            return f"{text}; {seeds_needed(len(self.score_changes))} (name other seeds with --seeds)"
+            return f"{text}; {seeds_needed(len(self.score_differences))} (name other seeds with --seeds)"
         if beyond:
             largest = max(beyond, key=lambda change: abs(change.difference) / (change.limit or math.inf))
             text += f", {len(beyond)} of them by more than two seeds would; the largest relative to noise is {largest}"
@@ -136,7 +136,7 @@ class Comparison:
             "equal_up_to": found.equal_up_to,
             "unfinished": list(found.unfinished),
             "weights_read": found.weight_bytes_read,
-            "scores": [change.as_json() for change in self.score_changes],
+            "scores": [change.as_json() for change in self.score_differences],
             "spread_of_runs": self.spread_runs,
             "files": list(self.files),
             "beyond_noise": self.beyond_noise,
@@ -173,7 +173,7 @@ def compare(a: Path, b: Path, seeds: Sequence[Path] = (), *, deep: bool = False)
         b=str(b),
         differences=_ranked(recorded),
         first_difference=find_first_difference(run_a, run_b),
-        score_changes=tuple(score_changes(*scores, spread)),
+        score_differences=tuple(score_differences(*scores, spread)),
         spread_runs=spread_runs,
         files=tuple(f"{name}: {checked[run]}" for name, run in (("A", run_a), ("B", run_b))),
     )
@@ -211,7 +211,7 @@ def compare_expected(run: Path, file: Path, *, deep: bool = False) -> Comparison
         b=str(file),
         differences=tuple(difference for _, difference in ranked),
         first_difference=FirstDifference(None, None, "", (no_steps,), 0),
-        score_changes=tuple(_change_from_row(t, score, row, tolerance(row, [score.value], alpha)) for t, score, row in scored),
+        score_differences=tuple(_change_from_row(t, score, row, tolerance(row, [score.value], alpha)) for t, score, row in scored),
         spread_runs=max(row.seeds or 1 for _, _, row in scored),
         files=(f"A: {checked}",),
     )
@@ -319,9 +319,9 @@ def _expected_environment(manifest: Manifest, expected: ExpectedResults, source:
         yield "environment.cpu", environment.get("cpu"), measured.hardware
 
 
-def _change_from_row(iteration: int, score: Score, row: ExpectedRow, limit: float) -> ScoreChange:
+def _change_from_row(iteration: int, score: Score, row: ExpectedRow, limit: float) -> ScoreDifference:
     values = (score.value, float(row.value or 0))
-    return ScoreChange(iteration, row.task, row.metric, *values, row.sd, limit, score.stderr, (score.n, row.n or score.n))
+    return ScoreDifference(iteration, row.task, row.metric, *values, row.sd, limit, score.stderr, (score.n, row.n or score.n))
 
 
 def abbreviate(value: Any) -> str:

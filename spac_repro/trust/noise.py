@@ -26,7 +26,7 @@ Spread = dict[ScorePlace, tuple[float, int]]  # standard deviation over seeds, a
 
 
 @dataclass(frozen=True)
-class ScoreChange:
+class ScoreDifference:
     """A score that both runs have."""
 
     iteration: int
@@ -137,7 +137,7 @@ def _pooled(groups: Iterable[Sequence[RunFolder]]) -> Spread:
     return {place: (math.sqrt(total / dfs[place]), dfs[place]) for place, total in squares.items()}
 
 
-def score_changes(a: Sequence[tuple[int, Score]], b: Sequence[tuple[int, Score]], spread: Spread) -> Iterator[ScoreChange]:
+def score_differences(a: Sequence[tuple[int, Score]], b: Sequence[tuple[int, Score]], spread: Spread) -> Iterator[ScoreDifference]:
     """Every score that both runs have, with the noise that the spread implies.
 
     Args:
@@ -151,7 +151,7 @@ def score_changes(a: Sequence[tuple[int, Score]], b: Sequence[tuple[int, Score]]
     for place, score in shared.items():
         other = scores_b[place]
         sd, limit = noise_limit(spread.get(place), score.n, len(shared))
-        yield ScoreChange(*place, score.value, other.value, sd, limit, score.stderr, (score.n, other.n))
+        yield ScoreDifference(*place, score.value, other.value, sd, limit, score.stderr, (score.n, other.n))
 
 
 def noise_limit(spread: tuple[float, int] | None, items: int, scores: int) -> tuple[float | None, float | None]:

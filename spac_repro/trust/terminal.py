@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spac_repro.runs.verdict import RowComparison, Verdict
+from spac_repro.runs.verdict import ScoreComparison, Verdict
 from spac_repro.trust.comparison import Comparison, abbreviate
 from spac_repro.trust.verification import join_names
 
@@ -40,7 +40,7 @@ def render_verdict(verdict: Verdict, brief: bool = False) -> "RenderableType":
     return Group(*parts, Text(f"{verdict.status}: {verdict.reason}", f"bold {colour}"))
 
 
-def _verdict_table(rows: Sequence[RowComparison]) -> "Table":
+def _verdict_table(rows: Sequence[ScoreComparison]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
@@ -79,7 +79,7 @@ def render_comparison(comparison: Comparison) -> "RenderableType":
     parts += [Text(f"  {line}") for line in comparison.first_difference.unfinished]
     parts += [Text(f"checked: {line}") for line in comparison.files]
     parts.append(Text(f"\nHow much it matters: {how_much}", "bold"))
-    changed = [change for change in comparison.score_changes if change.difference != 0]
+    changed = [change for change in comparison.score_differences if change.difference != 0]
     if changed:
         table = Table("iteration", "score", "A", "B", "difference", "in words")
         for change in changed:

@@ -19,7 +19,7 @@ from pathlib import Path
 from spac_repro.errors import UserError
 from spac_repro.runs import file_hashes, files
 from spac_repro.runs.results import Score
-from spac_repro.runs.verdict import ExpectedFile, RowComparison, ScoreKey, SeveralRuns, Status, Verdict
+from spac_repro.runs.verdict import ExpectedResultsFile, ScoreComparison, ScoreKey, SeveralRuns, Status, Verdict
 from spac_repro.trust.expected import (
     START,
     ExpectedResults,
@@ -65,7 +65,7 @@ def verify(expected: ExpectedResults, fresh: FreshValues, *, partial: bool = Fal
     )
 
 
-def _compare_rows(expected: ExpectedResults, rows: Sequence[ExpectedRow], fresh: FreshValues) -> list[RowComparison]:
+def _compare_rows(expected: ExpectedResults, rows: Sequence[ExpectedRow], fresh: FreshValues) -> list[ScoreComparison]:
     """Compare each row with its fresh values."""
     family = sum(row.primary and row.tolerance is None for row in rows)
     start_values = {(row.task, row.metric): row.value for row in expected.rows if row.method == START}
@@ -78,7 +78,7 @@ def _compare_rows(expected: ExpectedResults, rows: Sequence[ExpectedRow], fresh:
     return comparisons
 
 
-def _compare_row(row: ExpectedRow, values: Sequence[float], alpha: float, kind: str, start: float | None) -> RowComparison:
+def _compare_row(row: ExpectedRow, values: Sequence[float], alpha: float, kind: str, start: float | None) -> ScoreComparison:
     """Compare a row with fresh values at a level; `start` is the start policy's expected value of the score."""
     expected = row.value
     assert expected is not None
@@ -87,7 +87,7 @@ def _compare_row(row: ExpectedRow, values: Sequence[float], alpha: float, kind: 
     if allowed.run is not None:
         furthest = max(values, key=lambda value: abs(value - expected) if math.isfinite(value) else math.inf)
         several = SeveralRuns(furthest, allowed.run, standard_deviation(values), allowed.spread)
-    return RowComparison(
+    return ScoreComparison(
         key=row.key,
         primary=row.primary,
         kind=kind,
@@ -103,7 +103,7 @@ def _compare_row(row: ExpectedRow, values: Sequence[float], alpha: float, kind: 
 
 
 def _decide(
-    expected: ExpectedResults, comparisons: Sequence[RowComparison], fresh: FreshValues, missing: Sequence[ScoreKey]
+    expected: ExpectedResults, comparisons: Sequence[ScoreComparison], fresh: FreshValues, missing: Sequence[ScoreKey]
 ) -> tuple[Status, str]:
     primary = [row for row in comparisons if row.primary]
     failed = [row for row in comparisons if (row.primary and not row.agrees) or not math.isfinite(row.fresh)]
@@ -122,7 +122,7 @@ def _decide(
     return "verified", f"{len(primary)} of {len(primary)} primary rows agree at family-wise level {expected.alpha:g}"
 
 
-def _without_primary_rows(expected: ExpectedResults, comparisons: Sequence[RowComparison], trained: Sequence[str]) -> str:
+def _without_primary_rows(expected: ExpectedResults, comparisons: Sequence[ScoreComparison], trained: Sequence[str]) -> str:
     """The reason for a verdict without any primary row of the trained methods."""
     if any(row.primary for row in comparisons):
         rest = "; the start agrees"
@@ -187,7 +187,7 @@ def _verify(runs: Sequence[RunScores], path: Path | str | None, *notes: str, par
     name = str(path or f"expected_results/{recipe}.yaml")  # the package's own place differs between machines
     path = Path(path or expected_path(recipe))
     verdict = _verify_against(runs, path, *notes, partial=partial)
-    return replace(verdict, files=checked, expected_file=ExpectedFile(name, files.sha256_file(path)))
+    return replace(verdict, files=checked, expected_file=ExpectedResultsFile(name, files.sha256_file(path)))
 
 
 def _verify_against(runs: Sequence[RunScores], path: Path, *notes: str, partial: bool) -> Verdict:

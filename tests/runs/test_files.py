@@ -112,20 +112,20 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path, mon
 @pytest.mark.parametrize("content", [[1, 2], {"a": None}, "text"])
 def test_sealed_json_is_read_for_its_own_source_alone(tmp_path, content):
     path = tmp_path / "batch.json"
-    files.write_sealed_json(path, content, bound_to={"weights": "a"})
-    assert files.read_sealed_json(path, bound_to={"weights": "a"}) == content
+    files.write_sealed_json(path, content, computed_from={"weights": "a"})
+    assert files.read_sealed_json(path, computed_from={"weights": "a"}) == content
     with pytest.raises(UserError, match="computed by another run, or from other weights"):
-        files.read_sealed_json(path, bound_to={"weights": "b"})
+        files.read_sealed_json(path, computed_from={"weights": "b"})
 
 
 def test_sealed_json_of_which_a_byte_changed_is_refused(tmp_path):
     path = tmp_path / "batch.json"
-    files.write_sealed_json(path, [[1, 22, 3]], bound_to={"weights": "a"})
+    files.write_sealed_json(path, [[1, 22, 3]], computed_from={"weights": "a"})
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
-            found = files.read_sealed_json(path, bound_to={"weights": "a"})
+            found = files.read_sealed_json(path, computed_from={"weights": "a"})
         except UserError:
             continue
         assert found == [[1, 22, 3]], "white space may change"

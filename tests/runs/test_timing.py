@@ -10,21 +10,21 @@ from spac_repro.runs import files, timing
 RUN = {"run": "1"}
 
 
-def measured(path, bound_to):
+def measured(path, computed_from):
     """Two attempts at a stage, written by the main process; another process writes nothing."""
     for tokens in (7, 9):
-        with timing.record_stage(path, 1, "self-play", bound_to=bound_to, write=True) as entry:
+        with timing.record_stage(path, 1, "self-play", computed_from=computed_from, write=True) as entry:
             entry["tokens"] = tokens
-    with timing.record_stage(path, 1, "training", bound_to=bound_to, write=False):
+    with timing.record_stage(path, 1, "training", computed_from=computed_from, write=False):
         pass
 
 
-@pytest.mark.parametrize("bound_to", [RUN, None])
-def test_every_attempt_is_kept_with_what_the_stage_adds(tmp_path, bound_to):
+@pytest.mark.parametrize("computed_from", [RUN, None])
+def test_every_attempt_is_kept_with_what_the_stage_adds(tmp_path, computed_from):
     path = tmp_path / "timing.json"
-    assert timing.read(path, bound_to) == []
-    measured(path, bound_to)
-    first, second = timing.read(path, bound_to)
+    assert timing.read(path, computed_from) == []
+    measured(path, computed_from)
+    first, second = timing.read(path, computed_from)
     assert (first.iteration, first.stage, second.model_extra) == (1, "self-play", {"tokens": 9})
     assert first.seconds >= 0
     assert (first.peak_memory_bytes or 0) > 1e6
@@ -44,7 +44,7 @@ def test_what_is_no_list_of_stages_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(UserError, match="not a list of stages"):
         timing.read(path, None)
-    files.write_sealed_json(path, json.loads(content), bound_to=RUN)
+    files.write_sealed_json(path, json.loads(content), computed_from=RUN)
     with pytest.raises(UserError, match="not a list of stages"):
         timing.read(path, RUN)
 

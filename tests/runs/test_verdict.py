@@ -9,7 +9,7 @@ import pytest
 from spac_repro.errors import UserError
 from spac_repro.runs import files, verdict
 from spac_repro.runs.folder import RunFolder
-from spac_repro.runs.verdict import ExpectedFile, RowComparison, ScoreKey, SeveralRuns, Verdict
+from spac_repro.runs.verdict import ExpectedResultsFile, ScoreComparison, ScoreKey, SeveralRuns, Verdict
 
 GOLD = ScoreKey("spac", "gold", "reward", 3)
 
@@ -20,11 +20,11 @@ def said(fresh: float = 0.9) -> Verdict:
         "disagrees",
         "outside the tolerance",
         0.01,
-        comparisons=(RowComparison(GOLD, True, "measured", 0.8, fresh, 1, 0.03, 0.04, None, note="n"),),
+        comparisons=(ScoreComparison(GOLD, True, "measured", 0.8, fresh, 1, 0.03, 0.04, None, note="n"),),
         inapplicable=((ScoreKey("dpo", "gold", "reward", 1), "no fresh value"),),
         without_row=(ScoreKey("x", "y", "z"),),
         notes=("beware",),
-        expected_file=ExpectedFile("expected_results/tiny.yaml", "e"),
+        expected_file=ExpectedResultsFile("expected_results/tiny.yaml", "e"),
         files=("spac seed 0: 3 files are what the run wrote",),
     )
 
@@ -53,7 +53,7 @@ def test_what_is_written_is_read_again(tmp_path, fresh):
 @pytest.mark.parametrize("furthest", [0.9, math.inf])
 def test_several_runs_are_read_again_and_all_that_is_outside_is_named(tmp_path, furthest):
     several = SeveralRuns(furthest=furthest, run_tolerance=0.05, spread=0.1, largest_spread=0.09)
-    compared = RowComparison(GOLD, True, "measured", 0.8, 0.8, 2, 0.03, 0.04, None, several=several)
+    compared = ScoreComparison(GOLD, True, "measured", 0.8, 0.8, 2, 0.03, 0.04, None, several=several)
     verdict.write(tmp_path, replace(said(), comparisons=(compared,)))
     (read,) = RunFolder(tmp_path).verdict().comparisons
     assert read == compared
@@ -73,7 +73,7 @@ def test_not_a_number_is_read_again(tmp_path):
 @pytest.mark.parametrize("content", [[], {}, {"rows": [{}]}, {**said().as_json(), "status": "fine"}])
 def test_what_is_no_verdict_is_refused(tmp_path, content):
     if isinstance(content, dict):
-        content = {**content, "bound_to": {}}
+        content = {**content, "computed_from": {}}
         content["sha256"] = files.sha256_json(content)
     files.write_json(tmp_path / verdict.FILE, content)
     with pytest.raises(UserError, match="not a verdict"):

@@ -215,7 +215,7 @@ def test_finished_batches_are_read_and_not_sampled_again(model, tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
     kept = tmp_path / "batch-00002.json"
     saved = json.loads(kept.read_text())
-    files.write_sealed_json(kept, [[9, 9, STOP] for _ in saved["content"]], bound_to=saved["bound_to"])
+    files.write_sealed_json(kept, [[9, 9, STOP] for _ in saved["content"]], computed_from=saved["computed_from"])
     after = respond(model, folder=tmp_path)
     changed = [i for i in range(len(PROMPTS)) if after[i] != before[i]]
     assert len(changed) == 4
@@ -224,17 +224,17 @@ def test_finished_batches_are_read_and_not_sampled_again(model, tmp_path):
 
 
 def test_a_batch_that_was_changed_or_is_anothers_is_sampled_again(model, tmp_path):
-    before = respond(model, folder=tmp_path, bound_to={"weights": "a"})
+    before = respond(model, folder=tmp_path, computed_from={"weights": "a"})
     kept = tmp_path / "batch-00002.json"
     saved = json.loads(kept.read_text())
     saved["content"][0][0] += 1
     kept.write_text(json.dumps(saved))
-    assert respond(model, folder=tmp_path, bound_to={"weights": "a"}) == before
+    assert respond(model, folder=tmp_path, computed_from={"weights": "a"}) == before
     kept.write_text("[]")
-    assert respond(model, folder=tmp_path, bound_to={"weights": "a"}) == before
+    assert respond(model, folder=tmp_path, computed_from={"weights": "a"}) == before
     for number in range(4):
-        files.write_sealed_json(tmp_path / f"batch-{number:05d}.json", [[9, STOP]] * 4, bound_to={"weights": "other"})
-    assert respond(model, folder=tmp_path, bound_to={"weights": "a"}) == before
+        files.write_sealed_json(tmp_path / f"batch-{number:05d}.json", [[9, STOP]] * 4, computed_from={"weights": "other"})
+    assert respond(model, folder=tmp_path, computed_from={"weights": "a"}) == before
 
 
 def test_delete_batches(model, tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from spac_repro.errors import UserError
-from spac_repro.theory.instances import Instance, distribution, kl_divergence, long_tail, shrinking_gap
+from spac_repro.theory.instances import Instance, check_distribution, kl_divergence, long_tail, shrinking_gap
 from spac_repro.theory.preference_graph import build_graph, concatenate, sample_graph
 
 
@@ -46,7 +46,7 @@ def test_the_shrinking_gap_is_2_over_root_n():
 )
 def test_what_is_no_distribution_is_refused(values, words):
     with pytest.raises(UserError, match=words):
-        distribution(values, "mu (μ)")
+        check_distribution(values, "mu (μ)")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_noise_is_the_spread_over_neighbouring_seeds(make: Make, tmp_path: Path)
     beyond = make(tmp_path / "elsewhere" / "c", scores={1: 0.90}, n=1000, settings_sha256="other")
     found = compare(tmp_path / "seed-0", within)
     assert (found.spread_runs, found.exit_code) == (5, 0)
-    assert found.score_changes[0].in_words.startswith("within noise")
+    assert found.score_differences[0].in_words.startswith("within noise")
     found = compare(tmp_path / "seed-0", beyond)
     assert found.exit_code == 1
     assert "1 of them by more than two seeds would" in found.summary[2]
@@ -64,7 +64,7 @@ def test_a_run_is_left_out_of_the_spread_that_it_is_judged_by(make: Make, tmp_pa
     found = compare(*pair)
     assert found.spread_runs == others
     assert found.exit_code == 1
-    assert found.score_changes[0].in_words.startswith("beyond noise")
+    assert found.score_differences[0].in_words.startswith("beyond noise")
 
 
 def test_too_few_other_seeds_are_said_to_be_that_and_how_many_it_takes(make: Make, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_two_seeds_are_beyond_noise_no_more_often_than_promised_with_the_compare
 def test_without_seeds_nothing_is_called_noise(make: Make, tmp_path: Path) -> None:
     a, b = make(tmp_path / "x" / "a", scores={1: 0.5}), make(tmp_path / "y" / "b", scores={1: 0.9})
     found = compare(a, b)
-    assert found.score_changes[0].beyond_noise is None
+    assert found.score_differences[0].beyond_noise is None
     assert found.exit_code == 0
     assert "--seeds" in found.summary[2]
 
@@ -116,7 +116,7 @@ def test_other_questions_are_not_held_against_each_other(make: Make, tmp_path: P
     for seed in range(4):
         make(tmp_path / f"seed-{seed}", seed=seed, scores={1: 0.5})
     found = compare(tmp_path / "seed-0", make(tmp_path / "e" / "b", scores={1: 0.9}, n=7))
-    assert found.score_changes[0].in_words == "other questions: 100 and 7"
+    assert found.score_differences[0].in_words == "other questions: 100 and 7"
     assert found.exit_code == 0
 
 
@@ -124,4 +124,4 @@ def test_a_spread_is_at_least_one_item(make: Make, tmp_path: Path) -> None:
     for seed in range(4):
         make(tmp_path / f"seed-{seed}", seed=seed, scores={1: 0.25}, n=4)
     found = compare(tmp_path / "seed-0", make(tmp_path / "e" / "b", scores={1: 0.5}, n=4))
-    assert found.score_changes[0].beyond_noise is False
+    assert found.score_differences[0].beyond_noise is False

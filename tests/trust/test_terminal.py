@@ -6,14 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spac_repro.runs.verdict import RowComparison, ScoreKey, SeveralRuns, Verdict
+from spac_repro.runs.verdict import ScoreComparison, ScoreKey, SeveralRuns, Verdict
 from spac_repro.trust.comparison import compare
 from spac_repro.trust.terminal import render_comparison, render_verdict
 
 
 def row(fresh=0.8, metric="reward", primary=True, effect=None):
     key = ScoreKey("spac", "gold", metric, 3)
-    return RowComparison(key, primary, "measured", 0.8, fresh, 1, 0.0341, 0.0442, effect)
+    return ScoreComparison(key, primary, "measured", 0.8, fresh, 1, 0.0341, 0.0442, effect)
 
 
 def shown(renderable):
