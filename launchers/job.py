@@ -176,7 +176,7 @@ class Job:
         train = ["spac_repro", "train", "--out", str(self.run_folder), *self.arguments]
         if self.start_from is not None:
             train += ["--start-from", str(self.start_from)]
-        return [sys.executable, "-m", *train]
+        return [sys.executable, "-P", "-m", *train]  # -P: a module in the working directory is never imported
 
     def _environment(self) -> dict[str, str]:
         variables = dict(self.environment)

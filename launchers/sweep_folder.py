@@ -214,7 +214,7 @@ def check_private(folder: Path) -> None:
 def attempts(path: Path) -> list[dict[str, Any]]:
     """Read the log of the attempts at a task: one line where an attempt begins, one where it ends. A partial line is ignored."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     return [strict_json.parse(line, str(path), dict, line=n) for n, line in enumerate(lines, start=1) if line.endswith("}")]

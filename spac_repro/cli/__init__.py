@@ -1,5 +1,6 @@
 """The command line. Each command parses its arguments, calls one function and prints; heavy imports happen inside commands."""
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -23,6 +24,9 @@ def main() -> None:
     # A short spin: threads that spin for long slow each other down where cores are shared, and threads that sleep at once are slow
     # to wake (docs/decisions/03-threads.md). Must be set before torch starts.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale may lack the character π
     signals.install_handlers()
     try:
         from spac_repro.cli.root import app  # imported here, because it loads methods of other distributions, which may be refused

@@ -11,6 +11,7 @@ from pathlib import Path
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
 from spac_repro.optim import distributed, launch
+from spac_repro.runs import system_errors
 
 EXIT_CRASH = 70  # an error of the program itself, as in BSD's sysexits.h
 
@@ -21,7 +22,13 @@ def report_user_error(error: UserError) -> int:
 
 
 def report_crash(error: Exception) -> int:
-    """Print an error of the program itself, and keep its traceback in a file; return the exit code."""
+    """Print an error that no one foresaw; return the exit code.
+
+    What the operating system refused (a full disk, a missing file, too little memory) is said as such. Any other error is one of
+    the program itself: its traceback is kept in a file.
+    """
+    if refused := system_errors.explain(error):
+        return report_user_error(refused)
     kept = _keep_traceback(error)
     what = one_line(f"{type(error).__name__}: {error}", 100)
     where = f"the traceback is in {kept}" if kept else "the traceback could not be written"

@@ -48,7 +48,7 @@ def inspect(reference: ImageReference) -> ImageIdentity:
         raise UserError(f"there is no file {file}; build it with `spac-repro image build --runtime apptainer`, or copy it here")
     sha256 = files.sha256_file(file)
     hash_file = file.with_name(f"{file.name}.sha256")
-    expected = reference.sha256 or (" ".join(hash_file.read_text().split()[:1]) if hash_file.is_file() else sha256)
+    expected = reference.sha256 or (" ".join(hash_file.read_text(encoding="utf-8").split()[:1]) if hash_file.is_file() else sha256)
     if sha256 != expected:
         expectation = f"you gave {expected}" if reference.sha256 else f"{hash_file} says {expected or 'nothing'}"
         raise UserError(f"{file} was changed or damaged: its hash is {sha256}, and {expectation}; copy or build it again")

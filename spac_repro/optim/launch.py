@@ -56,7 +56,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     failures = tempfile.TemporaryDirectory(prefix="spac-repro-")
     os.environ[FAILURES_VARIABLE] = failures.name
     try:
-        elastic_launch(config, sys.executable)("-m", "spac_repro", *arguments)
+        elastic_launch(config, sys.executable)("-P", "-m", "spac_repro", *arguments)
     except ChildFailedError as error:
         _print_failure(Path(failures.name))
         codes = {failure.exitcode for failure in error.failures.values()}

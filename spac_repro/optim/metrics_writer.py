@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,9 +29,14 @@ class MetricsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._events.close()
+        if self._file is None:
+            return
+        try:
+            with suppress(OSError) if error is not None else nullcontext():  # a full disk that stopped the run was said already
+                self._file.close()
+                self._events.close()
+        finally:
+            self._file = None
 
     def resume(self, at_checkpoint: WrittenMetrics | None, checkpoints: Path) -> None:
         """Drop what was written after a checkpoint, because training resumes there; must come before `write`.

@@ -70,7 +70,7 @@ def _render(views: Sequence[RunView], groups: Sequence[Group]) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    source = (resources.files("spac_repro") / "publish" / "report.html.jinja").read_text()
+    source = (resources.files("spac_repro") / "publish" / "report.html.jinja").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(source)
     # An <svg> is matplotlib's own output, which escapes the labels; everything else is escaped by the template.
     rendered = [replace(plot, svg=Markup(svg.render_svg(plot, number))) for number, plot in enumerate(figures(groups))]

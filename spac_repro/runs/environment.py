@@ -1,5 +1,6 @@
 """The environment of a run: everything outside the recipe that can change a bit of the result."""
 
+import errno
 import hashlib
 import os
 import platform
@@ -60,7 +61,7 @@ def lock_status() -> dict[str, Any]:
 
     The published numbers were made with the versions of this lock.
     """
-    text = (resources.files("spac_repro") / "requirements" / "base.lock").read_text()
+    text = (resources.files("spac_repro") / "requirements" / "base.lock").read_text(encoding="utf-8")
     # Pins with a platform marker are skipped: on another platform they do not apply.
     pins = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)(?= \\)", text, flags=re.MULTILINE)
     installed = {name: installed_version(name) for name, _ in pins}
@@ -83,8 +84,10 @@ def source_revision() -> dict[str, Any] | None:
     try:
         changed = _git("status", "--porcelain", "--", "spac_repro", "requirements")
         return {"commit": _git("rev-parse", "HEAD"), "changed": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    except (FileNotFoundError, PermissionError, subprocess.CalledProcessError):
+        return (
+            None  # git is not installed, or refuses; an error that passes (too many open files) must not be recorded as no commit
+        )
 
 
 def has_commit(commit: str) -> bool | None:
@@ -103,7 +106,11 @@ def has_commit(commit: str) -> bool | None:
 
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(CHECKOUT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    if os.strerror(errno.EMFILE) in done.stderr:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "git")
+    done.check_returncode()
+    return done.stdout.strip()
 
 
 def module_sha256(path: str) -> str | None:

@@ -1,6 +1,5 @@
 """Write files and folders atomically, and turn disk errors into errors of one line."""
 
-import errno
 import hashlib
 import json
 import os
@@ -13,8 +12,8 @@ from typing import Any, BinaryIO
 
 from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
-from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.runs import ownership
+from spac_repro.errors import UserError
+from spac_repro.runs import ownership, system_errors
 
 PARTIAL = ".partial"  # suffix of temporary files and folders
 
@@ -182,32 +181,20 @@ def sha256_json(content: Any) -> str:
 
 @contextmanager
 def explain_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of a full or read-only disk into an error of one line about `folder`.
+    """Turn errors of the disk or of the operating system into an error of one line about `folder`.
 
     Raises:
-        UnfitEnvironmentError: The disk is full or not writable.
+        UnfitEnvironmentError: The disk is full, not writable or failing, or the system refuses what a run needs.
     """
     try:
         yield
     except UserError:
         raise  # its message says already what is wrong
     except Exception as error:
-        if not _is_disk_error(error):
+        explained = system_errors.explain(error, str(folder))
+        if explained is None:
             raise
-        raise UnfitEnvironmentError(
-            f"cannot write to {folder}: {_reason(error)}; make room and repeat the command: finished work is kept"
-        ) from error
-
-
-def _is_disk_error(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    # Libraries that write from Rust or C++ report the system's error as text.
-    return any(words in str(error) for words in ("No space left on device", "os error 28"))
-
-
-def _reason(error: BaseException) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "No space left on device"
+        raise explained from error
 
 
 def sha256_file(path: Path) -> str:

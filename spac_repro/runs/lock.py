@@ -1,5 +1,6 @@
 """The lock of a run folder: one process at a time works in it."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
-from spac_repro.runs import ownership
+from spac_repro.runs import ownership, system_errors
 from spac_repro.runs.files import write_json
 from spac_repro.runs.ownership import LOCK
 
@@ -31,12 +32,17 @@ def exclusive_access(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{folder} cannot be a run folder: it or a parent is a file; choose another folder with --out") from None
+    except OSError as error:
+        raise system_errors.explain(error, str(folder)) or error from None
     owner = folder / OWNER
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"{folder} is in use{_by(owner)}; wait for it, or choose another folder with --out") from None
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: filelock's for a file system without locks
+        unsupported = OSError(errno.ENOLCK, "") if isinstance(error, NotImplementedError) else error
+        raise system_errors.explain(unsupported, str(folder)) or error from None
     try:
         ownership.begin(folder)
         write_json(owner, {"process": os.getpid(), "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename})
@@ -67,12 +73,20 @@ def is_locked(folder: Path) -> bool:
 
 
 def owner_is_alive(folder: Path) -> bool:
-    """Return whether the process that is recorded as the owner runs on this machine."""
+    """Return whether the owner runs on this machine: a process has the lock, and the one that is recorded exists.
+
+    The record alone tells nothing: the number of a process that ended may belong to another process by now.
+    """
     try:
-        os.kill(int(strict_json.read(folder / OWNER, dict)["process"]), 0)
-    except (OSError, ValueError, KeyError, UserError):
+        process = strict_json.read(folder / OWNER, dict)["process"]
+        if type(process) is not int or process < 1:  # 0 and negative numbers are groups of processes
+            return False
+        os.kill(process, 0)
+    except PermissionError:
+        pass  # it exists, and is another user's
+    except (OSError, OverflowError, KeyError, UserError):
         return False
-    return True
+    return is_locked(folder)
 
 
 def _by(owner: Path) -> str:

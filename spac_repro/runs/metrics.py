@@ -34,7 +34,7 @@ def read(path: Path) -> list[StepMetrics]:
     """
     steps: list[StepMetrics] = []
     if path.exists():
-        for number, text in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             try:
                 line = strict_json.parse(text, str(path), dict)
             except UserError:

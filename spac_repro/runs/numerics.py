@@ -69,7 +69,7 @@ def hardware() -> str:
 
 def _cpuinfo(path: Path) -> dict[str, str]:
     try:
-        first = path.read_text().split("\n\n", 1)[0]
+        first = path.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
     except OSError:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
@@ -128,7 +128,7 @@ def _gpu_kernels() -> dict[str, Any]:
 def _driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     """The version of NVIDIA's driver; None where the kernel does not say."""
     try:
-        found = re.search(r"Kernel Module\D*?(\d+(?:\.\d+)+)", file.read_text())
+        found = re.search(r"Kernel Module\D*?(\d+(?:\.\d+)+)", file.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return None
     return found[1] if found else None

@@ -113,7 +113,7 @@ class Sampler:
         # Run the engine within that process: nothing outlives a kill, and requests are taken in a fixed order.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         torch.cuda.empty_cache()  # vLLM needs its share of the GPU's memory to be free, which torch's cached blocks are not
-        command = [sys.executable, "-m", "spac_repro.sampling.vllm", json.dumps(self.settings)]
+        command = [sys.executable, "-P", "-m", "spac_repro.sampling.vllm", json.dumps(self.settings)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
 
     def __enter__(self) -> "Sampler":

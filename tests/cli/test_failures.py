@@ -1,5 +1,6 @@
 """An error of the program itself: one line, exit 70, the traceback in a file; of several processes one speaks."""
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -92,3 +93,11 @@ def test_what_the_main_process_raised_everywhere_is_said_once(monkeypatch, tmp_p
 
 def test_where_nobody_said_anything_nothing_is_printed(tmp_path, capsys):
     assert said(tmp_path, capsys) == ""
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "x", "/a/b"), IsADirectoryError(errno.EISDIR, "x", "/a/b"), MemoryError()])
+def test_what_the_system_refuses_is_no_crash(crash, tmp_path, error):
+    code, printed = crash(error)
+    assert (code, printed.count("\n")) == (3, 1)
+    assert "; " in printed
+    assert not list(tmp_path.glob("spac-repro-crash-*"))

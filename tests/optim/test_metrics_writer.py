@@ -1,5 +1,6 @@
 """metrics.jsonl: whole lines only, cut back to the step that a run goes on from, and the same in TensorBoard."""
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -163,3 +164,17 @@ def test_tensorboard_shows_the_same_numbers(tmp_path, monkeypatch):
     assert sorted(events.Tags()["scalars"]) == ["iteration/loss", "start/loss"]
     shown = [(event.step, event.value) for tag in ("start/loss", "iteration/loss") for event in events.Scalars(tag)]
     assert shown == [(number, pytest.approx(step.values["loss"])) for number, step in enumerate(STEPS, start=1)]
+
+
+def test_a_full_disk_at_the_end_does_not_hide_the_error_that_ended_the_run(tmp_path):
+    class Full:
+        def close(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = MetricsWriter(RunFolder(tmp_path))
+    writer._file = Full()
+    with pytest.raises(ValueError, match="first"), writer:
+        raise ValueError("first")
+    writer._file = Full()
+    with pytest.raises(OSError, match="No space"):
+        writer.__exit__(None, None, None)

@@ -148,7 +148,7 @@ def test_json_that_is_missing_or_damaged_is_named(tmp_path, content, words):
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
-        OSError(errno.EROFS, "Read-only file system"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
         RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
 )
@@ -163,11 +163,23 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, error):
     assert said.value.exit_code == 3
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("No space in the name"), UserError("bad")])
+@pytest.mark.parametrize("error", [OSError(errno.EDOM, "Not the system's"), ValueError("No space in the name"), UserError("bad")])
 def test_other_errors_are_not_the_disks(tmp_path, error):
     with pytest.raises(type(error)) as said, files.explain_disk_errors(tmp_path):
         raise error
     assert said.value is error
+
+
+REFUSED = ("EIO", "EPERM", "ESTALE", "EMFILE", "ENOLCK", "EOPNOTSUPP", "EFBIG", "EROFS", "EACCES", "ENOENT", "ENAMETOOLONG")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_system_refuses_is_said_in_one_line_with_a_remedy(tmp_path, name):
+    number = getattr(errno, name)
+    with pytest.raises(UnfitEnvironmentError) as said, files.explain_disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert str(said.value).startswith(f"cannot write to {tmp_path}: {os.strerror(number)}; ")
+    assert (said.value.exit_code, "\n" in str(said.value)) == (3, False)
 
 
 def test_a_score_keeps_all_it_knows():

@@ -1,5 +1,8 @@
 """A run folder has one owner at a time."""
 
+import errno
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spac_repro.errors import UserError
+from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.runs import lock
 from spac_repro.runs.folder import RunFolder
 
@@ -108,3 +111,22 @@ def test_a_file_in_the_way_is_named(tmp_path, folder):
     with pytest.raises(UserError, match=r"it or a parent is a file.*--out"):
         own(tmp_path / folder)
     assert (tmp_path / "file").read_bytes() == OLD
+
+
+@pytest.mark.parametrize("process", ["me", "1", 0, -1, 10**30, None, 1.5, True, []])
+def test_a_nonsensical_or_reused_number_of_a_process_is_no_owner(tmp_path, process):
+    (tmp_path / ".owner.json").write_text(json.dumps({"process": process}))
+    assert not RunFolder(tmp_path).owner_is_alive
+    (tmp_path / ".owner.json").write_text(json.dumps({"process": os.getpid()}))  # exists, and has no lock: the number was reused
+    assert not RunFolder(tmp_path).owner_is_alive
+
+
+def test_a_file_system_without_locks_is_said_in_one_line(tmp_path, monkeypatch):
+    from filelock import FileLock
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(UnfitEnvironmentError, match=r"cannot write to .*run: No locks available; .*another disk"):
+        own(tmp_path / "run")
