@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,15 @@ from spac_repro.runs.folder import RunFolder  # noqa: E402
 
 REFERENCE = "reference/seed-0"
 CHAT = "chat/seed-0"
+DATED = "dated/seed-0"
 SEEDS = (1, 2, 3, 4)
 OLDER_LIBRARY = "accelerate==1.14.0"
-# A chat template that leaves the world's prompts as they are, and one that adds a character.
-TEMPLATES = {CHAT: "<s>{{ messages[0]['content'] }}", "other": "<s>{{ messages[0]['content'] }}a"}
+# A chat template that leaves the world's prompts as they are, one that adds a character, and one that adds the day of the month.
+TEMPLATES = {
+    CHAT: "<s>{{ messages[0]['content'] }}",
+    "other": "<s>{{ messages[0]['content'] }}a",
+    DATED: "<s>{{ strftime_now('%d') }}{{ messages[0]['content'] }}",
+}
 
 
 # How a run is made
@@ -46,10 +52,12 @@ def train(
     seed: int = 0,
     rows: Callable[[Sequence[Preference]], Sequence[Preference]] = list,
     template: str | None = None,
+    dropout: float = 0.0,
 ) -> None:
-    """Train a cut-down run in this process, with some settings, preferences or the chat template changed."""
+    """Train a cut-down run in this process, with some settings, preferences, the chat template or the model's dropout changed."""
     from spac_repro import pipeline, recipes
     from spac_repro.data import sources, tokenizers
+    from spac_repro.model import policy
     from spac_repro.progress import MessagesOnly
 
     run = recipes.load("tiny", method=method, seed=seed, overrides=[*cut_down.SETTINGS, *settings])
@@ -61,12 +69,15 @@ def train(
         tokenizer.chat_template = template
         return tokenizer
 
+    config = policy.MistralConfig
     tokenizers.world_tokenizer = with_template
+    policy.MistralConfig = partial(config, attention_dropout=dropout)
     try:
         changed = replace(read, preferences=rows(read.preferences))
         pipeline.train(run, out, changed, allow_changed_environment=False, progress=MessagesOnly())
     finally:
         tokenizers.world_tokenizer = usual
+        policy.MistralConfig = config
 
 
 def swap_two_rows(rows: Sequence[Preference]) -> Sequence[Preference]:
@@ -107,6 +118,16 @@ def with_an_older_library(out: Path) -> None:
     subprocess.run(install, check=True, capture_output=True)
     path = os.pathsep.join([str(library), str(ROOT)])
     subprocess.run(cut_down.command(out), env={**cut_down.environment(), "PYTHONPATH": path}, check=True, capture_output=True)
+
+
+def with_variable(name: str, value: str) -> Callable[[Path], None]:
+    """Return what trains in a process with one more environment variable."""
+
+    def make(out: Path) -> None:
+        environment = {**cut_down.environment(), "PYTHONPATH": str(ROOT), name: value}
+        subprocess.run(cut_down.command(out), env=environment, check=True, capture_output=True)
+
+    return make
 
 
 def kill_and_resume(out: Path) -> None:
@@ -192,6 +213,17 @@ EXPERIMENTS = (
         True,
         against=CHAT,
     ),
+    Experiment(
+        "date in the chat template",
+        "settings.data.template_date",
+        lambda out: train(out, "data.prompt_template=chat", "data.template_date=2024-07-27", template=TEMPLATES[DATED]),
+        "data",
+        True,
+        against=DATED,
+    ),
+    Experiment(
+        "dropout in the model's configuration", "inputs.dropout_set_to_zero", lambda out: train(out, dropout=0.1), "", False
+    ),
     setting("generation temperature", "selfplay.temperature", "0.9", "self-play"),
     setting("generation batch", "selfplay.prompts_per_seed", "16", "scores"),
     Experiment(
@@ -211,18 +243,33 @@ EXPERIMENTS = (
     setting("how often state is kept", "training.save_steps", "3", "", weights_differ=False),
     Experiment("version of a library", "environment.libraries.accelerate", with_an_older_library, "", False),
     Experiment("processor", "environment.cpu", lambda out: edit(out, "environment.cpu", "another"), "", None, edited=True),
+    Experiment(
+        "torch's vector instructions (ATEN_CPU_CAPABILITY=default)",
+        "environment.kernels.cpu_capability",
+        with_variable("ATEN_CPU_CAPABILITY", "default"),
+        "training",
+        True,
+    ),
+    Experiment(
+        "MKL's vector instructions (MKL_CBWR=COMPATIBLE)",
+        "environment.variables.MKL_CBWR",
+        with_variable("MKL_CBWR", "COMPATIBLE"),
+        "training",
+        True,
+    ),
     Experiment("killed twice and carried on", "", kill_and_resume, "", False),
     Experiment("another folder", "", train, "", False),
 )
 
 
 def make_references(work: Path) -> None:
-    """Make the reference, runs of other seeds to measure noise, and a reference with a chat template."""
+    """Make the reference, runs of other seeds to measure noise, and references with a chat template."""
     for name, seed in ((REFERENCE, 0), *((f"reference/seed-{seed}", seed) for seed in SEEDS)):
         if not RunFolder(work / name).complete:
             train(work / name, seed=seed)
-    if not RunFolder(work / CHAT).complete:
-        train(work / CHAT, "data.prompt_template=chat", template=TEMPLATES[CHAT])
+    for name, *more in ((CHAT,), (DATED, "data.template_date=2024-07-26")):
+        if not RunFolder(work / name).complete:
+            train(work / name, "data.prompt_template=chat", *more, template=TEMPLATES[name])
 
 
 def carry_out(work: Path, experiment: Experiment) -> dict[str, Any]:
