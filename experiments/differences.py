@@ -221,9 +221,7 @@ EXPERIMENTS = (
         True,
         against=DATED,
     ),
-    Experiment(
-        "dropout in the model's configuration", "inputs.dropout_set_to_zero", lambda out: train(out, dropout=0.1), "", False
-    ),
+    Experiment("dropout of the model", "inputs.dropout_set_to_zero", lambda out: train(out, dropout=0.1), "", False),
     setting("generation temperature", "selfplay.temperature", "0.9", "self-play"),
     setting("generation batch", "selfplay.prompts_per_seed", "16", "scores"),
     Experiment(

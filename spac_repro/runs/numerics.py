@@ -30,6 +30,7 @@ HARMLESS = (
     *("NCCL_COMM_ID", "NCCL_HOSTID", "NCCL_ASYNC_ERROR_HANDLING", "NCCL_BLOCKING_WAIT", "TORCHINDUCTOR_CACHE_DIR"),
 )
 _CPU_FIELDS = {"vendor": "vendor_id", "family": "cpu family", "model": "model", "stepping": "stepping"}
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _VECTOR = re.compile(r"(sse4|avx|fma|f16c|amx|sve|asimd)")
 
 
@@ -52,12 +53,17 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return _cpuinfo(cpuinfo).get("model name") or platform.processor()
 
 
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str | None]:
-    """Vendor, family, model and stepping of the first processor, and its vector instructions; None where they are not known."""
+def processor(cpuinfo: Path = Path("/proc/cpuinfo"), caches: Path = _CACHES) -> dict[str, str | None]:
+    """Vendor, family, model and stepping of the first processor, its vector instructions and caches; None where not known.
+
+    Libraries cut products into blocks that fit the caches.
+    """
     fields = _cpuinfo(cpuinfo)
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     vector = " ".join(sorted(flag for flag in flags if _VECTOR.match(flag)))
-    return {name: fields.get(field) for name, field in _CPU_FIELDS.items()} | {"vector_instructions": vector or None}
+    sizes = " ".join(file.read_text().strip() for file in sorted(caches.glob("index*/size")))
+    numbers = {name: fields.get(field) for name, field in _CPU_FIELDS.items()}
+    return {**numbers, "vector_instructions": vector or None, "caches": sizes or None}
 
 
 def hardware() -> str:

@@ -37,19 +37,27 @@ def test_processors_of_one_name_are_told_apart(tmp_path):
         file = tmp_path / "cpuinfo"
         file.write_text(text)
         assert numerics.cpu_model(file) == "AMD EPYC"
-        found.append(numerics.processor(file))
+        found.append(numerics.processor(file, tmp_path / "none"))
     assert found[0] == {
         "vendor": "AuthenticAMD",
         "family": "25",
         "model": "1",
         "stepping": "1",
         "vector_instructions": "avx avx2 fma sse4_1",
+        "caches": None,
     }
     assert {key for key, _, _ in leaf_differences(*found)} == {"family", "model", "vector_instructions"}
 
 
 def test_a_processor_that_nothing_is_known_of(tmp_path):
-    assert set(numerics.processor(tmp_path / "none").values()) == {None}
+    assert set(numerics.processor(tmp_path / "none", tmp_path / "none").values()) == {None}
+
+
+def test_caches_of_other_sizes_are_another_processor(tmp_path):
+    for number, size in enumerate(("48K", "32K", "1024K")):
+        (tmp_path / f"index{number}").mkdir()
+        (tmp_path / f"index{number}" / "size").write_text(f"{size}\n")
+    assert numerics.processor(caches=tmp_path)["caches"] == "48K 32K 1024K"
 
 
 def test_other_kernels_of_torch_and_of_mkl_are_another_environment():
