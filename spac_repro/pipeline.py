@@ -125,6 +125,7 @@ def _take_folder(folder: RunFolder, stack: ExitStack) -> None:
     if not distributed.is_main_process():
         ownership.begin(folder.path)
         stack.callback(ownership.end, folder.path)
+    stack.enter_context(ownership.explain_loss(folder.path))
 
 
 def _check_same_kernels() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from spac_repro.runs import file_hashes
+from spac_repro.runs import file_hashes, ownership
 from spac_repro.runs.files import write_bytes
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import WrittenMetrics
@@ -34,7 +34,8 @@ class MetricsWriter:
         try:
             with suppress(OSError) if error is not None else nullcontext():  # a full disk that stopped the run was said already
                 self._file.close()
-                self._events.close()
+                if not ownership.is_lost(self._run.path):  # TensorBoard would write into the next run's folder
+                    self._events.close()
         finally:
             self._file = None
 
@@ -62,7 +63,12 @@ class MetricsWriter:
         self._events = SummaryWriter(str(self._run.tensorboard_folder), purge_step=self._lines + 1)
 
     def write(self, iteration: int, step: int, values: dict[str, float]) -> None:
-        """Append the line of a step. Steps count from 1 in every iteration; iteration 0 is the supervised start."""
+        """Append the line of a step. Steps count from 1 in every iteration; iteration 0 is the supervised start.
+
+        Raises:
+            UserError: the run folder was removed, or belongs to another run by now.
+        """
+        ownership.check(self._run.path)
         line = StepMetrics(iteration, step, values).encode()
         self._file.write(line)
         self._file.flush()

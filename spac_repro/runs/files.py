@@ -36,6 +36,7 @@ def atomic_file(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Binary
     Raises:
         UserError: `path` is in a run folder that this process owned and no longer owns.
     """
+    ownership.check(path)  # before a folder is made in another run's
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -111,6 +112,7 @@ def atomic_folder(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Path
     Raises:
         UserError: `path` is in a run folder that this process owned and no longer owns.
     """
+    ownership.check(path)  # before a folder is made in another run's
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     temporary.mkdir()

@@ -5,6 +5,8 @@ open, so the file at its path is the same one only as long as the folder is.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from spac_repro.errors import UserError
@@ -32,6 +34,11 @@ def holds(folder: Path) -> bool:
         return False
 
 
+def is_lost(folder: Path) -> bool:
+    """Whether a remembered run folder was removed, or belongs to another run by now."""
+    return folder.absolute() in _owned and not holds(folder)
+
+
 def check(path: Path) -> None:
     """Check that the run folder that `path` lies in is still the one that this process owns; other paths are not checked.
 
@@ -39,8 +46,27 @@ def check(path: Path) -> None:
         UserError: the folder was removed, or belongs to another run by now.
     """
     for folder in _owned:
-        if path.absolute().is_relative_to(folder) and not holds(folder):
-            raise UserError(f"{folder} was removed while this run was at work in it; nothing more is written; repeat the command")
+        if path.absolute().is_relative_to(folder) and is_lost(folder):
+            raise _lost(folder)
+
+
+@contextmanager
+def explain_loss(folder: Path) -> Iterator[None]:
+    """Say in one line that a remembered run folder was removed, instead of which file was missed first.
+
+    Raises:
+        UserError: whatever went wrong in the block went wrong in a folder that this process owns no longer.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_lost(folder):
+            raise _lost(folder) from error
+        raise
+
+
+def _lost(folder: Path) -> UserError:
+    return UserError(f"{folder} was removed while this run was at work in it; nothing more is written; repeat the command")
 
 
 def _identity(folder: Path) -> tuple[int, int]:

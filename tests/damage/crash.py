@@ -26,6 +26,7 @@ from spac_repro.runs.folder import RunFolder
 
 CALLS = ("fsync", "replace", "rename", "unlink", "rmdir")
 KILLED = 137
+MORE: list[str] = []  # arguments of `train`
 # What equal runs may differ in: clocks, the date, and the names of TensorBoard's files.
 DIFFERENT = ("timing.json", "ro-crate-metadata.json", "tensorboard")
 
@@ -106,7 +107,7 @@ def difference(run: Path, whole: Path) -> str | None:
 
 def resumed(place: Path, whole: Path) -> str | None:
     """Resume the run in `place`; what is wrong with it in the end, or None."""
-    done = commands.spac_repro(commands.train_arguments("run"), place)
+    done = commands.spac_repro(commands.train_arguments("run", *MORE), place)
     if done.code != 0:
         return f"exit code {done.code}: {done.err.splitlines()[-1:]}"
     return difference(place / "run", whole)
@@ -138,7 +139,7 @@ def crash_points(work: Path, whole: Path) -> Iterator[tuple[str, str | None]]:
     log, states, place = work / "points", work / "states", work / "counted"
     states.mkdir()
     place.mkdir()
-    done = commands.spac_repro(commands.train_arguments("run"), place, keep_states(states, log))
+    done = commands.spac_repro(commands.train_arguments("run", *MORE), place, keep_states(states, log))
     assert done.code == 0, done.err
     outcomes: dict[str, str | None] = {}
     for line in log.read_text().splitlines():
@@ -153,12 +154,12 @@ def sampled_points(work: Path, sample: int, whole: Path, seed: int) -> Iterator[
     """Kill a run at some crash points and resume it: the point, and what went wrong."""
     log, place = work / "points", work / "crashed"
     place.mkdir()
-    commands.spac_repro(commands.train_arguments("run"), place, count_calls(log))
+    commands.spac_repro(commands.train_arguments("run", *MORE), place, count_calls(log))
     points = log.read_text().splitlines()
     for number in sorted(random.Random(seed).sample(range(len(points)), sample)):
         shutil.rmtree(place)
         place.mkdir()
-        code = commands.spac_repro(commands.train_arguments("run"), place, die_at(number)).code
+        code = commands.spac_repro(commands.train_arguments("run", *MORE), place, die_at(number)).code
         assert code == KILLED, f"crash point {number} was not reached (exit code {code})"
         yield points[number], resumed(place, whole)
 
@@ -182,15 +183,17 @@ def random_kills(work: Path, kills: int, whole: Path, seed: int) -> Iterator[tup
         place = work / "killed"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        process = commands.start(commands.train_arguments("run"), place)
+        process = commands.start(commands.train_arguments("run", *MORE), place)
         time.sleep(rng.uniform(0, seconds))
         commands.kill(process)
+        while RunFolder(place / "run").in_use:  # other processes of the run end a moment later
+            time.sleep(0.05)
         yield stage(place / "run"), resumed(place, whole)
 
 
 def _duration(work: Path) -> float:
     begin = time.monotonic()
-    commands.trained(work / "timed")
+    commands.trained(work / "timed", "run", *MORE)
     return time.monotonic() - begin
 
 
@@ -217,10 +220,12 @@ def main() -> None:
     parser.add_argument("--sample", type=int)
     parser.add_argument("--kills", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], help="a setting of the run, as `train` takes it")
     options = parser.parse_args()
+    MORE.extend(part for setting in options.set for part in ("--set", setting))
     with tempfile.TemporaryDirectory(prefix="spac-repro-crash-") as folder:
         work = Path(folder)
-        whole = commands.trained(work / "whole")
+        whole = commands.trained(work / "whole", "run", *MORE)
         if options.kills:
             outcomes = random_kills(work, options.kills, whole, options.seed)
         elif options.sample:
