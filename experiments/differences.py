@@ -27,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 import cut_down  # noqa: E402
 
 from spac_repro.data.preferences import Preference  # noqa: E402
+from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder  # noqa: E402
 
 REFERENCE = "reference/seed-0"
@@ -102,13 +103,15 @@ def edit(out: Path, key: str, value: Any) -> None:
     """Copy the reference and change a value in its manifest, as a run elsewhere would record it; the numbers stay the same."""
     shutil.copytree(out.parent / REFERENCE, out)
     file = RunFolder(out).manifest_file
+    RunFolder(out).timing_file.unlink()  # it is bound to the reference
     manifest = json.loads(file.read_text())
+    del manifest["sha256"]
     node = manifest
     *groups, leaf = key.split(".")
     for group in groups:
         node = node[group]
     node[leaf] = value
-    file.write_text(json.dumps(manifest))
+    files.write_json(file, {**manifest, "sha256": files.sha256_json(manifest)})
 
 
 def with_an_older_library(out: Path) -> None:

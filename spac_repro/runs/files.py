@@ -37,7 +37,7 @@ def atomic_file(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Binary
         UserError: `path` is in a run folder that this process owned and no longer owns.
     """
     ownership.check(path)  # before a folder is made in another run's
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_room(path)
     temporary = _temporary(path)
     try:
         # O_EXCL: the name is new, so no link that somebody left there is followed.
@@ -113,7 +113,7 @@ def atomic_folder(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Path
         UserError: `path` is in a run folder that this process owned and no longer owns.
     """
     ownership.check(path)  # before a folder is made in another run's
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_room(path, folder=True)
     temporary = _temporary(path)
     temporary.mkdir()
     try:
@@ -132,6 +132,22 @@ def atomic_folder(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Path
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _make_room(path: Path, *, folder: bool = False) -> None:
+    """Create the folders above a path, and check that nothing of another kind lies at it.
+
+    Raises:
+        UserError: a file lies where a folder is needed, or a folder where a file is.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path.parent}: a folder is needed here, and a file is in its place; remove it and repeat") from None
+    if folder and path.exists() and not path.is_dir():
+        raise UserError(f"{path}: a folder is needed here, and a file is in its place; remove it and repeat the command")
+    if not folder and path.is_dir():
+        raise UserError(f"{path}: a file is needed here, and a folder is in its place; remove it and repeat the command")
 
 
 def _temporary(path: Path) -> Path:

@@ -5,12 +5,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
 from spac_repro.runs import ownership, system_errors
 from spac_repro.runs.files import write_json
 from spac_repro.runs.ownership import LOCK
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 OWNER = ".owner.json"
 
@@ -25,8 +29,6 @@ def exclusive_access(folder: Path) -> Iterator[None]:
     Raises:
         UserError: Another process has the lock, or the folder cannot be created.
     """
-    from filelock import FileLock, Timeout
-
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,14 +37,9 @@ def exclusive_access(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise system_errors.explain(error, str(folder)) or error from None
     owner = folder / OWNER
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{folder} is in use{_by(owner)}; wait for it, or choose another folder with --out") from None
-    except (OSError, NotImplementedError) as error:  # NotImplementedError: filelock's for a file system without locks
-        unsupported = OSError(errno.ENOLCK, "") if isinstance(error, NotImplementedError) else error
-        raise system_errors.explain(unsupported, str(folder)) or error from None
+    lock = _acquire(folder)
+    if lock is None:
+        raise UserError(f"{folder} is in use{_by(owner)}; wait for it, or choose another folder with --out")
     try:
         ownership.begin(folder)
         write_json(owner, {"process": os.getpid(), "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename})
@@ -61,15 +58,32 @@ def exclusive_access(folder: Path) -> Iterator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Return whether a process has the lock of an existing folder. This takes the lock for a moment."""
+    lock = _acquire(folder)
+    if lock is None:
+        return True
+    lock.release()
+    return False
+
+
+def _acquire(folder: Path) -> "FileLock | None":
+    """Return the lock of a folder; None where another process has it.
+
+    Raises:
+        UserError: There is something else in its place, such as a folder or a broken link.
+    """
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return True
-    lock.release()
-    return False
+        return None
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: filelock's for a file system without locks
+        if getattr(error, "errno", None) in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+            raise UserError(f"{folder / LOCK} is not the lock file that a run makes; remove it and repeat the command") from None
+        unsupported = OSError(errno.ENOLCK, "") if isinstance(error, NotImplementedError) else error
+        raise system_errors.explain(unsupported, str(folder)) or error from None
+    return lock
 
 
 def owner_is_alive(folder: Path) -> bool:

@@ -1,8 +1,10 @@
 """metrics.jsonl: the metrics of every optimizer step, one line each. It has no clock times, so equal runs write equal lines."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
 
 TAIL_BYTES = 4096  # longer than any line
+HASH = "sha256"  # of the rest of a line, cut to 16 digits
+REMEDY = "the file was changed or is damaged; repeat the run's `train` command, or train again in another folder"
 
 
 @dataclass(frozen=True)
@@ -22,25 +26,26 @@ class StepMetrics:
     values: Mapping[str, float]
 
     def encode(self) -> bytes:
-        """Return the step's line of metrics.jsonl."""
-        return (json.dumps({"iteration": self.iteration, "step": self.step, **self.values}) + "\n").encode()
+        """Return the step's line of metrics.jsonl, which ends with a hash of what stands before it."""
+        content = {"iteration": self.iteration, "step": self.step, **self.values}
+        return (json.dumps({**content, HASH: _line_hash(content)}) + "\n").encode()
 
 
 def read(path: Path) -> list[StepMetrics]:
-    """Read every step up to the first incomplete line. Return an empty list where there is no file.
+    """Read every step. A last line without a line break is left out: it is being written, or a process was killed meanwhile.
+
+    Returns:
+        The steps in order; an empty list where there is no file.
 
     Raises:
-        UserError: A line is a JSON object but not the metrics of a step.
+        UserError: A line was changed, or is not the metrics of a step.
     """
-    steps: list[StepMetrics] = []
-    if path.exists():
-        for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            try:
-                line = strict_json.parse(text, str(path), dict)
-            except UserError:
-                break
-            steps.append(_step(line, f"{path}, line {number}"))
-    return steps
+    if not path.exists():
+        return []
+    if not path.is_file():
+        raise UserError(f"{path}: not a file; {REMEDY}")
+    *lines, _ = path.read_bytes().split(b"\n")
+    return [_step(text, f"{path}, line {number}") for number, text in enumerate(lines, 1)]
 
 
 def last(path: Path) -> StepMetrics | None:
@@ -52,16 +57,29 @@ def last(path: Path) -> StepMetrics | None:
     except OSError:
         return None
     for text in reversed(lines):
-        try:
-            return _step(strict_json.parse(text, str(path), dict), str(path))
-        except UserError:
-            continue  # an incomplete line, at either end
+        with suppress(UserError):  # an incomplete line, at either end
+            return _step(text, str(path))
     return None
 
 
-def _step(line: dict[str, Any], place: str) -> StepMetrics:
-    if not all(isinstance(line.get(name), int) for name in ("iteration", "step")):
-        raise UserError(f"{place}: not the metrics of a step; the file was changed by hand or by another program")
+def _step(text: bytes, place: str) -> StepMetrics:
+    try:
+        line = strict_json.parse(text, place, dict)
+    except UserError:
+        raise UserError(f"{place}: not the metrics of a step; {REMEDY}") from None
+    written = line.pop(HASH, None)  # version 0.1 wrote none
+    if written is not None and written != _line_hash(line):
+        raise UserError(f"{place}: its hash is not the one written in it; {REMEDY}")
+    if not all(isinstance(line.get(name), int) for name in ("iteration", "step")) or not all(map(_is_number, line.values())):
+        raise UserError(f"{place}: not the metrics of a step; {REMEDY}")
     return StepMetrics(
         line["iteration"], line["step"], {name: value for name, value in line.items() if name not in ("iteration", "step")}
     )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _line_hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

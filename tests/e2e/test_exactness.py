@@ -7,6 +7,9 @@ from pathlib import Path
 import cut_down
 import pytest
 
+from spac_repro.runs import files
+from spac_repro.runs.folder import RunFolder
+
 pytestmark = pytest.mark.e2e
 
 
@@ -44,9 +47,9 @@ def test_a_changed_environment_is_refused_and_where_allowed_recorded(uninterrupt
     run = tmp_path / "moved"
     shutil.copytree(uninterrupted, run)
     (run / "results.json").unlink()
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest["environment"]["cpu"] = "another processor"
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    recorded = RunFolder(run).manifest
+    elsewhere = recorded.model_copy(update={"environment": {**recorded.environment, "cpu": "another processor"}})
+    files.write_json(run / "manifest.json", elsewhere.as_json())
     refused = cut_down.train(run)
     assert refused.returncode == 2
     assert "cpu was 'another processor'" in refused.stderr.splitlines()[-1]

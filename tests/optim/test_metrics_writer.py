@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,8 +22,9 @@ STEPS = [StepMetrics(t, step, {"loss": 1 / (10 * t + step)}) for t in range(3) f
 
 
 def encoded(steps) -> bytes:
-    lines = ({"iteration": step.iteration, "step": step.step, **step.values} for step in steps)
-    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    lines = (json.dumps({"iteration": step.iteration, "step": step.step, **step.values}) for step in steps)
+    hashed = (f'{line[:-1]}, "sha256": "{hashlib.sha256(line.encode()).hexdigest()[:16]}"}}\n' for line in lines)
+    return "".join(hashed).encode()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,14 +80,31 @@ def test_of_a_torn_file_the_whole_lines_are_read(cut):
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "metrics.jsonl").write_bytes(encoded(STEPS)[:cut])
-        # A line that lacks its line break alone is whole.
-        assert RunFolder(folder).metrics() == STEPS[: encoded(STEPS)[: cut + 1].count(b"\n")]
+        assert RunFolder(folder).metrics() == STEPS[: encoded(STEPS)[:cut].count(b"\n")]
 
 
-def test_nothing_is_read_past_a_torn_line(tmp_path):
-    """What comes after one was not written after it."""
+def test_a_torn_line_in_the_middle_is_refused(tmp_path):
+    """No kill leaves one: what comes after it was not written after it."""
     (tmp_path / "metrics.jsonl").write_bytes(encoded(STEPS[:3]) + b'{"iteration": 0, "st\n' + encoded(STEPS[4:]))
-    assert RunFolder(tmp_path).metrics() == STEPS[:3]
+    with pytest.raises(UserError, match="line 4: not the metrics of a step"):
+        RunFolder(tmp_path).metrics()
+
+
+@given(st.integers(0, len(encoded(STEPS)) - 1), st.integers(0, 7))
+def test_no_flipped_bit_makes_another_number(place, bit):
+    """Line breaks apart, each bit counts: the steps that are read are those that were written, or fewer."""
+    with TemporaryDirectory() as name:
+        content = bytearray(encoded(STEPS))
+        content[place] ^= 1 << bit
+        (Path(name) / "metrics.jsonl").write_bytes(content)
+        with suppress(UserError):
+            found = RunFolder(Path(name)).metrics()
+            assert found == STEPS[: len(found)]
+
+
+def test_lines_of_0_1_have_no_hash(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 0, "step": 1, "loss": 2.0}\n')
+    assert RunFolder(tmp_path).metrics() == [StepMetrics(0, 1, {"loss": 2.0})]
 
 
 @given(st.integers(0, len(encoded(STEPS))))
@@ -93,7 +112,8 @@ def test_the_last_step_is_that_of_the_last_whole_line(cut):
     with TemporaryDirectory() as name:
         run = RunFolder(Path(name))
         run.metrics_file.write_bytes(encoded(STEPS)[:cut])
-        assert run.last_step() == (run.metrics() or [None])[-1]
+        lacks_its_line_break = encoded(STEPS)[cut : cut + 1] == b"\n"  # and is whole all the same
+        assert run.last_step() == (STEPS[len(run.metrics())] if lacks_its_line_break else (run.metrics() or [None])[-1])
 
 
 def test_of_a_long_file_only_the_end_is_read_for_the_last_step(tmp_path):
@@ -103,9 +123,12 @@ def test_of_a_long_file_only_the_end_is_read_for_the_last_step(tmp_path):
     assert run.last_step() == STEPS[-1]
 
 
-@pytest.mark.parametrize("line", ['{"loss": 1.0}', '{"iteration": 0, "loss": 1.0}', '{"iteration": "0", "step": 1}'])
+@pytest.mark.parametrize(
+    "line",
+    ['{"loss": 1.0}', '{"iteration": 0, "step": 1, "loss": "1"}', '{"iteration": 0, "loss": 1.0}', '{"iteration": "0", "step": 1}'],
+)
 def test_a_line_that_is_no_step_is_refused(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_bytes(encoded(STEPS[:1]) + line.encode())
+    (tmp_path / "metrics.jsonl").write_bytes(encoded(STEPS[:1]) + line.encode() + b"\n")
     with pytest.raises(UserError, match="line 2: not the metrics of a step"):
         RunFolder(tmp_path).metrics()
 

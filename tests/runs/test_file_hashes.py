@@ -207,7 +207,7 @@ def test_the_hash_stands_in_the_manifest_before_the_file_is_there(run, monkeypat
     path = run.iteration(1).scores_file
     monkeypatch.setattr(ownership, "check", lambda place: seen.append(again(run).manifest.written_files) if place == path else None)
     file_hashes.write_json(run, path, [])
-    assert seen[0]["iteration-1/scores.json"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert seen[-1]["iteration-1/scores.json"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_what_is_computed_again_must_be_the_same(run):

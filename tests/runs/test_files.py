@@ -185,3 +185,24 @@ def test_what_the_system_refuses_is_said_in_one_line_with_a_remedy(tmp_path, nam
 def test_a_score_keeps_all_it_knows():
     score = Score("mini_arc", "acc_norm", 0.5, 0.1, 20, version="1.0", note="contaminated: 3 of 20 items")
     assert Score(**json.loads(json.dumps(score.as_dict()))) == score
+
+
+@pytest.mark.parametrize("write", [lambda path: files.write_json(path, 1), lambda path: files.write_bytes(path, b"1")])
+def test_a_folder_in_the_place_of_a_file_is_said(tmp_path, write):
+    path = tmp_path / "one.json"
+    path.mkdir()
+    with pytest.raises(UserError, match=f"{path}: a file is needed here, and a folder is in its place; remove it"):
+        write(path)
+    assert [*tmp_path.rglob("*")] == [path]
+
+
+@pytest.mark.parametrize("at", ["run", "run/policy"])
+def test_a_file_in_the_place_of_a_folder_is_said(tmp_path, at):
+    (tmp_path / at).parent.mkdir(exist_ok=True)
+    (tmp_path / at).write_text("")
+    with (
+        pytest.raises(UserError, match=f"{tmp_path / at}: a folder is needed here, and a file is in its place; remove it"),
+        files.atomic_folder(tmp_path / "run" / "policy"),
+    ):
+        pass
+    assert (tmp_path / at).is_file()

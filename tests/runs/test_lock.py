@@ -130,3 +130,15 @@ def test_a_file_system_without_locks_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with pytest.raises(UnfitEnvironmentError, match=r"cannot write to .*run: No locks available; .*another disk"):
         own(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing", "link to itself"])
+def test_something_else_in_the_place_of_the_lock_is_said(tmp_path, kind):
+    place = tmp_path / lock.LOCK
+    if kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to(place if "itself" in kind else tmp_path / "nothing")
+    for use in (lambda: lock.is_locked(tmp_path), lambda: lock.exclusive_access(tmp_path).__enter__()):
+        with pytest.raises(UserError, match=f"{place} is not the lock file that a run makes; remove it"):
+            use()
