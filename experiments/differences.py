@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 import cut_down  # noqa: E402
 
 from spac_repro.data.preferences import Preference  # noqa: E402
-from spac_repro.runs import files
+from spac_repro.runs import files  # noqa: E402
 from spac_repro.runs.folder import RunFolder  # noqa: E402
 
 REFERENCE = "reference/seed-0"
