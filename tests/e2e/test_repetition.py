@@ -7,7 +7,7 @@ from pathlib import Path
 import cut_down
 import pytest
 
-from spac_repro.runs import files, record
+from spac_repro.runs import file_hashes, files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.trust import rerun
 
@@ -43,7 +43,7 @@ def change_loss(run: RunFolder, *, iteration: int, step: int) -> None:
         for each in run.metrics()
     ]
     run.metrics_file.write_bytes(b"".join(each.encode() for each in steps))
-    changed = run.manifest.model_copy(update={"written_metrics": {"iteration-2": record.written_metrics(run)}})
+    changed = run.manifest.model_copy(update={"written_metrics": {"iteration-2": file_hashes.written_metrics(run)}})
     files.write_json(run.manifest_file, changed.as_json())
 
 
