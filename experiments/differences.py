@@ -102,16 +102,13 @@ def change_a_letter(rows: Sequence[Preference]) -> Sequence[Preference]:
 def edit(out: Path, key: str, value: Any) -> None:
     """Copy the reference and change a value in its manifest, as a run elsewhere would record it; the numbers stay the same."""
     shutil.copytree(out.parent / REFERENCE, out)
-    file = RunFolder(out).manifest_file
     RunFolder(out).timing_file.unlink()  # it is bound to the reference
-    manifest = json.loads(file.read_text())
-    del manifest["sha256"]
-    node = manifest
+    node = manifest = {key: value for key, value in json.loads(RunFolder(out).manifest_file.read_text()).items() if key != "sha256"}
     *groups, leaf = key.split(".")
     for group in groups:
         node = node[group]
     node[leaf] = value
-    files.write_json(file, {**manifest, "sha256": files.sha256_json(manifest)})
+    files.write_json(RunFolder(out).manifest_file, {**manifest, "sha256": files.sha256_json(manifest)})
 
 
 def with_an_older_library(out: Path) -> None:
