@@ -10,6 +10,7 @@ a primary row must be able to detect is its distance from the start policy: whet
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from paired import finished_in_sweep, plot_rewards, values
 from paired import table as paired
 
 from spac_repro import methods
+from spac_repro.errors import UserError
 from spac_repro.runs import numerics
-from spac_repro.runs.manifest import Manifest
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.manifest import Manifest, leaf_differences
 from spac_repro.runs.verdict import ScoreKey
 from spac_repro.trust.expected import START, ExpectedResults, measured_rows
 from spac_repro.trust.run_scores import RunScores, read_run_scores
@@ -39,11 +42,29 @@ def main() -> None:
     present = {run.method for run in evidence}
     by_method = {name: [run for run in evidence if run.method == name] for name in methods.names() if name in present}
     if arguments.write:
+        check_one_environment(finished)
         arguments.write.write_text(expected(finished[0].manifest, by_method).as_yaml())
     rivals = {method: runs for method, runs in by_method.items() if method != "spac"}
     print(table(by_method), paired("spac", by_method["spac"], rivals), sep="\n")
     if arguments.figure:
         plot_rewards(by_method, arguments.figure)
+
+
+def check_one_environment(runs: Sequence[RunFolder]) -> None:
+    """Check that the file can name one source for all of these runs.
+
+    Raises:
+        UserError: a run was made in another environment than the first, in several, or with uncommitted code.
+    """
+    first = runs[0].manifest.environment
+    for run in runs:
+        manifest = run.manifest
+        if manifest.segments:
+            raise UserError(f"{run}: it was resumed in another environment; repeat it in one")
+        if (manifest.environment["source"] or {"changed": True})["changed"]:
+            raise UserError(f"{run}: it was made with code that no commit holds; commit first, and repeat it")
+        for key, here, there in leaf_differences(first, manifest.environment):
+            raise UserError(f"{run}: {key} is {there!r}, and {here!r} in {runs[0]}; make all runs in one environment")
 
 
 def expected(manifest: Manifest, by_method: dict[str, list[RunScores]]) -> ExpectedResults:
@@ -71,7 +92,7 @@ def expected(manifest: Manifest, by_method: dict[str, list[RunScores]]) -> Expec
         "kind": "measured",
         "commit": manifest.environment["source"]["commit"],
         "lock_sha256": manifest.environment["lock"]["sha256"],
-        "hardware": f"{numerics.hardware()}, one thread a run",
+        "hardware": f"{numerics.hardware(manifest.environment)}, one thread a run",
         "date": date.today().isoformat(),
         "seeds": seeds,
         "command": "spac-repro sweep submit ten_seeds --cluster local",

@@ -69,7 +69,7 @@ def expected(results: list[dict[str, Any]]) -> ExpectedResults:
         "kind": "measured",
         "commit": source["commit"] + ("+changed" if source["changed"] else ""),
         "lock_sha256": environment.lock_status()["sha256"],
-        "hardware": numerics.hardware(),
+        "hardware": numerics.hardware(environment.describe()),
         "date": date.today().isoformat(),
         "seeds": results[0]["seeds"],
         "command": "spac-repro theory --first-seed 1",

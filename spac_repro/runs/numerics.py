@@ -66,11 +66,15 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo"), caches: Path = _CACHES) -> 
     return {**numbers, "vector_instructions": vector or None, "caches": sizes or None}
 
 
-def hardware() -> str:
-    """The processor in a line, with what tells it from others of its name and what torch computes with."""
-    its = processor()
+def hardware(environment: Mapping[str, Any]) -> str:
+    """A recorded processor in a line, with what tells it from others of its name and what torch computes with.
+
+    Args:
+        environment: `environment` of a manifest.
+    """
+    its = environment["processor"]
     numbers = ", ".join(f"{name} {its[name]}" for name in ("family", "model", "stepping") if its[name])
-    return f"{cpu_model()} ({numbers or 'details not known'}), {_kernels()['cpu_capability']}"
+    return f"{environment['cpu']} ({numbers or 'details not known'}), {environment['kernels']['cpu_capability']}"
 
 
 def _cpuinfo(path: Path) -> dict[str, str]:

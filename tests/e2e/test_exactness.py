@@ -94,6 +94,7 @@ def test_a_start_of_another_seed_or_setting_or_none_is_refused(uninterrupted: Pa
     for arguments, why in (
         (("--seed", "1", *start), "seed is 0 there and 1 here"),
         ((*slower, *start), "supervised_start.learning_rate is 0.003 there and 0.001 here"),
+        (("--set", "training.micro_batch_tokens=100", *start), "training.micro_batch_tokens is 4096 there and 100 here"),
         (("--start-from", str(tmp_path)), "has no finished start policy"),
     ):
         refused = cut_down.train(tmp_path / "refused", *arguments)
