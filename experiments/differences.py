@@ -192,7 +192,7 @@ EXPERIMENTS = (
     setting("number of epochs", "training.epochs_per_iteration", "2", "training"),
     setting("global batch", "training.global_batch_size", "16", "training"),
     setting("optimizer", "training.optimizer", "adamw", "training"),
-    setting("steps of the start", "supervised_start.epochs", "2", "training"),
+    setting("epochs of the supervised start", "supervised_start.epochs", "2", "training"),
     Experiment("order of two rows", "inputs.preferences_sha256", lambda out: train(out, rows=swap_two_rows), "data", True),
     Experiment("one flipped label", "inputs.preferences_sha256", lambda out: train(out, rows=flip_a_label), "data", True),
     Experiment(
@@ -223,9 +223,9 @@ EXPERIMENTS = (
     ),
     Experiment("dropout of the model", "inputs.dropout_set_to_zero", lambda out: train(out, dropout=0.1), "", False),
     setting("generation temperature", "selfplay.temperature", "0.9", "self-play"),
-    setting("generation batch", "selfplay.prompts_per_seed", "16", "scores"),
+    setting("prompts per sampling seed", "selfplay.prompts_per_seed", "16", "scores"),
     Experiment(
-        "generator engine",
+        "sampling backend",
         "settings.selfplay.backend",
         lambda out: edit(out, "settings.selfplay.backend", "vllm"),
         "",
@@ -238,7 +238,7 @@ EXPERIMENTS = (
     setting("threads", "training.threads", "2", "", weights_differ=False),
     setting("evaluation batch", "evaluation.batch_size", "3", "", weights_differ=False),
     setting("number of questions", "evaluation.limit", "3", "scores", weights_differ=False),
-    setting("how often state is kept", "training.save_steps", "3", "", weights_differ=False),
+    setting("checkpoint interval", "training.save_steps", "3", "", weights_differ=False),
     Experiment("version of a library", "environment.libraries.accelerate", with_an_older_library, "", False),
     Experiment("processor", "environment.cpu", lambda out: edit(out, "environment.cpu", "another"), "", None, edited=True),
     Experiment(
@@ -255,8 +255,8 @@ EXPERIMENTS = (
         "training",
         True,
     ),
-    Experiment("killed twice and carried on", "", kill_and_resume, "", False),
-    Experiment("another folder", "", train, "", False),
+    Experiment("killed twice and resumed", "", kill_and_resume, "", False),
+    Experiment("different run folder", "", train, "", False),
 )
 
 

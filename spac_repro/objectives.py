@@ -5,7 +5,7 @@ summed over the tokens of the response. π is the policy being trained, π_ref t
 shape [examples]; the caller averages the losses.
 
 `beta` is the strength of the KL penalty; for SPAC it is the inverse of the leader's step size, β = 1/η. For SPAC the reference
-policy is the previous iterate π_t, and y′ is one response to the same prompt, sampled from π_t.
+policy is the previous iterate π_{t−1}, and y′ is one response to the same prompt, sampled from π_{t−1}.
 """
 
 from typing import Literal

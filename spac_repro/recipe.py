@@ -154,7 +154,7 @@ class SupervisedStart(Settings):
 
 
 class SelfPlaySettings(Settings):
-    """y′ ~ π_t(·|x), one response a prompt."""
+    """Sampling of y′ ~ π_{t−1}(·|x), one response per prompt."""
 
     temperature: PositiveFloat
     top_p: Annotated[float, Field(gt=0, le=1)]

@@ -76,7 +76,7 @@ def _builtin(name: str, summary: str, *tasks: str, question_generator: str | Non
 _SUITES = (
     _builtin(
         "mini",
-        "the built-in world",
+        "six small tasks about the built-in world of recipe tiny",
         "mini_arc",
         "mini_hellaswag",
         "mini_truthfulqa",
@@ -85,7 +85,16 @@ _SUITES = (
         "mini_gsm8k",
         question_generator="spac_repro.evaluation.leaderboard.mini:mini_questions",
     ),
-    _builtin("openllm", "Open LLM Leaderboard v1", "arc_challenge", "hellaswag", "truthfulqa_mc2", "mmlu", "winogrande", "gsm8k"),
+    _builtin(
+        "openllm",
+        "the six tasks of the Open LLM Leaderboard v1",
+        "arc_challenge",
+        "hellaswag",
+        "truthfulqa_mc2",
+        "mmlu",
+        "winogrande",
+        "gsm8k",
+    ),
 )
 NONE = Suite("none", "no tasks", ())
 

@@ -1,4 +1,4 @@
-"""Every command in README and docs: parsed here, and run by a test unless it says `not run here` and why."""
+"""Every command in README and docs: parsed here, and run by a test unless it says `not run by tests` and why."""
 
 import os
 import re
@@ -56,7 +56,7 @@ class Command(NamedTuple):
 
     @property
     def not_run(self) -> bool:
-        return "not run here" in self.comment
+        return "not run by tests" in self.comment
 
     @property
     def elsewhere(self) -> str | None:
@@ -101,11 +101,11 @@ def test_it_parses(command: Command) -> None:
 @each
 def test_it_is_run_or_says_why_not(command: Command) -> None:
     if command.not_run:
-        assert re.search(r"not run here: \S.{5,}", command.comment), "say why"
+        assert re.search(r"not run by tests: \S.{5,}", command.comment), "say why"
     elif command.elsewhere:
         assert (ROOT / command.elsewhere).exists(), f"nothing runs it: {command.elsewhere} is missing"
     else:
-        assert command.page == "README.md", "run it in the README's test, or say `# not run here: why`"
+        assert command.page == "README.md", "run it in the README's test, or say `# not run by tests: why`"
 
 
 def parse(words: list[str]) -> None:

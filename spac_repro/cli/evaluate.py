@@ -13,7 +13,8 @@ from spac_repro.cli.options import AsJson, Questions
 
 def evaluate(
     target: Annotated[
-        Path, typer.Argument(metavar="MODEL_OR_RUN", help="Hugging Face model folder, or a run folder, of which the last iterate.")
+        Path,
+        typer.Argument(metavar="MODEL_OR_RUN", help="Hugging Face model folder, or a run folder (its last iterate is scored)."),
     ],
     suite: Annotated[
         str,
@@ -29,7 +30,7 @@ def evaluate(
         str | None, typer.Option(help="Score only these tasks of the suite, e.g. arc_challenge,gsm8k.", show_default="all")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N questions of each task.", metavar="N", min=1)] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions a batch. Changes scores by rounding only.", min=1)] = 16,
+    batch_size: Annotated[int, typer.Option(help="Questions per batch. Changes scores only by rounding.", min=1)] = 16,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a leaderboard suite, with lm-evaluation-harness."""

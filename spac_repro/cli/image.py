@@ -14,7 +14,8 @@ from spac_repro.errors import UserError
 from spac_repro.images.reference import OCI_LABEL, RUNTIMES, VARIANT_LABEL, VARIANTS, parse_reference
 
 app = typer.Typer(
-    help="Build and inspect the pinned container image, and run commands in it. docs/images.md says more.", no_args_is_help=True
+    help="Build and inspect the pinned container image, and run commands in it. docs/images.md has the details.",
+    no_args_is_help=True,
 )
 
 Image = Annotated[

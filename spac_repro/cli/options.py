@@ -20,12 +20,13 @@ Overrides = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else, to stdout.")]
-Questions = Annotated[
+_QUESTIONS = "Folder with the leaderboard's questions, one subfolder per task (arc_challenge/, gsm8k/, …)."
+Questions = Annotated[Path | None, typer.Option("--questions", help=_QUESTIONS, show_default="the hub")]
+TrainQuestions = Annotated[
     Path | None,
     typer.Option(
         "--questions",
-        help="Folder with the leaderboard's questions, one subfolder a task (arc_challenge/, gsm8k/, …). "
-        "Without it, questions come from the hub; for `train`, from leaderboard/ beside the preferences if it exists.",
+        help=f"{_QUESTIONS} Default: the folder leaderboard/ next to the folder of --preferences if it exists, else the hub.",
     ),
 ]
 

@@ -18,7 +18,7 @@ def prefetch(
 ) -> None:
     """Download what a recipe needs from the hub: model, preferences and questions. For nodes without internet.
 
-    Every file is hashed. Name the folder as `cache` in the cluster profile: then jobs check the hashes and work offline.
+    Every file is hashed. Set `cache` in the cluster profile to this folder: jobs then check the hashes and work offline.
     """
     from spac_repro import prefetch as prefetching
     from spac_repro import recipes
@@ -53,7 +53,7 @@ def doctor(
 ) -> None:
     """Check that this machine (and cluster) can run the work; suggest fixes.
 
-    Exit code 3 if something is unfit.
+    Exit code 3 if a check fails.
     """
     from spac_repro import doctor as checks_of_machine
     from spac_repro.launchers.profile import Cluster

@@ -18,7 +18,8 @@ app = typer.Typer(
     help="Reproduce SPAC (Self-Play with Adversarial Critic, arXiv 2406.04274): train, evaluate and verify.\n\n"
     "Start with `spac-repro train`. It takes minutes on a laptop and downloads nothing.\n\n"
     "Exit codes: 0 success, and verified where expected results apply; 1 finished, but the numbers disagree; "
-    "2 wrong usage or bad input; 3 this machine or environment cannot do it; 70 an error of spac-repro itself; "
+    "2 wrong usage or bad input, or (verify) unverified; 3 this machine or environment cannot do it; "
+    "70 an error of spac-repro itself; "
     "130 interrupted: repeat the command to resume.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Train many runs: all combinations of methods, seeds and settings, on this machine or on a Slurm cluster.\n\n"
-    "Start with `spac-repro sweep submit seeds --cluster local --dry-run`. docs/sweeps.md says more.",
+    "Start with `spac-repro sweep submit seeds --cluster local --dry-run`. docs/sweeps.md has the details.",
     no_args_is_help=True,
 )
 
@@ -60,7 +60,8 @@ def submit(
 
     On Slurm this returns when the jobs are queued. With --cluster local it trains the runs and waits for them.
 
-    Exit codes: 0 submitted (local: all runs done); 1 local: a run failed; 2 bad input, or Slurm rejected the jobs; 3 no Slurm here.
+    Exit codes: 0 submitted (local: all runs done); 1 local: a run failed; 2 bad input, or Slurm rejected the jobs; 3 Slurm not
+    available.
     """
     from spac_repro.launchers import matrix, sweep, sweep_folder
     from spac_repro.launchers.profile import Cluster
@@ -84,13 +85,11 @@ def retry(
     name: SubmittedSweep,
     cluster: Annotated[
         str | None,
-        typer.Option(
-            autocompletion=choices.cluster_names, help="Use another cluster profile from now on.", show_default="the sweep's"
-        ),
+        typer.Option(autocompletion=choices.cluster_names, help="Cluster profile to use from now on.", show_default="the sweep's"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit the runs that failed or were cancelled again. Each resumes from its last checkpoint."""
+    """Resubmit the runs that failed or were cancelled. Each resumes from its last checkpoint."""
     from spac_repro.launchers import sweep, sweep_folder
     from spac_repro.launchers.profile import Cluster
 

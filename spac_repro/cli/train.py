@@ -13,7 +13,7 @@ from spac_repro import engines, methods
 from spac_repro.cli import in_image as container
 from spac_repro.cli import output
 from spac_repro.cli.choices import Method, one_of
-from spac_repro.cli.options import AsJson, InImage, Memory, Network, OtherVersion, Overrides, Questions, RecipeName
+from spac_repro.cli.options import AsJson, InImage, Memory, Network, OtherVersion, Overrides, RecipeName, TrainQuestions
 from spac_repro.errors import UserError
 from spac_repro.optim import distributed, launch
 
@@ -31,7 +31,10 @@ Seed = Annotated[int, typer.Option(help="Random seed of the initial policy, the 
 Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/RECIPE/METHOD/seed-N")]
 Preferences = Annotated[
     str | None,
-    typer.Option(help="Preference pairs: a .json, .jsonl[.gz] or .parquet file, a folder of them, or a data set of the hub."),
+    typer.Option(
+        help="Preference pairs: a .json, .jsonl[.gz] or .parquet file, a folder of such files, "
+        "or a hub data set OWNER/NAME[:SPLIT] (with --set data.revision=COMMIT).",
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Use only the first N preference pairs.", metavar="N", min=1)]
 Until = Annotated[
@@ -40,7 +43,7 @@ Until = Annotated[
 ]
 StartFrom = Annotated[
     Path | None,
-    typer.Option(metavar="RUN", help="Take the start policy from another run of this recipe and seed, instead of training it."),
+    typer.Option(metavar="RUN", help="Take the start policy from another run of this recipe and seed; its method may differ."),
 ]
 Like = Annotated[
     Path | None,
@@ -51,7 +54,8 @@ AllowChangedEnvironment = Annotated[
     bool,
     typer.Option(
         "--allow-changed-environment",
-        help="Resume a run that was begun in another environment. Its manifest then no longer claims reproducible bits.",
+        help="Resume a run that was begun in a different environment, or repeat one with --like. "
+        "A resumed run's manifest then no longer claims bit-identical results.",
     ),
 ]
 
@@ -92,7 +96,7 @@ def train(
     overrides: Overrides = None,
     preferences: Preferences = None,
     limit: Limit = None,
-    questions: Questions = None,
+    questions: TrainQuestions = None,
     until: Until = None,
     start_from: StartFrom = None,
     like: Like = None,

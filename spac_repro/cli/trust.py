@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from spac_repro.runs.verdict import Verdict
 
 
-Deep = Annotated[bool, typer.Option("--deep", help="Check large files too, such as weights. Others are always checked.")]
+Deep = Annotated[bool, typer.Option("--deep", help="Check large files too, such as weights. Small files are always checked.")]
 
 
 def verify(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders of one recipe, or results.json of runs alone.")
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders of one recipe, or bare results.json files.")
     ] = None,
     expected: Annotated[
         Path | None, typer.Option(help="File of expected results.", show_default="the recipe's, in the package")
@@ -38,9 +38,9 @@ def verify(
 ) -> None:
     """Compare scores with expected results. The tolerances come from the spread over seeds.
 
-    Checks first that the files of a run are what the run wrote.
+    First checks file hashes against the manifest. A score that is too good fails as well.
 
-    A score that is too good fails as well. Exit code 1 if a score deviates.
+    Exit codes: 0 verified; 1 a score deviates; 2 unverified, because no expected result could decide, or bad input.
     """
     from spac_repro.trust import terminal
 
@@ -85,7 +85,7 @@ def compare(
         typer.Option(
             "--seeds",
             metavar="RUN",
-            help="Run whose scores measure the spread over seeds, which is the unit of noise. Repeatable.",
+            help="Extra run with another seed, used to estimate seed variance. Repeatable.",
             show_default="the runs beside A and B",
         ),
     ] = None,
@@ -94,7 +94,7 @@ def compare(
 ) -> None:
     """Explain why two runs differ: which inputs differ, where the runs first differ, and how much the scores differ.
 
-    Exit code 1 if a score differs by more than two seeds of the same recipe would.
+    Exit code 1 if a score differs by more than seed noise.
     """
     from spac_repro.trust import comparison, terminal
 

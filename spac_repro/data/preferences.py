@@ -55,8 +55,7 @@ def read_preferences(source: str, *, revision: str | None = None, limit: int | N
 
     Args:
         source: a `.json`, `.jsonl` (both may be gzipped) or `.parquet` file; a folder of such files (all of them, sorted by path);
-        a
-            folder written by `datasets.Dataset.save_to_disk`; or a hub data set `OWNER/NAME[:SPLIT]` (default split: `train`).
+            a folder written by `datasets.Dataset.save_to_disk`; or a hub data set `OWNER/NAME[:SPLIT]` (default split: `train`).
         revision: commit hash of a hub data set; ignored for local data.
         limit: read only the first `limit` pairs.
 

@@ -1,7 +1,9 @@
-"""How far a policy has moved from the start policy, on held-out preferences of the built-in world.
+"""Scores of a policy on held-out preferences of the built-in world: accuracy, margin, critic gap and divergence.
 
-ρ(y) = log π_t(y|x) − log π_0(y|x), with π_0 the start policy, of the chosen response, the rejected response, and one response
-y′ ~ π_0 that is sampled once.
+All four are means of log-ratios against the start policy π_0: ρ(y) = log π_t(y|x) − log π_0(y|x), for the chosen response y⁺, the
+rejected response y⁻, and one response y′ ~ π_0 that is sampled once. `accuracy` and `margin` say how well the policy tells chosen
+from rejected responses (the margin is ρ(y⁺) − ρ(y⁻), as in DPO without β). `critic_gap` and `divergence` say how far the policy has
+moved away from its start.
 """
 
 import statistics
@@ -93,11 +95,14 @@ def make_heldout_dataset(
 
 
 def scores(policy: Policy, data: PreferenceDataset, *, batch_tokens: int, advance: Callable[[int, int], None]) -> list[Score]:
-    """Four means over the preferences, in nats except for the accuracy.
+    """Compute accuracy, margin, critic gap and divergence: four means over the preferences, in nats except for the accuracy.
 
-    critic_gap: ρ(y′) − ½(ρ(y⁺) + ρ(y⁻)). margin: ρ(y⁺) − ρ(y⁻). accuracy: share of ρ(y⁺) > ρ(y⁻), a tie counting half.
-    divergence: −ρ(y′), whose mean over y′ ~ π_0 is KL(π_0 ‖ π_t). Several preferences can have the same prompt; standard errors are
-    clustered by prompt, and n is the number of preferences.
+    * accuracy: the share of preferences with ρ(y⁺) > ρ(y⁻); a tie counts half.
+    * margin: ρ(y⁺) − ρ(y⁻).
+    * critic_gap: ρ(y′) − ½(ρ(y⁺) + ρ(y⁻)).
+    * divergence: −ρ(y′), whose mean over y′ ~ π_0 is KL(π_0 ‖ π_t).
+
+    Several preferences can have the same prompt. So standard errors are clustered by prompt; n is the number of preferences.
 
     Args:
         policy: the policy π_t.

@@ -1,4 +1,4 @@
-"""Self-play responses: one response sampled from the current policy for every prompt, y′ ~ π_t(·|x)."""
+"""Self-play responses: one response sampled from the previous iterate for every prompt, y′ ~ π_{t−1}(·|x)."""
 
 import shutil
 from array import array
