@@ -164,7 +164,7 @@ def check_iterate(run: RunFolder, t: int) -> None:
         UserError: a file was changed, is missing, or was not written by the run.
     """
     policy = run.iteration(t).policy
-    recorded = run.manifest.written_files
+    recorded = manifest.read(run.manifest_file).written_files  # not the cached one: another process may have written since
     if recorded is None:
         return
     for name, sha256 in recorded.items():

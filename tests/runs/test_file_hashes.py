@@ -104,6 +104,16 @@ def test_large_files_are_checked_on_demand_and_where_they_are_used(finished, mon
             check()
 
 
+def test_an_iterate_that_another_process_wrote_after_the_manifest_was_read_passes(run):
+    """The main process writes iterates; every process loads them."""
+    other = again(run)
+    assert other.manifest.written_files
+    second = run.iteration(1)
+    with files.atomic_folder(second.policy, before_rename=record.finish_iteration(run, second.policy)) as policy:
+        (policy / "config.json").write_text("{}")
+    record.check_iterate(other, 1)
+
+
 def test_iterates_may_be_removed_once_the_run_is_finished(finished):
     import shutil
 
