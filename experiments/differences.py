@@ -215,8 +215,8 @@ EXPERIMENTS = (
     ),
     Experiment(
         "date in the chat template",
-        "settings.data.template_date",
-        lambda out: train(out, "data.prompt_template=chat", "data.template_date=2024-07-27", template=TEMPLATES[DATED]),
+        "settings.data.chat_template_date",
+        lambda out: train(out, "data.prompt_template=chat", "data.chat_template_date=2024-07-27", template=TEMPLATES[DATED]),
         "data",
         True,
         against=DATED,
@@ -265,7 +265,7 @@ def make_references(work: Path) -> None:
     for name, seed in ((REFERENCE, 0), *((f"reference/seed-{seed}", seed) for seed in SEEDS)):
         if not RunFolder(work / name).complete:
             train(work / name, seed=seed)
-    for name, *more in ((CHAT,), (DATED, "data.template_date=2024-07-26")):
+    for name, *more in ((CHAT,), (DATED, "data.chat_template_date=2024-07-26")):
         if not RunFolder(work / name).complete:
             train(work / name, "data.prompt_template=chat", *more, template=TEMPLATES[name])
 

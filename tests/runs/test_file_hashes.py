@@ -109,9 +109,9 @@ def test_an_iterate_that_another_process_wrote_after_the_manifest_was_read_passe
     other = again(run)
     assert other.manifest.written_files
     second = run.iteration(1)
-    with files.atomic_folder(second.policy, before_rename=record.finish_iteration(run, second.policy)) as policy:
+    with files.atomic_folder(second.policy, before_rename=file_hashes.finish_iteration(run, second.policy)) as policy:
         (policy / "config.json").write_text("{}")
-    record.check_iterate(other, 1)
+    file_hashes.check_iterate(other, 1)
 
 
 def test_iterates_may_be_removed_once_the_run_is_finished(finished):
