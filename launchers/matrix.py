@@ -103,11 +103,6 @@ class SweepRun:
         """Return the run as sweep.json stores it."""
         return asdict(self)
 
-    @staticmethod
-    def from_json(tree: Mapping[str, Any]) -> "SweepRun":
-        """Read a run as sweep.json stores it."""
-        return SweepRun(**{**tree, "settings": tuple(tree["settings"])})
-
 
 def runs(sweep: Sweep, overrides: Sequence[str] = ()) -> list[SweepRun]:
     """List the runs of a sweep: by combination of `vary`, then by method, then by seed, each in the order of the file.

@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from spac_repro.documents import strict_json
+from spac_repro.documents.errors import user_error
 from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
@@ -113,6 +116,15 @@ class SweepFolder:
         return self.job_folder / "attempts" / f"{task}-{run.name.replace('/', ',')}.jsonl"
 
 
+class _Content(BaseModel):
+    """The content of sweep.json."""
+
+    name: str
+    cluster: Cluster
+    runs: list[SweepRun]
+    jobs: dict[str, dict[str, str]]
+
+
 def find(sweep: str) -> Path:
     """Find the folder of a submitted sweep, by its path or by its name in runs/.
 
@@ -137,13 +149,16 @@ def read(path: Path) -> SweepFolder:
     file = path / "sweep.json"
     tree = strict_json.read(file, dict)
     if tree.get("schema") == SCHEMA_OF_0_1:
-        tree = _upgrade(tree)
+        try:
+            tree = _upgrade(tree)
+        except (KeyError, TypeError, AttributeError):
+            raise user_error(str(file), "not a sweep as version 0.1 wrote them", remedy="it was changed by hand") from None
     if tree.get("schema") != SCHEMA:
         raise UserError(f"{file}: schema {tree.get('schema')!r} is not {SCHEMA}; another version of spac-repro wrote it")
     check_private(path / JOBS)
-    cluster = validate(Cluster, tree["cluster"], NamedSource(str(file), ("cluster",)))
-    folder = SweepFolder(path, tree["name"], cluster, jobs=tree["jobs"])
-    folder.add([SweepRun.from_json(run) for run in tree["runs"]])
+    content = validate(_Content, tree, NamedSource(str(file)), remedy="the file was changed by hand; submit the sweep again")
+    folder = SweepFolder(path, content.name, content.cluster, jobs=content.jobs)
+    folder.add(content.runs)
     return folder
 
 

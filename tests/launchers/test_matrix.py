@@ -4,6 +4,7 @@ import re
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from spac_repro import methods, recipes
 from spac_repro.errors import UserError
@@ -66,7 +67,7 @@ def test_runs_share_a_start_where_seed_and_settings_of_the_start_agree():
 
 def test_a_run_comes_back_from_json():
     for run in matrix.runs(sweep(vary={"methods.*.beta": [0.1, 1.0]})):
-        assert SweepRun.from_json(run.as_json()) == run
+        assert TypeAdapter(SweepRun).validate_python(run.as_json()) == run
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,14 @@ def test_a_sweep_of_0_1_is_read(tmp_path):
     assert run.settings_sha256 == folder.runs["spac/seed-1"].settings_sha256
     old.save()
     assert sweep_folder.read(tmp_path) == old
+
+
+@pytest.mark.parametrize(
+    "change", [{"runs": 1}, {"runs": [{}]}, {"jobs": {"run": 3}}, {"name": None}, {"cluster": []}, {"schema": 1}]
+)
+def test_content_of_the_wrong_kind_is_refused_in_one_line(tmp_path, change):
+    valid = {"schema": 2, "name": "s", "cluster": {"summary": "x", "scheduler": "local"}, "runs": [], "jobs": {}}
+    (tmp_path / "sweep.json").write_text(json.dumps(valid | change))
+    with pytest.raises(UserError) as refused:
+        sweep_folder.read(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path}/sweep.json: ")
