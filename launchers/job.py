@@ -1,4 +1,4 @@
-"""The job of a run: one process a node, which starts the training and supervises it (docs/decisions/07-sweeps.md).
+"""The job of a run: one process per node, which starts the training and supervises it (docs/decisions/07-sweeps.md).
 
 Slurm's signals reach this process and the training. The training stops at a checkpoint and exits. Then the signals decide what
 happens to the job:

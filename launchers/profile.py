@@ -75,10 +75,10 @@ class Cluster(PackagedDocument):
         qos: see partition.
         constraint: see partition.
         exclude: see partition.
-        nodes: nodes a run.
-        gpus_per_node: GPUs a node.
-        processes_per_node: training processes a node; None: one a GPU, or one.
-        cpus_per_node: CPU cores a node.
+        nodes: nodes per run.
+        gpus_per_node: GPUs per node.
+        processes_per_node: training processes per node; None: one per GPU, or one if there is none.
+        cpus_per_node: CPU cores per node.
         memory_gb: memory of a node in GB; None: the cluster's default.
         minutes: time limit of a job.
         max_parallel_runs: runs that are executed at the same time; None: as many as Slurm starts.

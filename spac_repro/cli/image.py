@@ -34,7 +34,7 @@ def build(
         str | None,
         typer.Option(
             help="Base image, instead of the pinned one: any image with Python 3.11. "
-            "For apptainer, put its kind before it, e.g. docker-archive:image.tar.",
+            "For apptainer, prefix its kind, e.g. docker-archive:image.tar.",
             show_default="python:3.11-slim-bookworm, by digest",
         ),
     ] = None,
