@@ -13,7 +13,7 @@ COLUMNS = {
     "fresh": "mean over the runs that are verified",
     "runs": "number of runs that are verified",
     "difference": "fresh − expected",
-    "tolerance": "largest difference that agrees: a t prediction interval, t(K − 1, 1 − α/2) · s · √(1/k + 1/K)",
+    "tolerance": "largest difference of the mean that agrees: t(K + k − 2, 1 − α/2) · s_p · √(1/k + 1/K), s_p pooled over all runs",
     "underpowered": "the row could not have found a deviation as small as its effect",
     "verdict": "of a row: agrees or disagrees. Of a run: verified, disagrees, or unverified where nothing could decide",
     "task": "what is measured: gold, heldout, a task of the suite, or average",

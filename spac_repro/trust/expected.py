@@ -146,6 +146,7 @@ class ExpectedRow(StrictModel):
     borrowed: BorrowedSpread | None = None
     tolerance: ArguedValue | None = None
     harness_shift: ArguedValue | None = None
+    skewness: ArguedValue | None = None  # of the score over seeds, without its sign, where it is known
     effect: PositiveFloat | None = None  # deviation that the row is there to find; default: distance from the start policy
     rounding: NonNegativeFloat | None = None  # absolute; a smaller difference counts as none
     stderr: NonNegativeFloat | None = None  # the harness's, for information
@@ -161,7 +162,7 @@ class ExpectedRow(StrictModel):
 
 REQUIRED_FIELDS = {"measured": ("value", "seeds", "sd"), "published": ("value",), "not transcribed": ()}
 ALLOWED_FIELDS = {
-    "measured": ("value", "seeds", "sd", "rounding"),
+    "measured": ("value", "seeds", "sd", "skewness", "rounding"),
     "published": ("value", "borrowed", "tolerance", "harness_shift", "rounding"),
     "not transcribed": (),
 }

@@ -8,7 +8,8 @@ things must hold, and the row's level is divided among them: all of it goes to t
     spread  s_f ≤ d · s
 
 The first is the two-sample t test, and for k = 1 the t prediction interval. The other two find what a mean hides: runs that are far
-off in opposite directions. c and d are quantiles for runs that are as skewed as an exponential distribution (`run_quantiles.py`).
+off in opposite directions. c and d are quantiles for scores that are as skewed as an exponential distribution (`run_quantiles.py`).
+Where a row states the skewness of its scores, all three quantiles are at least those of such scores.
 docs/decisions/14-levels.md says at which distributions the level holds, and by how much it fails at others.
 
 Both sides are asked the same questions, so the harness's standard error does not enter. A *published* row is one run (K = 1) and
@@ -27,10 +28,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from spac_repro.trust.expected import ExpectedRow
-from spac_repro.trust.run_quantiles import furthest_run_quantile, spread_quantile
+from spac_repro.trust.run_quantiles import SKEWNESS, furthest_run_quantile, mean_quantile, spread_quantile
 
 POWER = 0.8
 ROUNDING = 1e-9  # relative difference that two machines may have, for rows without any spread
+SMALL_SKEWNESS = 0.1  # below which scores count as normal
 MEAN_SHARE, RUNS_SHARE, SPREAD_SHARE = 0.6, 0.2, 0.2  # of a row's level, where there are several runs
 
 
@@ -75,8 +77,9 @@ def limits(row: ExpectedRow, fresh: Sequence[float], alpha: float) -> Limits:
     if spread is None:
         return Limits(mean, run=mean)
     sd, df, seeds = spread
-    run = furthest_run_quantile(df, seeds, runs, RUNS_SHARE * alpha) * sd * math.sqrt(1 + 1 / seeds)
-    widest = spread_quantile(df, seeds, runs, SPREAD_SHARE * alpha) * sd
+    skewness = max(SKEWNESS, row.skewness.value if row.skewness else 0.0)
+    run = furthest_run_quantile(df, seeds, runs, RUNS_SHARE * alpha, skewness) * sd * math.sqrt(1 + 1 / seeds)
+    widest = spread_quantile(df, seeds, runs, SPREAD_SHARE * alpha, skewness) * sd
     return Limits(mean, max(run, _rounding(row)) + _shift(row), max(widest, _rounding(row)))
 
 
@@ -95,7 +98,10 @@ def tolerance(row: ExpectedRow, fresh: Sequence[float], alpha: float) -> float:
     sd, df, seeds = spread
     runs = len(fresh)
     pooled = math.sqrt((df * sd**2 + (runs - 1) * standard_deviation(fresh) ** 2) / (df + runs - 1))
-    return max(_t_quantile(df + runs - 1, alpha) * pooled * math.sqrt(1 / runs + 1 / seeds), _rounding(row)) + _shift(row)
+    quantile = _t_quantile(df + runs - 1, alpha)
+    if row.skewness is not None and row.skewness.value >= SMALL_SKEWNESS:
+        quantile = max(quantile, mean_quantile(df, seeds, runs, alpha, row.skewness.value))
+    return max(quantile * pooled * math.sqrt(1 / runs + 1 / seeds), _rounding(row)) + _shift(row)
 
 
 def smallest_detectable(row: ExpectedRow, runs: int, alpha: float) -> float | None:

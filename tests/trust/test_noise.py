@@ -1,6 +1,7 @@
 """How much scores differ, in the unit of what two seeds differ by."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,14 @@ def test_a_run_is_left_out_of_the_spread_that_it_is_judged_by(make: Make, tmp_pa
     assert found.spread_runs == others
     assert found.exit_code == 1
     assert found.score_differences[0].in_words.startswith("beyond noise")
+
+
+def test_the_documented_thresholds_are_those_of_the_code() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reproducibility.md").read_text()
+    rows = re.findall(r"\| (\d+) \| ([\d.]+) s \| ([\d.]+) s \|", page)
+    assert [int(seeds) for seeds, _, _ in rows] == [3, 5, 10, 20]
+    for seeds, one, many in rows:
+        assert (one, many) == tuple(f"{limit_in_spreads(int(seeds) - 1, scores):.3g}" for scores in (1, 48))
 
 
 def test_too_few_other_seeds_are_said_to_be_that_and_how_many_it_takes(make: Make, tmp_path: Path) -> None:

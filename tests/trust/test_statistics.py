@@ -1,6 +1,8 @@
 """Tolerances and power against other derivations, and both against simulation."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +37,17 @@ def test_of_several_runs_the_mean_is_tested_as_scipy_tests_two_samples():
         assert tolerance(known, list(fresh), p) == pytest.approx(abs(fresh.mean() - before.mean()), rel=1e-6)
 
 
+def test_the_documented_limits_are_those_of_the_code():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "decisions" / "14-levels.md").read_text()
+    table = re.findall(r"\| (\d+) \| (\d+) \| (2|11) \| ([\d.]+) \| ([\d.]*) ?\| ([\d.]*) ?\|", page)
+    assert len(table) == 5
+    for seeds, runs, rows, *documented in table:
+        unit, k, alpha = row(value=0.0, sd=1.0, seeds=int(seeds)), int(runs), 0.01 / int(rows)
+        found = limits(unit, [0.0] * k, alpha)
+        numbers = (smallest_detectable(unit, k, alpha), found.run, found.spread)
+        assert documented == ["" if number is None else f"{number:.1f}" for number in numbers]
+
+
 def test_several_runs_share_the_level_of_a_row():
     fresh = [0.79, 0.81, 0.80, 0.82]
     assert limits(row(), fresh, 0.01).mean == tolerance(row(), fresh, 0.006)
@@ -44,6 +57,28 @@ def test_several_runs_share_the_level_of_a_row():
     assert limits(row(), fresh, 0.01).spread == pytest.approx(spread_quantile(9, 10, 4, 0.002) * 0.01)
     exact = limits(row(sd=0.0, rounding=0.01), fresh, 0.01)
     assert (exact.run, exact.spread) == (0.01, 0.01)
+
+
+def test_a_row_that_says_that_it_is_more_skewed_gets_quantiles_that_such_scores_keep():
+    """Gamma scores with skewness 4: what the usual quantiles forbid too often, those of the row allow."""
+    rng = np.random.default_rng(8)
+    level, skewness, repetitions = 0.01, 4.0, 20_000
+    scores = rng.standard_gamma(4 / skewness**2, (repetitions, 40))
+    expected, fresh = scores[:, :20], scores[:, 20:]
+    spread = fresh.std(axis=1, ddof=1) / expected.std(axis=1, ddof=1)
+    assert np.mean(spread > spread_quantile(19, 20, 20, level)) > 0.03
+    assert 0.007 < np.mean(spread > spread_quantile(19, 20, 20, level, skewness)) < 0.013
+    known = row(seeds=20, skewness=ArguedValue(value=skewness, argument="a"))
+    said = limits(known, [0.8] * 20, 0.01)
+    assert said.spread == pytest.approx(0.01 * spread_quantile(19, 20, 20, 0.002, skewness))
+    assert said.run > limits(row(seeds=20), [0.8] * 20, 0.01).run
+    one = rng.standard_gamma(4 / skewness**2, (repetitions, 21))
+    off = np.abs(one[:, 20] - one[:, :20].mean(axis=1)) / (one[:, :20].std(axis=1, ddof=1) * math.sqrt(1 + 1 / 20))
+    assert np.mean(off > tolerance(row(seeds=20, sd=1.0), [0.8], level) / math.sqrt(1 + 1 / 20)) > 0.03
+    stated = row(seeds=20, sd=1.0, skewness=ArguedValue(value=skewness, argument="a"))
+    assert 0.007 < np.mean(off > tolerance(stated, [0.8], level) / math.sqrt(1 + 1 / 20)) < 0.013
+    less = row(seeds=20, skewness=ArguedValue(value=0.05, argument="a"))
+    assert limits(less, [0.8] * 20, 0.01) == limits(row(seeds=20), [0.8] * 20, 0.01)
 
 
 @pytest.mark.parametrize(("df", "seeds", "runs"), [(9, 10, 2), (9, 10, 10), (19, 20, 20), (2, 1, 3)])
