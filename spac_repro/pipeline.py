@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spac_repro import engines, iteration, methods, start_policy
 from spac_repro.data import tokenizers
@@ -72,8 +72,7 @@ def train(
     half = "bfloat16" in (run.recipe.training.compute_dtype, run.recipe.policy.dtype)
     with files.explain_disk_errors(path), precision.emulate_bf16_matmul() if half else nullcontext(), ExitStack() as stack:
         _take_folder(folder, stack)
-        model, tokenizer = policy.create_initial(run.recipe.policy, seed=derive_seed(run.seed, "weights"))
-        _check_model(run, model, progress)
+        model, tokenizer = _create_policy(run, progress)
         renderer = Renderer(tokenizer, run.recipe.data)
         context = RunContext(run, folder, inputs, renderer, renderer.tokenize(inputs.preferences), progress)
         distributed.on_main_process(lambda: _claim(context, model, start_from, check_manifest, allow_changed_environment))
@@ -114,6 +113,8 @@ def _prepare_process(run: Run, progress: Progress) -> None:
         progress.message(f"{distributed.world_size()} processes are connected; engine {training.engine}")
         _check_same_kernels()
     # Fail now and not after hours of work.
+    if run.recipe.evaluation.suite.has_tasks:
+        scoring.select_tasks(run.recipe.evaluation.suite, run.recipe.evaluation.tasks)
     methods.get(run.method).load_loss()
     if run.recipe.selfplay.backend == "vllm":
         vllm.check_installed()
@@ -142,6 +143,14 @@ def _check_same_kernels() -> None:
                 f"process {rank} computes otherwise than process 0: {key} is {other!r} there and {main!r} here; "
                 "start all processes on nodes of one kind, with the same variables"
             )
+
+
+def _create_policy(run: Run, progress: Progress) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Create the policy before any training. That its tokenizer fits the recipe is checked before its weights are read."""
+    settings, seed = run.recipe.policy, derive_seed(run.seed, "weights")
+    created = policy.create_initial(settings, seed=seed, check_tokenizer=lambda tokenizer: Renderer(tokenizer, run.recipe.data))
+    _check_model(run, created[0], progress)
+    return created
 
 
 def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:

@@ -59,7 +59,7 @@ class ProgressBar:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        columns: list[Any] = [TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn()]
+        columns: list[Any] = [TextColumn("{task.description:<34}", markup=False), BarColumn(), MofNCompleteColumn()]
         self._progress = RichProgress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
         self._task: Any = None
 

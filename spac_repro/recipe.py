@@ -71,13 +71,27 @@ IsoDate = Annotated[date, BeforeValidator(_iso_date)]
 class ArchitectureSettings(Settings):
     """Shape of a Mistral-architecture policy that starts from random weights."""
 
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
+    hidden_size: Annotated[int, Field(gt=0, le=2**16)]
+    intermediate_size: Annotated[int, Field(gt=0, le=2**18)]
+    num_hidden_layers: Annotated[int, Field(gt=0, le=1000)]
     num_attention_heads: PositiveInt
     num_key_value_heads: PositiveInt
     sliding_window: PositiveInt | None
     max_position_embeddings: PositiveInt
+
+    @model_validator(mode="after")
+    def _heads_divide_evenly(self) -> "ArchitectureSettings":
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of 2 × num_attention_heads {self.num_attention_heads}: "
+                "each head has an even width, because rotary embeddings turn pairs"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads, "
+                f"which is {self.num_key_value_heads}"
+            )
+        return self
 
 
 class PolicySettings(Settings):
@@ -156,7 +170,7 @@ class SupervisedStart(Settings):
 class SelfPlaySettings(Settings):
     """Sampling of y′ ~ π_{t−1}(·|x), one response per prompt."""
 
-    temperature: PositiveFloat
+    temperature: Annotated[float, Field(ge=1e-4, le=1e4)]  # below, logits / temperature is not finite in float32
     top_p: Annotated[float, Field(gt=0, le=1)]
     prompts_per_seed: PositiveInt  # prompts that share a seed; their responses are saved together, once all of them are complete
     decode_batch_size: (
@@ -196,8 +210,8 @@ class TrainingSettings(Settings):
     compute_dtype: Literal["float32", "bfloat16"]  # bfloat16: forward and backward under autocast
     gradient_checkpointing: bool
     engine: EngineName
-    processes: PositiveInt
-    threads: PositiveInt | None  # of a process, on CPU; None: as many as there are cores
+    processes: Annotated[int, Field(gt=0, le=2**16)]
+    threads: Annotated[int, Field(gt=0, le=1024)] | None  # of a process, on CPU; None: as many as there are cores
     save_steps: PositiveInt  # optimiser steps
     save_total_limit: Annotated[int, Field(ge=1)]
 
@@ -212,6 +226,16 @@ class EvaluationSettings(Settings):
     gold_prompts: Annotated[int, Field(ge=0)]  # held-out prompts of the world; 0 where there is no gold reward
     gold_samples_per_prompt: PositiveInt  # responses sampled for each
     heldout_pairs: Annotated[int, Field(ge=0)]  # of the world's, to measure the distance from the start on
+
+    @model_validator(mode="after")
+    def _suite_has_the_tasks(self) -> "EvaluationSettings":
+        known = self.suite.task_names
+        for task in self.tasks or ():
+            if known is not None and task not in known:
+                raise ValueError(f"tasks: {self.suite.name} has no task {task!r}; its tasks are {', '.join(known) or 'none'}")
+        if self.tasks is not None and len({*self.tasks}) < max(len(self.tasks), 1):
+            raise ValueError("tasks: name each task once, or write null for all of the suite")
+        return self
 
 
 def _recipe_name(name: str) -> str:

@@ -41,6 +41,11 @@ class Suite:
         return bool(self.task_files)
 
     @property
+    def task_names(self) -> tuple[str, ...] | None:
+        """The names of the tasks of a suite of the package; None for a user's, whose files have to be read for them."""
+        return tuple(file.stem for file in self.task_files) if self.folder is None else None
+
+    @property
     def uses_world(self) -> bool:
         """Whether the questions are generated from the built-in world. Otherwise they come from files or from the hub."""
         return self.question_generator is not None

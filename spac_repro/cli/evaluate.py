@@ -44,7 +44,7 @@ def evaluate(
             target,
             chosen,
             questions_folder=questions,
-            tasks=tasks.split(",") if tasks else None,
+            tasks=[task.strip() for task in tasks.split(",")] if tasks else None,
             limit=limit,
             batch_size=batch_size,
             progress=progress,
@@ -59,3 +59,5 @@ def evaluate(
         stderr = "" if score.stderr is None else f"{score.stderr:.4f}"
         table.add_row(score.task, score.metric, f"{score.value:.4f}", stderr, str(score.n), score.version)
     output.show(table)
+    for note in dict.fromkeys(f"{score.task}: {score.note}" for score in scores if score.note):
+        print(note)

@@ -32,8 +32,9 @@ def progress(as_json: bool) -> Iterator["Progress"]:
 def table(title: str, *columns: str) -> "Table":
     """Return an empty table that wraps long cells and never truncates them."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
@@ -44,7 +45,8 @@ def show(renderable: Any) -> None:
     from rich.console import Console
 
     # A pipe has no width. The default of 80 columns would be too narrow for most tables.
-    console = Console(highlight=False)
+    # Without markup: a path or a summary may hold brackets, which rich would take for styles.
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=160)
-    console.print(renderable, markup=False)
+        console = Console(highlight=False, markup=False, emoji=False, width=160)
+    console.print(renderable)

@@ -1,11 +1,14 @@
 """The Hugging Face hub: pinned revisions only, and one clear message if it cannot be reached."""
 
+import re
 from pathlib import Path
 
-from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.documents.errors import one_line
+from spac_repro.errors import UnfitEnvironmentError, UserError
 
 # Safetensors weights, tokenizer and configuration files; never code, never pickles.
 ALLOW_PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+MODEL_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def snapshot(name: str, revision: str | None) -> Path:
@@ -16,8 +19,15 @@ def snapshot(name: str, revision: str | None) -> Path:
         revision: a commit hash.
 
     Raises:
+        UserError: the name is not one of the hub.
         UnfitEnvironmentError: the model is not cached and cannot be downloaded.
     """
+    if not MODEL_NAME.fullmatch(name):
+        where = "a local folder" if Path(name).expanduser().exists() else "not a name on the hub"
+        raise UserError(
+            f"policy.name {one_line(name, 100)!r} is {where}; write OWNER/NAME with its revision: a folder has no commit that "
+            "identifies it. `spac-repro evaluate` takes folders"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     from huggingface_hub.utils import logging

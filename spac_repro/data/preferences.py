@@ -16,7 +16,7 @@ from spac_repro.data import memory_map
 from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.strict_json import json_type
-from spac_repro.documents.text import decode_utf8
+from spac_repro.documents.text import check_no_lfs_pointer, decode_utf8
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 Message = dict[str, str]
@@ -29,6 +29,9 @@ JSON_ARRAY = (".json", ".json.gz")
 PARQUET = (".parquet",)
 SUFFIXES = JSON_LINES + JSON_ARRAY + PARQUET
 FIELDS = ("prompt", "chosen", "rejected")
+MAX_LINE_BYTES = 1 << 26  # of a row; larger ones are no text that anyone wrote
+MAX_BATCH_BYTES = 1 << 29  # of the rows of a Parquet file that are held at a time
+MAX_VALUES_PER_ROW = 10_000  # on average in a row group
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<split>\w+))?", re.ASCII)
 
 
@@ -110,6 +113,8 @@ def _records(source: str, revision: str | None) -> Records:
         return _file_records(path)
     if is_folder:
         return _folder_records(path)
+    if path.exists():
+        raise UserError(f"{source}: a pipe or a device, which cannot be read twice; write its content to a file, and name that")
     name = HUB_NAME.fullmatch(source)
     if name is None or source.endswith(SUFFIXES):
         raise UserError(f"{source}: no such file or folder")
@@ -119,6 +124,8 @@ def _records(source: str, revision: str | None) -> Records:
 
 
 def _file_records(path: Path) -> Records:
+    with _reading(path):
+        check_no_lfs_pointer(path)
     if path.name.endswith(JSON_LINES):
         return _json_lines(path)
     if path.name.endswith(JSON_ARRAY):
@@ -141,7 +148,8 @@ def _folder_records(folder: Path) -> Records:
 
 def _json_lines(path: Path) -> Records:
     with _reading(path), _open(path) as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            _check_size(line, MAX_LINE_BYTES, f"{path}, line {number}")
             text = decode_utf8(line, str(path), number)
             if text.strip():
                 yield f"{path}, line {number}", strict_json.parse(text, str(path), line=number)
@@ -149,12 +157,32 @@ def _json_lines(path: Path) -> Records:
 
 def _json_array(path: Path) -> Records:
     with _reading(path), _open(path) as file:
-        text = decode_utf8(file.read(), str(path))
+        data = file.read(strict_json.MAX_BYTES + 1)
+    _check_size(data, strict_json.MAX_BYTES, str(path), remedy="; write one object a line, into a file named .jsonl")
+    text = decode_utf8(data, str(path))
     if not text.strip():
         return
     rows = strict_json.parse(text, str(path), list, remedy="the rows must be one list; name a file with one object a line .jsonl")
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", row
+
+
+def _check_size(data: bytes, limit: int, where: str, remedy: str = "") -> None:
+    """A short compressed file may unfold to more than the memory holds."""
+    if len(data) > limit:
+        raise UserError(f"{where}: larger than {limit:,} bytes{remedy or '; check that this is the right file'}")
+
+
+def _rows_per_batch(file: Any, where: Path) -> int:
+    """Choose how many rows of a Parquet file to hold at a time: a repeated value is stored once, and unfolds when it is read."""
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    chunks = [(group.num_rows, group.column(column)) for group in groups for column in range(group.num_columns)]
+    largest = max((chunk.total_uncompressed_size for _, chunk in chunks), default=0)
+    if largest > MAX_BATCH_BYTES:
+        raise UserError(f"{where}: a column of a row group unfolds to {largest:,} bytes; write it with smaller row groups")
+    if any(chunk.num_values > MAX_VALUES_PER_ROW * max(rows, 1) for rows, chunk in chunks):
+        raise UserError(f"{where}: a row holds more than {MAX_VALUES_PER_ROW:,} values; check that this is the right file")
+    return max(1, min(256, MAX_BATCH_BYTES // max(largest, 1)))
 
 
 def _parquet_rows(path: Path) -> Records:
@@ -165,7 +193,7 @@ def _parquet_rows(path: Path) -> Records:
         with parquet.ParquetFile(path) as file:
             columns = [name for name in FIELDS if name in file.schema_arrow.names]
             number = 0
-            for batch in file.iter_batches(batch_size=256, columns=columns):
+            for batch in file.iter_batches(batch_size=_rows_per_batch(file, path), columns=columns):
                 for row in batch.to_pylist() if columns else [{}] * batch.num_rows:
                     number += 1
                     yield f"{path}, row {number}", row

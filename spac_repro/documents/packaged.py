@@ -35,7 +35,7 @@ def read(kind: str, folder: str, name: str) -> Document:
     if name in known:
         text = (resources.files("spac_repro") / folder / f"{name}.yaml").read_text(encoding="utf-8")
         return yaml_subset.parse(text, f"{kind} {name}")
-    if name.endswith((".yaml", ".yml")) or os.path.isfile(name):
+    if name.endswith((".yaml", ".yml")) or (os.path.exists(name) and not os.path.isdir(name)):
         return yaml_subset.read(Path(name), missing_file_remedy=f"name a file, or one of {', '.join(known)}")
     article = "an" if kind[0] in "aeiou" else "a"
     problem = f"unknown {kind} {one_line(name, 100)!r}{did_you_mean(name, known)}"

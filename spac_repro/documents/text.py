@@ -21,7 +21,28 @@ def read_text(path: Path, *, max_bytes: int, missing_file_remedy: str = "") -> s
         raise user_error(str(path), f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if len(data) > max_bytes:
         raise user_error(str(path), f"larger than {max_bytes:,} bytes", remedy="check that this is the right file")
+    refuse_lfs_pointer(data, str(path))
     return decode_utf8(data, str(path))
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_no_lfs_pointer(path: Path) -> None:
+    """Check that a file is not the pointer that Git leaves in its place where Git LFS is not installed.
+
+    Raises:
+        UserError: The file is a pointer.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            refuse_lfs_pointer(file.read(len(LFS_POINTER)), str(path))
+
+
+def refuse_lfs_pointer(start: bytes, where: str) -> None:
+    """Raise UserError where a file begins like a Git LFS pointer."""
+    if start.startswith(LFS_POINTER):
+        raise user_error(where, "a Git LFS pointer, and not the file itself", remedy="fetch the file with `git lfs pull`")
 
 
 def decode_utf8(data: bytes, where: str, line: int | None = None) -> str:

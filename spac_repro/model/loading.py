@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
 
 
@@ -30,6 +32,47 @@ def check_loading_info(folder: Path, info: Mapping[str, Any]) -> None:
         if names:
             more = f" ({len(names)} such tensors)" if len(names) > 1 else ""
             raise UserError(f"{folder}: tensor {names[0]} {what}{more}; the folder does not hold a complete causal language model")
+
+
+def unreadable(folder: Path, error: Exception) -> UserError:
+    """Turn what a library raised about a model folder into an error of one line."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "scaled_dot_product_attention" in str(error):
+        return UserError(f"{folder}: the architecture does not support sdpa; use --set policy.attn_implementation=eager")
+    return UserError(f"{folder} cannot be read ({one_line(reason, 120)}); create the folder again")
+
+
+def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a tokenizer ends texts, and that its text form identifies it.
+
+    Raises:
+        UserError: there is no end-of-sequence token; or the tokenizer is written in Python and has no tokenizer.json.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{folder}: the tokenizer has no end-of-sequence token (eos_token), which ends a response; choose another policy"
+        )
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{folder}: {type(tokenizer).__name__} is written in Python and has no tokenizer.json; "
+            "choose a policy with a fast tokenizer, or convert it"
+        )
+
+
+def check_token_ids(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the model has an embedding for every token.
+
+    Raises:
+        UserError: a token's id is beyond the embedding.
+    """
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= rows:
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, up to id {largest}, and the model's embedding {rows} rows; "
+            "the two do not belong together"
+        )
 
 
 def check_finite_weights(folder: Path, model: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """The policy: a causal language model as a distribution over responses; created, loaded, saved and hashed here."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -22,12 +22,13 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from spac_repro.data import tokenizers
+from spac_repro.documents import strict_json, text
+from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import architectures, dropout, loading, packing
 from spac_repro.model.logprobs import token_logprobs
 from spac_repro.model.packing import PackedSequence
 from spac_repro.recipe import PolicySettings
-from spac_repro.runs.files import read_json
 
 # Packed attention needs no mask; this one only keeps transformers from making one.
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
@@ -97,12 +98,22 @@ def use_packed_attention(model: PreTrainedModel, attention: str) -> PreTrainedMo
     return model
 
 
-def create_initial(settings: PolicySettings, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+TokenizerCheck = Callable[[PreTrainedTokenizerBase], object]
+
+
+def _accept(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check nothing."""
+
+
+def create_initial(
+    settings: PolicySettings, *, seed: int, check_tokenizer: TokenizerCheck = _accept
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Create the policy that a recipe names, before any training.
 
     Args:
         settings: the recipe's block `policy`.
         seed: of random weights; a pretrained model ignores it.
+        check_tokenizer: see `load`.
 
     Returns:
         The model and its tokenizer.
@@ -117,7 +128,7 @@ def create_initial(settings: PolicySettings, *, seed: int) -> tuple[PreTrainedMo
         return _from_package(settings)
     from spac_repro.data import hub
 
-    return load(hub.snapshot(settings.name, settings.revision), settings)
+    return load(hub.snapshot(settings.name, settings.revision), settings, check_tokenizer=check_tokenizer)
 
 
 def _random_weights(settings: PolicySettings, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -182,34 +193,42 @@ def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrained
     return prepare(model, settings.attn_implementation), tokenizer
 
 
-def load(folder: Path, settings: PolicySettings | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    folder: Path, settings: PolicySettings | None = None, *, check_tokenizer: TokenizerCheck = _accept
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a policy from a Hugging Face model folder: safetensors only, never code from the folder.
 
     Args:
         folder: the model folder.
         settings: dtype and attention; None: the folder's own dtype and transformers' default attention.
+        check_tokenizer: called with the tokenizer before the weights are read, which takes minutes; it may raise UserError.
 
     Returns:
         The model and its tokenizer.
 
     Raises:
-        UserError: the folder is refused (`check_folder`), or a file is damaged.
+        UserError: the folder is refused (`check_folder`), a file is damaged, or the tokenizer does not fit.
     """
     check_folder(folder)
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     options = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation} if settings else {"dtype": "auto"}
     try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+    except Exception as error:
+        raise loading.unreadable(folder, error) from None
+    loading.check_tokenizer(folder, tokenizer)
+    check_tokenizer(tokenizer)
+    try:
         with _no_progress_bars():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options, **local
             )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except Exception as error:  # every library that reads a file reports damage with exceptions of its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{folder} cannot be read ({reason}); create the folder again") from None
+        raise loading.unreadable(folder, error) from None
     model, info = loaded
     loading.check_loading_info(folder, info)
     loading.check_finite_weights(folder, model)
+    loading.check_token_ids(folder, model, tokenizer)
     return (prepare(model, settings.attn_implementation) if settings else model), tokenizer
 
 
@@ -221,13 +240,18 @@ def check_folder(folder: Path) -> None:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; name a Hugging Face model folder or a run folder")
-    if not list(folder.glob("*.safetensors")):
+    weights = sorted(folder.glob("*.safetensors"))
+    for path in weights:
+        text.check_no_lfs_pointer(path)
+    if not weights:
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         found = f"only pickle weights ({pickles[0]}), which can run code when read" if pickles else "no weights"
         raise UserError(f"{folder}: {found}; safetensors are needed: if you trust the weights, convert them with save_pretrained")
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UserError(f"{folder}: architecture {kind!r} is not supported: transformers has no such causal language model")
+    kind = strict_json.read(folder / "config.json", dict).get("model_type")
+    if not isinstance(kind, str) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(
+            f"{folder}: architecture {one_line(repr(kind), 60)} is not supported: transformers has no such causal language model"
+        )
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -241,16 +265,19 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Switch off transformers' progress bars: the run reports its stages itself."""
+    """Switch off transformers' progress bars and reports: the run reports its stages itself, and damage is one error."""
     from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
     was_enabled, original_tqdm = logging.is_progress_bar_enabled(), gguf.tqdm  # type: ignore[attr-defined]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     gguf.tqdm = lambda items, **_: items  # type: ignore[attr-defined]  # this bar cannot be switched off
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         gguf.tqdm = original_tqdm  # type: ignore[attr-defined]
         if was_enabled:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -118,10 +118,12 @@ def atomic_folder(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Path
     temporary.mkdir()
     try:
         yield temporary
+        mode = temporary.stat().st_mode & 0o666  # as the umask made it
         for entry in temporary.rglob("*"):
             if entry.is_dir():
                 _sync_folder(entry)
             else:
+                entry.chmod(mode)  # safetensors writes 0600, whatever the umask is
                 sync_file(entry)
         _sync_folder(temporary)
         before_rename(temporary)

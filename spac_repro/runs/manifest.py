@@ -103,7 +103,7 @@ def read(path: Path) -> Manifest:
     for part in REQUIRED_KEYS:
         if part not in found:
             raise UserError(f"{path}: half a manifest: no {part!r}; repeat the run's `train` command")
-    if found["schema"] == 1:
+    if found.get("schema", 1) == 1:
         found = upgraded(found)
     return validate(Manifest, found, NamedSource(str(path)), remedy="the file was changed by hand")
 

@@ -4,6 +4,7 @@ The files of a benchmark lie in one folder, one file per split, as JSON lines (g
 the public data sets. No loading script is run.
 """
 
+import glob
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, Field, create_model, model_valid
 
 from spac_repro.documents import strict_json
 from spac_repro.documents.location import NamedSource
+from spac_repro.documents.text import check_no_lfs_pointer
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 
@@ -22,6 +24,7 @@ Rows = list[dict[str, Any]]
 Splits = dict[str, Rows]  # split name -> rows
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+MAX_LINE = 1 << 24  # characters of a row
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -173,15 +176,23 @@ def _find_file(folder: Path, split: str) -> Path:
     if len(found) > 1:
         raise UserError(f"{folder} has {' and '.join(path.name for path in found)}; keep one of them")
     if not found:
+        # On the hub, a split is one file or several: train-00000-of-00001.parquet.
+        found = sorted(folder.glob(f"{glob.escape(split)}-[0-9]*-of-[0-9]*.parquet"))
+        if len(found) > 1:
+            raise UserError(f"{folder} has the split {split} in {len(found)} files; join them into {split}.parquet")
+    if not found:
         raise UserError(f"{folder} has no {split}{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}; put the questions there")
     return found[0]
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     number = 0
+    check_no_lfs_pointer(path)
     try:
         with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), ""), start=1):
+                if len(line) > MAX_LINE:
+                    raise UserError(f"{path}, line {number}: longer than {MAX_LINE:,} characters; fetch the file again")
                 if line.strip():
                     yield number, strict_json.parse(line, str(path), line=number, remedy="correct or remove this line")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
@@ -192,6 +203,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     import pyarrow
     import pyarrow.parquet
 
+    check_no_lfs_pointer(path)
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:

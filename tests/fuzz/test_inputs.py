@@ -1,0 +1,231 @@
+"""Inputs that once gave a traceback, filled the memory, or were refused only after hours."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spac_repro import recipes, suites
+from spac_repro.data import preferences
+from spac_repro.data.preferences import read_preferences
+from spac_repro.documents import text
+from spac_repro.errors import UserError
+from spac_repro.evaluation.leaderboard import question_files, scoring
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["policy.architecture.hidden_size=100", "policy.architecture.num_attention_heads=3"], "multiple of"),
+        (["policy.architecture.num_key_value_heads=3"], "num_key_value_heads"),
+        (["policy.architecture.num_hidden_layers=100000"], "1000"),
+        (["selfplay.temperature=1e-300"], "0.0001"),
+        (["training.threads=100000"], "1024"),
+        (["evaluation.tasks=[nope]"], "has no task 'nope'"),
+        (["evaluation.tasks=[mini_arc, mini_arc]"], "each task once"),
+        (["evaluation.tasks=[]"], "each task once"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused_when_the_recipe_is_read(settings, words):
+    with pytest.raises(UserError, match=words):
+        recipes.load("tiny", overrides=settings)
+
+
+def test_a_line_that_unfolds_to_more_than_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(preferences, "MAX_LINE_BYTES", 1000)
+    path = tmp_path / "bomb.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"prompt": "' + b"a" * 10**6))
+    with pytest.raises(UserError, match="line 1: larger than 1,000 bytes"):
+        read_preferences(str(path))
+
+
+def test_a_parquet_file_is_read_in_batches_that_fit_its_columns(tmp_path, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([ROW | {"prompt": "a" * 1000}] * 300), path)
+    with pq.ParquetFile(path) as file:
+        assert preferences._rows_per_batch(file, path) == 256
+        monkeypatch.setattr(preferences, "MAX_BATCH_BYTES", 5000)
+        assert preferences._rows_per_batch(file, path) < 3
+        monkeypatch.setattr(preferences, "MAX_BATCH_BYTES", 10)
+        with pytest.raises(UserError, match="unfolds to"):
+            preferences._rows_per_batch(file, path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.json", "rows.parquet"])
+def test_a_git_lfs_pointer_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(UserError, match="git lfs pull"):
+        read_preferences(str(tmp_path / name))
+    with pytest.raises(UserError, match="git lfs pull"):
+        text.read_text(tmp_path / name, max_bytes=1000)
+
+
+def test_a_pipe_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="a pipe or a device"):
+        read_preferences(str(tmp_path / "pipe"))
+
+
+def test_a_recipe_may_come_from_a_pipe():
+    command = f"{sys.executable} -m spac_repro recipes check <(cat {recipes.__path__[0]}/tiny.yaml)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def write_questions(folder: Path, train: list[int], test: list[int], names: tuple[str, str] = ("train", "test")) -> None:
+    folder.mkdir(parents=True)
+    for name, numbers in zip(names, (train, test), strict=True):
+        rows = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in numbers]
+        (folder / f"{name}.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def read_questions(folder: Path):
+    return scoring.read_questions(suites.get("openllm"), tasks=["gsm8k"], questions_folder=folder)
+
+
+def test_too_few_worked_examples_are_refused_and_a_byte_order_mark_is_none(tmp_path):
+    write_questions(tmp_path / "few" / "gsm8k", [1, 2], [9])
+    with pytest.raises(UserError, match="has 2 rows in its split train"):
+        read_questions(tmp_path / "few")
+    write_questions(tmp_path / "enough" / "gsm8k", [1, 2, 3, 4, 5], [9, 3])
+    assert read_questions(tmp_path / "enough")
+
+
+def test_a_split_may_have_the_hubs_name(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"question": "1 + 1?", "answer": "#### 2"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test-00000-of-00001.parquet")
+    assert question_files.read_split(tmp_path, "test", question_files.Gsm8kRow) == rows
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test-00001-of-00002.parquet")
+    with pytest.raises(UserError, match="in 2 files"):
+        question_files.read_split(tmp_path, "test", question_files.Gsm8kRow)
+
+
+def test_brackets_in_a_table_are_text(capsys):
+    from spac_repro.cli import output
+
+    table = output.table("[/nope] of :smile:", "[red]x")
+    table.add_row("[/nope]")
+    output.show(table)
+    printed = capsys.readouterr().out
+    assert printed.count("[/nope]") == 2
+    assert ":smile:" in printed
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parent))
+    import kinds
+
+    kinds.write_model(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_model_folder_whose_tokenizer_does_not_fit_is_refused_before_the_weights_are_read(model_folder):
+    from spac_repro.model import policy
+
+    policy.load(model_folder)
+    (model_folder / "model.safetensors").write_bytes(b"never read")
+    change(model_folder / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(UserError, match="no end-of-sequence token"):
+        policy.load(model_folder)
+
+    def refuse(tokenizer: object) -> None:
+        raise UserError("asked for a chat template")
+
+    change(model_folder / "tokenizer_config.json", eos_token="</s>")
+    with pytest.raises(UserError, match="asked for a chat template"):
+        policy.load(model_folder, check_tokenizer=refuse)
+
+
+def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused(model_folder):
+    from spac_repro.model import policy
+
+    tokenizer = json.loads((model_folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["one more"] = 10_000
+    (model_folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match="up to id 10000, and the model's embedding"):
+        policy.load(model_folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "must be an object"),
+        ("null", "must be an object"),
+        ('{"model_type": {}}', "is not supported"),
+        ("[" * 3000, "levels deep"),
+    ],
+)
+def test_a_configuration_that_is_no_object_is_refused(model_folder, content, words):
+    from spac_repro.model import policy
+
+    (model_folder / "config.json").write_text(content)
+    with pytest.raises(UserError, match=words):
+        policy.load(model_folder)
+
+
+def test_weights_that_are_a_pointer_are_named(model_folder):
+    from spac_repro.model import policy
+
+    (model_folder / "model.safetensors").write_bytes(POINTER)
+    with pytest.raises(UserError, match=r"model.safetensors: a Git LFS pointer.*git lfs pull"):
+        policy.load(model_folder)
+
+
+def test_an_architecture_without_sdpa_is_told_the_remedy(tmp_path):
+    from spac_repro.model import loading
+
+    error = ValueError(
+        "X does not support an attention implementation through torch.nn.functional.scaled_dot_product_attention yet."
+    )
+    assert "--set policy.attn_implementation=eager" in str(loading.unreadable(tmp_path, error))
+
+
+def test_a_local_folder_is_no_name_of_a_policy(tmp_path):
+    from spac_repro.data import hub
+
+    with pytest.raises(UserError, match=r"is a local folder; write OWNER/NAME"):
+        hub.snapshot(str(tmp_path), "main")
+
+
+def test_files_of_a_folder_have_the_mode_of_the_umask(tmp_path):
+    from spac_repro.runs import files
+
+    before = os.umask(0o027)
+    try:
+        with files.atomic_folder(tmp_path / "policy") as folder:
+            (folder / "model.safetensors").touch(0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "policy" / "model.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_manifest_without_a_schema_is_of_version_0_1(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parent))
+    import kinds
+
+    from spac_repro.runs.folder import RunFolder
+
+    kinds.write_run(tmp_path, 0)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["schema"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert RunFolder.open(tmp_path).manifest.recipe == "tiny"
