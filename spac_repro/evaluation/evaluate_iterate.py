@@ -17,9 +17,15 @@ NUM_SAMPLES = 12  # prompts that every iterate answers for the report
 
 
 def score(context: RunContext, t: int) -> None:
-    """Score iterate t and write the scores into the run folder, unless they exist."""
+    """Score iterate t and write scores and samples into the run folder, unless they exist.
+
+    Iteration 0 also leaves what later iterates are compared with. An iterate of which a file was removed is scored again.
+    """
     iteration, settings = context.folder.iteration(t), context.recipe.evaluation
-    if distributed.exists_on_main_process(iteration.scores_file):
+    needed = [iteration.scores_file, iteration.samples_file]
+    needed += [iteration.gold_file] if t == 0 and settings.gold_prompts else []
+    needed += [iteration.heldout_file] if t == 0 and settings.heldout_pairs else []
+    if all(map(distributed.exists_on_main_process, needed)):
         return
     model = context.load_policy(t).to(context.device).eval()  # type: ignore[arg-type]  # the stubs know no torch.device
     scores = gold.measure(context, t, model) if settings.gold_prompts else []

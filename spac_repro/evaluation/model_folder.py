@@ -81,6 +81,8 @@ def _model_folder_and_world(target: Path) -> tuple[Path, WorldSettings | None]:
     last = run.last_iterate()
     if last is None:
         raise UserError(f"{target}: the run has no finished iterate yet; repeat its train command")
+    if run.complete and last.number != run.results.iterations[-1].iteration:
+        raise UserError(f"{target}: its last iterate was removed; to score an earlier one, name its folder, such as {last.policy}")
     file_hashes.check_iterate(run, last.number)
     return last.policy, _world(run)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from spac_repro.optim.tensorboard_events import EventsWriter
 from spac_repro.runs import file_hashes, ownership
 from spac_repro.runs.files import write_bytes
 from spac_repro.runs.folder import RunFolder
@@ -34,8 +35,7 @@ class MetricsWriter:
         try:
             with suppress(OSError) if error is not None else nullcontext():  # a full disk that stopped the run was said already
                 self._file.close()
-                if not ownership.is_lost(self._run.path):  # TensorBoard would write into the next run's folder
-                    self._events.close()
+                self._events.close()
         finally:
             self._file = None
 
@@ -49,8 +49,6 @@ class MetricsWriter:
         Raises:
             UserError: the file does not begin with what was written.
         """
-        from torch.utils.tensorboard import SummaryWriter
-
         self.__exit__(None, None, None)
         path, finished = self._run.metrics_file, file_hashes.finished_metrics(self._run)
         kept = at_checkpoint or finished
@@ -60,7 +58,7 @@ class MetricsWriter:
         write_bytes(path, content)
         self._lines, self._bytes, self._digest = content.count(b"\n"), len(content), hashlib.sha256(content)
         self._file = path.open("ab")
-        self._events = SummaryWriter(str(self._run.tensorboard_folder), purge_step=self._lines + 1)
+        self._events = EventsWriter(self._run.tensorboard_folder, first_step=self._lines + 1)
 
     def write(self, iteration: int, step: int, values: dict[str, float]) -> None:
         """Append the line of a step. Steps count from 1 in every iteration; iteration 0 is the supervised start.
@@ -75,8 +73,7 @@ class MetricsWriter:
         self._lines, self._bytes = self._lines + 1, self._bytes + len(line)
         self._digest.update(line)
         stage = "iteration" if iteration else "start"
-        for name, value in values.items():
-            self._events.add_scalar(f"{stage}/{name}", value, self._lines)
+        self._events.write(self._lines, {f"{stage}/{name}": value for name, value in values.items()})
 
     def sync(self) -> WrittenMetrics:
         """Bring the file to the disk, and return its length and hash."""

@@ -7,6 +7,10 @@ from pathlib import Path
 import cut_down
 import pytest
 
+from spac_repro import suites
+from spac_repro.errors import UserError
+from spac_repro.evaluation import model_folder
+from spac_repro.progress import NoProgress
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 
@@ -57,6 +61,14 @@ def test_a_changed_environment_is_refused_and_where_allowed_recorded(uninterrupt
     after = json.loads((run / "manifest.json").read_text())
     assert len(after["segments"]) == 1
     assert after["equal_bits_claimed"] is False
+
+
+def test_an_earlier_iterate_is_not_evaluated_for_the_last(uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    shutil.rmtree(run / "iteration-2" / "policy")
+    with pytest.raises(UserError, match=f"its last iterate was removed; .* such as {run}/iteration-1/policy"):
+        model_folder.evaluate(run, suites.get("mini"), data=None, tasks=None, limit=1, batch_size=1, progress=NoProgress())
 
 
 @pytest.mark.check

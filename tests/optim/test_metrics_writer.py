@@ -27,21 +27,6 @@ def encoded(steps) -> bytes:
     return "".join(hashed).encode()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_tensorboard():
-    """Its files are looked at in a test of their own; here they would cost time only."""
-    import torch.utils.tensorboard
-
-    class Nowhere:
-        def __init__(self, *_, **__): ...
-        def add_scalar(self, *_): ...
-        def close(self): ...
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.utils.tensorboard, "SummaryWriter", Nowhere)
-        yield
-
-
 def written(steps) -> WrittenMetrics:
     content = encoded(steps)
     return WrittenMetrics(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -175,11 +160,9 @@ def test_a_line_is_on_its_way_to_the_disk_before_the_next_step(tmp_path):
         assert RunFolder(tmp_path).metrics() == [StepMetrics(0, 1, {"loss": 2.0})]
 
 
-def test_tensorboard_shows_the_same_numbers(tmp_path, monkeypatch):
+def test_tensorboard_shows_the_same_numbers(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from torch.utils.tensorboard.writer import SummaryWriter
 
-    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", SummaryWriter)
     write(tmp_path, STEPS[:7])  # the last of them is past the checkpoint that the run resumes from
     write(tmp_path, STEPS[6:], STEPS[:6])
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -201,3 +184,14 @@ def test_a_full_disk_at_the_end_does_not_hide_the_error_that_ended_the_run(tmp_p
     writer._file = Full()
     with pytest.raises(OSError, match="No space"):
         writer.__exit__(None, None, None)
+
+
+def test_tensorboards_file_is_not_opened_again_in_a_folder_that_was_made_anew(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with MetricsWriter(run) as metrics:
+        metrics.resume(None, tmp_path)
+        metrics.write(0, 1, {"loss": 2.0})
+        run.path.rename(tmp_path / "removed")
+        run.tensorboard_folder.mkdir(parents=True)
+        metrics.write(0, 2, {"loss": 1.0})
+    assert [*run.tensorboard_folder.iterdir()] == []
