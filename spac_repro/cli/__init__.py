@@ -27,6 +27,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a locale may lack the character π
+    sys.argv[1:] = map(_with_home, sys.argv[1:])
     signals.install_handlers()
     try:
         from spac_repro.cli.root import app  # imported here, because it loads methods of other distributions, which may be refused
@@ -48,6 +49,12 @@ def main() -> None:
         if signals.signal_received():
             _exit_interrupted()  # a library that is interrupted during its import may raise any error
         sys.exit(failures.report_crash(error))
+
+
+def _with_home(word: str) -> str:
+    """Replace a leading `~/` by the home folder, which the shell does not do in quotes and after `=`."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word
 
 
 def _exit_interrupted() -> NoReturn:

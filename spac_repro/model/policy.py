@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -28,7 +29,7 @@ from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import architectures, dropout, loading, packing
 from spac_repro.model.logprobs import token_logprobs
 from spac_repro.model.packing import PackedSequence
-from spac_repro.recipe import PolicySettings
+from spac_repro.recipe import ArchitectureSettings, PolicySettings
 
 # Packed attention needs no mask; this one only keeps transformers from making one.
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
@@ -148,10 +149,27 @@ def _random_weights(settings: PolicySettings, seed: int) -> tuple[PreTrainedMode
         attn_implementation=settings.attn_implementation,  # type: ignore[call-arg]  # taken by every configuration
         dtype=settings.dtype,
     )
+    _check_memory(shape, bytes_per_weight=2 if settings.dtype == "bfloat16" else 4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MistralForCausalLM(config).to(getattr(torch, settings.dtype))
     return prepare(model, settings.attn_implementation), tokenizer
+
+
+def _check_memory(shape: ArchitectureSettings, bytes_per_weight: int) -> None:
+    """Refuse random weights that do not fit this machine's memory; Linux would end the process without a word.
+
+    Raises:
+        UnfitEnvironmentError: the layers alone are larger: queries and outputs of attention, and the three matrices of the MLP.
+    """
+    width = shape.hidden_size
+    needed = shape.num_hidden_layers * (2 * width**2 + 3 * width * shape.intermediate_size) * bytes_per_weight
+    memory = psutil.virtual_memory().total
+    if needed > memory:
+        raise UnfitEnvironmentError(
+            f"policy.architecture: the weights take {needed / 1e9:.0f} GB or more, and this machine has {memory / 1e9:.0f} GB; "
+            "choose a smaller architecture"
+        )
 
 
 def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -213,7 +231,8 @@ def load(
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     options = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation} if settings else {"dtype": "auto"}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        with _no_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except Exception as error:
         raise loading.unreadable(folder, error) from None
     loading.check_tokenizer(folder, tokenizer)

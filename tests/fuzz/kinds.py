@@ -123,11 +123,11 @@ KINDS = (
     Kind("worked examples", "questions", "gsm8k/train.jsonl", "jsonl", call=_questions),
     Kind("task", "suite", "task.yaml", "yaml", call=_suite),
     Kind("suite", "suite", "suite.yaml", "yaml", call=_suite),
-    Kind("config.json", "model", "config.json", "json", ("evaluate {} --suite mini",), _model_folder),
-    Kind("tokenizer.json", "model", "tokenizer.json", "json", ("evaluate {} --suite mini",), _model_folder),
-    Kind("tokenizer_config.json", "model", "tokenizer_config.json", "json", ("evaluate {} --suite mini",), _model_folder),
-    Kind("generation_config.json", "model", "generation_config.json", "json", ("evaluate {} --suite mini",), _model_folder),
-    Kind("weights", "model", "model.safetensors", "bytes", ("evaluate {} --suite mini",), _model_folder),
+    Kind("config.json", "model", "config.json", "json", ("evaluate {} --suite mini --json",), _model_folder),
+    Kind("tokenizer.json", "model", "tokenizer.json", "json", ("evaluate {} --suite mini --json",), _model_folder),
+    Kind("tokenizer_config.json", "model", "tokenizer_config.json", "json", ("evaluate {} --suite mini --json",), _model_folder),
+    Kind("generation_config.json", "model", "generation_config.json", "json", ("evaluate {} --suite mini --json",), _model_folder),
+    Kind("weights", "model", "model.safetensors", "bytes", ("evaluate {} --suite mini --json",), _model_folder),
 )
 
 

@@ -13,7 +13,7 @@ from spac_repro import recipes, suites
 from spac_repro.data import preferences
 from spac_repro.data.preferences import read_preferences
 from spac_repro.documents import text
-from spac_repro.errors import UserError
+from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.evaluation.leaderboard import question_files, scoring
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
@@ -229,3 +229,60 @@ def test_a_manifest_without_a_schema_is_of_version_0_1(tmp_path):
     del manifest["schema"]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert RunFolder.open(tmp_path).manifest.recipe == "tiny"
+
+
+def test_weights_that_are_larger_than_the_memory_are_refused():
+    from spac_repro.model import policy
+
+    large = ["policy.architecture.num_hidden_layers=1000", "policy.architecture.hidden_size=32768"]
+    with pytest.raises(UnfitEnvironmentError, match="this machine has"):
+        policy.create_initial(recipes.load("tiny", overrides=large).recipe.policy, seed=0)
+
+
+def test_a_home_folder_in_quotes_is_found(monkeypatch):
+    from spac_repro import cli
+
+    monkeypatch.setenv("HOME", "/home/me")
+    assert [cli._with_home(word) for word in ("~/a", "--out=~/a", "a~/b", "--set", "x=~/a", "~")] == [
+        "/home/me/a",
+        "--out=/home/me/a",
+        "a~/b",
+        "--set",
+        "x=~/a",
+        "~",
+    ]
+
+
+def spac_repro(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    shell = command.replace("spac-repro", f"{sys.executable} -P -m spac_repro")
+    return subprocess.run(["bash", "-c", shell], cwd=folder, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parent))
+    import kinds
+
+    kinds.write_run(tmp_path / "run", 0)
+    (tmp_path / "file").touch()
+    for out in (".", "file/report.html", "run"):
+        done = spac_repro(f"spac-repro report run -o {out}", tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) in ((2, 1), (3, 1)), done.stderr
+
+
+def test_modules_in_the_working_directory_are_not_imported_by_child_processes(tmp_path):
+    for name in ("queue", "tokenizers", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    done = spac_repro("spac-repro recipes check tiny", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_git_that_finds_no_free_file_is_no_missing_commit(monkeypatch):
+    from spac_repro.runs import environment
+
+    def refuse(*_, **__):
+        return subprocess.CompletedProcess([], 128, "", "fatal: cannot open: Too many open files")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        environment._git("rev-parse", "HEAD")
