@@ -13,17 +13,21 @@ So it does not matter whether submitit takes a signal for a timeout or a preempt
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TextIO
 
+from spac_repro.documents.errors import one_line
 from spac_repro.launchers import sweep_folder
 from spac_repro.runs.folder import RunFolder
 
@@ -51,7 +55,7 @@ class Job:
         environment: environment variables of the training.
         attempts_without_progress: after this many attempts in a row without progress, the run fails.
         start_from: the run whose start policy is used; None: this run makes its own.
-        scratch: folder for caches on the node's own disk; may contain variables.
+        scratch: where each attempt makes a folder for caches, on the node's own disk; may contain variables.
         cache: folder that `prefetch` filled.
     """
 
@@ -121,9 +125,13 @@ class Job:
         """Run training to its end. Return its exit code and the last line of its error output."""
         if self._signals:
             return EXIT_INTERRUPTED, ""
+        with _scratch_folder(self.scratch) as scratch:
+            return self._run_training({**os.environ, **self._environment(scratch)})
+
+    def _run_training(self, environment: dict[str, str]) -> tuple[int, str]:
         child = subprocess.Popen(
             self._command(),
-            env={**os.environ, **self._environment()},
+            env=environment,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
@@ -147,7 +155,7 @@ class Job:
             return "done"
         if self._signals and code in (EXIT_INTERRUPTED, -signal.SIGUSR2, -signal.SIGTERM):
             return "again" if signal.SIGUSR2 in self._signals else "stopped"
-        raise JobError(last_line.removeprefix("spac-repro: ") or f"training ended with exit code {code} and no output")
+        raise JobError(one_line(last_line.removeprefix("spac-repro: ")) or f"training ended with exit code {code} and no output")
 
     def _wait_for_slurm(self) -> None:
         """Wait for Slurm to end the job or to send SIGUSR2. Slurm does not requeue a preempted job that exits by itself."""
@@ -178,16 +186,14 @@ class Job:
             train += ["--start-from", str(self.start_from)]
         return [sys.executable, "-P", "-m", *train]  # -P: a module in the working directory is never imported
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, scratch: Path | None) -> dict[str, str]:
         variables = dict(self.environment)
         if self.nodes > 1:  # torchrun's variables: where the processes that `train` starts on each node meet
             variables |= {"PET_NNODES": str(self.nodes), "PET_NODE_RANK": str(_rank()), "PET_MASTER_PORT": str(_port())}
             variables["PET_MASTER_ADDR"] = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
         if self.cache is not None:
             variables["HF_HOME"] = self.cache
-        if self.scratch is not None:
-            scratch = Path(os.path.expandvars(self.scratch)) / f"spac-repro-{os.getuid()}"
-            scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if scratch is not None:
             names = ("XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
             variables |= {name: str(scratch / name.lower()) for name in names}
         return variables
@@ -199,6 +205,27 @@ class Job:
         line = json.dumps({"job": _job_id(), "node": _node(), "at": round(time.time(), 1), **fields})
         with self.attempts_file.open("a") as file:
             file.write(line + "\n")
+
+
+@contextmanager
+def _scratch_folder(parent: str | None) -> Iterator[Path | None]:
+    """Yield a new folder for the caches of one attempt, or None; it is removed afterwards.
+
+    Caches hold compiled code that training executes. So nobody else may know the folder's name before it exists, or write to it.
+    """
+    if parent is None:
+        yield None
+        return
+    place = Path(os.path.expandvars(parent))
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="spac-repro-", dir=place))  # mode 0700, a random name, never an existing folder
+    except OSError as error:
+        raise JobError(f"cannot create a folder in {place}: {error.strerror}; correct `scratch` in the cluster profile") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _verify_cache(cache: Path) -> None:
@@ -229,10 +256,11 @@ class _OutputForwarder:
         self._thread = Thread(target=self._forward, args=(stream,), daemon=True)
         self._thread.start()
 
-    def _forward(self, stream: Iterator[str]) -> None:
-        for line in stream:
-            print(line, end="", file=sys.stderr, flush=True)
-            self._last = line.strip() or self._last
+    def _forward(self, stream: TextIO) -> None:
+        with stream:
+            for line in stream:
+                print(line, end="", file=sys.stderr, flush=True)
+                self._last = line.strip() or self._last
 
     def last_line(self) -> str:
         """The last line that is not empty, after the stream has ended."""

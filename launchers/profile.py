@@ -6,13 +6,25 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from spac_repro.documents.base_model import PositiveInt, Settings
 from spac_repro.documents.packaged import PackagedDocument
 from spac_repro.runs import files
 
 NotNegative = Annotated[int, Field(ge=0)]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():  # a new line in the batch script would be a command of its own
+        raise ValueError("contains a control character; write it without")
+    return text
+
+
+# Text that becomes a part of the batch script, where sbatch or the shell reads it.
+OneLine = Annotated[str, AfterValidator(_printable)]
+SbatchOption = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 RENAMED = {"parallelism": "max_parallel_runs"}  # keys of version 0.1; a file with one is refused, an old sweep.json is read
 RENAMED_IN_IMAGE = {"runner": "runtime"}
@@ -32,10 +44,10 @@ class Image(Settings):
     """
 
     runtime: Literal["apptainer", "podman", "pyxis"]
-    path: str
-    binds: list[str] = Field(default_factory=list)
-    options: list[str] = Field(default_factory=list)
-    python: str = "python"
+    path: OneLine
+    binds: list[OneLine] = Field(default_factory=list)
+    options: list[OneLine] = Field(default_factory=list)
+    python: OneLine = "python"
 
     @model_validator(mode="before")
     @classmethod
@@ -83,7 +95,7 @@ class Cluster(PackagedDocument):
         minutes: time limit of a job.
         max_parallel_runs: runs that are executed at the same time; None: as many as Slurm starts.
         sbatch: any other options of sbatch.
-        setup: shell lines before the job's Python, e.g. `module load cuda`.
+        setup: shell lines before the job's Python, e.g. `module load cuda`. The job executes them as they are.
         environment: environment variables of the job.
         python: the interpreter, without an image; None: the one that submits.
         image: the container image that the job's Python runs in.
@@ -98,11 +110,11 @@ class Cluster(PackagedDocument):
 
     summary: str
     scheduler: Literal["slurm", "local"]
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    exclude: str | None = None
+    partition: OneLine | None = None
+    account: OneLine | None = None
+    qos: OneLine | None = None
+    constraint: OneLine | None = None
+    exclude: OneLine | None = None
     nodes: PositiveInt = 1
     gpus_per_node: NotNegative = 0
     processes_per_node: PositiveInt | None = None
@@ -110,14 +122,14 @@ class Cluster(PackagedDocument):
     memory_gb: PositiveInt | None = None
     minutes: PositiveInt
     max_parallel_runs: PositiveInt | None = None
-    sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
+    sbatch: dict[SbatchOption, OneLine | int | bool] = Field(default_factory=dict)
     setup: list[str] = Field(default_factory=list)
-    environment: dict[str, str] = Field(default_factory=dict)
-    python: str | None = None
+    environment: dict[VariableName, str] = Field(default_factory=dict)
+    python: OneLine | None = None
     image: Image | None = None
     offline: bool = True
-    cache: str | None = None
-    scratch: str | None = None
+    cache: OneLine | None = None
+    scratch: OneLine | None = None
     requeue: Requeue = Requeue()
 
     @model_validator(mode="before")

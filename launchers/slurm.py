@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.launchers.job import Job, requeue_file
 from spac_repro.launchers.profile import Cluster
 
 # docs/decisions/07-sweeps.md: signals, requeueing, dependencies, and why squeue is asked before sacct.
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct")
+JOB_ID = re.compile(r"[0-9]+(_[0-9]+)?")  # scancel would read anything else as an option, or as another kind of name
 PENDING_STATES = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 ACTIVE_STATES = {"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 
@@ -180,6 +182,10 @@ def _executor(cluster: Cluster, folder: Path, name: str, after: Sequence[str]) -
             """The text of the sbatch file; `command` is submitit's own unless given."""
             return str(self._make_submission_file_text(command or self._submitit_command_str, uid))
 
+    if not str(folder).isprintable():
+        raise UserError(
+            f"{str(folder)!r} contains a control character, which the batch script cannot hold; choose another with --out"
+        )
     executor = Executor(folder, python=cluster.python_command(sys.executable))
     executor.update_parameters(**_parameters(cluster, folder, name, after))
     return executor
@@ -226,6 +232,8 @@ def cancel(ids: Iterable[str]) -> None:
         UserError: Slurm did not cancel them.
     """
     chosen = sorted(set(ids))
+    if bad := [job for job in chosen if not JOB_ID.fullmatch(job)]:
+        raise UserError(f"{one_line(bad[0], 40)!r} is not a job of Slurm, so nothing was cancelled; sweep.json was changed by hand")
     for begin in range(0, len(chosen), 200):
         done = run_command("scancel", *chosen[begin : begin + 200])
         if done.returncode and "already" not in done.stderr and "Invalid job id" not in done.stderr:

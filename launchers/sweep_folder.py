@@ -9,6 +9,7 @@ A run is executed in one or two tasks: "start" (iteration 0, if other runs share
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from spac_repro.documents import strict_json
-from spac_repro.documents.errors import user_error
+from spac_repro.documents.errors import one_line, user_error
 from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
@@ -26,12 +27,13 @@ from spac_repro.launchers import profile
 from spac_repro.launchers.matrix import SweepRun
 from spac_repro.launchers.profile import Cluster
 from spac_repro.renamed_settings import present_key
-from spac_repro.runs import files
+from spac_repro.runs import access, files
 from spac_repro.runs.folder import RunFolder
 
 SCHEMA = 2
 SCHEMA_OF_0_1 = 1
 JOBS = "jobs"
+_RUN_NAME = re.compile(r"(?!\.)[\w.=+-]+(/(?!\.)[\w.=+-]+)*", re.ASCII)  # a path below the sweep's folder
 
 
 @dataclass
@@ -44,6 +46,7 @@ class SweepFolder:
         cluster: the profile of the last submission.
         runs: the runs, by name.
         jobs: the ID of each run's job: task ("start" or "run") → name of the run → job.
+        made_here: whether `save` wrote sweep.json into this very folder; otherwise it was copied or unpacked.
     """
 
     path: Path
@@ -51,6 +54,7 @@ class SweepFolder:
     cluster: Cluster
     runs: dict[str, SweepRun] = field(default_factory=dict)
     jobs: dict[str, dict[str, str]] = field(default_factory=dict)
+    made_here: bool = field(default=True, compare=False)
     _by_start: dict[str, list[SweepRun]] = field(default_factory=dict)
 
     def add(self, runs: Sequence[SweepRun]) -> None:
@@ -87,7 +91,9 @@ class SweepFolder:
                 "cluster": self.cluster.model_dump(mode="json"),
                 "runs": [run.as_json() for run in self.runs.values()],
                 "jobs": self.jobs,
+                "made_in": _identity(self.path),
             },
+            mode=0o600,  # the profile's environment may hold tokens
         )
 
     def run_folder(self, run: SweepRun) -> RunFolder:
@@ -144,9 +150,12 @@ def read(path: Path) -> SweepFolder:
     """Read the folder of a submitted sweep, also one of version 0.1.
 
     Raises:
-        UserError: another version wrote it, or its job folder is not only this user's.
+        UserError: another version wrote it, others can change it, or its job folder is not only this user's.
     """
     file = path / "sweep.json"
+    access.check_own_folder(path)
+    if file.is_symlink() or file.stat().st_uid not in (os.geteuid(), path.stat().st_uid):
+        raise UserError(f"{file} is not yours, and jobs would execute what it says; choose another folder with --out")
     tree = strict_json.read(file, dict)
     if tree.get("schema") == SCHEMA_OF_0_1:
         try:
@@ -159,7 +168,28 @@ def read(path: Path) -> SweepFolder:
     content = validate(_Content, tree, NamedSource(str(file)), remedy="the file was changed by hand; submit the sweep again")
     folder = SweepFolder(path, content.name, content.cluster, jobs=content.jobs)
     folder.add(content.runs)
+    folder.made_here = tree.get("made_in") == _identity(path)
+    for name in (folder.name, *folder.runs):
+        if not _RUN_NAME.fullmatch(name):
+            raise UserError(f"{file}: {one_line(name, 60)!r} is no name of a run or sweep; the file was changed by hand")
     return folder
+
+
+def check_made_here(folder: SweepFolder, *, remedy: str) -> None:
+    """Check that this user's own command wrote sweep.json here, before its profile is executed or its jobs are cancelled.
+
+    A sweep folder out of an archive belongs to whoever unpacks it, but its sweep.json is the work of somebody else.
+
+    Raises:
+        UserError: it was written elsewhere.
+    """
+    if not folder.made_here:
+        raise UserError(f"{folder.path}: sweep.json was written elsewhere, and says what jobs execute; {remedy}")
+
+
+def _identity(path: Path) -> list[int]:
+    """The inodes of the sweep's folder and of its job folder. Nobody can know them before the folders exist."""
+    return [folder.stat().st_ino for folder in (path, path / JOBS) if folder.exists()]
 
 
 def _upgrade(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +232,7 @@ def make_private(folder: Path) -> None:
         UserError: it cannot be created, belongs to another user, or is accessible to others.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create {folder}: {error.strerror}; choose a folder that you can write to with --out") from None

@@ -94,7 +94,9 @@ def retry(
     from spac_repro.launchers.profile import Cluster
 
     folder = sweep_folder.read(sweep_folder.find(name))
-    if cluster is not None:
+    if cluster is None:
+        sweep_folder.check_made_here(folder, remedy="read it, and name the profile with --cluster")
+    else:
         folder.cluster = Cluster.load(cluster)
     submission = sweep.submit(folder, resubmit=sweep.ENDED, on_end=lambda line: None if as_json else print(line))
     _finish(folder, submission, as_json)
@@ -140,6 +142,7 @@ def cancel(name: SubmittedSweep, as_json: AsJson = False) -> None:
     folder = sweep_folder.read(sweep_folder.find(name))
     if folder.cluster.scheduler == "local":
         raise UserError(f"{folder.name} runs on this machine; interrupt its `sweep submit` instead (Ctrl-C)")
+    sweep_folder.check_made_here(folder, remedy="cancel the jobs with scancel")
     runs = sweep.cancel(folder)
     print(json.dumps({"sweep": folder.name, "cancelled": runs}) if as_json else f"{folder.name}: {len(runs)} runs cancelled")
 

@@ -4,7 +4,6 @@ TensorBoard's own writer opens the file by its name, in a thread, at every write
 that thread or write into the folder of the next run. This one opens the file once.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ class EventsWriter:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns():020d}.{os.uname().nodename}.{os.getpid()}"
+        name = f"events.out.tfevents.{time.time_ns():020d}"  # TensorBoard's own names also tell the machine and the process
         self._file = (folder / name).open("xb")
         self._records = RecordWriter(self._file)
         self._records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())

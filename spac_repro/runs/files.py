@@ -26,12 +26,13 @@ def no_hook(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path, *, before_rename: Hook = no_hook) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, before_rename: Hook = no_hook, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a file for atomic writing: it is written to a temporary file, synced, and renamed when the block ends.
 
     Args:
         path: The file; its folders are created.
         before_rename: Called with the path of the complete temporary file.
+        mode: The file's permissions, of which the umask takes some away.
 
     Raises:
         UserError: `path` is in a run folder that this process owned and no longer owns.
@@ -41,7 +42,7 @@ def atomic_file(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Binary
     temporary = _temporary(path)
     try:
         # O_EXCL: the name is new, so no link that somebody left there is followed.
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -54,13 +55,13 @@ def atomic_file(path: Path, *, before_rename: Hook = no_hook) -> Iterator[Binary
     _sync_folder(path.parent)
 
 
-def write_bytes(path: Path, content: bytes, *, before_rename: Hook = no_hook) -> None:
-    """Write a file atomically. For `before_rename` and errors, see `atomic_file`."""
-    with atomic_file(path, before_rename=before_rename) as file:
+def write_bytes(path: Path, content: bytes, *, before_rename: Hook = no_hook, mode: int = 0o666) -> None:
+    """Write a file atomically. For `before_rename`, `mode` and errors, see `atomic_file`."""
+    with atomic_file(path, before_rename=before_rename, mode=mode) as file:
         file.write(content)
 
 
-def write_json(path: Path, content: Any, *, before_rename: Hook = no_hook) -> None:
+def write_json(path: Path, content: Any, *, before_rename: Hook = no_hook, mode: int = 0o666) -> None:
     """Write a JSON file atomically. Equal content gives equal bytes.
 
     Raises:
@@ -70,7 +71,7 @@ def write_json(path: Path, content: Any, *, before_rename: Hook = no_hook) -> No
         text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError:
         raise UserError(f"{path}: a number in it is not finite, so it is not written") from None
-    write_bytes(path, text.encode(), before_rename=before_rename)
+    write_bytes(path, text.encode(), before_rename=before_rename, mode=mode)
 
 
 def read_json(path: Path) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spac_repro.documents import strict_json
 from spac_repro.errors import UserError
-from spac_repro.runs import ownership, system_errors
+from spac_repro.runs import access, ownership, system_errors
 from spac_repro.runs.files import write_json
 from spac_repro.runs.ownership import LOCK
 
@@ -27,21 +27,23 @@ def exclusive_access(folder: Path) -> Iterator[None]:
     folder that does not become a run folder (because of bad input, or because it has other files) is left as it was.
 
     Raises:
-        UserError: Another process has the lock, or the folder cannot be created.
+        UserError: Another process has the lock, the folder cannot be created, others can change it, or a link is in it.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{folder} cannot be a run folder: it or a parent is a file; choose another folder with --out") from None
     except OSError as error:
         raise system_errors.explain(error, str(folder)) or error from None
+    access.check_own_folder(folder)
     owner = folder / OWNER
     lock = _acquire(folder)
     if lock is None:
         raise UserError(f"{folder} is in use{_by(owner)}; wait for it, or choose another folder with --out")
     try:
         ownership.begin(folder)
+        access.check_no_links(folder)
         write_json(owner, {"process": os.getpid(), "node": os.environ.get("SLURMD_NODENAME") or os.uname().nodename})
         yield
     finally:

@@ -138,3 +138,42 @@ def test_a_key_of_0_1_is_refused_with_its_new_name(tmp_path, change, message):
     file.write_text(yaml.safe_dump({"summary": "mine", "scheduler": "slurm", "minutes": 60, **change}))
     with pytest.raises(UserError, match=re.escape(message)):
         Cluster.load(str(file))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(
+            {key: "gpu\ntouch /tmp/x"}
+            for key in ("partition", "account", "qos", "constraint", "exclude", "python", "cache", "scratch")
+        ),
+        {"sbatch": {"comment": "a\ntouch /tmp/x"}},
+        {"sbatch": {"comment\ntouch x": "a"}},
+        {"sbatch": {"comment=a --wrap": "a"}},
+        {"environment": {"A\ntouch x": "1"}},
+        {"environment": {"A=1; touch x; B": "1"}},
+        {"image": {"runtime": "pyxis", "path": "a\ntouch x"}},
+        {"image": {"runtime": "podman", "path": "a", "options": ["--x\r"]}},
+    ],
+    ids=str,
+)
+def test_nothing_but_setup_and_python_is_shell(more):
+    with pytest.raises(ValidationError, match=r"control character|pattern"):
+        profile(**more)
+
+
+def test_the_value_of_a_variable_may_have_lines(tmp_path):
+    _, text = sbatch_lines(profile(environment={"A": "1\n$(touch x)"}), tmp_path)
+    assert "export A='1\n$(touch x)'" in text
+
+
+@pytest.mark.parametrize("job", ["--me", "--user=root", "17_0 --me", "17_", "", "name"])
+def test_only_ids_of_jobs_reach_scancel(monkeypatch, job):
+    monkeypatch.setattr(slurm, "run_command", lambda *command: pytest.fail(str(command)))
+    with pytest.raises(UserError, match="is not a job of Slurm"):
+        slurm.cancel(["17", job])
+
+
+def test_a_folder_with_a_new_line_is_refused(tmp_path):
+    with pytest.raises(UserError, match="control character"):
+        slurm.sbatch_script([], profile(), tmp_path / "a\nb", name="mine")

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 
 import pytest
+from typer.testing import CliRunner
 
+from spac_repro.cli.root import app
 from spac_repro.errors import UserError
 from spac_repro.launchers import matrix, sweep, sweep_folder
 from spac_repro.launchers.matrix import Sweep
@@ -128,3 +131,51 @@ def test_content_of_the_wrong_kind_is_refused_in_one_line(tmp_path, change):
     with pytest.raises(UserError) as refused:
         sweep_folder.read(tmp_path)
     assert str(refused.value).startswith(f"{tmp_path}/sweep.json: ")
+
+
+def saved(path):
+    there = make(path)
+    sweep_folder.make_private(there.job_folder)
+    there.save()
+    return there
+
+
+def test_the_environment_of_the_profile_is_for_its_user_alone(tmp_path):
+    saved(tmp_path)
+    assert (tmp_path / "sweep.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_sweep_that_others_can_change_is_refused(tmp_path):
+    folder = tmp_path / "sweep"
+    saved(folder)
+    folder.chmod(0o777)
+    with pytest.raises(UserError, match="other users can write to"):
+        sweep_folder.read(folder)
+    folder.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(folder / "sweep.json", 65534, 65534)
+        with pytest.raises(UserError, match="is not yours"):
+            sweep_folder.read(folder)
+        os.chown(folder, 65534, 65534)
+        with pytest.raises(UserError, match="belongs to another user"):
+            sweep_folder.read(folder)
+
+
+def test_a_profile_out_of_an_archive_is_not_executed(tmp_path):
+    saved(tmp_path / "sweep")
+    shutil.copytree(tmp_path / "sweep", tmp_path / "unpacked")
+    result = CliRunner().invoke(app, ["sweep", "retry", str(tmp_path / "unpacked")])
+    assert isinstance(result.exception, UserError)
+    assert "was written elsewhere" in str(result.exception)
+    assert sweep_folder.read(tmp_path / "sweep").made_here
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/absolute", "spac/../../x", "spac/seed-1\nx", ""])
+def test_a_run_lies_below_its_sweep(tmp_path, name):
+    saved(tmp_path)
+    file = tmp_path / "sweep.json"
+    tree = json.loads(file.read_text())
+    tree["runs"][0]["name"] = name
+    file.write_text(json.dumps(tree))
+    with pytest.raises(UserError, match="is no name of a run"):
+        sweep_folder.read(tmp_path)

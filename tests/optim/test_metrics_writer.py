@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -170,6 +171,7 @@ def test_tensorboard_shows_the_same_numbers(tmp_path):
     assert sorted(events.Tags()["scalars"]) == ["iteration/loss", "start/loss"]
     shown = [(event.step, event.value) for tag in ("start/loss", "iteration/loss") for event in events.Scalars(tag)]
     assert shown == [(number, pytest.approx(step.values["loss"])) for number, step in enumerate(STEPS, start=1)]
+    assert all(re.fullmatch(r"events\.out\.tfevents\.\d+", file.name) for file in (tmp_path / "tensorboard").iterdir())
 
 
 def test_a_full_disk_at_the_end_does_not_hide_the_error_that_ended_the_run(tmp_path):

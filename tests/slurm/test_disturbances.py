@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -177,8 +176,9 @@ def test_setup_and_environment_of_the_profile_reach_the_training(disturbed: Dist
     """Caches on the node's own disk, the profile's variables, and the hub switched off."""
     sweep = disturbed("preempted_twice")
     variables = json.loads((sweep.disk / "variables.json").read_text())
-    scratch = sweep.disk / "node0" / f"spac-repro-{os.getuid()}"
-    assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
+    scratch = Path(variables["XDG_CACHE_HOME"]).parent
+    assert scratch.parent == sweep.disk / "node0"
+    assert not scratch.exists()  # it was for one attempt
     for name in ("XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR"):
         assert Path(variables[name]).parent == scratch
     assert {variables[name] for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")} == {"1"}
