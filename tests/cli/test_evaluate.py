@@ -1,6 +1,7 @@
 """`evaluate`."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +26,23 @@ def test_a_model_folder_with_pickles_only(refused, tmp_path):
 )
 def test_what_cannot_be_evaluated(refused, arguments, words):
     assert words in refused("evaluate", *arguments, stages=True)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_table_says_what_json_says_of_cut_prompts(monkeypatch, capsys, as_json):
+    from spac_repro.cli import evaluate
+    from spac_repro.evaluation import model_folder
+    from spac_repro.runs.results import Score
+
+    asked = []
+
+    def measure(*_, tasks, **__):
+        asked.append(tasks)
+        return [Score("gsm8k", "exact_match", 0.5, 0.1, 3, note="3 prompts cut to the model's 300 tokens")]
+
+    monkeypatch.setattr(model_folder, "evaluate", measure)
+    evaluate.evaluate(Path("[/nope]"), suite="openllm", tasks="gsm8k, arc_challenge", as_json=as_json)
+    printed = capsys.readouterr().out
+    assert "3 prompts cut to the model's 300 tokens" in printed
+    assert "[/nope]" in printed
+    assert asked == [["gsm8k", "arc_challenge"]]

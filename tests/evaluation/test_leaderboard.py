@@ -395,6 +395,12 @@ def test_prompts_cut_to_the_context_are_noted(tokenizer: PreTrainedTokenizerFast
     assert score.note == "6 prompts cut to the model's 300 tokens"
 
 
+def test_prompts_of_generations_are_counted_and_not_their_batches(tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
+    cut = build(context=300)
+    (score,) = evaluate(cut, tokenizer, OPENLLM, tasks=["gsm8k"], questions_folder=data, limit=3)[:1]
+    assert score.note == "3 prompts cut to the model's 300 tokens"
+
+
 def test_too_short_a_context_for_generation(tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
     with pytest.raises(UserError, match=r"gsm8k generates up to 256 tokens, and the model's context is 256"):
         evaluate(build(context=256), tokenizer, OPENLLM, tasks=["gsm8k"], questions_folder=data)

@@ -40,6 +40,17 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
         self._done += 1
         self.on_progress(self._done, self._total)
 
+    def tok_batch_encode(
+        self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokenize the prompts of a batch of generations. Warn once for each prompt that is cut; the harness warns once a batch."""
+        encoded: tuple[torch.Tensor, torch.Tensor] = super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
+        if left_truncate_len and encoded[0].shape[1] == left_truncate_len:
+            lengths = [super(PackedHFLM, self).tok_batch_encode([text])[0].shape[1] for text in strings]
+            for excess in [length - left_truncate_len for length in lengths if length > left_truncate_len][1:]:
+                logging.getLogger("lm_eval").warning("Truncating %d tokens from the left.", excess)
+        return encoded
+
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """The log-probability of each request's continuation, and whether greedy decoding gives it; divided among processes."""
         return self._data_parallel(requests, super().loglikelihood)
