@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
 from spac_repro.launchers.matrix import SweepRun
 from spac_repro.launchers.sweep_folder import SweepFolder
@@ -125,7 +126,7 @@ def render(table: ScoreTable) -> Any:
 
     rich = Rich(title=table.title, title_justify="left")
     for column in table.columns:
-        rich.add_column(column, overflow="fold")
+        rich.add_column(one_line(column), overflow="fold")
     for row in table.rows:
         rich.add_row(*(_text(row[column]) for column in table.columns))
     return rich
@@ -135,8 +136,24 @@ def _csv(table: ScoreTable) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, table.columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table.rows)
+    writer.writerows({column: _csv_cell(value) for column, value in row.items()} for row in table.rows)
     return text.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """The value. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _markdown(table: ScoreTable) -> str:
@@ -154,16 +171,18 @@ def _latex(table: ScoreTable) -> str:
     return "\n".join([*lines, *(f"% missing: {run}" for run in table.missing)]) + "\n"
 
 
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
 def _escape(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, f"\\{character}")
-    return text
+    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else one_line(value)
 
 
 def _setting_text(value: Any) -> str:

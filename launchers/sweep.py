@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
 from spac_repro.launchers import local, slurm, sweep_folder
 from spac_repro.launchers.job import Job
@@ -173,7 +174,7 @@ def _run_locally(folder: SweepFolder, tasks: Sequence[JobSpec], on_end: Callable
     def report(job: Job) -> None:
         last = ([*sweep_folder.attempts(job.attempts_file)] or [{}])[-1]
         outcome = last.get("end", f"ended without a message; see {folder.job_folder}")
-        error = f": {last['error']}" if last.get("error") else ""
+        error = f": {one_line(last['error'])}" if last.get("error") else ""
         on_end(f"{task_of[id(job)]}: {outcome}{error}")
 
     local.run_jobs(jobs, folder.cluster, folder.job_folder, after=after, on_end=report)

@@ -199,3 +199,34 @@ def test_what_the_package_links_to_gets_into_the_build() -> None:
     }
     assert linked <= set(building.SOURCES)
     assert set(building.SOURCES) <= allowed
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_the_hubs_token_is_not_in_the_container(tmp_path, monkeypatch, network):
+    from spac_repro.images.command import ContainerCommand, ContainerOptions, environment_variables, mounts
+
+    for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    (tmp_path / "token").write_text("hf_secret")
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "datasets").mkdir()
+    options, out = ContainerOptions(network=network), tmp_path / "out"
+    seen = dict(mounts(ContainerCommand((), (), (out,)), options))
+    assert seen == {out: True, tmp_path / "hub": network, tmp_path / "datasets": True}
+    variables = environment_variables("digest", options)
+    assert variables["HF_HUB_CACHE"] == str(tmp_path / "hub")
+    assert "hf_secret" not in str(variables)
+    assert variables["HF_HOME"] != str(tmp_path)
+
+
+def test_dockers_variables_for_tls_are_honoured(tmp_path, monkeypatch):
+    from spac_repro.errors import UnfitEnvironmentError
+    from spac_repro.images import runtime
+
+    monkeypatch.setenv("DOCKER_HOST", "tcp://localhost:1")
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+    with pytest.raises(UnfitEnvironmentError, match=r"certificate|TLS"), runtime.connect("docker"):
+        pass

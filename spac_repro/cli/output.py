@@ -34,10 +34,19 @@ def table(title: str, *columns: str) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title, style="table.title"), title_justify="left")
+    class PrintableTable(Table):
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            super().add_row(*(_printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+    table = PrintableTable(title=Text(_printable(title), style="table.title"), title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _printable(text: str) -> str:
+    """The text without escape sequences, which would move the cursor or rename the window of a terminal."""
+    return "".join(character for character in text if character.isprintable() or character == "\n")
 
 
 def show(renderable: Any) -> None:

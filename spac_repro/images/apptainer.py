@@ -94,7 +94,7 @@ def run(reference: ImageReference, command: ContainerCommand, options: Container
         flags += [] if options.network else ["--net", "--network", "none"]
         flags += ["--memory", options.memory] if options.memory else []
         flags += _gpus(identity)
-        for path, writable in in_container.mounts(command):
+        for path, writable in in_container.mounts(command, options):
             flags += ["--mount", _mount(path, writable)]
         for name, value in in_container.environment_variables(identity.digest, options).items():
             flags += ["--env", f"{name}={value}"]

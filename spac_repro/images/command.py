@@ -142,10 +142,12 @@ def _create_folder(folder: Path) -> None:
         )
 
 
-def hub_cache() -> Path | None:
-    """The user's Hugging Face cache, if there is one. It is mounted, so models and data sets that are in it are found."""
-    folder = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser().absolute()
-    return folder if folder.is_dir() else None
+def hub_caches() -> dict[str, Path]:
+    """The user's caches of models and data sets, by the variable that names them. The token beside them is not mounted."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    places = {"HF_HUB_CACHE": home / "hub", "HF_DATASETS_CACHE": home / "datasets"}
+    found = {name: Path(os.environ.get(name, place)).expanduser().absolute() for name, place in places.items()}
+    return {name: folder for name, folder in found.items() if folder.is_dir()}
 
 
 def environment_variables(digest: str, options: ContainerOptions) -> dict[str, str]:
@@ -157,16 +159,20 @@ def environment_variables(digest: str, options: ContainerOptions) -> dict[str, s
     """
     passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
     offline = {} if options.network else {"HF_HUB_OFFLINE": "1"}
-    hub = {"HF_HOME": str(folder)} if (folder := hub_cache()) else {}
+    hub = {"HF_HOME": "/tmp/huggingface", **{name: str(folder) for name, folder in hub_caches().items()}}
     return {**passed, **offline, **hub, "HOME": "/tmp", "SPAC_REPRO_IMAGE": digest}
 
 
-def mounts(command: ContainerCommand) -> list[tuple[Path, bool]]:
-    """The paths to mount, each with whether it is writable."""
-    cache = hub_cache()
-    writable = [*command.outputs, *([cache] if cache and os.access(cache, os.W_OK) else [])]
-    read_only = [*command.inputs, *([cache] if cache and cache not in writable else [])]
-    return [(path, True) for path in writable] + [(path, False) for path in read_only if path not in writable]
+def mounts(command: ContainerCommand, options: ContainerOptions) -> list[tuple[Path, bool]]:
+    """The paths to mount, each with whether it is writable.
+
+    Models are writable only where the network allows to download more. The data sets' library locks its cache even to read it.
+    """
+    caches = hub_caches()
+    wanted = {"HF_HUB_CACHE": options.network, "HF_DATASETS_CACHE": True}
+    writable = [*command.outputs, *(path for name, path in caches.items() if wanted[name] and os.access(path, os.W_OK))]
+    read_only = [*command.inputs, *caches.values()]
+    return [(path, True) for path in writable] + [(path, False) for path in dict.fromkeys(read_only) if path not in writable]
 
 
 def killed_error(what: str, options: ContainerOptions, *, out_of_memory: bool) -> UnfitEnvironmentError:

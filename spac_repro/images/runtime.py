@@ -44,7 +44,8 @@ def connect(runtime: str) -> Iterator["DockerClient"]:
 
     address = socket_address(runtime)
     try:
-        client = docker.DockerClient(base_url=address, version="auto", timeout=600)
+        given = docker.utils.kwargs_from_env() if runtime == "docker" else {}  # DOCKER_TLS_VERIFY and DOCKER_CERT_PATH
+        client = docker.DockerClient(**{"base_url": address, **given}, version="auto", timeout=600)
     except DockerException as error:
         raise UnfitEnvironmentError(_explain_unreachable(runtime, address, error)) from None
     try:
@@ -179,7 +180,8 @@ def _start_container(
             network_mode=None if options.network else "none",
             hostname=None if options.network else os.uname().nodename,  # the lock of a run folder names the node
             mounts=[
-                Mount(str(path), str(path), type="bind", read_only=not writable) for path, writable in in_container.mounts(command)
+                Mount(str(path), str(path), type="bind", read_only=not writable)
+                for path, writable in in_container.mounts(command, options)
             ],
             tmpfs={"/tmp": "mode=1777", "/work": "mode=1777"},
             shm_size="8g",  # upper bound, for NCCL between GPUs; nothing is reserved

@@ -23,10 +23,10 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from spac_repro.data import tokenizers
-from spac_repro.documents import strict_json, text
+from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import architectures, dropout, loading, packing
+from spac_repro.model import architectures, dropout, loading, packing, trusted_folder
 from spac_repro.model.logprobs import token_logprobs
 from spac_repro.model.packing import PackedSequence
 from spac_repro.recipe import ArchitectureSettings, PolicySettings
@@ -255,17 +255,9 @@ def check_folder(folder: Path) -> None:
     """Check, before weights are read, that a folder is a model folder that can be trusted.
 
     Raises:
-        UserError: no config.json, no safetensors, or an architecture that transformers has no causal language model for.
+        UserError: `trusted_folder` refuses it, or transformers has no causal language model of its architecture.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json; name a Hugging Face model folder or a run folder")
-    weights = sorted(folder.glob("*.safetensors"))
-    for path in weights:
-        text.check_no_lfs_pointer(path)
-    if not weights:
-        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        found = f"only pickle weights ({pickles[0]}), which can run code when read" if pickles else "no weights"
-        raise UserError(f"{folder}: {found}; safetensors are needed: if you trust the weights, convert them with save_pretrained")
+    trusted_folder.check_folder(folder)
     kind = strict_json.read(folder / "config.json", dict).get("model_type")
     if not isinstance(kind, str) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(

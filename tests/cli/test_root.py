@@ -181,3 +181,14 @@ def test_a_method_from_outside_that_takes_another_ones_name_is_said_in_one_line(
     done = subprocess.run([*SPAC_REPRO, "--help"], env=another_distribution(tmp_path, "spac"), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "spac-repro: two methods are called spac, one of them from theirs 1.0; rename or uninstall one\n"
+
+
+def test_no_escape_sequence_reaches_the_terminal(capsys):
+    from spac_repro.cli import output
+
+    table = output.table("a\x1b]0;title\x07", "task")
+    table.add_row("arc\x1b[2J\nb")
+    output.show(table)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "arc[2J" in shown

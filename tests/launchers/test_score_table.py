@@ -98,3 +98,23 @@ def test_the_interval_has_95_percent_coverage():
         summary = score_table.mean_and_interval([draw.gauss(3.0, 2.0) for _ in range(5)])
         hits += summary["low"] <= 3.0 <= summary["high"]
     assert abs(hits / 2000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
+
+
+def test_no_cell_is_a_formula_a_command_or_a_row(tmp_path):
+    cells = {
+        "formula": "=HYPERLINK(1)",
+        "plus": "+1+1",
+        "command": r"\input{/etc/passwd}",
+        "code": "^^5cinput~",
+        "rows": "a\nb \x1b[2J| c",
+    }
+    row = {**cells, "number": -0.5, "setting": "-3.5"}
+    table = score_table.ScoreTable("mine", list(row), [row], [])
+    files = {file.suffix: file.read_text() for file in score_table.write(table, tmp_path) if file.suffix != ".parquet"}
+    (line,) = csv.DictReader(files[".csv"].splitlines())
+    assert (line["formula"], line["plus"]) == ("'=HYPERLINK(1)", "'+1+1")
+    assert (line["rows"], line["number"], line["setting"]) == ("a b [2J| c", "-0.5", "-3.5")
+    assert files[".md"].count("\n") == 3
+    assert r"\textbackslash{}input\{/etc/passwd\}" in files[".tex"]
+    assert r"\textasciicircum{}\textasciicircum{}5cinput\textasciitilde{}" in files[".tex"]
+    assert "\x1b" not in "".join(files.values())

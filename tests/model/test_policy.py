@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from spac_repro.data import tokenizers, world
 from spac_repro.data.example import TokenizedExample
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import policy
+from spac_repro.model import policy, trusted_folder
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.recipe import ArchitectureSettings, PolicySettings
@@ -258,6 +258,64 @@ def test_code_in_a_model_folder_is_never_run(tmp_path):
     with pytest.raises(UserError, match="'own' is not supported"):
         policy.load(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def trusted(path):
+    folder = model_folder(path, "llama", "model.safetensors")
+    trusted_folder.check_folder(folder)
+    return folder
+
+
+def test_an_adapter_does_not_replace_the_weights(tmp_path):
+    folder = trusted(tmp_path / "model")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path), "peft_type": "LORA"}))
+    with pytest.raises(UserError, match=r"adapter_config\.json would replace the weights"):
+        policy.load(folder)
+
+
+@pytest.mark.parametrize("shard", ["w.bin", "../w.safetensors", "/w.safetensors", "gone.safetensors", "a/w.safetensors", 3])
+def test_an_index_names_safetensors_of_the_folder_only(tmp_path, shard):
+    folder = trusted(tmp_path / "model")
+    for other in (folder / "w.bin", tmp_path / "w.safetensors"):
+        other.write_bytes(b"")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": shard}}))
+    with pytest.raises(UserError, match="is no safetensors file of the folder"):
+        policy.load(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "other.safetensors", "deeper/chat_template.jinja"])
+def test_a_link_out_of_a_model_folder_is_not_followed(tmp_path, name):
+    folder = trusted(tmp_path / "model")
+    (tmp_path / "secret").write_text("{}")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to("../" * (1 + name.count("/")) + "secret")
+    with pytest.raises(UserError, match="a link out of the model folder"):
+        policy.load(folder)
+
+
+def test_the_links_of_the_hubs_cache_are_its_own(tmp_path):
+    cache = tmp_path / "models--me--mine"
+    blobs, snapshot = cache / "blobs", cache / "snapshots" / ("0" * 40)
+    blobs.mkdir(parents=True)
+    snapshot.parent.mkdir()
+    model_folder(snapshot, "llama", "other")
+    (blobs / "abc").write_bytes(b"")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/abc")
+    trusted_folder.check_folder(snapshot)
+    (snapshot / "tokenizer.json").symlink_to("../../../secret")
+    with pytest.raises(UserError, match="a link out of the model folder"):
+        trusted_folder.check_folder(snapshot)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"transformers_weights": "../w.safetensors"}, {"transformers_weights": "w.bin"}, {"_attn_implementation": "me/kernel"}],
+)
+def test_a_configuration_names_no_other_weights_and_no_code(tmp_path, change):
+    folder = trusted(tmp_path / "model")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **change}))
+    with pytest.raises(UserError, match=r"config\.json: (transformers_weights|_attn_implementation)"):
+        policy.load(folder)
 
 
 def test_missing_package_is_reported_with_the_remedy(monkeypatch):
