@@ -186,7 +186,7 @@ def test_both_recipes_start_from_the_same_base() -> None:
 
 
 def test_in_an_image_the_commit_is_the_one_it_was_built_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "spac_repro" / "runs" / "environment.py"))
+    monkeypatch.setattr(environment, "CHECKOUT", tmp_path)
     assert environment.source_revision() is None
     monkeypatch.setenv("SPAC_REPRO_REVISION", "abc+changed")
     assert environment.source_revision() == {"commit": "abc", "changed": True}

@@ -85,9 +85,7 @@ def source_revision() -> dict[str, Any] | None:
         changed = _git("status", "--porcelain", "--", "spac_repro", "requirements")
         return {"commit": _git("rev-parse", "HEAD"), "changed": bool(changed)}
     except (FileNotFoundError, PermissionError, subprocess.CalledProcessError):
-        return (
-            None  # git is not installed, or refuses; an error that passes (too many open files) must not be recorded as no commit
-        )
+        return None  # git is not installed, or refuses; an error that passes (too many open files) must not count as no commit
 
 
 def has_commit(commit: str) -> bool | None:

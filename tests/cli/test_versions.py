@@ -102,7 +102,10 @@ def sweep(tmp_path) -> RunFolder:
     folder = SweepFolder(tmp_path / "sweep", what.name, Cluster.load("local"))
     folder.add(matrix.runs(what))
     folder.save()
-    return of_0_1(folder.run_folder(folder.runs[RUN]).path)
+    run = of_0_1(folder.run_folder(folder.runs[RUN]).path)
+    its = json.loads(run.manifest_file.read_text())
+    files.write_json(run.manifest_file, {**its, "seed": 1, "settings_sha256": folder.runs[RUN].settings_sha256})
+    return run
 
 
 @pytest.mark.parametrize(
@@ -166,6 +169,7 @@ def test_a_group_of_a_manifest_that_is_none_is_refused(refused, run, group, name
 def test_a_world_that_cannot_be_is_refused(refused, run):
     its = json.loads(run.manifest_file.read_text())
     its["settings"]["data"]["world"] = {"seed": "x"}
+    run.iteration(3).policy.mkdir(parents=True, exist_ok=True)
     files.write_json(run.manifest_file, its)
     assert "settings.data.world.seed: Input should be a valid integer" in refused("evaluate", "run", "--suite", "mini", stages=True)
 
