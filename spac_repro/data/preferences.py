@@ -233,6 +233,11 @@ def _hub_records(name: str, split: str, revision: str) -> Records:
 
 
 def _data_set_rows(data: Any, name: str) -> Records:
+    from datasets.features.features import require_decoding
+
+    for field in FIELDS:  # an Image column would be decoded, and its path may be a URL
+        if field in data.column_names and require_decoding(data.features[field]):
+            raise UserError(f"{name}: the column {field} holds {type(data.features[field]).__name__}, not text; save it as text")
     columns = data.select_columns([field for field in FIELDS if field in data.column_names])
     for number, row in enumerate(columns, start=1):
         yield f"{name}, row {number}", row

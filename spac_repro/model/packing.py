@@ -11,10 +11,12 @@ attended in separate calls, each padded for that one operation only. On a GPU, F
 mask.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -288,8 +290,15 @@ def flex_packed_attention(
     return output.transpose(1, 2)
 
 
+def set_compile_cache() -> None:
+    """Keep compiled code below the user's home: others can guess the name of torch's folder in /tmp, whose files are executed."""
+    own = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "spac-repro" / "torchinductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(own))
+
+
 @cache
 def _compiled_flex_attention() -> Callable[..., Any]:
+    set_compile_cache()
     return torch.compile(flex_attention, dynamic=True)
 
 

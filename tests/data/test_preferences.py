@@ -344,3 +344,20 @@ def test_real_pairs(shared: Path):
     rows = read_preferences(str(shared / "preferences" / "gsm8k_solutions.jsonl.gz"))
     assert len(rows) == 553
     assert all(row.prompt[-1]["role"] == "user" for row in rows)
+
+
+def test_an_image_column_is_refused_and_its_url_not_fetched(tmp_path, monkeypatch):
+    import socket
+
+    import datasets
+
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was used"))
+    features = datasets.Features(
+        {"prompt": datasets.Image(), "chosen": datasets.Value("string"), "rejected": datasets.Value("string")}
+    )
+    row = {"prompt": [{"path": "http://localhost:1/x.png", "bytes": None}], "chosen": ["a"], "rejected": ["b"]}
+    data = datasets.Dataset.from_dict(row, features=features)
+    monkeypatch.setattr(datasets, "load_from_disk", lambda _: data)  # to save it would fetch the URL, too
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(UserError, match="column prompt holds Image, not text"):
+        read_preferences(str(tmp_path))
