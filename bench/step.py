@@ -7,7 +7,7 @@ spac      the SPAC loss: three responses instead of two
 trl       DPOTrainer with its defaults: the reference is computed in every step
 trl-pre   DPOTrainer with precompute_ref_log_probs
 
-A step is timed from one optimiser step to the next, after three warm-up steps. Totals include the time before the first step.
+A step is timed from one optimizer step to the next, after three warm-up steps. Totals include the time before the first step.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def contamination(report: dict[str, Any]) -> Iterable[list[str]]:
 
 
 def curve(steps: Iterable[StepMetrics]) -> Iterable[list[str]]:
-    """Yield one row for each optimiser step. A supervised start and some methods lack some of the columns."""
+    """Yield one row for each optimizer step. A supervised start and some methods lack some of the columns."""
     for step in steps:
         cells = (f"{step.values[name]:.3f}" if name in step.values else "" for name in CURVE)
         yield [str(step.iteration), str(step.step), *cells]

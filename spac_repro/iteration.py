@@ -192,7 +192,7 @@ def _read_dataset(context: RunContext, t: int, reference_sha256: str | None) -> 
     return dataset.read(folder.dataset_file, reference_sha256=reference_sha256, remedy=remedy)
 
 
-# Optimiser steps
+# Optimizer steps
 
 
 def _checkpointing(context: RunContext, t: int) -> CheckpointPolicy:

@@ -196,11 +196,11 @@ else:
 
 
 class TrainingSettings(Settings):
-    """The same for every method: equal numbers of optimiser steps."""
+    """The same for every method: equal numbers of optimizer steps."""
 
     iterations: PositiveInt  # T
     epochs_per_iteration: PositiveInt  # passes over the preference pairs
-    global_batch_size: PositiveInt  # examples per optimiser step, over all processes
+    global_batch_size: PositiveInt  # examples per optimizer step, over all processes
     micro_batch_tokens: PositiveInt  # tokens a process computes at once, prompts counted once
     optimizer: Literal["adamw", "rmsprop"]
     lr_scheduler_type: Literal["linear", "constant"]
@@ -212,7 +212,7 @@ class TrainingSettings(Settings):
     engine: EngineName
     processes: Annotated[int, Field(gt=0, le=2**16)]
     threads: Annotated[int, Field(gt=0, le=1024)] | None  # of a process, on CPU; None: as many as there are cores
-    save_steps: PositiveInt  # optimiser steps
+    save_steps: PositiveInt  # optimizer steps
     save_total_limit: Annotated[int, Field(ge=1)]
 
 

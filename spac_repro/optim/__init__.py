@@ -1,1 +1,1 @@
-"""Optimiser steps: training loop, engines, checkpoints, distributed processes, signals, metrics."""
+"""Optimizer steps: training loop, engines, checkpoints, distributed processes, signals, metrics."""

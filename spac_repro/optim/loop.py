@@ -46,12 +46,12 @@ class Schedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps per epoch."""
+        """Optimizer steps per epoch."""
         return math.ceil(self.num_examples / self.batch_size)
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps over all epochs."""
+        """Optimizer steps over all epochs."""
         return self.steps_per_epoch * self.epochs
 
     def batch(self, step: int) -> list[int]:

@@ -49,7 +49,7 @@ def ro_crate_metadata(folder: RunFolder, last: int) -> dict[str, Any]:
     crate = ROCrate(version="1.1")  # what the profile is about
     crate.name = f"spac-repro run: {name}"
     crate.description = (
-        f"Preference optimisation by {manifest.method} and the evaluation of every iterate, carried out by spac-repro"
+        f"Preference optimization by {manifest.method} and the evaluation of every iterate, carried out by spac-repro"
     )
     crate.license = (
         "https://spdx.org/licenses/Apache-2.0" if source["source"] == "random" or source["name"] in LICENCES else "other"

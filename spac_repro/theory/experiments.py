@@ -263,7 +263,7 @@ def features(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResul
     tilted, setting = best_setting({beta: np.concatenate(values) for beta, values in kl.items()}, (len(sizes), len(seeds)))
     result.add_curve("KL, bounded reward", "", sizes, tilted, setting)
     result.findings.append(
-        f"the optimisation part KL(π*‖μ)/(ηT R) is {instance.kl_to_mu / (T * instance.bound):.4f}, C_∞ is "
+        f"the optimization part KL(π*‖μ)/(ηT R) is {instance.kl_to_mu / (T * instance.bound):.4f}, C_∞ is "
         f"{instance.concentrability:.0f} and the paired form {instance.paired_concentrability:.1f}"
     )
     for k, n in enumerate(sizes):

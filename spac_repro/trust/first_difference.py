@@ -1,6 +1,6 @@
 """The first difference between two runs, in the order in which a run is computed. What follows from it is not listed.
 
-    data rows → per iteration: self-play → reference log-probabilities → optimiser steps → weights → scores
+    data rows → per iteration: self-play → reference log-probabilities → optimizer steps → weights → scores
 
 Nothing is computed from scores, so they are searched separately: two runs may differ in a score and still have equal weights.
 """
@@ -100,7 +100,7 @@ class _Search:
         return None
 
     def _steps(self, t: int) -> Mismatch | None:
-        """The first optimiser step of iteration t in which a metric differs, and the first such metric."""
+        """The first optimizer step of iteration t in which a metric differs, and the first such metric."""
         a, b = ({step.step: step for step in steps if step.iteration == t} for steps in self.steps)
         for number in sorted(a.keys() & b.keys()):
             if mismatch := _first_metric_mismatch(a[number], b[number]):

@@ -1,4 +1,4 @@
-"""docs/glossary.md has a line for every score and every optimiser metric that a run of `tiny` writes."""
+"""docs/glossary.md has a line for every score and every optimizer metric that a run of `tiny` writes."""
 
 import json
 import re

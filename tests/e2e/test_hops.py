@@ -78,6 +78,6 @@ def test_from_train_to_the_line_that_computes_a_number_of_results_json(recorded,
 
 
 def test_the_count_is_of_the_calls_made(recorded):
-    """What is counted is the real stack: the optimiser's loop stands on the way to the loss."""
+    """What is counted is the real stack: the optimizer's loop stands on the way to the loss."""
     assert ("optim/loop.py", "training_loop") in recorded[0]["loss"]
     assert ("iteration.py", "run_iteration") in recorded[0]["loss"]

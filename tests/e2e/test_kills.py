@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 
 
 def lines(run: Path, iteration: int) -> int:
-    """How many optimiser steps of an iteration are in the metrics."""
+    """How many optimizer steps of an iteration are in the metrics."""
     try:
         rows = (run / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:

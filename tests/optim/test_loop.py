@@ -1,4 +1,4 @@
-"""Optimiser steps: which examples, which rate, which gradient; stopped anywhere and resumed to the same bits."""
+"""Optimizer steps: which examples, which rate, which gradient; stopped anywhere and resumed to the same bits."""
 
 import dataclasses
 import itertools
