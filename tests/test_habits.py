@@ -45,7 +45,7 @@ HEADER = re.compile(
     r"# \S.*\n\n"
     r"- Date: 202\d-\d\d-\d\d\n"
     r"- Status: (?:accepted|superseded by \[\d\d\]\(\S+\.md\))\n"
-    r"- Context: \S.*\.\n\n"
+    r"- Context: \S.*(?:\n  \S.*)*(?<=\.)\n\n"
 )  # fmt: skip
 
 

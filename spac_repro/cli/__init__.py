@@ -80,7 +80,7 @@ def _usage_message(error: Any) -> str:
 
 
 def _new_name(option: str, context: Any) -> str | None:
-    """The new name of an option of 0.1, if the command has it."""
+    """The new name of an option of an earlier version, if the command has it."""
     from spac_repro.cli.options import RENAMED
 
     name = RENAMED.get(option)

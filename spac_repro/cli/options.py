@@ -7,7 +7,8 @@ import typer
 
 from spac_repro.cli import choices
 
-RENAMED = {"--engine": "--runtime", "--data": "--questions"}  # options of 0.1; refused with the new name
+# Options of earlier versions. A command that has the new name refuses the old one with it.
+RENAMED = {"--engine": "--runtime", "--data": "--questions", "--limit": "--max-pairs", "--seeds": "--seed-run"}
 
 RecipeName = Annotated[
     str,
@@ -39,9 +40,10 @@ InImage = Annotated[
     ),
 ]
 Memory = Annotated[
-    str | None, typer.Option("--memory", metavar="SIZE", help="Container: memory limit, e.g. 8g. By default there is none.")
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="Only with --in: memory limit of the container, e.g. 8g. Default: none."),
 ]
-Network = Annotated[bool, typer.Option("--network", help="Container: allow the network. By default there is none.")]
+Network = Annotated[bool, typer.Option("--network", help="Only with --in: allow the container to use the network. Default: off.")]
 OtherVersion = Annotated[
-    bool, typer.Option("--other-version", help="Container: accept an image that holds another version of spac-repro.")
+    bool, typer.Option("--other-version", help="Only with --in: accept an image with another version of spac-repro.")
 ]

@@ -10,7 +10,7 @@ from spac_repro.cli.options import AsJson
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders that contain run folders.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders that contain run folders.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")] = Path("report.html"),
     as_json: AsJson = False,
 ) -> None:

@@ -27,7 +27,9 @@ MethodName = Annotated[
     Method,
     typer.Option("--method", parser=one_of(methods.names()), help="Training method: SPAC, or a baseline to compare it with."),
 ]
-Seed = Annotated[int, typer.Option(help="Random seed of the initial policy, the sampling and the order of the data.", min=0)]
+Seed = Annotated[
+    int, typer.Option(help="Random seed of random initial weights, if any, of sampling, and of the order of the data.", min=0)
+]
 Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/RECIPE/METHOD/seed-N")]
 Preferences = Annotated[
     str | None,
@@ -36,14 +38,19 @@ Preferences = Annotated[
         "or a hub data set OWNER/NAME[:SPLIT] (with --set data.revision=COMMIT).",
     ),
 ]
-Limit = Annotated[int | None, typer.Option(help="Use only the first N preference pairs.", metavar="N", min=1)]
+MaxPairs = Annotated[
+    int | None, typer.Option(help="Use only the first N preference pairs: the setting data.max_pairs.", metavar="N", min=1)
+]
 Until = Annotated[
     int | None,
     typer.Option(help="Stop after this iteration; 0 is the start policy. Repeat the command without --until to continue.", min=0),
 ]
 StartFrom = Annotated[
     Path | None,
-    typer.Option(metavar="RUN", help="Take the start policy from another run of this recipe and seed; its method may differ."),
+    typer.Option(
+        metavar="RUN",
+        help="Take the start policy from another run of this recipe and seed, with equal inputs and environment. Methods may vary.",
+    ),
 ]
 Like = Annotated[
     Path | None,
@@ -54,8 +61,8 @@ AllowChangedEnvironment = Annotated[
     bool,
     typer.Option(
         "--allow-changed-environment",
-        help="Resume a run that was begun in a different environment, or repeat one with --like. "
-        "A resumed run's manifest then no longer claims bit-identical results.",
+        help="Resume a run that was begun in a different environment, or repeat such a run with --like. The manifest of the "
+        "resumed run then no longer claims bit-identical results. Has no effect on --start-from.",
     ),
 ]
 
@@ -95,7 +102,7 @@ def train(
     out: Out = None,
     overrides: Overrides = None,
     preferences: Preferences = None,
-    limit: Limit = None,
+    max_pairs: MaxPairs = None,
     questions: TrainQuestions = None,
     until: Until = None,
     start_from: StartFrom = None,
@@ -114,8 +121,12 @@ def train(
     Repeat the command to resume an interrupted run. By default nothing is downloaded: recipe `tiny` generates its own data.
 
     If the recipe asks for several processes, this command starts them, unless torchrun or `accelerate launch` already did.
+
+    Exit codes: 0 done, and verified if expected results apply; 1 the scores disagree with them, or --like found a difference beyond
+    noise or without a recorded cause; 2 wrong usage or bad input; 3 this environment cannot run the work, or is not that of --like;
+    130 interrupted: repeat the command to resume.
     """
-    run = _resolve_run(context, like, recipe, method, seed, _overrides(overrides, preferences, limit))
+    run = _resolve_run(context, like, recipe, method, seed, _overrides(overrides, preferences, max_pairs))
     folder = out or _default_folder(run, like)
     questions = questions or _questions_beside(preferences)
     request = TrainRequest(run, folder, preferences, questions, until, start_from, like, allow_changed_environment, as_json)
@@ -141,8 +152,10 @@ def _resolve_run(context: typer.Context, like: Path | None, recipe: str, method:
         return recipes.load(recipe, method=method, seed=seed, overrides=settings)
     from spac_repro.trust import rerun
 
-    if extra := [name for name in ("recipe", "method", "seed", "overrides", "limit") if _on_command_line(context, name)]:
-        raise UserError(f"--like takes settings and seed from the run; omit --{extra[0].replace('overrides', 'set')}")
+    if extra := [name for name in ("recipe", "method", "seed", "overrides", "max_pairs") if _on_command_line(context, name)]:
+        raise UserError(
+            f"--like takes settings and seed from the run; omit --{extra[0].replace('overrides', 'set').replace('_', '-')}"
+        )
     return rerun.recorded_run(like)
 
 
@@ -165,10 +178,10 @@ def _has_process_group(run: "Run") -> bool:
 # Preferences
 
 
-def _overrides(overrides: Sequence[str] | None, preferences: str | None, limit: int | None) -> list[str]:
-    """Combine --set with the settings that --preferences and --limit stand for, since those identify the run as well."""
+def _overrides(overrides: Sequence[str] | None, preferences: str | None, max_pairs: int | None) -> list[str]:
+    """Combine --set with the settings that --preferences and --max-pairs stand for, since those identify the run as well."""
     source = ["data.source=file", "data.name=null", "data.revision=null"] if preferences and _is_local(preferences) else []
-    return [*source, *([f"data.max_pairs={limit}"] if limit else []), *(overrides or ())]
+    return [*source, *([f"data.max_pairs={max_pairs}"] if max_pairs else []), *(overrides or ())]
 
 
 def _is_local(preferences: str) -> bool:

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from spac_repro.runs.verdict import Verdict
 
 
-Deep = Annotated[bool, typer.Option("--deep", help="Check large files too, such as weights. Small files are always checked.")]
+Deep = Annotated[bool, typer.Option("--deep", help="Hash large files too, such as weights. Small files are always hashed.")]
 
 
 def verify(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders of one recipe, or bare results.json files.")
+        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders of one recipe, or bare results.json files.")
     ] = None,
     expected: Annotated[
         Path | None, typer.Option(help="File of expected results.", show_default="the recipe's, in the package")
     ] = None,
-    scores: Annotated[Path | None, typer.Option(help="Verify a results file of lm-eval instead of runs.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Verify a results file of lm-eval instead of runs. Excludes --deep.")] = None,
     recipe: Annotated[
         str | None, typer.Option(autocompletion=choices.recipe_names, help="With --scores: recipe that the scores belong to.")
     ] = None,
@@ -38,9 +38,10 @@ def verify(
 ) -> None:
     """Compare scores with expected results. The tolerances come from the spread over seeds.
 
-    First checks file hashes against the manifest. A score that is too good fails as well.
+    First compares file hashes with the manifest; a mismatch ends the command with exit code 2. A bare results.json has no manifest,
+    so its numbers are taken as they are. A score that is too good fails as well.
 
-    Exit codes: 0 verified; 1 a score deviates; 2 unverified, because no expected result could decide, or bad input.
+    Exit codes: 0 verified; 1 a score deviates; 2 unverified (no expected result could decide), a hash mismatch, or bad input.
     """
     from spac_repro.trust import terminal
 
@@ -80,28 +81,28 @@ def _verdict(
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Run folder, complete or not.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another run folder, or a file of expected results.")],
-    seeds: Annotated[
+    seed_runs: Annotated[
         list[Path] | None,
         typer.Option(
-            "--seeds",
+            "--seed-run",
             metavar="RUN",
-            help="Extra run with another seed, used to estimate seed variance. Repeatable.",
-            show_default="the runs beside A and B",
+            help="Run that differs from A or B in the seed alone. Adds to the runs beside A and B, from which noise is estimated. "
+            "Repeatable.",
         ),
     ] = None,
-    deep: Deep = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also hash large files, such as weights.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Explain why two runs differ: which inputs differ, where the runs first differ, and how much the scores differ.
+    """Explain why two runs differ: which recorded values differ, where the runs first differ, and how much the scores differ.
 
-    Exit code 1 if a score differs by more than seed noise.
+    Exit codes: 0 compared; 1 a score differs by more than noise; 2 not a run, a damaged file, or nothing to compare.
     """
     from spac_repro.trust import comparison, terminal
 
     if b.suffix in (".yaml", ".yml"):
         result = comparison.compare_expected(a, b, deep=deep)
     else:
-        result = comparison.compare(a, b, seeds or (), deep=deep)
+        result = comparison.compare(a, b, seed_runs or (), deep=deep)
     if as_json:
         print(json.dumps(result.as_json()))
     else:

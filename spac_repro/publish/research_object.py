@@ -1,7 +1,7 @@
 """Metadata of a finished run: the model card of its last policy, and the run folder as a research object (RO-Crate).
 
 The RO-Crate follows the Process Run profile: which action was carried out, by which software, on which inputs, with which outputs.
-It contains the date, so it is the only file, apart from the timings, in which equal runs may differ.
+It contains the date. Equal runs may differ in it, in timing.json, and in the TensorBoard files, which hold wall times.
 """
 
 from collections.abc import Iterator

@@ -111,7 +111,7 @@ class Comparison:
         if len(unknown) == len(changed) and self.spread_runs:
             return f"{text}, on other questions"
         if len(unknown) == len(changed):
-            return f"{text}; {seeds_needed(len(self.score_differences))} (name other seeds with --seeds)"
+            return f"{text}; {seeds_needed(len(self.score_differences))} (name runs of other seeds with --seed-run)"
         if beyond:
             largest = max(beyond, key=lambda change: abs(change.difference) / (change.limit or math.inf))
             text += f", {len(beyond)} of them by more than two seeds would; the largest relative to noise is {largest}"

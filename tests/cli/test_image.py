@@ -75,4 +75,6 @@ def test_the_option_of_0_1_is_refused_with_its_new_name(refused):
         "--engine is now called --runtime; see `spac-repro image build --help`"
     )
     assert refused("train", "--data", "questions") == "--data is now called --questions; see `spac-repro train --help`"
+    assert refused("train", "--limit", "3") == "--limit is now called --max-pairs; see `spac-repro train --help`"
+    assert refused("compare", "a", "b", "--seeds", "c") == "--seeds is now called --seed-run; see `spac-repro compare --help`"
     assert refused("evaluate", "model", "--engine", "podman").startswith("No such option: --engine")

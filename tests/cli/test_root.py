@@ -105,7 +105,7 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["train", "--seed", "-1"], ["train", "--limit", "0"], ["train", "--metod", "dpo"], ["trian"]]
+    "arguments", [["train", "--seed", "-1"], ["train", "--max-pairs", "0"], ["train", "--metod", "dpo"], ["trian"]]
 )
 def test_wrong_usage(invoke, tree, tmp_path, arguments):
     done = invoke(*arguments)

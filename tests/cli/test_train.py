@@ -171,7 +171,8 @@ def test_a_run_that_is_repeated_brings_its_own_settings(refused):
         ("--set", "training.epochs_per_iteration=1"),
         ("--recipe", "tiny"),
         ("--method", "dpo"),
-        ("--limit", "3"),
+        ("--max-pairs", "3"),
     ):
-        assert refused("train", "--like", "runs/x", *option).startswith("--like takes settings and seed from the run")
+        message = refused("train", "--like", "runs/x", *option)
+        assert message == f"--like takes settings and seed from the run; omit {option[0]}"
     assert refused("train", "--like", "runs/x") == "runs/x: no such run folder"

@@ -115,7 +115,7 @@ def sweep(tmp_path) -> RunFolder:
         ["verify", "older", "run"],
         ["compare", "run", "older"],
         ["compare", "older", "run"],
-        ["compare", "older", "older", "--seeds", "run"],
+        ["compare", "older", "older", "--seed-run", "run"],
         ["compare", "run", "expected.yaml"],
         ["report", "run"],
         ["report", "older", "run"],

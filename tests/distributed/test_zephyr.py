@@ -67,7 +67,7 @@ def test_all_but_the_size(repositories: Path, shared: Path, tmp_path: Path) -> N
         str(preferences),
         "--questions",
         str(shared / "leaderboard"),
-        "--limit",
+        "--max-pairs",
         "12",
     ]
     command = cut_down.command(tmp_path / "run", *arguments, settings=SIZE)

@@ -118,7 +118,7 @@ def test_without_seeds_nothing_is_called_noise(make: Make, tmp_path: Path) -> No
     found = compare(a, b)
     assert found.score_differences[0].beyond_noise is None
     assert found.exit_code == 0
-    assert "--seeds" in found.summary[2]
+    assert "--seed-run" in found.summary[2]
 
 
 def test_other_questions_are_not_held_against_each_other(make: Make, tmp_path: Path) -> None:
