@@ -8,12 +8,13 @@ two points.
 """
 
 import argparse
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from spac_repro.runs.folder import RunFolder
 
 CURVE = re.compile(r'<path d="(M [^"]+)"[^>]*style="fill: none')
 
@@ -43,10 +44,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("figure", type=Path)
     arguments = parser.parse_args()
-    # Of any version, so results.json is read as it is.
-    iterates = json.loads((arguments.run / "results.json").read_text())["iterations"]
-    scores = [score for iterate in iterates for score in iterate["scores"]]
-    rewards = [score["value"] for score in scores if (score["task"], score["metric"]) == ("gold", "reward")]
+    scores = [score for iterate in RunFolder(arguments.run).results.iterations for score in iterate.scores]
+    rewards = [score.value for score in scores if (score.task, score.metric) == ("gold", "reward")]
     print(f"{nearest(rewards, arguments.figure.read_text()):.1e}")
 
 
