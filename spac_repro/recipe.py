@@ -5,7 +5,8 @@ A recipe is one YAML file. Every setting is written with where it comes from:
     beta: {value: 1.0, from: tested, why: the best of 0.1, 1 and 10 on the tuning seed}
 
 The marks: [abstract] and [reading] of the paper, [derived] from those, [tested] by an experiment of ours, [SPIN] the published
-configuration of the nearest peer, [assumed] a choice of ours; [set] is a `--set` on the command line.
+configuration of the nearest peer, [assumed] a choice of ours; [set] an option of the command line (`--set`, or one that stands
+for it); [default] the neutral value of a setting that the file leaves out.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ from spac_repro.errors import UserError
 from spac_repro.methods import MethodSettings
 
 RECIPE_NAME = re.compile(r"\w[\w.-]{0,99}")
-MARKS = ("abstract", "reading", "derived", "tested", "SPIN", "assumed")  # and "set", which no file may use
+MARKS = ("abstract", "reading", "derived", "tested", "SPIN", "assumed")  # and "set" and "default", which no file may use
 
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def show(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show every setting of a recipe: its value, the value's source, and the reason for it."""
+    """Show every setting of a recipe: its value, and the source and reason that the recipe states. A null value may have none."""
     from spac_repro import recipes
 
     run = recipes.load(name, overrides=overrides or ())

@@ -2,7 +2,7 @@
 
     minimise over f in [0, R]   ⟨c, f⟩ + Σ_edges w · ( wins · log(1 + e^{−(f_i − f_j)}) + losses · log(1 + e^{f_i − f_j}) )
 
-with c = P(x) · (π_t − μ̂) and w = λ/n in SPAC's game [abstract, reading], or c = 0 for the bounded maximum-likelihood reward.
+with c = P(x) · (π_{t−1} − μ̂) and w = λ/n in SPAC's game [abstract, reading], or c = 0 for the bounded maximum-likelihood reward.
 The solver is projected Newton (Bertsekas 1982, SIAM J. Control Optim. 20(2)): responses at an active bound take a scaled gradient
 step, the others take one Newton step, and all problems share one sparse factorisation. The solution comes with a certificate: by
 convexity no f in [0, R] improves the objective by more than the Frank–Wolfe gap  max_{f′} ⟨∇, f − f′⟩, computed from the gradient.

@@ -229,7 +229,7 @@ def tuning(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
 
 
 def features(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
-    """Compare the methods with a linear critic, which generalises over 20 prompts; π_1 = μ."""
+    """Compare the methods with a linear critic, which generalises over 20 prompts; π_0 = μ."""
     from spac_repro.theory.linear_critic import linear_instance, run_spac_t_linear, solve_linear_critic
 
     sizes, T = ([100] if quick else [100, 300, 1000]), 100

@@ -133,7 +133,7 @@ def run_spac_t_linear(
     iterations: int,
     pessimism: float = 1.0,
 ) -> tuple[Array, float]:
-    """Run SPAC-T with a linear critic from π_1 = μ, for B runs of n pairs each.
+    """Run SPAC-T with a linear critic from π_0 = μ, for B runs of n pairs each.
 
     Args:
         instance: The bandit instance.
@@ -145,7 +145,7 @@ def run_spac_t_linear(
         pessimism: Factor of the critic's term E_π f − E_μ f; −1 flips its sign.
 
     Returns:
-        The uniform mixture of π_1 … π_T [B, X, Y], and the largest gap of any critic that was solved.
+        The uniform mixture of π_0 … π_{T−1} [B, X, Y], and the largest gap of any critic that was solved.
     """
     x, chosen, rejected = preferences
     B, n = x.shape

@@ -27,7 +27,7 @@ class LossConfig:
         critic_loss: SPAC's critic term.
         critic_baseline: The data's responses that stand for E_μ f in SPAC's critic term.
         reference_policy: The policy that the log-ratios ρ are relative to.
-        selfplay: "sampled" draws one y′ a pair; "exact" takes the expectation over π_t.
+        selfplay: "sampled" draws one y′ a pair; "exact" takes the expectation over π_{t−1}.
     """
 
     loss: Literal["spac", "dpo", "ipo", "spin"]
@@ -49,7 +49,7 @@ def train_softmax_policies(
     steps: int = 150,
     learning_rate: float = 0.05,
 ) -> Array:
-    """Train softmax policies from π_1 = μ by self-play, and return J after each iteration.
+    """Train softmax policies from π_0 = μ by self-play, and return J after each iteration.
 
     Each iteration takes a fixed number of full-batch Adam steps. The linear critic term has no minimum, so every result holds for
     this optimizer and this number of steps only. A seed's result does not depend on the other seeds.
@@ -118,7 +118,7 @@ def loss_function(
     Args:
         config: The loss.
         data: The preferences.
-        policy: [seeds, X, Y] log π_t, from which y′ is sampled.
+        policy: [seeds, X, Y] log π_{t−1}, from which y′ is sampled.
         seeds: Seeds of y′.
         iteration: Number of the self-play iteration, from 0; part of the seed of y′.
 
@@ -150,7 +150,7 @@ def loss_function(
 
 
 def _sample_selfplay(data: PreferenceIndices, policy: Tensor, seeds: list[int], iteration: int) -> Tensor:
-    """Sample y′ ~ π_t(·|x), one for each pair: [seeds, n]."""
+    """Sample y′ ~ π_{t−1}(·|x), one for each pair: [seeds, n]."""
     n = data.prompts.shape[1]
     uniform = torch.tensor(np.stack([np.random.default_rng([seed, iteration, 1]).random(n) for seed in seeds]))
     cumulative = policy.exp().cumsum(dim=-1)[torch.arange(len(seeds))[:, None], data.prompts]
@@ -158,7 +158,7 @@ def _sample_selfplay(data: PreferenceIndices, policy: Tensor, seeds: list[int], 
 
 
 def _expected_loss(config: LossConfig, data: PreferenceIndices, policy: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the expectation of SPAC's loss over y′ ~ π_t, as a function of ρ: [seeds, 1]."""
+    """Return the expectation of SPAC's loss over y′ ~ π_{t−1}, as a function of ρ: [seeds, 1]."""
     if config.loss != "spac" or config.critic_baseline == "none":
         raise UserError(
             f"selfplay exact: only for spac with a baseline, not {config.loss} with {config.critic_baseline}; use sampled"

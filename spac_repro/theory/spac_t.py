@@ -1,7 +1,7 @@
 """SPAC-T, the tabular form of SPAC: an exactly solved critic, mirror descent on the policy, and the average of the iterates.
 
-f_t = argmin_{f in [0, R]}  E_{x, y~π_t} f(x, y) − E_{x, y~μ̂} f(x, y) + λ · L_D(f)
-π_{t+1}(y|x) ∝ π_t(y|x) · exp(η f_t(x, y))        (Ji et al. 2024, arXiv 2406.04274) [abstract, reading]
+f_t = argmin_{f in [0, R]}  E_{x, y~π_{t−1}} f(x, y) − E_{x, y~μ̂} f(x, y) + λ · L_D(f)
+π_t(y|x) ∝ π_{t−1}(y|x) · exp(η f_t(x, y))        (Ji et al. 2024, arXiv 2406.04274) [abstract, reading]
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class SpacTResult:
     """What SPAC-T returns.
 
     Attributes:
-        mixture: [N] the uniform mixture of π_1 … π_T.
+        mixture: [N] the uniform mixture of π_0 … π_{T−1}.
         checkpoints: The mixture [N] after t iterations, by t; a run of fewer iterations keeps its last mixture.
         critic_sum: [N] Σ_t f_t.
-        reward_sum: [P] P(x) · Σ_t ⟨π_t, f_t⟩.
+        reward_sum: [P] P(x) · Σ_t ⟨π_{t−1}, f_t⟩.
         gap: The largest Frank–Wolfe gap of any critic that was solved.
     """
 
@@ -38,10 +38,10 @@ class SpacTResult:
 
 
 def prescribed_step_size(kl: Array | float, bound: float, iterations: Array | float) -> Array:
-    """Return η = √(8 KL(π*‖π_1) / (R² T)), which minimises `regret_bound` [derived].
+    """Return η = √(8 KL(π*‖π_0) / (R² T)), which minimises `regret_bound` [derived].
 
     Args:
-        kl: KL(π*‖π_1) in nats, a number or [runs].
+        kl: KL(π*‖π_0) in nats, a number or [runs].
         bound: R, the upper bound of the critic.
         iterations: T, a number or [runs].
     """
@@ -49,10 +49,10 @@ def prescribed_step_size(kl: Array | float, bound: float, iterations: Array | fl
 
 
 def regret_bound(kl: Array | float, bound: float, step_size: Array | float, iterations: Array | float) -> Array:
-    """Return KL(π*‖π_1)/(ηT) + ηR²/8, the mirror-descent bound on the policy's average regret [derived].
+    """Return KL(π*‖π_0)/(ηT) + ηR²/8, the mirror-descent bound on the policy's average regret [derived].
 
     Args:
-        kl: KL(π*‖π_1) in nats, a number or [runs].
+        kl: KL(π*‖π_0) in nats, a number or [runs].
         bound: R, the upper bound of the critic.
         step_size: η, a number or [runs].
         iterations: T, a number or [runs].
@@ -65,12 +65,12 @@ def mirror_descent_step(logits: Array, update: Array, data: PreferenceGraph) -> 
     """Update the policy: π ∝ exp(logits + update) within each problem.
 
     Args:
-        logits: [N] log π_t, up to a constant in each problem.
+        logits: [N] log π_{t−1}, up to a constant in each problem.
         update: [N] η f_t.
         data: The graph that says which responses belong to one problem.
 
     Returns:
-        log π_{t+1} and π_{t+1}, both [N].
+        log π_t and π_t, both [N].
     """
     logits = logits + update
     top = np.maximum.reduceat(logits, data.offsets[:-1])[data.problem]
@@ -99,13 +99,13 @@ def run_spac_t(
         step_size: η, a number or [runs].
         iterations: T, a number or [runs].
         bound: R, the upper bound of the critic.
-        initial_policy: [N] π_1. The default is μ̂: a response without data keeps probability 0; a prompt without data is uniform.
+        initial_policy: [N] π_0. The default is μ̂: a response without data keeps probability 0; a prompt without data is uniform.
         checkpoints: Iterations t after which the mixture is recorded.
         pessimism: Factor of the critic's term E_π f − E_μ f: 1 is SPAC, 0 maximum likelihood, −1 the critic's sign flipped.
         tolerance: Largest Frank–Wolfe gap at which a critic counts as solved.
 
     Raises:
-        UserError: λ, η, T or π_1 is out of range or has a wrong shape.
+        UserError: λ, η, T or π_0 is out of range or has a wrong shape.
     """
     lam, eta, T = _per_run(data, preference_weight, step_size, iterations)
     initial = _initial_policy(data, initial_policy)
@@ -163,7 +163,7 @@ def _initial_policy(data: PreferenceGraph, policy: Array | None) -> Array:
 
 
 def regret(data: PreferenceGraph, result: SpacTResult, comparator: Array, iterations: ArrayLike) -> Array:
-    """Return the policy's average regret (1/T) Σ_t E_x[⟨π* − π_t, f_t⟩] in each run [runs].
+    """Return the policy's average regret (1/T) Σ_t E_x[⟨π* − π_{t−1}, f_t⟩] in each run [runs].
 
     Args:
         data: The preference graph.

@@ -75,7 +75,7 @@ class Batch:
         )
 
     def initial_kl(self) -> Array:
-        """Return KL(π*‖μ̂) [runs] in nats, μ̂ being SPAC-T's π_1; ∞ for a run without a sample of π*."""
+        """Return KL(π*‖μ̂) [runs] in nats, μ̂ being SPAC-T's π_0; ∞ for a run without a sample of π*."""
         with np.errstate(divide="ignore"):
             return -np.log(self.data.problem_sums(self.per_node(lambda i: i.comparator) * self.data.empirical))
 
