@@ -69,7 +69,7 @@ KNOWN_IMPACTS = (
         "another start policy, other samples, another order; the spread over seeds is the unit of noise",
         MEASURED,
     ),
-    KnownImpact("settings.start.*", Impact.BY_DESIGN, "another start policy"),
+    KnownImpact("settings.supervised_start.*", Impact.BY_DESIGN, "another start policy"),
     # What is done
     KnownImpact(
         "settings.selfplay.backend",

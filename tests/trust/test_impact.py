@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spac_repro import recipes
 from spac_repro.trust.impact import KNOWN_IMPACTS, Impact, impact_of
 
 
@@ -14,6 +15,15 @@ def test_every_key_has_an_impact(part: str, key: str) -> None:
     known, rank = impact_of(f"{part}.{key}", ({}, {}))
     assert known.impact in Impact
     assert rank >= 0
+
+
+def test_every_entry_of_a_setting_is_about_a_setting() -> None:
+    """A renamed setting would otherwise lose its entry without a word."""
+    run = recipes.load("tiny")
+    known = {f"settings.{key}" for key in recipes.leaf_keys(run.recipe.model_dump(mode="json"))}
+    patterns = [known.pattern for known in KNOWN_IMPACTS if known.pattern.startswith("settings.")]
+    assert [pattern for pattern in patterns if not any(fnmatchcase(key, pattern) for key in known)] == []
+    assert all(any(fnmatchcase(key, pattern) for pattern in patterns) for key in known if key.count(".") > 1)
 
 
 def test_every_entry_can_apply() -> None:
