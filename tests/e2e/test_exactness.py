@@ -68,7 +68,9 @@ def test_an_earlier_iterate_is_not_evaluated_for_the_last(uninterrupted: Path, t
     shutil.copytree(uninterrupted, run)
     shutil.rmtree(run / "iteration-2" / "policy")
     with pytest.raises(UserError, match=f"its last iterate was removed; .* such as {run}/iteration-1/policy"):
-        model_folder.evaluate(run, suites.get("mini"), data=None, tasks=None, limit=1, batch_size=1, progress=NoProgress())
+        model_folder.evaluate(
+            run, suites.get("mini"), questions_folder=None, tasks=None, limit=1, batch_size=1, progress=NoProgress()
+        )
 
 
 @pytest.mark.check
