@@ -2,6 +2,7 @@
 
 The hash of a file enters the manifest before the file takes its name. So a file that is there without its hash in the manifest, or
 with another one, was not written by this run. Checkpoints and self-play batches live shortly: they hold their own hash instead.
+docs/decisions/13-chain.md gives the reasons.
 """
 
 import hashlib
