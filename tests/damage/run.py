@@ -115,8 +115,10 @@ def answer(place: Path, done: Finished) -> set[str]:
 
 
 def page(place: Path, done: Finished) -> set[str]:
-    """The lines of the report that have a digit, without those that say what is there and was checked."""
-    lines = {line.strip() for line in (place / "report.html").read_text().splitlines()}
+    """The lines of the report that have a digit, without those that say what is there and was checked; figures are marked."""
+    html = (place / "report.html").read_text()
+    parts = re.split(r"(<svg.*?</svg>)", html, flags=re.DOTALL)
+    lines = {("figure " if part.startswith("<svg") else "") + line.strip() for part in parts for line in part.splitlines()}
     return {line for line in lines if re.search(r"\d", line) and not re.search(r"runs shown are not complete|>checked: ", line)}
 
 
@@ -251,7 +253,7 @@ class Laboratory:
             return "WRONG", f"exit code {done.code}: {done.err.splitlines()[-3:]}"
         found = COMMANDS[case.command].numbers(place, done)
         if isinstance(found, set) and case.damage == "delete":  # a figure of less data has other axes
-            found = {line for line in found if not re.search(r"<path|<use|clip-?[pP]ath|<g |matplotlib|= None$", line)}
+            found = {line for line in found if not line.startswith("figure ") and not line.endswith("= None")}
         if (isinstance(found, set) and found <= numbers) or found == numbers:
             return "harmless", ""
         if case.command == "train" and case.state == "finished":
