@@ -184,7 +184,7 @@ def _claim(
     if start_from is not None and not context.folder.iteration(0).has_policy:
         start_policy.check_reusable(start_from, identity)  # before anything is written
     context.folder.create_or_resume(identity, allow_changed_environment=allow_changed_environment)
-    file_hashes.check(context.folder)
+    file_hashes.check(context.folder, resuming=True)
 
 
 def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:

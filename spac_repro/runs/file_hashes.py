@@ -129,8 +129,13 @@ def open_checked(path: Path) -> RunFolder:
     return run
 
 
-def check(run: RunFolder, *, deep: bool = False) -> FileCheck:
+def check(run: RunFolder, *, deep: bool = False, resuming: bool = False) -> FileCheck:
     """Check the files of a run against the hashes in its manifest. Runs of version 0.1 have none.
+
+    Args:
+        run: the run, complete or not.
+        deep: check large files too.
+        resuming: the run goes on now, so an iterate that is missing will be computed again.
 
     Raises:
         UserError: a file was changed, is missing, or was not written by the run.
@@ -147,8 +152,10 @@ def check(run: RunFolder, *, deep: bool = False) -> FileCheck:
             not_checked += 1
         else:
             _check_file(path, sha256, complete=run.complete)
-            checked += 1
-    _check_nothing_else(run, recorded)
+            checked += path.exists()
+    _check_nothing_else(run)
+    if not (run.complete or resuming):
+        _check_no_gap(run, recorded)
     check_metrics(run, finished_metrics(run), remedy="the run is damaged; train it again in another folder")
     run.timing()
     if run.complete:
@@ -192,14 +199,25 @@ def _remedy(path: Path, complete: bool) -> str:
     return f"remove {folder} and repeat the command"
 
 
-def _check_nothing_else(run: RunFolder, recorded: Mapping[str, str]) -> None:
+def _check_no_gap(run: RunFolder, recorded: Mapping[str, str]) -> None:
+    """Check that an unfinished run has all iterates before its last iteration."""
+    last = max((each.number for each in run.iterations()), default=0)
+    for each in map(run.iteration, range(last)):
+        written = any((run.path / name).is_relative_to(each.policy) for name in recorded)
+        if written and not each.has_policy:
+            raise UserError(f"{each.policy}: missing, and the run wrote it; repeat the run's `train` command")
+
+
+def _check_nothing_else(run: RunFolder) -> None:
     """Check that there is no product of a stage that the run did not write."""
     products = [run.contamination_file, run.results_file]
     for each in run.iterations():
         products += [each.scores_file, each.samples_file, each.gold_file, each.heldout_file, each.dataset_file]
         products += [file for file in each.policy.rglob("*") if file.is_file() and file.name != CARD]
-    for path in products:
-        if path.exists() and _key(run, path) not in recorded:
+    there = [path for path in products if path.exists()]
+    recorded = manifest.read(run.manifest_file).written_files or {}  # read after the files were looked for: the run may be at work
+    for path in there:
+        if _key(run, path) not in recorded:
             raise UserError(f"{path}: the run did not write it; remove it and repeat the command")
 
 

@@ -261,3 +261,22 @@ def test_nothing_is_written_into_a_folder_that_was_made_again(run):
 def make_folder(path) -> None:
     with files.atomic_folder(path):
         pass
+
+
+def test_an_unfinished_run_without_an_earlier_iterate_can_be_resumed_and_not_read(run):
+    import shutil
+
+    file_hashes.write_json(run, run.iteration(1).scores_file, [])
+    file_hashes.check(again(run))
+    shutil.rmtree(run.iteration(0).policy)
+    assert file_hashes.check(again(run), resuming=True).checked == 2, "files that are not there are not counted"
+    with pytest.raises(UserError, match="iteration-0/policy: missing, and the run wrote it; repeat the run's `train` command"):
+        file_hashes.check(again(run))
+
+
+def test_a_file_that_appears_during_the_check_is_no_foreign_one(run, monkeypatch):
+    """The run may be at work: its manifest is read after the files are looked for."""
+    old = again(run)
+    _ = old.manifest
+    file_hashes.write_json(run, run.iteration(1).scores_file, [])
+    file_hashes.check(old)
