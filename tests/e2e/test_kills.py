@@ -115,7 +115,7 @@ def test_a_damaged_iterate_is_not_built_on(uninterrupted: Path, tmp_path: Path) 
     weights.write_bytes(content)
     done = cut_down.train(run)
     assert done.returncode == 2
-    assert "the weights are not those that were written; remove" in done.stderr.splitlines()[-1]
+    assert f"{weights}: it is not what the run wrote; remove {weights.parent}" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.check
