@@ -69,9 +69,7 @@ def verify(cache: Path) -> int:
         file = cache / name
         if not file.exists() or run_files.sha256_file(file) != digest:
             problem = "is missing" if not file.exists() else "is not what was downloaded"
-            raise UnfitEnvironmentError(
-                f"{file} {problem}; remove it and repeat `spac-repro prefetch --recipe NAME --cache {cache}`"
-            )
+            raise UnfitEnvironmentError(f"{cache}: {name} {problem}; remove it and repeat `spac-repro prefetch` with this --cache")
     return len(files)
 
 

@@ -112,7 +112,7 @@ def test_fetched_once_then_trained_without_the_hub(repositories: Path, tmp_path:
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     changed = spac_repro("sweep", "submit", sweep, "--cluster", profile, "--out", tmp_path / "changed", address=address)
     assert changed.returncode == 1
-    assert f"{weights} is not what was downloaded; remove it and repeat `spac-repro prefetch" in changed.stdout
+    assert f"{weights.relative_to(cache)} is not what was downloaded; remove it and repeat `spac-repro prefetch" in changed.stdout
     unfit = spac_repro("doctor", "--cluster", profile, "--out", tmp_path, address=address)
     assert unfit.returncode == 3
     assert "is not what was downloaded" in " ".join(unfit.stdout.split())
