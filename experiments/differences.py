@@ -329,9 +329,9 @@ def row(experiment: Experiment, comparison: dict[str, Any]) -> list[str]:
     moved = [score for score in comparison["scores"] if score["difference"] != 0]
     beyond = sum(bool(score["beyond_noise"]) for score in moved)
     others = sum(score["items"][0] != score["items"][1] for score in moved)
-    noise = (
-        f"{len(moved)} of {len(comparison['scores'])} differ" + (f", {beyond} beyond noise" if moved else "") if moved else "equal"
-    )
+    known = any(score["beyond_noise"] is not None for score in moved)
+    limit = f"{beyond} beyond noise" if known else "noise not known"
+    noise = f"{len(moved)} of {len(comparison['scores'])} differ, {limit}" if moved else "equal"
     if others:
         noise = f"{len(moved)} of {len(comparison['scores'])} differ, on other questions"
     how = " (edited manifest: not run)" if experiment.edited else ""
