@@ -1,5 +1,6 @@
 """DeepSpeed's ZeRO as training engines: optimizer state, gradients and, at stage 3, weights are sharded over the processes."""
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import ClassVar
@@ -30,6 +31,8 @@ class Zero:
     ) -> None:
         import deepspeed
 
+        # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 announces to remove.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         state = checkpoints.load(checkpoint) if checkpoint else None
         if state:
             checkpoints.load_model(model, state.full)  # before ZeRO shards the weights

@@ -81,9 +81,13 @@ def test_all_but_the_size(repositories: Path, shared: Path, tmp_path: Path) -> N
 
     settings = json.loads((tmp_path / "run/manifest.json").read_text())["settings"]
     theirs = RECIPE.training
-    kept = ("engine", "optimizer", "schedule", "warmup", "max_grad_norm", "precision", "gradient_checkpointing")
+    kept = ("engine", "optimizer", "lr_scheduler_type", "warmup_ratio", "max_grad_norm", "compute_dtype", "gradient_checkpointing")
     assert {name: settings["training"][name] for name in kept} == {name: getattr(theirs, name) for name in kept}
-    assert (theirs.engine, theirs.precision, settings["data"]["template"]) == ("deepspeed-zero3", "bfloat16", "instruction")
+    assert (theirs.engine, theirs.compute_dtype, settings["data"]["prompt_template"]) == (
+        "deepspeed-zero3",
+        "bfloat16",
+        "instruction",
+    )
     steps = RunFolder(tmp_path / "run").metrics()
     assert [(each.iteration, each.step) for each in steps] == [(t, step) for t in (1, 2) for step in (1, 2, 3)]
     iterates = cut_down.results(tmp_path / "run")["iterations"]

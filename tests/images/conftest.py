@@ -48,7 +48,7 @@ def fetched(pool: ThreadPoolExecutor, lab: Path) -> dict[str, Future[Path]]:
     """What comes over the network, all begun at once: the base, the packages of the image, and Apptainer."""
     return {
         "base": pool.submit(laboratory.base, lab / "base"),
-        "packages": pool.submit(building.context, "cpu", None, print),
+        "packages": pool.submit(building.build_context, "cpu", None, print),
         "apptainer": pool.submit(laboratory.apptainer, lab / "apptainer"),
     }
 
@@ -78,7 +78,7 @@ def built(pool: ThreadPoolExecutor, lab: Path, fetched: dict[str, Future[Path]])
         given = {"BASE": laboratory.BASE, "VERSION": __version__, "REVISION": building.revision(), "SOURCE": laboratory.SOURCE}
         arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
         second = lab / "second.id"
-        options = [f"--timestamp={building.epoch()}", "--network=none", f"--iidfile={second}"]
+        options = [f"--timestamp={building.source_date_epoch()}", "--network=none", f"--iidfile={second}"]
         theirs = subprocess.Popen(
             ["buildah", "bud", *options, *arguments, str(context)], env={**os.environ, **stores[1]}, stdout=subprocess.DEVNULL
         )

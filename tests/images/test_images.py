@@ -223,20 +223,20 @@ def test_docker_builds_with_the_arguments_and_without_a_network(
 ) -> None:
     """Docker's own builder, on a recipe of two lines: the whole one is built by Podman and Buildah."""
     monkeypatch.setenv("DOCKER_HOST", docker)
-    monkeypatch.setattr(building, "context", lambda *_: tmp_path)
+    monkeypatch.setattr(building, "build_context", lambda *_: tmp_path)
     recipe = "ARG BASE\nFROM ${BASE}\nARG VERSION\nARG REVISION\nLABEL mine=${VERSION}+${REVISION}\n"
     devices = "import os; assert os.listdir('/sys/class/net') == ['lo']; print('alone')"
     (tmp_path / "Dockerfile").write_text(f'{recipe}RUN python -c "{devices}"\n')
     said: list[str] = []
-    name = building.build("docker", "cpu", tag="mine:1", base=IMAGE, out=None, say=said.append)
+    name = building.build("docker", "cpu", tag="mine:1", base=IMAGE, out=None, log=said.append)
     assert name == "docker:mine:1"
     assert runtime.inspect(parse_reference(name)).labels["mine"] == f"{__version__}+{building.revision()}"
     assert "alone" in said
     (tmp_path / "Dockerfile").write_text(f"{recipe}RUN exit 7\n")
     with pytest.raises(UnfitEnvironmentError, match=r"the build failed: .* returned a non-zero code: 7; see the lines above"):
-        building.build("docker", "cpu", tag="mine:2", base=IMAGE, out=None, say=said.append)
+        building.build("docker", "cpu", tag="mine:2", base=IMAGE, out=None, log=said.append)
     with pytest.raises(UnfitEnvironmentError, match=r"docker cannot build|the build failed"):
-        building.build("docker", "cpu", tag="mine:3", base="localhost/none:1", out=None, say=said.append)
+        building.build("docker", "cpu", tag="mine:3", base="localhost/none:1", out=None, log=said.append)
 
 
 # Bad input: one line each
@@ -244,12 +244,12 @@ def test_docker_builds_with_the_arguments_and_without_a_network(
 
 def test_a_missing_base_is_reported(built: Built, podman: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(Path(podman.removeprefix("unix://")).parents[1]))
-    monkeypatch.setattr(building, "context", lambda *_: tmp_path)
+    monkeypatch.setattr(building, "build_context", lambda *_: tmp_path)
     (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\n")
     for name, value in built.store.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UnfitEnvironmentError, match=r"the build failed: .*localhost/none:1"):
-        building.build("podman", "cpu", tag="mine:1", base="localhost/none:1", out=None, say=print)
+        building.build("podman", "cpu", tag="mine:1", base="localhost/none:1", out=None, log=print)
 
 
 def test_a_missing_image_is_reported(podman: str, tmp_path: Path) -> None:
