@@ -133,9 +133,18 @@ def prepared(kind: kinds.Kind, rng: random.Random, bases: Path, folder: Path) ->
 
 
 def fuzz(
-    bases: Path, work: Path, *, inputs: int, commands: int, seed: int, seconds: float = float("inf")
+    bases: Path, work: Path, *, inputs: int, commands: int, seed: int, seconds: float = float("inf"), part: slice = slice(None)
 ) -> tuple[Counter[str], list[str]]:
     """Hand in damaged files, until the time is over.
+
+    Args:
+        bases: The valid folders.
+        work: Where the damaged ones are put.
+        inputs: How many files are handed in within this process.
+        commands: How many are handed in to whole commands, after those.
+        seed: Draws every damage, together with the number of the input.
+        seconds: The time.
+        part: Of all inputs and commands, the ones that are handed in.
 
     Returns:
         The number of answers by kind and exit code, and a line for each failure.
@@ -144,7 +153,7 @@ def fuzz(
     counts: Counter[str] = Counter()
     failures = []
     end = time.perf_counter() + seconds
-    for number in range(inputs + commands):
+    for number in range(inputs + commands)[part]:
         if time.perf_counter() > end:
             break
         whole = number >= inputs
@@ -173,6 +182,7 @@ def main() -> int:
     parser.add_argument("--commands", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
+    parser.add_argument("--part", default=":", help="FIRST:END, to hand in a part of all inputs and commands")
     parser.add_argument("--without-models", action="store_true", help="leave out model folders, which need torch")
     options = parser.parse_args()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -183,8 +193,15 @@ def main() -> int:
     if not options.without_models:
         kinds.write_model(work / "bases" / "model")
     started = time.perf_counter()
+    first, _, end = options.part.partition(":")
     counts, failures = fuzz(
-        work / "bases", work, inputs=options.inputs, commands=options.commands, seed=options.seed, seconds=options.seconds
+        work / "bases",
+        work,
+        inputs=options.inputs,
+        commands=options.commands,
+        seed=options.seed,
+        seconds=options.seconds,
+        part=slice(int(first or 0), int(end) if end else None),
     )
     for name, count in sorted(counts.items()):
         print(f"{name}: {count}")
