@@ -142,12 +142,17 @@ class Job:
         signalled = 0.0
         while (code := child.poll()) is None:
             if self._signals and time.monotonic() - signalled > REPEAT_SECONDS:
-                names = ", ".join(signal.Signals(number).name for number in sorted(self._signals))
-                print(f"[{_node()}] {names}: telling the training to stop", file=sys.stderr, flush=True)
+                self._report_signals()
                 child.send_signal(signal.SIGUSR2)  # `train` passes it on to the processes that it started
                 signalled = time.monotonic()
             time.sleep(0.1)
+        if self._signals and not signalled:  # Slurm signals the training too, which stopped before this process looked
+            self._report_signals()
         return code, output.last_line()
+
+    def _report_signals(self) -> None:
+        names = ", ".join(signal.Signals(number).name for number in sorted(self._signals))
+        print(f"[{_node()}] {names}: telling the training to stop", file=sys.stderr, flush=True)
 
     def _outcome(self, code: int, last_line: str) -> str:
         """Tell from training's exit code how the attempt ended: "done", "again" (requeue), or "stopped" (Slurm ends the job)."""

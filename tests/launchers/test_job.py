@@ -1,5 +1,6 @@
-"""A job of a sweep: the folder of its caches."""
+"""A job of a sweep: the folder of its caches, and its signals."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -46,3 +47,21 @@ def test_a_scratch_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JobError, match="correct `scratch` in the cluster profile"):
         job(tmp_path, str(tmp_path / "file"))._train()
+
+
+class SignalledTraining(Job):
+    """A job whose training gets Slurm's signal at the same time as the job, and ends before the job has looked."""
+
+    def _command(self):
+        return [sys.executable, "-c", "import os, signal; os.kill(os.getppid(), signal.SIGUSR2); os._exit(130)"]
+
+
+def test_a_signal_is_reported_even_if_training_stopped_first(tmp_path, capfd):
+    ours = SignalledTraining("run", [], tmp_path / "seen", tmp_path / "attempts", tmp_path, 1, {}, 3)
+    previous = signal.signal(signal.SIGUSR2, ours._on_signal)
+    try:
+        code, last_line = ours._train()
+    finally:
+        signal.signal(signal.SIGUSR2, previous)
+    assert ours._outcome(code, last_line) == "again"
+    assert "SIGUSR2: telling the training to stop" in capfd.readouterr().err

@@ -97,11 +97,18 @@ def started_twice(cluster: Cluster, sweep: lab.Sweep) -> None:
 
 
 def signalled_before_any_step(cluster: Cluster, sweep: lab.Sweep) -> None:
-    profile = {"requeue": {"signal_seconds": 30, "attempts_without_progress": 2}, "exclude": "node[1-3]"}
-    sweep.submitted(profile=profile)
+    """Slurm's signal finds the job at the lock of its run folder, which a frozen process holds: no attempt takes a step."""
+    sweep.write(profile={"requeue": {"signal_seconds": 30, "attempts_without_progress": 2}, "exclude": "node[1-3]"})
+    orphan = lab.train(sweep.folder / RUN, "spac", 1)
+    wait_for(lambda: (sweep.folder / RUN / ".owner.json").exists(), "the orphan's lock", PATIENCE)
+    os.kill(orphan.pid, signal.SIGSTOP)
+    assert sweep.submit().returncode == 0
     for attempt in (1, 2):
         wait_for(lambda: len(sweep.attempts(RUN)) == attempt, f"attempt {attempt}", PATIENCE)  # noqa: B023
         subprocess.run(["scancel", "--signal=USR2", sweep.job(RUN)], check=True)
+    wait_for(lambda: sweep.said(RUN)[-1].get("end") == "failed", "the end of the run", PATIENCE)
+    orphan.kill()
+    orphan.communicate()
 
 
 DISTURBANCES = (preempted_twice, preempted_by_slurm, node_died, started_twice, signalled_before_any_step)
