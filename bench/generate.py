@@ -79,7 +79,13 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def ours(seed: int) -> Sequence[list[int]]:
         return selfplay.sample_responses(
-            model, prompts, settings, max_response_tokens=LIMIT, pad_token_id=workload.PAD, eos_token_id=workload.STOP, seed=seed
+            model,
+            prompts,
+            settings,
+            max_response_tokens=LIMIT,
+            pad_token_id=workload.PAD,
+            stop_token_ids=[workload.STOP],
+            seed=seed,
         )
 
     def theirs(seed: int) -> list[list[int]]:

@@ -116,7 +116,7 @@ def _self_play(context: RunContext, t: int, model: PreTrainedModel) -> Sequence[
             context.recipe.selfplay,
             max_response_tokens=context.recipe.data.max_response_tokens,
             pad_token_id=context.renderer.pad_token_id,
-            eos_token_id=context.renderer.eos_token_id,
+            stop_token_ids=context.renderer.stop_token_ids,
             seed=derive_seed(context.run.seed, "self-play", t),
             folder=batches,
             computed_from=context.computed_from(t),
@@ -142,7 +142,7 @@ def _sampler(context: RunContext, t: int) -> AbstractContextManager[vllm.Sampler
         top_p=settings.top_p,
         max_prompt_tokens=data.max_prompt_tokens,
         max_response_tokens=data.max_response_tokens,
-        eos_token_id=context.renderer.eos_token_id,
+        stop_token_ids=context.renderer.stop_token_ids,
     )
 
 

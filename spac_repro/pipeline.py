@@ -73,7 +73,7 @@ def train(
     with files.explain_disk_errors(path), precision.emulate_bf16_matmul() if half else nullcontext(), ExitStack() as stack:
         _take_folder(folder, stack)
         model, tokenizer = _create_policy(run, progress)
-        renderer = Renderer(tokenizer, run.recipe.data)
+        renderer = Renderer(tokenizer, run.recipe.data, policy.stop_token_ids(model))
         context = RunContext(run, folder, inputs, renderer, renderer.tokenize(inputs.preferences), progress)
         distributed.on_main_process(lambda: _claim(context, model, start_from, check_manifest, allow_changed_environment))
         if distributed.exists_on_main_process(folder.results_file):

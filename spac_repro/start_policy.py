@@ -82,6 +82,7 @@ def _train_supervised(context: RunContext, model: PreTrainedModel, metrics: Metr
         partial(
             make_objective,
             tokenizer=context.renderer.tokenizer,
+            end_token_id=context.renderer.end_token_id,
             demonstrations=demonstrations,
             few_shot_fraction=settings.few_shot_fraction,
         ),
@@ -97,17 +98,18 @@ def _train_supervised(context: RunContext, model: PreTrainedModel, metrics: Metr
 
 
 def make_objective(
-    policy: Any, *, tokenizer: Any, demonstrations: Sequence[tuple[str, str]], few_shot_fraction: float
+    policy: Any, *, tokenizer: Any, end_token_id: int, demonstrations: Sequence[tuple[str, str]], few_shot_fraction: float
 ) -> Objective:
     """Make the supervised loss: −log π(response | what precedes it), divided by the mean response length in tokens.
 
-    In most steps every demonstration is a row of its own and ends with the end-of-sequence token. In a share of the steps, several
+    In most steps every demonstration is a row of its own and ends with `end_token_id`. In a share of the steps, several
     demonstrations form one row as in a few-shot prompt, each followed by a line break. Such a row begins with a line break, so that
     the model can tell the two kinds apart from the first token on.
 
     Args:
         policy: a `Policy`, or an engine's wrapper around one.
         tokenizer: the policy's tokenizer.
+        end_token_id: ends a response.
         demonstrations: (prompt, response) pairs.
         few_shot_fraction: the share of steps with few-shot rows. The step's examples decide, so a resumed run makes the same.
 
@@ -116,12 +118,12 @@ def make_objective(
     """
     prompts = [tokenizers.token_ids(tokenizer, prompt) for prompt, _ in demonstrations]
     responses = [tokenizers.token_ids(tokenizer, response) for _, response in demonstrations]
-    bos, eos = tokenizers.bos_token_id(tokenizer), tokenizers.eos_token_id(tokenizer)
+    bos = tokenizers.bos_token_id(tokenizer)
     newline = tokenizers.token_ids(tokenizer, "\n")
     mean_length = 1 + sum(map(len, responses)) / len(responses)
 
     def single_row(i: int) -> TokenizedExample:
-        return _row([([bos, *prompts[i]], [*responses[i], eos])])
+        return _row([([bos, *prompts[i]], [*responses[i], end_token_id])])
 
     def few_shot_row(indices: Sequence[int]) -> TokenizedExample:
         return _row([([bos, *newline], []), *((prompts[i], [*responses[i], *newline]) for i in indices)])

@@ -51,7 +51,11 @@ def tokens(tokenizer, text: str) -> list[int]:
 def test_alone_each_response_is_learned_with_its_end(made, slow_logprob):
     model, tokenizer = made
     losses, details = start_policy.make_objective(
-        Policy(model), tokenizer=tokenizer, demonstrations=DEMONSTRATIONS, few_shot_fraction=0.0
+        Policy(model),
+        tokenizer=tokenizer,
+        end_token_id=tokenizer.eos_token_id,
+        demonstrations=DEMONSTRATIONS,
+        few_shot_fraction=0.0,
     )(ROWS)
     assert details == {}
     with torch.no_grad():
@@ -68,7 +72,11 @@ def test_alone_each_response_is_learned_with_its_end(made, slow_logprob):
 def test_together_responses_and_line_breaks_are_learned_and_prompts_are_not(made, slow_logprob):
     model, tokenizer = made
     losses, _ = start_policy.make_objective(
-        Policy(model), tokenizer=tokenizer, demonstrations=DEMONSTRATIONS, few_shot_fraction=1.0
+        Policy(model),
+        tokenizer=tokenizer,
+        end_token_id=tokenizer.eos_token_id,
+        demonstrations=DEMONSTRATIONS,
+        few_shot_fraction=1.0,
     )(ROWS)
     assert len(losses) == 2  # eight demonstrations, at most six in a row
     with torch.no_grad():
@@ -94,7 +102,7 @@ def test_the_share_of_few_shot_steps_is_the_recipes(made):
 
     count.model = torch.nn.Linear(1, 1)
     count.model.device = "cpu"
-    objective = start_policy.make_objective(count, tokenizer=tokenizer, demonstrations=many, few_shot_fraction=0.3)
+    objective = start_policy.make_objective(count, tokenizer=tokenizer, end_token_id=2, demonstrations=many, few_shot_fraction=0.3)
     for first in range(400):
         objective([first, (first + 1) % 400])
     assert sum(together) / 400 == pytest.approx(0.3, abs=0.1)

@@ -1,4 +1,4 @@
-"""Rendering: prompts with their template, and responses with end-of-sequence, as token ids.
+"""Rendering: prompts with their template, and responses with their end, as token ids.
 
 Prompt and response are tokenized separately, so the boundary between them never depends on how the tokenizer would merge them.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from spac_repro.data import chat_template, memory_map, tokenizers
 from spac_repro.data.preferences import FIELDS, Preference
+from spac_repro.data.stop_tokens import stop_tokens
 from spac_repro.errors import UserError
 from spac_repro.recipe import DataSettings
 
@@ -29,23 +30,25 @@ class Renderer:
     """Turns preferences into token ids, with the recipe's prompt template and length limits.
 
     Attributes:
-        eos_token_id: ends a response.
+        stop_token_ids: every token at which generation stops, sorted: the tokenizer's end-of-sequence, the chat template's end of
+            a turn where the template is used, and the model's own.
+        end_token_id: one of them, which the data's responses end with: the template's end of a turn, or else end-of-sequence.
         pad_token_id: fills up rows.
     """
 
-    def __init__(self, tokenizer: Any, settings: DataSettings) -> None:
+    def __init__(self, tokenizer: Any, settings: DataSettings, model_stop_token_ids: Sequence[int] = ()) -> None:
         """Set up a renderer.
 
         Args:
             tokenizer: the policy's Hugging Face tokenizer.
             settings: the recipe's block `data`.
+            model_stop_token_ids: the end-of-sequence tokens in the model's generation_config.
 
         Raises:
             UserError: the tokenizer has no end-of-sequence token, or lacks the chat template that the recipe asks for.
         """
         self.tokenizer = tokenizer
         self.settings = settings
-        self.eos_token_id = tokenizers.eos_token_id(tokenizer)
         self.pad_token_id = tokenizers.pad_token_id(tokenizer)
         if settings.prompt_template == "chat" and not tokenizers.has_chat_template(tokenizer):
             raise UserError(
@@ -54,6 +57,13 @@ class Renderer:
             )
         if settings.prompt_template == "chat":
             chat_template.check_deterministic(tokenizer)
+        stops = stop_tokens(
+            tokenizer,
+            chat=settings.prompt_template == "chat",
+            chat_template_date=settings.chat_template_date,
+            of_model=model_stop_token_ids,
+        )
+        self.stop_token_ids, self.end_token_id = stops.ids, stops.end
 
     def tokenize(self, rows: Iterable[Preference]) -> TokenizedPreferences:
         """Tokenize preference pairs, in order; the result is memory-mapped.
@@ -95,13 +105,13 @@ class Renderer:
         return list(self.tokenizer(text).input_ids)
 
     def response_ids(self, text: str) -> list[int]:
-        """Return a response's token ids with end-of-sequence; an overlong response keeps its beginning."""
-        tokens = [*tokenizers.token_ids(self.tokenizer, text), self.eos_token_id]
+        """Return a response's token ids, ended by `end_token_id`; an overlong response keeps its beginning."""
+        tokens = [*tokenizers.token_ids(self.tokenizer, text), self.end_token_id]
         return tokens[: self.settings.max_response_tokens]
 
     def decode_verbatim(self, response: Sequence[int]) -> str:
-        """Return a response's text up to end-of-sequence; a special token within it is one replacement character."""
-        tokens = response[:-1] if len(response) and response[-1] == self.eos_token_id else response
+        """Return a response's text up to its stop token; a special token within it is one replacement character."""
+        tokens = self._without_stop_token(response)
         special = set(self.tokenizer.all_special_ids)
         parts = []
         for is_special, run in groupby(tokens, key=special.__contains__):
@@ -110,5 +120,8 @@ class Renderer:
         return "".join(parts)
 
     def decode(self, response: Sequence[int]) -> str:
-        """Return a response's text without special tokens."""
-        return str(self.tokenizer.decode(response, skip_special_tokens=True))
+        """Return a response's text without its stop token and without special tokens."""
+        return str(self.tokenizer.decode(self._without_stop_token(response), skip_special_tokens=True))
+
+    def _without_stop_token(self, response: Sequence[int]) -> Sequence[int]:
+        return response[:-1] if len(response) and response[-1] in self.stop_token_ids else response

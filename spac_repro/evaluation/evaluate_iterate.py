@@ -68,7 +68,7 @@ def _sample_responses(context: RunContext, t: int, model: PreTrainedModel) -> li
         context.recipe.selfplay,
         max_response_tokens=context.recipe.data.max_response_tokens,
         pad_token_id=context.renderer.pad_token_id,
-        eos_token_id=context.renderer.eos_token_id,
+        stop_token_ids=context.renderer.stop_token_ids,
         seed=derive_seed(context.run.seed, "samples", t),
     )
     return [context.renderer.decode(response) for response in responses]

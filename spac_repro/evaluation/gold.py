@@ -82,7 +82,7 @@ def sample_rewards(
         settings.model_copy(update={"temperature": 1.0, "top_p": 1.0}),
         max_response_tokens=renderer.settings.max_response_tokens,
         pad_token_id=renderer.pad_token_id,
-        eos_token_id=renderer.eos_token_id,
+        stop_token_ids=renderer.stop_token_ids,
         seed=seed,
         advance=advance,
     )

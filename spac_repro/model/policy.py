@@ -265,6 +265,12 @@ def check_folder(folder: Path) -> None:
         )
 
 
+def stop_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    """Return the end-of-sequence tokens in the model's generation_config; transformers' `generate` stops at each."""
+    tokens = getattr(model.generation_config, "eos_token_id", None)
+    return tuple(tokens) if isinstance(tokens, list) else () if tokens is None else (int(tokens),)
+
+
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a Hugging Face model folder."""
     # The sampling settings of a pretrained checkpoint (SmolLM2 has some) would silently apply to samples from the copy.

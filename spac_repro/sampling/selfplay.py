@@ -28,7 +28,7 @@ def sample_responses(
     *,
     max_response_tokens: int,
     pad_token_id: int,
-    eos_token_id: int,
+    stop_token_ids: Sequence[int],
     seed: int,
     folder: Path | None = None,
     computed_from: Mapping[str, Any] | None = None,
@@ -44,9 +44,9 @@ def sample_responses(
         model: the policy, unless `sample` is given.
         prompts: token ids.
         settings: temperature, top-p and batch sizes.
-        max_response_tokens: the longest response, end-of-sequence included.
+        max_response_tokens: the longest response, the stop token included.
         pad_token_id: fills up rows; masked everywhere.
-        eos_token_id: ends a response.
+        stop_token_ids: each of them ends a response.
         seed: the seed that every batch's seed is derived from.
         folder: where each process stores its finished batches. An interrupted call continues after them, with the same result as an
             uninterrupted one.
@@ -55,11 +55,12 @@ def sample_responses(
         advance: called with (batches done, batches in all).
 
     Returns:
-        The token ids of each response, memory-mapped, up to and including end-of-sequence. A response that reached
-        `max_response_tokens` may lack end-of-sequence.
+        The token ids of each response, memory-mapped, up to and including its stop token. A response that reached
+        `max_response_tokens` may lack one. The stop token is the sampled one, even where the data's responses end with another:
+        so y′ is a sample of the policy, and log π(y′|x) its log-probability.
     """
     if sample is None:
-        sample = partial(_sample_batch, model, settings, max_response_tokens, pad_token_id, eos_token_id)
+        sample = partial(_sample_batch, model, settings, max_response_tokens, pad_token_id, frozenset(stop_token_ids))
     lengths = memory_map.lengths(prompts)
     order = sorted(range(len(prompts)), key=lambda i: (lengths[i], i))
     batches = [order[begin : begin + settings.prompts_per_seed] for begin in range(0, len(order), settings.prompts_per_seed)]
@@ -101,7 +102,7 @@ def _sample_batch(
     settings: SelfPlaySettings,
     max_response_tokens: int,
     pad_token_id: int,
-    eos_token_id: int,
+    stop_token_ids: frozenset[int],
     prompts: Sequence[Sequence[int]],
     seed: int,
 ) -> list[list[int]]:
@@ -109,7 +110,7 @@ def _sample_batch(
     model.eval()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        responses = _decode(model, prompts, settings, max_response_tokens, pad_token_id=pad_token_id, eos_token_id=eos_token_id)
+        responses = _decode(model, prompts, settings, max_response_tokens, pad_token_id=pad_token_id, stop_token_ids=stop_token_ids)
     model.train(was_training)
     return responses
 
@@ -121,7 +122,7 @@ def _decode(
     max_response_tokens: int,
     *,
     pad_token_id: int,
-    eos_token_id: int,
+    stop_token_ids: frozenset[int],
 ) -> list[list[int]]:
     """Decode token by token with continuous batching: a finished response leaves the batch, and a waiting prompt takes its place.
 
@@ -134,7 +135,7 @@ def _decode(
     batch = _DecodingBatch([])
 
     def unfinished(response: list[int]) -> bool:
-        return response[-1] != eos_token_id and len(response) < max_response_tokens
+        return response[-1] not in stop_token_ids and len(response) < max_response_tokens
 
     def step(batch: _DecodingBatch) -> None:
         tokens = torch.multinomial(warp(cast("Any", batch.input_ids), batch.next_token_logits(model)).softmax(-1), 1)

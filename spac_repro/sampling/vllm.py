@@ -49,7 +49,7 @@ class Sampler:
         top_p: float,
         max_prompt_tokens: int,
         max_response_tokens: int,
-        eos_token_id: int,
+        stop_token_ids: Sequence[int],
     ) -> None:
         """Set up the sampler.
 
@@ -59,8 +59,8 @@ class Sampler:
             temperature: divides the logits.
             top_p: nucleus sampling; 1: off.
             max_prompt_tokens: the longest prompt.
-            max_response_tokens: the longest response, end-of-sequence included.
-            eos_token_id: ends a response.
+            max_response_tokens: the longest response, the stop token included.
+            stop_token_ids: each of them ends a response.
         """
         self.settings = {
             "engine": {
@@ -71,7 +71,7 @@ class Sampler:
             },
             "sampling": {
                 "temperature": temperature, "top_p": top_p, "max_tokens": max_response_tokens,
-                "stop_token_ids": [eos_token_id], "ignore_eos": True, "detokenize": False,
+                "stop_token_ids": list(stop_token_ids), "ignore_eos": True, "detokenize": False,
             },
         }  # fmt: skip
         self.process: subprocess.Popen[str] | None = None
@@ -84,7 +84,7 @@ class Sampler:
             seed: of the batch.
 
         Returns:
-            Token ids, up to and including end-of-sequence.
+            Token ids, up to and including the stop token.
 
         Raises:
             UnfitEnvironmentError: vLLM ended.
@@ -138,7 +138,7 @@ def main(settings: dict[str, dict[str, Any]]) -> None:
     from vllm import LLM, SamplingParams
 
     llm = LLM(**settings["engine"])
-    (eos_token_id,) = settings["sampling"]["stop_token_ids"]
+    stop_token_ids = settings["sampling"]["stop_token_ids"]
     for line in sys.stdin:
         batch = json.loads(line)
         sampling = [SamplingParams(seed=request["seed"], **settings["sampling"]) for request in batch]
@@ -146,8 +146,8 @@ def main(settings: dict[str, dict[str, Any]]) -> None:
         responses = []
         for output in (request.outputs[0] for request in outputs):
             tokens = list(output.token_ids)
-            stopped = output.finish_reason == "stop" and tokens[-1:] != [eos_token_id]
-            responses.append([*tokens, eos_token_id] if stopped else tokens)
+            left_out = output.finish_reason == "stop" and tokens[-1:] not in [[token] for token in stop_token_ids]
+            responses.append([*tokens, output.stop_reason] if left_out else tokens)
         replies.write(json.dumps(responses) + "\n")
         replies.flush()
 

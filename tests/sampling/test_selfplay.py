@@ -39,7 +39,7 @@ PROMPTS = [draw(1 + 7 * i % 11, i) for i in range(13)]  # three batches of 4 and
 
 
 def respond(model, prompts=PROMPTS, how=None, **changes):
-    given = {"max_response_tokens": LONGEST, "pad_token_id": PAD, "eos_token_id": STOP, "seed": 1}
+    given = {"max_response_tokens": LONGEST, "pad_token_id": PAD, "stop_token_ids": [STOP], "seed": 1}
     return selfplay.sample_responses(model, prompts, how or settings(), **{**given, **changes})
 
 

@@ -34,7 +34,7 @@ class LLM:
         for prompt, its in zip(prompts, sampling):
             ids = [its.given["seed"] % 1000, prompt["prompt_token_ids"][0]]
             kind = {1: (ids * 3, "length"), 2: ([*ids, 2], "stop"), 3: (ids, "stop")}[len(prompt["prompt_token_ids"])]
-            output = types.SimpleNamespace(token_ids=tuple(kind[0]), finish_reason=kind[1])
+            output = types.SimpleNamespace(token_ids=tuple(kind[0]), finish_reason=kind[1], stop_reason=2)
             answers.append(types.SimpleNamespace(outputs=[output]))
         return answers
 """
@@ -53,7 +53,13 @@ def log(tmp_path, monkeypatch):
 
 def sampler(folder):
     return vllm.Sampler(
-        folder, dtype="bfloat16", temperature=0.9, top_p=0.8, max_prompt_tokens=10, max_response_tokens=LONGEST, eos_token_id=STOP
+        folder,
+        dtype="bfloat16",
+        temperature=0.9,
+        top_p=0.8,
+        max_prompt_tokens=10,
+        max_response_tokens=LONGEST,
+        stop_token_ids=[STOP],
     )
 
 
@@ -61,7 +67,15 @@ def respond(folder, kept=None):
     how = SelfPlaySettings(temperature=0.9, top_p=0.8, prompts_per_seed=2, decode_batch_size=None, backend="vllm")
     with sampler(folder) as sample:
         return selfplay.sample_responses(
-            None, PROMPTS, how, max_response_tokens=LONGEST, pad_token_id=0, eos_token_id=STOP, seed=7, folder=kept, sample=sample
+            None,
+            PROMPTS,
+            how,
+            max_response_tokens=LONGEST,
+            pad_token_id=0,
+            stop_token_ids=[STOP],
+            seed=7,
+            folder=kept,
+            sample=sample,
         )
 
 

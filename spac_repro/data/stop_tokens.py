@@ -1,0 +1,70 @@
+"""The tokens at which a response stops: the tokenizer's end-of-sequence, the end of an assistant's turn, the model's own.
+
+A chat model ends its turn with a token that need not be the tokenizer's end-of-sequence: Gemma's <end_of_turn>, Llama 3's
+<|eot_id|>, Phi-3's <|end|>. A policy that is not stopped there goes on with an invented dialogue.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from jinja2 import TemplateError
+
+from spac_repro.data import tokenizers
+from spac_repro.data.chat_template import fixed_date
+
+_QUESTION, _ANSWER = "sentinelquestion", "sentinelanswer"  # letters only: templates trim white space
+
+
+@dataclass(frozen=True)
+class StopTokens:
+    """The stop tokens of a policy.
+
+    Attributes:
+        ids: every token at which generation stops, sorted.
+        end: one of them, which the data's responses end with.
+    """
+
+    ids: tuple[int, ...]
+    end: int
+
+
+def stop_tokens(tokenizer: Any, *, chat: bool, chat_template_date: date | None = None, of_model: Sequence[int] = ()) -> StopTokens:
+    """Find the stop tokens.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        chat: whether prompts are rendered with the chat template; the end of a turn is then one of the stop tokens.
+        chat_template_date: the date that the template inserts.
+        of_model: the end-of-sequence tokens in the model's generation_config.
+
+    Raises:
+        UserError: the tokenizer has no end-of-sequence token, or the template inserts a date and none is given.
+    """
+    eos = tokenizers.eos_token_id(tokenizer)
+    turn_end = turn_end_token_id(tokenizer, chat_template_date) if chat else None
+    end = eos if turn_end is None else turn_end
+    return StopTokens(ids=tuple(sorted({eos, end, *of_model})), end=end)
+
+
+def turn_end_token_id(tokenizer: Any, chat_template_date: date | None = None) -> int | None:
+    """Return the token that the chat template puts behind an assistant's last turn; None where there is none.
+
+    A dialogue with a known answer is rendered. The token is the added one with which the text behind that answer begins, apart from
+    white space.
+
+    Raises:
+        UserError: the template inserts a date, and none is given.
+    """
+    messages = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        with fixed_date(chat_template_date):
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except TemplateError:
+        return None  # the template refuses or cannot render an answer; rendering a row says so
+    _, answer, rest = text.rpartition(_ANSWER)
+    rest = rest.lstrip() if answer else ""
+    added = {token.content: int(number) for number, token in tokenizer.added_tokens_decoder.items()}
+    begins = [content for content in added if content and rest.startswith(content)]
+    return added[max(begins, key=len)] if begins else None
