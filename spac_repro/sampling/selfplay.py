@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TemperatureLogitsWarper
 
 from spac_repro.data import memory_map
 from spac_repro.errors import UserError
@@ -18,6 +18,7 @@ from spac_repro.model.loading import check_finite
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.runs.files import read_sealed_json, write_sealed_json
+from spac_repro.sampling.top_p import TopP
 from spac_repro.seeds import derive_seed
 
 
@@ -248,5 +249,5 @@ def _logits_warpers(settings: SelfPlaySettings) -> LogitsProcessorList:
     if settings.temperature != 1:
         warpers.append(TemperatureLogitsWarper(settings.temperature))
     if settings.top_p < 1:
-        warpers.append(TopPLogitsWarper(settings.top_p))
+        warpers.append(TopP(settings.top_p))
     return warpers
