@@ -117,7 +117,7 @@ def _prepare_process(run: Run, progress: Progress) -> None:
         scoring.select_tasks(run.recipe.evaluation.suite, run.recipe.evaluation.tasks)
     methods.get(run.method).load_loss()
     if run.recipe.selfplay.backend == "vllm":
-        vllm.check_installed()
+        vllm.versions()
 
 
 def _take_folder(folder: RunFolder, stack: ExitStack) -> None:
@@ -203,7 +203,7 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
             **tokenizers.identity(context.renderer.tokenizer),
             **({"dropout_set_to_zero": zeroed} if (zeroed := dropout.disabled(model)) else {}),
         },
-        environment={**environment.describe(), **_plugins(run)},
+        environment={**environment.describe(), **_plugins(run), **_sampler(run)},
         written_files={},
         equal_bits_claimed=run.recipe.selfplay.backend == "transformers",  # unknown for vLLM
     )
@@ -222,6 +222,11 @@ def _plugins(run: Run) -> dict[str, Any]:
         if source is not None
     }
     return {"plugins": plugins} if plugins else {}
+
+
+def _sampler(run: Run) -> dict[str, Any]:
+    """The versions in the environment of another sampler than the package's own."""
+    return {"vllm": vllm.versions()} if run.recipe.selfplay.backend == "vllm" else {}
 
 
 def _results(context: RunContext) -> Results:

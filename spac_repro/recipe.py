@@ -177,7 +177,7 @@ class SelfPlaySettings(Settings):
     decode_batch_size: (
         PositiveInt | None
     )  # prompts decoded at the same time; the next begins where one has ended. None: prompts_per_seed
-    backend: Literal["transformers", "vllm"]  # vllm: its extra is needed; it draws other samples of the same distribution
+    backend: Literal["transformers", "vllm"]  # vllm: `make vllm` is needed; it draws other samples of the same distribution
 
 
 class _Methods(Settings):

@@ -15,7 +15,7 @@ import spac_repro
 from spac_repro.runs import numerics
 
 LIBRARIES = ("torch", "transformers", "accelerate", "deepspeed", "lm_eval", "datasets", "tokenizers", "safetensors", "numpy")
-OPTIONAL_LIBRARIES = ("vllm", "liger-kernel")  # listed only where installed: they may do the computation
+OPTIONAL_LIBRARIES = ("liger-kernel",)  # listed only where installed: they may do the computation
 CHECKOUT = Path(__file__).resolve().parents[2]  # a git checkout, or the folder that the package is installed in
 
 

@@ -1,40 +1,66 @@
-"""Self-play responses sampled by vLLM, where it is installed (the extra `vllm`), in a process of its own.
+"""Self-play responses sampled by vLLM, in a process and an environment of its own (`make vllm`, requirements/vllm.lock).
 
-That process releases its memory when it ends. The parent sends prompts as token ids, one batch a line, and receives responses as
-token ids, one batch a line. Seeds, end of a response, limits and chat template are those of the package's own sampler, but the same
-seed draws other responses. This was never run with vLLM itself, because no GPU was available; the tests use a stand-in.
+vLLM needs another numpy than this package, so one environment cannot hold both. The process releases its memory when it ends. The
+parent sends prompts as token ids, one batch a line, and receives responses as token ids, one batch a line. Seeds, end of a
+response, limits and chat template are those of the package's own sampler, but the same seed draws other responses. This was never
+run with vLLM itself, because no GPU was available; the tests use a stand-in.
 """
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.seeds import derive_seed
 
-TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+# All that torch's elastic agent sets for its workers (in torch/distributed/elastic/agent/server/local_elastic_agent.py), torchrun's
+# own variables, and Accelerate's and DeepSpeed's.
+LAUNCHER_VARIABLE = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|LOCAL_SIZE|CROSS_RANK|CROSS_SIZE|ROLE_NAME|MASTER_(ADDR|PORT)"
+    r"|TORCH_NCCL_ASYNC_ERROR_HANDLING|(TORCHELASTIC|PET|ACCELERATE|FSDP|DS|DEEPSPEED)_.*"
+)
+PYTHON_VARIABLE = "SPAC_REPRO_VLLM_PYTHON"  # environment variable: the interpreter of an environment with vLLM
+WORKER = Path(__file__).with_name("vllm_worker.py")
+VERSIONS = "import json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in ('vllm', 'torch', 'transformers')}))"
 
 
-def check_installed() -> None:
-    """Check that vLLM is installed.
+def python() -> Path:
+    """The interpreter that runs vLLM: that of `make vllm`, unless PYTHON_VARIABLE names another."""
+    return Path(os.environ.get(PYTHON_VARIABLE, Path(sys.prefix) / "vllm" / "bin" / "python"))
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The versions of vLLM, torch and transformers in vLLM's environment.
 
     Raises:
-        UnfitEnvironmentError: it is not.
+        UnfitEnvironmentError: there is no such environment, or one of them is missing in it.
     """
-    if find_spec("vllm") is None:
+    try:
+        found: dict[str, str] = json.loads(subprocess.check_output([python(), "-P", "-c", VERSIONS], stderr=subprocess.DEVNULL))
+    except (OSError, subprocess.CalledProcessError):
         raise UnfitEnvironmentError(
-            "selfplay.backend is vllm, which is not installed: pip install 'spac-repro[vllm]', or --set "
-            "selfplay.backend=transformers (which draws other responses)"
-        )
+            f"selfplay.backend is vllm, which is not installed for {python()}: `make vllm` installs it, {PYTHON_VARIABLE} names "
+            "another Python, and --set selfplay.backend=transformers does without (and draws other responses)"
+        ) from None
+    return found
+
+
+def without_launcher(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables without those by which torchrun, Accelerate or DeepSpeed tell a process that it is one of a group.
+
+    With TORCHELASTIC_USE_AGENT_STORE, for example, a process group of one process would wait for a store that nobody serves.
+    """
+    return {name: value for name, value in variables.items() if not LAUNCHER_VARIABLE.fullmatch(name)}
 
 
 class Sampler:
@@ -105,7 +131,7 @@ class Sampler:
         return responses
 
     def _start(self) -> "subprocess.Popen[str]":
-        environment = {name: value for name, value in os.environ.items() if name not in TORCHRUN_VARIABLES}
+        environment = without_launcher(os.environ)
         rank = os.environ.get("LOCAL_RANK")
         if rank is not None:  # each process of a run has its own GPU and its own vLLM
             gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -113,7 +139,7 @@ class Sampler:
         # Run the engine within that process: nothing outlives a kill, and requests are taken in a fixed order.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         torch.cuda.empty_cache()  # vLLM needs its share of the GPU's memory to be free, which torch's cached blocks are not
-        command = [sys.executable, "-P", "-m", "spac_repro.sampling.vllm", json.dumps(self.settings)]
+        command = [str(python()), "-P", str(WORKER), json.dumps(self.settings)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
 
     def __enter__(self) -> "Sampler":
@@ -125,32 +151,3 @@ class Sampler:
                 self.process.kill()
             with suppress(BrokenPipeError):  # it died with requests unread
                 self.process.communicate()
-
-
-def main(settings: dict[str, dict[str, Any]]) -> None:
-    """Run vLLM: read batches from standard input, one a line, and write responses to standard output, one line a batch.
-
-    Args:
-        settings: `engine` (arguments of `vllm.LLM`) and `sampling` (arguments of `vllm.SamplingParams`).
-    """
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what vLLM and its own processes print goes to standard error
-    from vllm import LLM, SamplingParams
-
-    llm = LLM(**settings["engine"])
-    stop_token_ids = settings["sampling"]["stop_token_ids"]
-    for line in sys.stdin:
-        batch = json.loads(line)
-        sampling = [SamplingParams(seed=request["seed"], **settings["sampling"]) for request in batch]
-        outputs = llm.generate([{"prompt_token_ids": request["prompt"]} for request in batch], sampling, use_tqdm=False)
-        responses = []
-        for output in (request.outputs[0] for request in outputs):
-            tokens = list(output.token_ids)
-            left_out = output.finish_reason == "stop" and tokens[-1:] not in [[token] for token in stop_token_ids]
-            responses.append([*tokens, output.stop_reason] if left_out else tokens)
-        replies.write(json.dumps(responses) + "\n")
-        replies.flush()
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

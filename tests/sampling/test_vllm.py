@@ -1,10 +1,16 @@
 """Self-play by vLLM: what it is asked for, and what comes back. vLLM needs a GPU, so a stand-in with its interface answers here."""
 
+import inspect
 import json
+import re
+import sys
 
 import pytest
+from torch.distributed.elastic.agent.server import local_elastic_agent
+from torch.distributed.launcher.api import elastic_launch
 
 from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.optim import launch
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.sampling import selfplay, vllm
 from spac_repro.seeds import derive_seed
@@ -45,8 +51,13 @@ def log(tmp_path, monkeypatch):
     """What the stand-in noted, a line each; it is vLLM in this test and in the processes that it starts."""
     (tmp_path / "modules" / "vllm").mkdir(parents=True)
     (tmp_path / "modules" / "vllm" / "__init__.py").write_text(STAND_IN)
-    monkeypatch.syspath_prepend(tmp_path / "modules")
+    for name in ("vllm", "torch", "transformers"):
+        folder = tmp_path / "modules" / f"{name}-9.9.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    monkeypatch.setenv(vllm.PYTHON_VARIABLE, sys.executable)
+    vllm.versions.cache_clear()
     monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
     return lambda: [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
 
@@ -130,6 +141,59 @@ def test_a_kill_between_batches_is_reported(tmp_path, log):
         killed_after_one()
 
 
-def test_missing_vllm_is_reported_with_the_remedies():
-    with pytest.raises(UnfitEnvironmentError, match=r"not installed: pip install 'spac-repro\[vllm\]', or --set"):
-        vllm.check_installed()
+def test_missing_vllm_is_reported_with_the_remedies(tmp_path, monkeypatch):
+    for python in (tmp_path / "none" / "python", sys.executable):  # no environment, and one without vLLM
+        monkeypatch.setenv(vllm.PYTHON_VARIABLE, str(python))
+        vllm.versions.cache_clear()
+        with pytest.raises(UnfitEnvironmentError, match=r"`make vllm` installs it.*selfplay.backend=transformers does without"):
+            vllm.versions()
+
+
+def test_its_versions_are_those_of_its_own_environment(log):
+    assert vllm.versions() == {"vllm": "9.9", "torch": "9.9", "transformers": "9.9"}
+
+
+def test_the_worker_needs_nothing_of_this_package(log, tmp_path):
+    """Its environment holds neither this package nor what it imports."""
+    source = vllm.WORKER.read_text()
+    assert {node.split()[1] for node in re.findall(r"^ *(?:from|import) \S+", source, re.MULTILINE)} == {
+        *("json", "os", "sys", "typing", "vllm")
+    }
+
+
+def test_every_variable_of_the_elastic_agent_is_withheld():
+    """Those that the installed torch gives its workers, by its own source; OMP_NUM_THREADS alone is the worker's, too."""
+    source = inspect.getsource(local_elastic_agent)
+    given = {*re.findall(r'"([A-Z][A-Z_]+)":', source), *re.findall(r'worker_env\["([A-Z_]+)"\]', source)}
+    assert {"RANK", "ROLE_WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE", "OMP_NUM_THREADS", "TORCHELASTIC_ERROR_FILE"} <= given | {
+        "TORCHELASTIC_ERROR_FILE"
+    }
+    others = {"PET_NNODES", "ACCELERATE_USE_DEEPSPEED", "TORCHELASTIC_ERROR_FILE", "LOCAL_RANK"}
+    kept = {"OMP_NUM_THREADS": "1", "PATH": "/bin", "CUDA_VISIBLE_DEVICES": "0", "LOCALE": "C", "VLLM_CACHE_ROOT": "/x"}
+    assert vllm.without_launcher({**dict.fromkeys(given | others, "1"), **kept}) == kept
+
+
+GROUP_OF_ONE = """
+import datetime, sys
+import torch.distributed as dist
+where, patience = f"tcp://127.0.0.1:{sys.argv[1]}", datetime.timedelta(seconds=3)
+dist.init_process_group("gloo", init_method=where, world_size=1, rank=0, timeout=patience)
+"""
+IN_A_CHILD = """
+import os, socket, subprocess, sys
+from spac_repro.sampling import vllm
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+environment = vllm.without_launcher(os.environ) if sys.argv[1] == "without" else dict(os.environ)
+done = subprocess.run([sys.executable, "-c", sys.argv[2], str(port)], env=environment, capture_output=True, text=True)
+sys.exit(0 if (done.returncode == 0) == (sys.argv[1] == "without") else 7)
+"""
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("variables", ["without", "with"])
+def test_a_group_of_one_in_a_child_of_elastic_launch(variables):
+    """What vLLM does on every rank. With the agent's variables it waits for a store that nobody serves, and fails."""
+    config = launch._launch_config(1, 1)
+    elastic_launch(config, sys.executable)("-c", IN_A_CHILD, variables, GROUP_OF_ONE)
