@@ -264,15 +264,26 @@ def find_runs(path: Path) -> list[RunFolder]:
     return list(map(RunFolder.open, folders))
 
 
-def find_complete_runs(path: Path) -> list[RunFolder]:
+def find_complete_runs(path: Path, damaged: list[UserError] | None = None) -> list[RunFolder]:
     """Return the complete runs directly in a folder, in the order of their names. A sweep puts the seeds of a method in one folder.
+
+    Args:
+        path: The folder.
+        damaged: Takes the error of each run that cannot be read. Without it, the first such run is an error.
 
     Raises:
         UserError: A run is damaged or needs a newer version.
     """
-    complete = sorted(file.parent for file in path.glob(f"*/{RunFolder(path).results_file.name}"))
-    opened = [RunFolder.open(folder) for folder in complete if RunFolder(folder).has_manifest]
-    return [run for run in opened if run.results.complete]
+    found = []
+    for folder in sorted(file.parent for file in path.glob(f"*/{RunFolder(path).results_file.name}")):
+        try:
+            if RunFolder(folder).has_manifest and (run := RunFolder.open(folder)).results.complete:
+                found.append(run)
+        except UserError as error:
+            if damaged is None:
+                raise
+            damaged.append(error)
+    return found
 
 
 def run_of_policy(policy: Path) -> RunFolder | None:

@@ -57,6 +57,7 @@ class Comparison:
     score_differences: tuple[ScoreDifference, ...]
     spread_runs: int  # runs of other seeds that the spread was estimated from
     files: tuple[str, ...] = ()  # which files of each run were checked
+    left_out: tuple[str, ...] = ()  # damaged runs beside A and B that the spread was not estimated from, one line for each
 
     @property
     def beyond_noise(self) -> bool | None:
@@ -138,6 +139,7 @@ class Comparison:
             "weights_read": found.weight_bytes_read,
             "scores": [change.as_json() for change in self.score_differences],
             "spread_of_runs": self.spread_runs,
+            "left_out": list(self.left_out),
             "files": list(self.files),
             "beyond_noise": self.beyond_noise,
         }
@@ -160,7 +162,7 @@ def compare(a: Path, b: Path, seeds: Sequence[Path] = (), *, deep: bool = False)
     checked = {run: file_hashes.check(run, deep=deep) for run in (run_a, run_b, *others)}
     scores = (run_a.scores(), run_b.scores())
     _check_something_shared((run_a, run_b), scores)
-    spread, spread_runs = seed_spread(run_a, run_b, others)
+    of_seeds = seed_spread(run_a, run_b, others)
     # Versions are compared only for scores that both runs have: a score that one run lacks is no difference in versions.
     versions = [_measured_with(run, run_scores) for run, run_scores in zip((run_a, run_b), scores, strict=True)]
     shared = versions[0].keys() & versions[1].keys()
@@ -173,8 +175,9 @@ def compare(a: Path, b: Path, seeds: Sequence[Path] = (), *, deep: bool = False)
         b=str(b),
         differences=_ranked(recorded),
         first_difference=find_first_difference(run_a, run_b),
-        score_differences=tuple(score_differences(*scores, spread)),
-        spread_runs=spread_runs,
+        score_differences=tuple(score_differences(*scores, of_seeds.spread)),
+        spread_runs=of_seeds.runs,
+        left_out=of_seeds.left_out,
         files=tuple(f"{name}: {checked[run]}" for name, run in (("A", run_a), ("B", run_b))),
     )
 

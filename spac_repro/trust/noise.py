@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from spac_repro.errors import UserError
 from spac_repro.runs import file_hashes, files
@@ -22,6 +22,7 @@ ALPHA = 0.01
 MIN_RUNS = 3  # of one setting, without the compared ones, to estimate a spread from
 
 ScorePlace = tuple[int, str, str]  # iteration, task, metric
+Scores = list[tuple[int, Score]]  # of a run: iteration and score
 Spread = dict[ScorePlace, tuple[float, int]]  # standard deviation over seeds, and its degrees of freedom
 
 
@@ -73,41 +74,54 @@ class ScoreDifference:
         return {**asdict(self), "difference": self.difference, "beyond_noise": self.beyond_noise, "words": self.in_words}
 
 
-def seed_spread(a: RunFolder, b: RunFolder, named: Iterable[RunFolder] = ()) -> tuple[Spread, int]:
+class SeedSpread(NamedTuple):
+    """The spread of each score over seeds, and the runs behind it."""
+
+    spread: Spread
+    runs: int  # that it was estimated from
+    left_out: tuple[str, ...]  # why damaged runs are not among them, one line for each
+
+
+def seed_spread(a: RunFolder, b: RunFolder, named: Iterable[RunFolder] = ()) -> SeedSpread:
     """Estimate the spread of each score over seeds, from finished runs that differ from A or B in the seed alone.
 
     A and B themselves are left out, and so is every other run of their settings and seed: a run that is far off would widen the
-    spread that it is judged by. The spread is pooled over the groups of at least `MIN_RUNS` runs.
+    spread that it is judged by. A damaged run beside A or B is left out as well. The spread is pooled over the groups of at least
+    `MIN_RUNS` runs.
 
     Args:
         a: one of the runs that are compared. The runs beside it are candidates.
         b: the other one, likewise.
         named: further candidates.
 
-    Returns:
-        The spread of each score, and the number of runs that it was estimated from.
-
     Raises:
-        UserError: a named run has other settings or inputs than A and B, or a run is damaged.
+        UserError: a named run has other settings or inputs than A and B, or is damaged; or A or B is.
     """
     compared = [RunFolder(run.path.resolve()) for run in (a, b)]
     settings = {_setting(run) for run in compared} - {None}
     suspects = {(_setting(run), run.manifest.seed) for run in compared}
-    groups: dict[str, dict[int, RunFolder]] = {}
+    groups: dict[str, dict[int, Scores]] = {}
+    damaged: list[UserError] = []
     for run in named:
         if run.path.resolve() not in [each.path for each in compared] and _setting(run) not in settings:
             raise UserError(
                 f"{run}: has other settings or inputs than A and B, so it says nothing about their spread over seeds; "
                 "name runs that differ from A or B in the seed alone"
             )
-    neighbours = (find_complete_runs(parent) for parent in dict.fromkeys(run.path.parent for run in compared))
-    for run in (*named, *itertools.chain.from_iterable(neighbours)):
+    beside = (find_complete_runs(parent, damaged) for parent in dict.fromkeys(run.path.parent for run in compared))
+    neighbours = list(itertools.chain.from_iterable(beside))
+    for run in (*named, *neighbours):
         setting, seed = _setting(run), run.manifest.seed
         if setting is not None and setting in settings and (setting, seed) not in suspects:
-            file_hashes.check(run)
-            groups.setdefault(setting, {}).setdefault(seed, run)
+            try:
+                file_hashes.check(run)
+                groups.setdefault(setting, {}).setdefault(seed, run.scores())
+            except UserError as error:
+                if run not in neighbours:
+                    raise
+                damaged.append(error)
     used = [list(group.values()) for group in groups.values() if len(group) >= MIN_RUNS]
-    return _pooled(used), sum(map(len, used))
+    return SeedSpread(_pooled(used), sum(map(len, used)), tuple(map(str, damaged)))
 
 
 def _setting(run: RunFolder) -> str | None:
@@ -120,14 +134,14 @@ def _setting(run: RunFolder) -> str | None:
     return files.sha256_json([manifest.settings_sha256, inputs])
 
 
-def _pooled(groups: Iterable[Sequence[RunFolder]]) -> Spread:
+def _pooled(groups: Iterable[Sequence[Scores]]) -> Spread:
     """The standard deviation of each score within the groups, weighted by degrees of freedom."""
     squares: dict[ScorePlace, float] = {}
     dfs: dict[ScorePlace, int] = {}
     for group in groups:
         values: dict[ScorePlace, list[float]] = {}
-        for run in group:
-            for iteration, score in run.scores():
+        for scores in group:
+            for iteration, score in scores:
                 values.setdefault((iteration, score.task, score.metric), []).append(score.value)
         for place, of_seeds in values.items():
             if len(of_seeds) >= MIN_RUNS:

@@ -79,6 +79,7 @@ def render_comparison(comparison: Comparison) -> "RenderableType":
     parts += [Text(f"  {line}") for line in comparison.first_difference.unfinished]
     parts += [Text(f"checked: {line}") for line in comparison.files]
     parts.append(Text(f"\nHow much it matters: {how_much}", "bold"))
+    parts += [Text(f"left out of the spread: {line}") for line in comparison.left_out]
     changed = [change for change in comparison.score_differences if change.difference != 0]
     if changed:
         table = Table("iteration", "score", "A", "B", "difference", "in words")

@@ -3,16 +3,19 @@
 import json
 import re
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from spac_repro.errors import UserError
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.trust.comparison import compare
 from spac_repro.trust.noise import limit_in_spreads, noise_limit
+from spac_repro.trust.terminal import render_comparison
 
 Make = Callable[..., Path]
 
@@ -40,8 +43,29 @@ def test_no_spread_is_taken_from_a_damaged_neighbour(make: Make, tmp_path: Path)
     assert compare(runs[0], runs[1]).spread_runs == 3
     damaged = RunFolder(runs[3]).iteration(1).scores_file
     damaged.write_text(damaged.read_text().replace("0.5", "0.6"))
+    found = compare(runs[0], runs[1])
+    assert found.spread_runs == 0  # two are too few
+    (line,) = found.as_json()["left_out"]
+    assert line.startswith(f"{damaged}: it is not what the run wrote")
+    shown = StringIO()
+    Console(file=shown, width=1000).print(render_comparison(found))
+    assert f"left out of the spread: {line}\n" in shown.getvalue()
+    for pair in ((runs[3], runs[0]), (runs[0], runs[3])):
+        with pytest.raises(UserError, match=f"{damaged}: it is not what the run wrote"):
+            compare(*pair)
     with pytest.raises(UserError, match=f"{damaged}: it is not what the run wrote"):
-        compare(runs[0], runs[1])
+        compare(runs[0], runs[1], [runs[3]])
+
+
+@pytest.mark.parametrize("content", ["", "{}", "{", '{"schema": 99}', "[1]"])
+@pytest.mark.parametrize("file", ["manifest.json", "results.json", "iteration-1/scores.json"])
+def test_a_neighbour_that_cannot_be_read_is_left_out_and_named(make: Make, tmp_path: Path, file: str, content: str) -> None:
+    runs = [make(tmp_path / f"seed-{seed}", seed=seed, scores={1: 0.5 + seed / 100}) for seed in range(6)]
+    (runs[5] / file).write_text(content)
+    found = compare(runs[0], runs[1])
+    assert found.spread_runs == 3
+    assert len(found.left_out) == 1
+    assert str(runs[5]) in found.left_out[0]
 
 
 def test_two_seeds_are_beyond_noise_as_seldom_as_promised() -> None:
