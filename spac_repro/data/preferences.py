@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from spac_repro.data import memory_map
-from spac_repro.documents import strict_json
+from spac_repro.documents import parquet, strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.strict_json import json_type
 from spac_repro.documents.text import check_no_lfs_pointer, decode_utf8
@@ -30,8 +30,6 @@ PARQUET = (".parquet",)
 SUFFIXES = JSON_LINES + JSON_ARRAY + PARQUET
 FIELDS = ("prompt", "chosen", "rejected")
 MAX_LINE_BYTES = 1 << 26  # of a row; larger ones are no text that anyone wrote
-MAX_BATCH_BYTES = 1 << 29  # of the rows of a Parquet file that are held at a time
-MAX_VALUES_PER_ROW = 10_000  # on average in a row group
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<split>\w+))?", re.ASCII)
 
 
@@ -173,32 +171,9 @@ def _check_size(data: bytes, limit: int, where: str, remedy: str = "") -> None:
         raise UserError(f"{where}: larger than {limit:,} bytes{remedy or '; check that this is the right file'}")
 
 
-def _rows_per_batch(file: Any, where: Path) -> int:
-    """Choose how many rows of a Parquet file to hold at a time: a repeated value is stored once, and unfolds when it is read."""
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    chunks = [(group.num_rows, group.column(column)) for group in groups for column in range(group.num_columns)]
-    largest = max((chunk.total_uncompressed_size for _, chunk in chunks), default=0)
-    if largest > MAX_BATCH_BYTES:
-        raise UserError(f"{where}: a column of a row group unfolds to {largest:,} bytes; write it with smaller row groups")
-    if any(chunk.num_values > MAX_VALUES_PER_ROW * max(rows, 1) for rows, chunk in chunks):
-        raise UserError(f"{where}: a row holds more than {MAX_VALUES_PER_ROW:,} values; check that this is the right file")
-    return max(1, min(256, MAX_BATCH_BYTES // max(largest, 1)))
-
-
 def _parquet_rows(path: Path) -> Records:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            columns = [name for name in FIELDS if name in file.schema_arrow.names]
-            number = 0
-            for batch in file.iter_batches(batch_size=_rows_per_batch(file, path), columns=columns):
-                for row in batch.to_pylist() if columns else [{}] * batch.num_rows:
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({one_line(error)}); write or download it again") from error
+    for number, row in enumerate(parquet.rows(path, FIELDS), start=1):
+        yield f"{path}, row {number}", row
 
 
 def _saved_rows(folder: Path) -> Records:

@@ -57,7 +57,7 @@ def _leaderboard_scores(context: RunContext, model: PreTrainedModel) -> list[Sco
         progress=lambda task, done, total: context.progress.update(done, total),
     )
     notes = contamination.notes(context)
-    return [replace(score, note=notes.get(score.task, score.note)) for score in scores]
+    return [replace(score, note="; ".join(filter(None, (score.note, notes.get(score.task))))) for score in scores]
 
 
 def _sample_responses(context: RunContext, t: int, model: PreTrainedModel) -> list[str]:

@@ -232,6 +232,20 @@ def test_what_the_model_reads(model, tokenizer, folder, data, monkeypatch):
         assert {*shots} <= examples
 
 
+def test_questions_that_are_also_few_shot_examples_are_said_and_a_split_given_twice_is_refused(model, tokenizer, folder, data):
+    questions, examples = (data / "backwards" / f"{split}.jsonl" for split in ("test", "train"))
+    suite = suites.get(str(folder))
+    assert {score.note for score in evaluate(model, tokenizer, suite, questions_folder=data, limit=4)} == {""}
+    rows = backwards(4, "test")
+    other_answer = {**rows[2], "answer": (rows[2]["answer"] + 1) % 2}
+    write(examples, [*backwards(3, "train"), {**rows[1], "another column": 1}, other_answer])
+    scores = evaluate(model, tokenizer, suite, questions_folder=data, limit=4)
+    assert scores[0].note == "1 of 4 questions are also among the few-shot examples"
+    write(examples, [json.loads(line) for line in questions.read_text().splitlines()])
+    with pytest.raises(UserError, match="every question of backwards is also in its split train"):
+        read_questions(suite, questions_folder=data, limit=1)
+
+
 def test_contamination_by_training_prompts_is_found(folder, data):
     asked = read_questions(suites.get(str(folder)), questions_folder=data)
     words = {task.name: task.question_texts(subtasks) for task, subtasks in asked.items()}
@@ -365,7 +379,8 @@ def test_the_documented_task_is_one(model, tokenizer, tmp_path):
     file = tmp_path / "my_suite" / "capitals.yaml"
     file.write_text(written)
     for split, n in (("train", 2), ("test", 3)):
-        write(tmp_path / "questions" / "capitals" / f"{split}.jsonl", [json.loads(row)] * n)
+        rows = [{**json.loads(row), "question": f"{split}: {json.loads(row)['question']}"}] * n
+        write(tmp_path / "questions" / "capitals" / f"{split}.jsonl", rows)
     scores = evaluate(model, tokenizer, suites.get(str(file.parent)), questions_folder=tmp_path / "questions")
     assert [(score.task, score.metric, score.n) for score in scores] == [("capitals", "acc", 3), ("average", "mean", 3)]
     (shown,) = re.findall(r"^my_suite/capitals.yaml(, line .*)$", text, flags=re.MULTILINE)

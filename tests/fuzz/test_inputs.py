@@ -12,7 +12,7 @@ import pytest
 from spac_repro import recipes, suites
 from spac_repro.data import preferences
 from spac_repro.data.preferences import read_preferences
-from spac_repro.documents import text
+from spac_repro.documents import parquet, text
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.evaluation.leaderboard import question_files, scoring
 
@@ -53,12 +53,40 @@ def test_a_parquet_file_is_read_in_batches_that_fit_its_columns(tmp_path, monkey
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist([ROW | {"prompt": "a" * 1000}] * 300), path)
     with pq.ParquetFile(path) as file:
-        assert preferences._rows_per_batch(file, path) == 256
-        monkeypatch.setattr(preferences, "MAX_BATCH_BYTES", 5000)
-        assert preferences._rows_per_batch(file, path) < 3
-        monkeypatch.setattr(preferences, "MAX_BATCH_BYTES", 10)
+        assert parquet.rows_per_batch(file, path) == 256
+        monkeypatch.setattr(parquet, "MAX_BATCH_BYTES", 5000)
+        assert parquet.rows_per_batch(file, path) < 3
+        monkeypatch.setattr(parquet, "MAX_BATCH_BYTES", 10)
         with pytest.raises(UserError, match="unfolds to"):
-            preferences._rows_per_batch(file, path)
+            parquet.rows_per_batch(file, path)
+
+
+@pytest.mark.parametrize("repeated", ["row", "value", "list"])
+def test_questions_that_unfold_to_more_than_memory_are_refused(tmp_path, monkeypatch, repeated):
+    """Files of less than 1 MB: many short rows, few long ones, and a row that is a long list."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    few, long = {"question": "1 + 1?", "answer": "#### 2"}, {"question": "a" * 10**5, "answer": "#### 2"}
+    tables = {
+        "row": lambda: pa.Table.from_pylist([few]).take([0] * 200_000),
+        "value": lambda: pa.Table.from_pylist([long]).take([0] * 400),
+        "list": lambda: pa.table({"question": [["a"] * 10**6], "answer": ["#### 2"]}),
+    }
+    path = tmp_path / "test.parquet"
+    pq.write_table(tables[repeated](), path, compression="zstd")
+    assert path.stat().st_size < 10**6
+    monkeypatch.setattr(question_files, "MAX_BYTES", 1 << 20)
+    with pytest.raises(UserError, match=f"{path}: (unfolds to more than 1,048,576 bytes|a row holds more than 10,000 values)"):
+        question_files.read_split(tmp_path, "test", question_files.Gsm8kRow)
+
+
+def test_questions_of_endless_lines_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(question_files, "MAX_BYTES", 10**4)
+    line = b'{"question": "1 + 1?", "answer": "#### 2"}\n'
+    (tmp_path / "test.jsonl.gz").write_bytes(gzip.compress(line * 10**4))
+    with pytest.raises(UserError, match="longer than 10,000 characters"):
+        question_files.read_split(tmp_path, "test", question_files.Gsm8kRow)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.json", "rows.parquet"])

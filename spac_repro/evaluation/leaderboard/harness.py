@@ -163,7 +163,8 @@ def measure(
                 counter.truncated = 0
                 with TemporaryDirectory(prefix="leaderboard-") as folder, _name_task_in_errors(task):
                     results = _run_harness(lm, task, subtasks, Path(folder), seed)
-                scores += _scores(task, list(subtasks), results, counter.note(lm.max_length))
+                notes = filter(None, (counter.note(lm.max_length), task.note(subtasks)))
+                scores += _scores(task, list(subtasks), results, "; ".join(notes))
         finally:
             model.train(was_training)
     return scores

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, create_model, model_validator
 
-from spac_repro.documents import strict_json
+from spac_repro.documents import parquet, strict_json
 from spac_repro.documents.location import NamedSource
 from spac_repro.documents.text import check_no_lfs_pointer
 from spac_repro.documents.validation import validate
@@ -25,6 +25,7 @@ Splits = dict[str, Rows]  # split name -> rows
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 MAX_LINE = 1 << 24  # characters of a row
+MAX_BYTES = 1 << 28  # of the rows of a split, or characters of a text file
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -162,8 +163,12 @@ def read_split(folder: Path, split: str, row_model: type[Row]) -> Rows:
         UserError: the file is missing, empty or wrong; the message names the file and the line or row.
     """
     path = _find_file(folder, split)
+    columns = [field.alias or name for name, field in row_model.model_fields.items()]
+    from_parquet = path.suffix == ".parquet"
     rows = []
-    for number, values in _parquet(path) if path.suffix == ".parquet" else _json_lines(path):
+    for number, values in (
+        enumerate(parquet.rows(path, columns, max_bytes=MAX_BYTES), start=1) if from_parquet else _json_lines(path)
+    ):
         row = validate(row_model, values, NamedSource(f"{path}, row {number}"), remedy="correct or remove this row")
         rows.append(row.model_dump(by_alias=True))
     if not rows:
@@ -186,29 +191,20 @@ def _find_file(folder: Path, split: str) -> Path:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    number = 0
+    number = total = 0
     check_no_lfs_pointer(path)
     try:
         with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), ""), start=1):
                 if len(line) > MAX_LINE:
                     raise UserError(f"{path}, line {number}: longer than {MAX_LINE:,} characters; fetch the file again")
+                total += len(line)
+                if total > MAX_BYTES:
+                    raise UserError(f"{path}: longer than {MAX_BYTES:,} characters; check that this is the right file")
                 if line.strip():
                     yield number, strict_json.parse(line, str(path), line=number, remedy="correct or remove this line")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}, after line {number}: cannot be read ({error}); fetch the file again") from None
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    check_no_lfs_pointer(path)
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); fetch the file again") from None
-    return enumerate(rows, start=1)
 
 
 def even_quotas(total: int, sizes: Sequence[int]) -> list[int]:

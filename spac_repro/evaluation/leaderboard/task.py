@@ -175,8 +175,13 @@ class Task(Settings):
             source: where they come from, for error messages.
 
         Raises:
-            UserError: a subtask has fewer few-shot examples than its prompt needs.
+            UserError: a subtask has fewer few-shot examples than its prompt needs, or every question is among them.
         """
+        if self.num_fewshot and self._repeated(splits) == len(splits[self.test_split]):
+            raise UserError(
+                f"{source}: every question of {self.name} is also in its split {self.fewshot_split}, "
+                "so prompts would hold the answers; give the benchmark's own splits"
+            )
         if not self.by_subject:
             subtasks = {self.name: splits}
         else:
@@ -195,6 +200,19 @@ class Task(Settings):
                         f"and a {self.num_fewshot}-shot prompt needs {self.num_fewshot}; give the whole split"
                     )
         return subtasks
+
+    def _repeated(self, splits: Splits) -> int:
+        """The number of test questions that are rows of the few-shot split too, answers included."""
+        if not self.num_fewshot or self.fewshot_split is None:
+            return 0
+        examples = {repr(row) for row in splits[self.fewshot_split]}
+        return sum(repr(row) in examples for row in splits[self.test_split])
+
+    def note(self, subtasks: Subtasks) -> str:
+        """Say how many test questions may be asked with their own answers before them; empty where none is."""
+        questions = sum(len(splits[self.test_split]) for splits in subtasks.values())
+        repeated = sum(map(self._repeated, subtasks.values()))
+        return f"{repeated} of {questions} questions are also among the few-shot examples" if repeated else ""
 
     def _check_subjects(self, rows: Rows, source: str) -> None:
         known = self.prompt.stock_subjects()

@@ -1,0 +1,56 @@
+"""Read the rows of a Parquet file, a few at a time: a small file can unfold to more than the memory holds."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from spac_repro.documents.errors import one_line
+from spac_repro.documents.text import check_no_lfs_pointer
+from spac_repro.errors import UserError
+
+MAX_BATCH_BYTES = 1 << 29  # of the rows that are held at a time
+MAX_VALUES_PER_ROW = 10_000  # on average in a row group
+
+
+def rows(path: Path, columns: Sequence[str], *, max_bytes: int | None = None) -> Generator[dict[str, Any], None, None]:
+    """Read the rows of a file in their order, and of these columns the ones that it has.
+
+    Args:
+        path: The file.
+        columns: Names of columns.
+        max_bytes: Of all rows together, for a caller that keeps them.
+
+    Raises:
+        UserError: The file is no readable Parquet file, or unfolds to more than the limits of this module or `max_bytes`.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    unfolded = 0
+    try:
+        check_no_lfs_pointer(path)
+        with parquet.ParquetFile(path) as file:
+            there = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=rows_per_batch(file, path), columns=there):
+                unfolded += max(batch.nbytes, batch.num_rows)
+                if max_bytes is not None and unfolded > max_bytes:
+                    raise UserError(f"{path}: unfolds to more than {max_bytes:,} bytes; check that this is the right file")
+                yield from batch.to_pylist() if there else ({} for _ in range(batch.num_rows))
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({one_line(error)}); write or download it again") from error
+
+
+def rows_per_batch(file: Any, where: Path) -> int:
+    """Choose how many rows of an open file to hold at a time: a repeated value is stored once, and unfolds when it is read.
+
+    Raises:
+        UserError: One row, or one column of a row group, is too large.
+    """
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    chunks = [(group.num_rows, group.column(column)) for group in groups for column in range(group.num_columns)]
+    largest = max((chunk.total_uncompressed_size for _, chunk in chunks), default=0)
+    if largest > MAX_BATCH_BYTES:
+        raise UserError(f"{where}: a column of a row group unfolds to {largest:,} bytes; write it with smaller row groups")
+    if any(chunk.num_values > MAX_VALUES_PER_ROW * max(rows, 1) for rows, chunk in chunks):
+        raise UserError(f"{where}: a row holds more than {MAX_VALUES_PER_ROW:,} values; check that this is the right file")
+    return max(1, min(256, MAX_BATCH_BYTES // max(largest, 1)))
