@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from spac_repro import engines, methods
 from spac_repro.methods import ReferenceMethodSettings
 from spac_repro.recipe import ArchitectureSettings, Run, TrainingSettings
+from spac_repro.runs import disk as disk_space
 
 GPU = "an A100 80 GB at 40 % of its 312 TFLOP/s in bfloat16 for training, and 1.4 % for generation"
 TRAINING_FLOPS_PER_SECOND = 0.4 * 312e12  # [assumed]
@@ -121,9 +122,12 @@ def table_rows(cost: CostEstimate) -> list[tuple[str, str]]:
         ("training tokens, at most", number(cost.training_tokens)),
         ("generated tokens, at most", number(cost.generated_tokens)),
         ("parameters", number(cost.parameters)),
-        ("memory per process (weights, gradients and optimizer state, without activations)", _size(cost.memory_per_process)),
-        ("one checkpoint", _size(cost.checkpoint)),
-        ("disk, at most", _size(cost.disk)),
+        (
+            "memory per process (weights, gradients and optimizer state, without activations)",
+            disk_space.size(cost.memory_per_process),
+        ),
+        ("one checkpoint", disk_space.size(cost.checkpoint)),
+        ("disk, at most", disk_space.size(cost.disk)),
         ("GPU hours, estimated", hours),
         ("engine", f"{cost.engine}, world size {cost.world_size}"),
     ]
@@ -131,14 +135,6 @@ def table_rows(cost: CostEstimate) -> list[tuple[str, str]]:
 
 def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def _count_parameters(shape: ArchitectureSettings | None) -> int:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from spac_repro.errors import UserError
 from spac_repro.launchers.profile import Cluster
+from spac_repro.recipe import Recipe
+from spac_repro.runs import disk
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,21 @@ class Check:
         return asdict(self)
 
 
-def run_checks(cluster: Cluster | None, folder: Path, *, runs: int = 0, bytes_per_run: int = 0) -> list[Check]:
+def run_checks(
+    cluster: Cluster | None, folder: Path, *, runs: int = 0, bytes_per_run: int = 0, recipe: Recipe | None = None
+) -> list[Check]:
     """Check Python, packages, torch, GPUs and disk, and for a cluster also Slurm, the image and the cache.
+
+    On a machine with a GPU, and where one is asked for, check also what kernels need to be compiled and loaded.
 
     Args:
         cluster: the profile of a cluster; None checks this machine only.
         folder: where the runs will be written.
         runs: the number of runs that must fit into the folder.
         bytes_per_run: the disk space of the largest of them.
+        recipe: what will be trained; it may ask for GPUs.
     """
-    checks = [*_python(), *_torch(cluster), *_disk(folder, runs, bytes_per_run)]
+    checks = [*_python(), *_torch(cluster), *_gpu(cluster, recipe), *_disk(folder, runs, bytes_per_run)]
     if cluster is not None:
         if cluster.scheduler == "slurm":
             checks += _slurm(cluster, folder)
@@ -71,31 +78,43 @@ def _torch(cluster: Cluster | None) -> Iterator[Check]:
         yield Check("torch", "unfit", str(error), "`make setup` installs it")
         return
     yield Check("torch", "ok", f"{torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}")
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    found = ", ".join(f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus) or "none"
-    if gpus or cluster is None or not cluster.gpus_per_node:
-        yield Check("GPU", "ok", found)
-    elif cluster.scheduler == "slurm":
-        yield Check(
-            "GPU", "note", "none on this machine", "the profile says that the nodes have GPUs; run `doctor` in a job to check them"
-        )
-    else:
-        yield Check(
-            "GPU", "unfit", "none", "the profile asks for GPUs: set gpus_per_node to 0, or repair the driver (`nvidia-smi`)"
-        )
     if torch.version.cuda is None and cluster is not None and cluster.gpus_per_node and cluster.image is None:
         yield Check("torch for GPUs", "unfit", "the CPU build", "`make setup TORCH=cuda`")
 
 
+def _gpu(cluster: Cluster | None, recipe: Recipe | None) -> Iterator[Check]:
+    """What training on a GPU needs. On a login node and under an image, what is missing is only a note: jobs run elsewhere."""
+    from spac_repro.optim import gpu_host
+
+    asked_for = bool(cluster and cluster.gpus_per_node) or bool(recipe and recipe.training.device)
+    loaded = gpu_host.NVIDIA_DEVICE.exists()
+    if not asked_for and not loaded and not gpu_host.visible_gpus():
+        yield Check("GPU", "ok", "none")
+        return
+    elsewhere = cluster is not None and (cluster.scheduler == "slurm" or cluster.image is not None)
+    missing: Literal["note", "unfit"] = "unfit" if asked_for and not elsewhere else "note"
+    for need in gpu_host.needs(gpu_host.processes_here(recipe) if recipe else 1):
+        remedy = f"{need.remedy}; run `doctor` in a job to check the nodes" if elsewhere else need.remedy
+        found = _gpu_names() if need.what == "GPU" and need.met else need.found
+        yield Check(need.what, "ok", found) if need.met else Check(need.what, missing, found, remedy)
+
+
+def _gpu_names() -> str:
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{gpu.name} {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
+
+
 def _disk(folder: Path, runs: int, bytes_per_run: int) -> Iterator[Check]:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = disk.nearest_existing(folder)
     if not os.access(existing, os.W_OK):
         yield Check("disk", "unfit", f"{existing} is not writable", "choose another folder with --out")
         return
     free, need = shutil.disk_usage(existing).free, runs * bytes_per_run
     found = f"{free / 1e9:,.0f} GB free at {existing}"
     if need:
-        found += f"; {runs} runs need {need / 1e9:,.1f} GB at most"
+        found += f"; {'one run needs' if runs == 1 else f'{runs} runs need'} {need / 1e9:,.1f} GB at most"
     enough = free > need
     yield Check("disk", "ok" if enough else "unfit", found, "" if enough else "free space, or choose another disk with --out")
     yield _quota(existing, need)

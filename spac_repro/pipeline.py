@@ -23,7 +23,7 @@ from spac_repro.evaluation import contamination
 from spac_repro.evaluation import evaluate_iterate as evaluation
 from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.model import architectures, dropout, policy, precision
-from spac_repro.optim import distributed
+from spac_repro.optim import distributed, gpu_host
 from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.progress import Progress
 from spac_repro.recipe import Run
@@ -101,6 +101,8 @@ def _prepare_process(run: Run, progress: Progress) -> None:
     training = run.recipe.training
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    gpu_host.set_cache_folders()
+    gpu_host.check(run.recipe)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns that it guessed
     torch.use_deterministic_algorithms(True)

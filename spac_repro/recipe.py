@@ -39,7 +39,6 @@ from spac_repro.methods import MethodSettings
 RECIPE_NAME = re.compile(r"\w[\w.-]{0,99}")
 MARKS = ("abstract", "reading", "derived", "tested", "SPIN", "assumed")  # and "set" and "default", which no file may use
 
-
 if TYPE_CHECKING:
     EngineName = str
 else:
@@ -212,6 +211,7 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool
     engine: EngineName
     processes: Annotated[int, Field(gt=0, le=2**16)]
+    device: Literal["cuda"] | None = None  # cuda: refuse a machine without a GPU for each process; None: a GPU where there is one
     threads: Annotated[int, Field(gt=0, le=1024)] | None  # of a process, on CPU; None: as many as there are cores
     save_steps: PositiveInt  # optimizer steps
     save_total_limit: Annotated[int, Field(ge=1)]
@@ -303,10 +303,11 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What identifies the run but for its seed: every setting that bears on it, the other methods' left out.
 
-        No setting of version 0.1 has a default. One that is added later has its neutral value for a default, and is left out where
-        it stands at that: so a new setting changes no digest, and old runs are still met.
+        A setting at its default, which is neutral, is left out: so a new one changes no digest, and old runs are still met.
+        `training.device` is left out: it refuses machines and changes no computation, and the environment names the GPUs.
         """
-        settings = self.recipe.model_dump(mode="json", exclude={"methods", "summary"}, exclude_defaults=True)
+        left_out: Any = {"methods": True, "summary": True, "training": {"device"}}
+        settings = self.recipe.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
         own = {self.method: self.method_settings.model_dump(mode="json", exclude_defaults=True)}
         return {"method": self.method, "methods": own, **settings}
 

@@ -152,7 +152,7 @@ def test_what_is_left_out_is_shown_as_a_default():
     assert {key: shown[key] for key in ADDED} == {**dict.fromkeys(ADDED, "default"), "training.label_noise": "set"}
     assert not any(key.startswith("extras") for key in run.provenance)
     added_since = {key for key, source in OLD.provenance.items() if source.mark == "default"}
-    assert added_since == {"data.chat_template_date"}  # the built-in recipes state every other setting
+    assert added_since == {"data.chat_template_date", "training.device"}  # the built-in recipes state every other setting
 
 
 # Old runs
@@ -213,3 +213,11 @@ def test_what_this_version_does_not_know_stays():
     settings = {**complete(OLD.settings()), "of_a_later_version": {"x": 1}}
     assert complete(settings) == settings
     assert complete({"method": "unheard of", "methods": 3}) == {"method": "unheard of", "methods": 3}
+
+
+def test_a_demanded_device_is_no_part_of_what_a_run_is():
+    """It refuses machines. So a run that was begun without the demand is met, and its digest stays."""
+    demanding = load("training.device=cuda")
+    assert "device" not in demanding.settings()["training"]
+    assert demanding.settings_sha256 == load().settings_sha256
+    assert demanding.start_settings() == load().start_settings()

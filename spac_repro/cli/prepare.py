@@ -1,13 +1,18 @@
 """`spac-repro prefetch` and `spac-repro doctor`: prepare and check a machine or a cluster before training there."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spac_repro.cli import choices, output
 from spac_repro.cli.options import AsJson, Overrides, RecipeName
+from spac_repro.errors import UserError
+
+if TYPE_CHECKING:
+    from spac_repro.recipe import Run
 
 
 def prefetch(
@@ -48,6 +53,14 @@ def doctor(
             help="Check that the runs of this sweep fit on the disk: a name in launchers/sweeps/, or a YAML file.",
         ),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=choices.recipe_names,
+            help="Check that this machine can run this recipe: its GPUs, and the disk space of one run. A name or a YAML file.",
+        ),
+    ] = None,
+    overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Folder that the runs will be written to.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -55,12 +68,19 @@ def doctor(
 
     Exit code 3 if a check fails.
     """
+    from spac_repro import cost
     from spac_repro import doctor as checks_of_machine
     from spac_repro.launchers.profile import Cluster
 
-    runs, bytes_per_run = _disk_space(sweep) if sweep else (0, 0)
     profile = Cluster.load(cluster) if cluster else None
-    checks = checks_of_machine.run_checks(profile, out.resolve(), runs=runs, bytes_per_run=bytes_per_run)
+    planned = _planned_runs(sweep, recipe, overrides or ())
+    checks = checks_of_machine.run_checks(
+        profile,
+        out.resolve(),
+        runs=len(planned),
+        bytes_per_run=max((cost.estimate(run, None).disk for run in planned), default=0),
+        recipe=planned[0].recipe if planned else None,
+    )
     unfit = any(check.verdict == "unfit" for check in checks)
     if as_json:
         print(json.dumps({"fit": not unfit, "checks": [check.as_json() for check in checks]}))
@@ -72,12 +92,17 @@ def doctor(
     raise typer.Exit(3 if unfit else 0)
 
 
-def _disk_space(sweep: str) -> tuple[int, int]:
-    """The number of runs of a sweep, and the disk space of the largest one in bytes."""
-    from spac_repro import cost, recipes
+def _planned_runs(sweep: str | None, recipe: str | None, overrides: Sequence[str]) -> "list[Run]":
+    """The runs of a sweep, or one run of a recipe; none if neither is named."""
+    from spac_repro import recipes
     from spac_repro.launchers import matrix
 
-    runs = matrix.runs(matrix.Sweep.load(sweep))
+    if sweep and recipe:
+        raise UserError("--sweep and --recipe both say what will be trained; omit one")
+    if overrides and not recipe:
+        raise UserError("--set changes a recipe; name one with --recipe, or omit it")
+    if recipe:
+        return [recipes.load(recipe, overrides=overrides)]
+    runs = matrix.runs(matrix.Sweep.load(sweep)) if sweep else []
     distinct = {run.settings_sha256: recipes.load(run.recipe, method=run.method, overrides=run.settings) for run in runs}
-    sizes = [cost.estimate(run, run.recipe.data.max_pairs).disk for run in distinct.values()]
-    return len(runs), max(sizes, default=0)
+    return [distinct[run.settings_sha256] for run in runs]

@@ -139,8 +139,10 @@ def train(
     elif options != container.container_options():
         raise UserError("--memory, --network and --other-version need an image; name one with --in, or omit them")
     elif not distributed.is_launched() and _has_process_group(run):
+        _check_machine(request)
         raise typer.Exit(launch.launch(run.recipe.training.processes, sys.argv[1:]))
     else:
+        _check_machine(request)
         _train(request)
 
 
@@ -208,6 +210,17 @@ def _preference_count(request: TrainRequest) -> int | None:
 
 
 # Training and its output
+
+
+def _check_machine(request: TrainRequest) -> None:
+    """Refuse, before anything is read or written, a machine without what the recipe's GPUs need, or with too small a disk."""
+    from spac_repro import cost
+    from spac_repro.optim import gpu_host
+    from spac_repro.runs import disk
+
+    gpu_host.check(request.run.recipe)
+    if distributed.is_main_process():
+        disk.check(request.folder, cost.estimate(request.run, None).disk)
 
 
 def _print_cost(request: TrainRequest) -> None:

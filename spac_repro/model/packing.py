@@ -11,12 +11,10 @@ attended in separate calls, each padded for that one operation only. On a GPU, F
 mask.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from transformers.masking_utils import sdpa_mask
 
 from spac_repro.data.example import TokenizedExample
 from spac_repro.model.index_select import GatherIndex, gather_index
+from spac_repro.optim import gpu_host
 
 # docs/decisions/06-packing.md: why a row is flat and why no model is patched.
 ATTENTION = "shared_prompt"  # the name under which transformers finds `packed_attention`
@@ -290,15 +289,9 @@ def flex_packed_attention(
     return output.transpose(1, 2)
 
 
-def set_compile_cache() -> None:
-    """Keep compiled code below the user's home: others can guess the name of torch's folder in /tmp, whose files are executed."""
-    own = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "spac-repro" / "torchinductor"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(own))
-
-
 @cache
 def _compiled_flex_attention() -> Callable[..., Any]:
-    set_compile_cache()
+    gpu_host.set_cache_folders()
     return torch.compile(flex_attention, dynamic=True)
 
 

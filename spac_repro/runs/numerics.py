@@ -18,7 +18,7 @@ PREFIXES = ("MKL_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "ATEN_", "GLIBC_TUNABLES
 OTHER_BLAS = ("OPENBLAS_", "BLIS_")  # where torch was not built with MKL; otherwise only numpy has OpenBLAS
 GPU_PREFIXES = (
     *("CUBLAS", "CUDNN_", "NCCL_", "NVIDIA_TF32_OVERRIDE"),
-    *("TORCH_ALLOW_TF32", "TORCH_BLAS_", "TORCH_LINALG_", "TORCHINDUCTOR_"),
+    *("TORCH_ALLOW_TF32", "TORCH_BLAS_", "TORCH_LINALG_", "TORCHINDUCTOR_", "TRITON_F32_DEFAULT", "TRITON_DEFAULT_FP_FUSION"),
 )
 NAMED_ELSEWHERE = ("ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Where threads run and how they wait, what is printed, and how hosts find each other.
@@ -120,7 +120,7 @@ def _gpu_kernels() -> dict[str, Any]:
     matmul = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
     return {
-        "driver": _driver(),
+        "driver": driver(),
         "capability": ".".join(map(str, torch.cuda.get_device_capability())),
         "cudnn": cudnn.version(),
         "cublas": _cublas(),
@@ -135,7 +135,7 @@ def _gpu_kernels() -> dict[str, Any]:
     }
 
 
-def _driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+def driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     """The version of NVIDIA's driver; None where the kernel does not say."""
     try:
         found = re.search(r"Kernel Module\D*?(\d+(?:\.\d+)+)", file.read_text(encoding="utf-8", errors="replace"))

@@ -27,6 +27,7 @@ SIZE = (
     "data.max_prompt_tokens=96",
     "data.max_response_tokens=32",
     "training.processes=2",
+    "training.device=null",
     "training.iterations=2",
     "training.epochs_per_iteration=1",
     "training.global_batch_size=4",

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import cut_down
@@ -137,10 +138,23 @@ def test_a_folder_in_use_is_refused_and_the_owner_is_named(tmp_path: Path) -> No
 @pytest.mark.check
 def test_a_full_disk_loses_nothing(uninterrupted: Path, small_disk: Path) -> None:
     run = small_disk / "run"
-    full = cut_down.train(run)
-    assert full.returncode == 3
-    assert "No space left on device" in full.stderr.splitlines()[-1]
-    assert "Traceback" not in full.stderr
+    small = cut_down.train(run)
+    assert (small.returncode, small.stderr.count("\n")) == (3, 1)
+    assert "checkpoints and iterates take up to 16.3 MB" in small.stderr
+    assert not run.exists()
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    process = subprocess.Popen(cut_down.command(run), env=cut_down.environment(), stderr=subprocess.PIPE, text=True)
+    while lines(run, 0) < 1:  # the run has begun, so somebody else fills the disk
+        assert process.poll() is None
+        time.sleep(0.01)
+    with suppress(OSError), (small_disk / "ballast").open("wb") as ballast:
+        while True:
+            ballast.write(b"0" * 2**20)
+    _, error = process.communicate()
+    assert process.returncode == 3
+    assert "No space left on device" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    (small_disk / "ballast").unlink()
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
     cut_down.trained(run)
     assert cut_down.results(run) == cut_down.results(uninterrupted)
@@ -148,7 +162,7 @@ def test_a_full_disk_loses_nothing(uninterrupted: Path, small_disk: Path) -> Non
 
 @pytest.fixture
 def small_disk(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A disk that holds the start and no more."""
+    """A disk that is too small for a run."""
     disk = tmp_path / "disk"
     disk.mkdir()
     try:

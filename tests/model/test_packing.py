@@ -1,7 +1,6 @@
 """Packed sequences against the stock model without packing: values and gradients, for any lengths."""
 
 import copy
-import os
 
 import pytest
 import torch
@@ -157,10 +156,3 @@ def test_a_prompt_is_packed_once():
     assert packed.targets.tolist() == [4, 5, 6, 8]
     assert packed.response_numbers.tolist() == [0, 0, 1, 2]
     assert TokenizedExample([1, 2, 3], [[4, 5], [6]]).num_tokens == 6
-
-
-def test_compiled_code_is_kept_in_a_folder_of_the_user(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    packing.set_compile_cache()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "spac-repro" / "torchinductor")

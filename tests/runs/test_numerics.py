@@ -93,7 +93,7 @@ def test_of_a_gpu_driver_libraries_and_switches_are_recorded(monkeypatch, tmp_pa
     monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 27, 3))
     version = tmp_path / "version"
     version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Fri Jan 24 04:53:55 UTC 2025\nGCC version: 12\n")
-    monkeypatch.setattr(numerics, "_driver", lambda driver=numerics._driver: driver(version))
+    monkeypatch.setattr(numerics, "driver", lambda driver=numerics.driver: driver(version))
     monkeypatch.setattr("importlib.metadata.version", {"nvidia-cublas": "13.1.0"}.get)
     before = numerics.describe({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
     its = before["gpu_kernels"]
