@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, model_validator
 
 from spac_repro import recipes
+from spac_repro.data.row_sources import local_path
 from spac_repro.documents.errors import user_error
 from spac_repro.documents.packaged import PackagedDocument
 from spac_repro.errors import UserError
@@ -167,9 +167,12 @@ def _folder_name(key: str, value: Value) -> str:
 
 
 def _exists(path: str | None) -> bool:
-    return path is not None and Path(path).exists()
+    return path is not None and local_path(path)[0].exists()
 
 
 def _absolute(source: Any) -> Any:
     """Make a path absolute, because jobs run in another folder. Return the name of a recipe or of a hub data set as it is."""
-    return str(Path(source).resolve()) if source and Path(source).exists() else source
+    if not source:
+        return source
+    path, split = local_path(str(source))
+    return f"{path.resolve()}:{split}" if split else str(path.resolve()) if path.exists() else source

@@ -205,6 +205,7 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
             **tokenizers.identity(context.renderer.tokenizer),
             **({"dropout_set_to_zero": zeroed} if (zeroed := dropout.disabled(model)) else {}),
         },
+        data=context.inputs.reading(),
         environment={**environment.describe(), **_plugins(run), **_sampler(run)},
         written_files={},
         equal_bits_claimed=run.recipe.selfplay.backend == "transformers",  # unknown for vLLM

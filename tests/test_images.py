@@ -51,6 +51,15 @@ def test_paths_become_absolute_and_are_mounted(tmp_path: Path, monkeypatch: pyte
     assert given.outputs == (tmp_path / "run",)
 
 
+def test_the_folder_of_a_split_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs").mkdir()
+    given = in_container("train", "--preferences", "pairs:test", "--set", "data.name=owner/name:test", out=Path("run"))
+    assert given.inputs == (tmp_path / "pairs",)
+    assert f"{tmp_path / 'pairs'}:test" in given.arguments
+    assert "data.name=owner/name:test" in given.arguments
+
+
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist, so it cannot be mounted"):
         in_container("train", "--start-from", str(tmp_path / "none"), out=tmp_path / "run")

@@ -34,9 +34,12 @@ Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs
 Preferences = Annotated[
     str | None,
     typer.Option(
-        help="Preference pairs: a .json, .jsonl[.gz] or .parquet file, a folder of such files, "
-        "or a hub data set OWNER/NAME[:SPLIT] (with --set data.revision=COMMIT).",
+        help="Preference pairs: a .jsonl, .json, .csv, .tsv or .parquet file, a folder of such files (FOLDER[:SPLIT]), or a hub "
+        "data set OWNER/NAME[:[CONFIG/]SPLIT] (with --set data.revision=COMMIT). `spac-repro data` shows what is read.",
     ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse preferences with a row that states none. By default such rows are dropped.")
 ]
 MaxPairs = Annotated[
     int | None, typer.Option(help="Use only the first N preference pairs: the setting data.max_pairs.", metavar="N", min=1)
@@ -81,6 +84,7 @@ class TrainRequest:
         like: the run that this one repeats.
         allow_changed_environment: resume although the environment has changed.
         as_json: print JSON.
+        strict: refuse rows that state no preference.
     """
 
     run: "Run"
@@ -92,6 +96,7 @@ class TrainRequest:
     like: Path | None
     allow_changed_environment: bool
     as_json: bool
+    strict: bool
 
 
 def train(
@@ -103,6 +108,7 @@ def train(
     overrides: Overrides = None,
     preferences: Preferences = None,
     max_pairs: MaxPairs = None,
+    strict: Strict = False,
     questions: TrainQuestions = None,
     until: Until = None,
     start_from: StartFrom = None,
@@ -129,7 +135,7 @@ def train(
     run = _resolve_run(context, like, recipe, method, seed, _overrides(overrides, preferences, max_pairs))
     folder = out or _default_folder(run, like)
     questions = questions or _questions_beside(preferences)
-    request = TrainRequest(run, folder, preferences, questions, until, start_from, like, allow_changed_environment, as_json)
+    request = TrainRequest(run, folder, preferences, questions, until, start_from, like, allow_changed_environment, as_json, strict)
     options = container.container_options(memory, network, other_version)
     if dry_run:
         _print_cost(request)
@@ -188,7 +194,12 @@ def _overrides(overrides: Sequence[str] | None, preferences: str | None, max_pai
 
 def _is_local(preferences: str) -> bool:
     # A data set of the hub is OWNER/NAME. What looks like a path is one, whether or not it exists.
-    return Path(preferences).exists() or preferences.startswith((".", "/", "~")) or Path(preferences).suffix != ""
+    # FOLDER:SPLIT is local where there is such a folder.
+    if preferences.startswith((".", "/", "~")) or Path(preferences).suffix != "":
+        return True
+    from spac_repro.data.row_sources import local_path
+
+    return local_path(preferences)[0].exists()
 
 
 def _questions_beside(preferences: str | None) -> Path | None:
@@ -203,9 +214,9 @@ def _preference_count(request: TrainRequest) -> int | None:
     """The number of preference pairs; None if only a download would tell."""
     pairs = request.run.recipe.data.max_pairs
     if request.preferences and _is_local(request.preferences):
-        from spac_repro.data.preferences import read_preferences
+        from spac_repro.data import preferences
 
-        return len(read_preferences(request.preferences, limit=pairs))
+        return len(preferences.read(request.preferences, limit=pairs, strict=request.strict).preferences)
     return pairs
 
 
@@ -244,7 +255,9 @@ def _train(request: TrainRequest) -> None:
     from spac_repro.data import sources
 
     with output.progress(request.as_json) as progress:
-        read = sources.read(request.run, preferences=request.preferences, questions=request.questions)
+        read = sources.read(request.run, preferences=request.preferences, questions=request.questions, strict=request.strict)
+        for line in read.summary.messages() if read.summary else ():
+            progress.message(line)
         results = pipeline.train(
             request.run,
             request.folder,

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spac_repro.data.preferences import Preference, fingerprint, read_preferences
+from spac_repro.data import preferences as preference_pairs
+from spac_repro.data.preferences import Preference
+from spac_repro.data.reading_summary import ReadingSummary
 from spac_repro.data.world import Behaviour, World
 from spac_repro.errors import UserError
 from spac_repro.recipe import Run, WorldSettings
@@ -21,12 +23,14 @@ class Inputs:
         world: the built-in world that they come from; None: they come from a file or the hub.
         questions: folder of the leaderboard's questions; None: they come from the hub or the built-in world.
         suite_sha256: hash of each task file of a user's own suite, by name; None for a suite that ships with the package.
+        summary: what was found when the preferences were read; None for those of the world.
     """
 
     preferences: Sequence[Preference]
     world: World | None
     questions: Path | None
     suite_sha256: Mapping[str, str] | None = None
+    summary: ReadingSummary | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return what identifies the inputs in a manifest: hashes and counts, no paths."""
@@ -34,21 +38,27 @@ class Inputs:
         question_files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
         return {
             "preferences": len(self.preferences),
-            "preferences_sha256": fingerprint(self.preferences),
+            "preferences_sha256": preference_pairs.fingerprint(self.preferences),
             "questions_sha256": {str(file.relative_to(folder)): files.sha256_file(file) for file in question_files}
             if folder
             else None,
             **({} if self.suite_sha256 is None else {"suite_sha256": dict(self.suite_sha256)}),
         }
 
+    def reading(self) -> dict[str, Any]:
+        """Return what a manifest records beside the identity: the rows that were dropped when the preferences were read, if any."""
+        recorded = self.summary.recorded() if self.summary else {}
+        return {"reading": recorded} if recorded else {}
 
-def read(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs:
+
+def read(run: Run, *, preferences: str | None, questions: Path | None, strict: bool = False) -> Inputs:
     """Read the inputs of a run.
 
     Args:
         run: the recipe.
         preferences: source of the preference pairs (`read_preferences`) instead of the recipe's.
         questions: folder of the leaderboard's questions instead of the hub.
+        strict: refuse rows that state no preference, and do not drop them.
 
     Raises:
         UserError: neither the recipe nor `preferences` names any, both do, or a row is bad.
@@ -66,8 +76,8 @@ def read(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs
     source = preferences or data.name
     if source is None:
         raise UserError(f"recipe {run.recipe.name} has no preferences; name some with --preferences FILE")
-    rows = read_preferences(source, revision=data.revision, limit=data.max_pairs)
-    return Inputs(rows, None, questions, suite.file_hashes())
+    found = preference_pairs.read(source, revision=data.revision, limit=data.max_pairs, strict=strict)
+    return Inputs(found.preferences, None, questions, suite.file_hashes(), found.summary)
 
 
 def build_world(settings: WorldSettings) -> World:

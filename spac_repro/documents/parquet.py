@@ -1,6 +1,7 @@
 """Read the rows of a Parquet file, a few at a time: a small file can unfold to more than the memory holds."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,55 @@ def rows(path: Path, columns: Sequence[str], *, max_bytes: int | None = None) ->
     Raises:
         UserError: The file is no readable Parquet file, or unfolds to more than the limits of this module or `max_bytes`.
     """
-    import pyarrow
     from pyarrow import parquet
 
     unfolded = 0
+    with _readable(path), parquet.ParquetFile(path) as file:
+        there = [name for name in columns if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=rows_per_batch(file, path, there), columns=there):
+            unfolded += max(batch.nbytes, batch.num_rows)
+            if max_bytes is not None and unfolded > max_bytes:
+                raise UserError(f"{path}: unfolds to more than {max_bytes:,} bytes; check that this is the right file")
+            yield from batch.to_pylist() if there else ({} for _ in range(batch.num_rows))
+
+
+def column_names(path: Path) -> tuple[str, ...]:
+    """Return the names of a file's columns.
+
+    Raises:
+        UserError: The file is no readable Parquet file.
+    """
+    from pyarrow import parquet
+
+    with _readable(path), parquet.ParquetFile(path) as file:
+        return tuple(file.schema_arrow.names)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow
+
     try:
         check_no_lfs_pointer(path)
-        with parquet.ParquetFile(path) as file:
-            there = [name for name in columns if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=rows_per_batch(file, path), columns=there):
-                unfolded += max(batch.nbytes, batch.num_rows)
-                if max_bytes is not None and unfolded > max_bytes:
-                    raise UserError(f"{path}: unfolds to more than {max_bytes:,} bytes; check that this is the right file")
-                yield from batch.to_pylist() if there else ({} for _ in range(batch.num_rows))
+        yield
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({one_line(error)}); write or download it again") from error
 
 
-def rows_per_batch(file: Any, where: Path) -> int:
+def rows_per_batch(file: Any, where: Path, columns: Sequence[str]) -> int:
     """Choose how many rows of an open file to hold at a time: a repeated value is stored once, and unfolds when it is read.
+
+    Args:
+        file: The open file.
+        where: Its path, for errors.
+        columns: Names of the columns that are read.
 
     Raises:
         UserError: One row, or one column of a row group, is too large.
     """
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     chunks = [(group.num_rows, group.column(column)) for group in groups for column in range(group.num_columns)]
+    chunks = [(rows, chunk) for rows, chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
     largest = max((chunk.total_uncompressed_size for _, chunk in chunks), default=0)
     if largest > MAX_BATCH_BYTES:
         raise UserError(f"{where}: a column of a row group unfolds to {largest:,} bytes; write it with smaller row groups")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spac_repro.data.row_sources import local_path
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 # The only environment variables that are passed from the host into the container.
@@ -102,6 +103,9 @@ def _as_argument(value: Any, inputs: list[Path]) -> str:
         path = value.expanduser().absolute()
         if not path.exists():
             raise UserError(f"{value} does not exist, so it cannot be mounted into the image; check the path")
+    elif isinstance(value, str) and ":" in value and (split := local_path(value)[1]):  # preferences: FOLDER:SPLIT
+        inputs.append(local_path(value)[0].absolute())
+        return f"{inputs[-1]}:{split}"
     elif isinstance(value, str) and ("/" in value or "." in value) and Path(value).expanduser().exists():
         path = Path(value).expanduser().absolute()  # a recipe or preferences may be a name or a file
     else:

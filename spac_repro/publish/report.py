@@ -84,7 +84,7 @@ def _render(views: Sequence[RunView], groups: Sequence[Group]) -> str:
         figures=rendered,
         responses=list(response_cards(groups)),
         settings=[(group.label, list(setting_rows(group.first))) for group in groups],
-        inputs=list(flatten(first.manifest.inputs)),
+        inputs=list(flatten({**first.manifest.inputs, **({"data": first.manifest.data} if first.manifest.data else {})})),
         environment=list(flatten(first.manifest.environment)),
         other_environments=[view.name for view in views if _other_environment(view, first)],
         segments=[view.name for view in views if view.manifest.segments],

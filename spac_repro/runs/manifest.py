@@ -49,6 +49,9 @@ class Manifest(BaseModel):
     settings_sha256: str | None = None
     provenance: dict[str, Provenance] = Field(default_factory=dict)
     inputs: dict[str, Any]
+    data: dict[str, Any] = Field(
+        default_factory=dict
+    )  # what reading the inputs found, such as dropped rows; no part of the identity
     environment: dict[str, Any]
     segments: list[dict[str, Any]] = Field(default_factory=list)  # the environments in which it was resumed
     equal_bits_claimed: bool = True
@@ -80,6 +83,8 @@ class Manifest(BaseModel):
     def as_json(self) -> dict[str, Any]:
         """Return the content of manifest.json: all fields, and a hash of them."""
         content = self.model_dump(mode="json", by_alias=True)
+        if not self.data:
+            del content["data"]
         return {**content, "sha256": files.sha256_json(content)}
 
     def with_segment(self, environment: Mapping[str, Any]) -> "Manifest":

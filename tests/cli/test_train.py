@@ -9,6 +9,7 @@ import pytest
 
 from spac_repro import recipes
 from spac_repro.runs import files, lock
+from spac_repro.runs.folder import RunFolder
 
 PAIR = {"prompt": "ab", "chosen": "ba", "rejected": "b"}
 
@@ -43,8 +44,8 @@ def test_a_dry_run_writes_nothing(invoke, tree, tmp_path):
 BAD_PAIRS = {
     "empty": ([], "is empty; at least one preference pair is needed"),
     "not JSON": ([PAIR, PAIR, '{"prompt": '], "line 3: not JSON"),
-    "no field": ([PAIR, {"prompt": "ab", "chosen": "ba"}], "line 2: the field rejected is missing"),
-    "no preference": ([PAIR, {**PAIR, "rejected": "ba"}], "line 2: chosen and rejected are equal"),
+    "no field": ([PAIR, {"prompt": "ab", "chosen": "ba"}], "line 2: lacks the field rejected; the fields there: prompt, chosen"),
+    "no preference": ([{**PAIR, "rejected": "ba"}] * 2, "no preference pair is left: chosen and rejected are equal (2 rows)"),
     "two prompts": (
         [
             PAIR,
@@ -67,6 +68,26 @@ def test_bad_preferences(refused, own_recipe, pairs, kind):
     message = refused("train", "--recipe", own_recipe(), "--preferences", file, "--out", "run")
     assert str(file) in message
     assert words in message
+
+
+def test_rows_without_a_preference_are_dropped_and_recorded(invoke, refused, own_recipe, pairs, tmp_path):
+    file = pairs({**PAIR, "rejected": "ba"}, PAIR, PAIR, {**PAIR, "chosen": ""})
+    command = ("train", "--recipe", own_recipe(), "--preferences", file, "--until", "0", "--out", "run")
+    assert "line 1: chosen and rejected are equal, which states no preference" in refused(*command, "--strict")
+    run = invoke(*command)
+    assert f"1 of 4 rows dropped: chosen and rejected are equal (first: {file}, line 1)" in run.err
+    assert f"1 of 4 rows dropped: a response is empty (first: {file}, line 4)" in run.err
+    manifest = RunFolder.open(tmp_path / "run").manifest
+    equal, empty = {"rows": 1, "first_row": 1}, {"rows": 1, "first_row": 4}
+    dropped = {"chosen and rejected are equal": equal, "a response is empty": empty}
+    assert manifest.data == {"reading": {"rows_kept": 2, "rows_dropped": dropped}}
+    clean = pairs(PAIR, PAIR)
+    invoke("train", "--recipe", own_recipe(), "--preferences", clean, "--until", "0", "--out", "clean")
+    other = RunFolder.open(tmp_path / "clean").manifest
+    assert other.identity_sha256() == manifest.identity_sha256()
+    assert "data" not in json.loads((tmp_path / "clean" / "manifest.json").read_text())
+    invoke("report", "run", "-o", "report.html")
+    assert "data.reading.rows_dropped.a response is empty.rows" in (tmp_path / "report.html").read_text()
 
 
 def test_preferences_that_are_not_there(refused, own_recipe):

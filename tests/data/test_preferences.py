@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from spac_repro.data import preferences as preferences_module
+from spac_repro.data import row_files
 from spac_repro.data.preferences import Preference, fingerprint, read_preferences
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
 PAIRS = [
     Preference(({"role": "user", "content": "Copy: cat"},), "cat", "dog"),
-    Preference(({"role": "user", "content": "Größe? 你好\u2028"},), "", "naïve 🎲"),
+    Preference(({"role": "user", "content": "Größe? 你好\u2028"},), " 1\n", "naïve 🎲"),
 ]
 
 
@@ -92,8 +92,8 @@ def preferences(draw):
     prompt = [message("user" if i % 2 == 0 else "assistant", draw(words)) for i in range(turns)]
     if draw(st.booleans()):
         prompt.insert(0, message("system", draw(words)))
-    chosen = draw(words)
-    return Preference(tuple(prompt), chosen, draw(words.filter(lambda text: text != chosen)))
+    chosen = draw(words.filter(str.strip))
+    return Preference(tuple(prompt), chosen, draw(words.filter(lambda text: text.strip() not in ("", chosen.strip()))))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -167,16 +167,16 @@ USER, ASSISTANT = message("user", "u"), message("assistant", "a")
     [
         ("not JSON {", "not JSON"),
         ("[1, 2]", "must be an object"),
-        ({"prompt": "x", "rejected": "b"}, "the field chosen is missing"),
-        ({"prompt": "x", "chosen": "b", "rejected": None}, "the field rejected is missing"),
+        ({"prompt": "x", "rejected": "b"}, "lacks the field chosen; the fields there: prompt, rejected;"),
+        ({"real": "b"}, "lacks the field generated; the fields there: real;"),
         ({"chosen": "a", "rejected": "b"}, "the field prompt is missing"),
         ({**GOOD, "prompt": 3}, "prompt: must be text or a list of messages, found a number"),
-        ({**GOOD, "chosen": {"content": "a"}}, "chosen: must be text or a list of messages, found an object"),
-        ({**GOOD, "chosen": []}, "chosen: has no message"),
+        ({**GOOD, "chosen": {"content": "a"}}, "chosen, message 1: role: must be text, found nothing"),
+        ({**GOOD, "prompt": []}, "prompt: has no message"),
+        ({**GOOD, "prompt": True}, "prompt: must be text or a list of messages, found true or false"),
         ({**GOOD, "chosen": ["a"]}, "chosen, message 1: must be an object with role and content, found text"),
         ({**GOOD, "chosen": [{"role": "assistant"}]}, "chosen, message 1: content: must be text, found nothing"),
         ({**GOOD, "chosen": [USER]}, "chosen: the last message must be the assistant's, found role 'user'"),
-        ({**GOOD, "chosen": "dog"}, "chosen and rejected are equal"),
         ({"prompt": "x", "chosen": [USER, ASSISTANT], "rejected": [message("user", "v"), ASSISTANT]}, "different prompts"),
         ({"prompt": "x", "chosen": [USER, ASSISTANT], "rejected": "b"}, "different prompts"),
         ({"prompt": "x", "chosen": [USER, ASSISTANT], "rejected": [USER, message("assistant", "b")]}, "not a user message"),
@@ -204,14 +204,14 @@ def test_bad_row_is_reported_with_its_line(tmp_path, row, words):
 
 
 def test_bad_row_of_other_formats_is_reported_with_its_number(tmp_path):
-    rows = [GOOD, {**GOOD, "chosen": "dog"}]
+    rows = [{**GOOD, "prompt": [USER]}, {**GOOD, "prompt": [ASSISTANT]}]
     for name in ("a.json", "a.parquet"):
         WRITERS[name](tmp_path / name, rows)
-        assert one_line_error(tmp_path / name).startswith(f"{tmp_path / name}, row 2: chosen and rejected are equal")
+        assert one_line_error(tmp_path / name).startswith(f"{tmp_path / name}, row 2: prompt: roles must be user")
     write_parquet(tmp_path / "b.parquet", [{"prompt": "x", "rejected": "y"}])
-    assert "row 1: the field chosen is missing" in one_line_error(tmp_path / "b.parquet")
+    assert "row 1: lacks the field chosen; the fields there: prompt, rejected;" in one_line_error(tmp_path / "b.parquet")
     write_parquet(tmp_path / "c.parquet", [{"text": "x"}])
-    assert "row 1: the field chosen is missing" in one_line_error(tmp_path / "c.parquet")
+    assert "row 1: lacks the field chosen; the fields there: text;" in one_line_error(tmp_path / "c.parquet")
 
 
 def test_bad_json_array(tmp_path):
@@ -276,7 +276,8 @@ def test_saved_data_set(tmp_path):
     data.save_to_disk(tmp_path / "one")
     assert read_preferences(str(tmp_path / "one")) == PAIRS
     datasets.DatasetDict(train=data, test=data).save_to_disk(tmp_path / "two")
-    assert "name the folder of one of them: test, train" in one_line_error(tmp_path / "two")
+    assert "has several splits; write two:SPLIT, one of test, train" in one_line_error(tmp_path / "two")
+    assert read_preferences(f"{tmp_path / 'two'}:test") == PAIRS
     next((tmp_path / "one").glob("*.arrow")).write_bytes(b"")
     assert "cannot be read as a saved data set" in one_line_error(tmp_path / "one")
 
@@ -335,8 +336,8 @@ def test_fingerprint_depends_on_order_role_and_text():
 def test_json_lines_are_streamed(tmp_path):
     path = tmp_path / "a.jsonl"
     write_json_lines(path, [GOOD] * 3)
-    rows = preferences_module._json_lines(path)
-    assert next(rows) == (f"{path}, line 1", GOOD)
+    rows = row_files.read(path)
+    assert next(rows) == (f"{path}, line 1", GOOD, None)
 
 
 @pytest.mark.real

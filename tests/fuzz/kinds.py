@@ -119,6 +119,7 @@ KINDS = (
     Kind("preferences, json", "json", "rows.json", "json", call=_preferences),
     Kind("preferences, gz", "gz", "rows.jsonl.gz", "gz", call=_preferences),
     Kind("preferences, parquet", "parquet", "rows.parquet", "bytes", call=_preferences),
+    Kind("preferences, csv", "csv", "rows.csv", "bytes", call=_preferences),
     Kind("questions", "questions", "gsm8k/test.jsonl", "jsonl", call=_questions),
     Kind("worked examples", "questions", "gsm8k/train.jsonl", "jsonl", call=_questions),
     Kind("task", "suite", "task.yaml", "yaml", call=_suite),
@@ -235,9 +236,10 @@ def _write_preferences(folder: Path) -> None:
     ]
     rows[1]["prompt"] = "q"
     lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-    for name in ("jsonl", "json", "gz", "parquet"):
+    for name in ("jsonl", "json", "gz", "parquet", "csv"):
         (folder / name).mkdir()
     (folder / "jsonl" / "rows.jsonl").write_bytes(lines)
+    (folder / "csv" / "rows.csv").write_text('prompt,chosen,rejected\n"How are you?",Well.,No.\n"q, or\nq",b,a\n')
     (folder / "json" / "rows.json").write_bytes(json.dumps(rows).encode())
     (folder / "gz" / "rows.jsonl.gz").write_bytes(gzip.compress(lines, mtime=0))
     pq.write_table(pa.Table.from_pylist(rows[:1] * 20), folder / "parquet" / "rows.parquet")

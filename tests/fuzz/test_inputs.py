@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spac_repro import recipes, suites
-from spac_repro.data import preferences
+from spac_repro.data import row_files
 from spac_repro.data.preferences import read_preferences
 from spac_repro.documents import parquet, text
 from spac_repro.errors import UnfitEnvironmentError, UserError
@@ -39,10 +39,18 @@ def test_values_that_no_run_can_have_are_refused_when_the_recipe_is_read(setting
 
 
 def test_a_line_that_unfolds_to_more_than_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(preferences, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(row_files, "MAX_LINE_BYTES", 1000)
     path = tmp_path / "bomb.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"prompt": "' + b"a" * 10**6))
     with pytest.raises(UserError, match="line 1: larger than 1,000 bytes"):
+        read_preferences(str(path))
+
+
+def test_a_table_whose_row_unfolds_to_more_than_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_files, "MAX_LINE_BYTES", 1000)
+    path = tmp_path / "bomb.csv.gz"
+    path.write_bytes(gzip.compress(b'prompt,chosen,rejected\n"' + b"a\n" * 10**6))
+    with pytest.raises(UserError, match="line 501: a row is larger than 1,000 characters"):
         read_preferences(str(path))
 
 
@@ -53,12 +61,13 @@ def test_a_parquet_file_is_read_in_batches_that_fit_its_columns(tmp_path, monkey
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist([ROW | {"prompt": "a" * 1000}] * 300), path)
     with pq.ParquetFile(path) as file:
-        assert parquet.rows_per_batch(file, path) == 256
+        assert parquet.rows_per_batch(file, path, ["prompt"]) == 256
         monkeypatch.setattr(parquet, "MAX_BATCH_BYTES", 5000)
-        assert parquet.rows_per_batch(file, path) < 3
+        assert parquet.rows_per_batch(file, path, ["prompt"]) < 3
+        assert parquet.rows_per_batch(file, path, ["chosen"]) > 50  # what is not read does not count
         monkeypatch.setattr(parquet, "MAX_BATCH_BYTES", 10)
         with pytest.raises(UserError, match="unfolds to"):
-            parquet.rows_per_batch(file, path)
+            parquet.rows_per_batch(file, path, ["prompt"])
 
 
 @pytest.mark.parametrize("repeated", ["row", "value", "list"])
