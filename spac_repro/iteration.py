@@ -70,6 +70,7 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
             advance=context.progress.update,
         )
         weights = engine.weights()
+        engine.close()
         distributed.on_main_process(lambda: _save(context, t, model, weights))
         distributed.on_main_process(lambda: remove_intermediate_files(folder))
 

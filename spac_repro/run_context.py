@@ -3,6 +3,7 @@
 A stage is a function of this and of the files in the run folder; it leaves its result there.
 """
 
+import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class RunContext:
         Raises:
             UserError: the weights are damaged, or were replaced.
         """
+        gc.collect()  # the models and the engine of earlier stages, which are cycles of references, go before there is another
         iteration = self.folder.iteration(t)
         file_hashes.check_iterate(self.folder, t)
         model, _ = policy.load(iteration.policy, self.recipe.policy)

@@ -41,6 +41,9 @@ class Engine(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """Return the model's full weights, under their names in a checkpoint; only the main process needs to have them."""
 
+    def close(self) -> None:
+        """Let go of what the process would keep of the engine after its last use; the engine is not used afterwards."""
+
 
 @dataclass(frozen=True)
 class EngineFactory:

@@ -70,3 +70,6 @@ class Replicated:
     def weights(self) -> dict[str, Tensor]:
         """Return the model's weights."""
         return checkpoints.model_tensors(self.module)
+
+    def close(self) -> None:
+        """Do nothing: nothing but its users refers to this engine."""

@@ -94,6 +94,12 @@ class Zero:
                     full[f"model.{name}"] = parameter.detach().cpu().clone()
         return full
 
+    def close(self) -> None:
+        """Let the engine go: the model's weights, too, are no longer usable. Python's next collection returns the memory."""
+        self.engine.destroy()
+        forget_engines()
+        del self.engine
+
     def _load_shard(self, shard: dict[str, Tensor]) -> None:
         state = self.engine.optimizer.optimizer.state
         for i, weights in enumerate(self._weight_shards()):
@@ -121,6 +127,22 @@ class Zero3(Zero):
     """ZeRO stage 3: weights, gradients and optimizer state are sharded over the processes."""
 
     stage = 3
+
+
+def forget_engines() -> None:
+    """Clear what DeepSpeed 0.19.8 keeps of every ZeRO-3 engine, even of a destroyed one, for as long as the process lives.
+
+    A stack of the modules in their forward pass, which is never emptied of the model itself, and the cache of a method of the
+    engine's parameter coordinator. Both are only used during a step, and one engine at a time is stepped here.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    for method in vars(Coordinator).values():
+        for cell in getattr(method, "__closure__", None) or ():  # a decorator of DeepSpeed's hides the cached function
+            if hasattr(cell.cell_contents, "cache_clear"):
+                cell.cell_contents.cache_clear()
 
 
 def _disable_shared_memory_collectives() -> None:
