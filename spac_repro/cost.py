@@ -97,9 +97,10 @@ def _training_state(training: TrainingSettings, parameters: int, bytes_per_weigh
     """(bytes of weights, gradients and optimizer state in one process, bytes of one checkpoint)."""
     states = {"adamw": 2, "rmsprop": 1}[training.optimizer]
     engine = engines.get(training.engine)
-    # DeepSpeed keeps a float32 copy of bfloat16 weights, and its optimizer state in float32 with it.
-    optimizer = 4 * (1 + states) if engine.shards_optimizer and bytes_per_weight == 2 else bytes_per_weight * states
-    gradients = bytes_per_weight
+    # Every engine keeps a float32 copy of bfloat16 weights, and its optimizer state in float32 with it.
+    optimizer = 4 * (states + (bytes_per_weight == 2))
+    # The replicated engine adds the gradients of every micro-batch to a sum in float32.
+    gradients = bytes_per_weight + (4 if bytes_per_weight == 2 and not engine.shards_optimizer else 0)
     # ZeRO-3 shards everything, ZeRO-2 everything but the weights.
     replicated, sharded = (0, bytes_per_weight) if engine.shards_weights else (bytes_per_weight, 0)
     sharded += gradients + optimizer
