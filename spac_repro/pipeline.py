@@ -86,7 +86,7 @@ def train(
             if start_from is not None:
                 distributed.on_main_process(lambda: start_policy.reuse(context, start_from))
             distributed.on_main_process(lambda: start_policy.prepare(context, model, metrics))
-            del model  # every later stage reads the policy that it needs
+            model = None  # type: ignore[assignment]  # every later stage reads the policy that it needs
             evaluation.score(context, 0)
             for t in range(1, last + 1 if until is None else min(until, last) + 1):
                 iteration.run_iteration(context, t, metrics)
