@@ -22,7 +22,7 @@ from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.evaluation import contamination
 from spac_repro.evaluation import evaluate_iterate as evaluation
 from spac_repro.evaluation.leaderboard import scoring
-from spac_repro.model import architectures, dropout, policy, precision
+from spac_repro.model import architectures, dropout, generation_config, policy, precision
 from spac_repro.optim import distributed, gpu_host
 from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.progress import Progress
@@ -73,7 +73,7 @@ def train(
     with files.explain_disk_errors(path), precision.emulate_bf16_matmul() if half else nullcontext(), ExitStack() as stack:
         _take_folder(folder, stack)
         model, tokenizer = _create_policy(run, progress)
-        renderer = Renderer(tokenizer, run.recipe.data, policy.stop_token_ids(model))
+        renderer = Renderer(tokenizer, run.recipe.data, generation_config.stop_token_ids(model))
         context = RunContext(run, folder, inputs, renderer, renderer.tokenize(inputs.preferences), progress)
         distributed.on_main_process(lambda: _claim(context, model, start_from, check_manifest, allow_changed_environment))
         if distributed.exists_on_main_process(folder.results_file):
@@ -204,6 +204,7 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
             **context.inputs.identity(),
             "policy_sha256": policy.weights_sha256(model) if run.recipe.policy.source != "random" else None,
             **tokenizers.identity(context.renderer.tokenizer),
+            **_further_stop_tokens(context.renderer),
             **({"dropout_set_to_zero": zeroed} if (zeroed := dropout.disabled(model)) else {}),
         },
         data=context.inputs.reading(),
@@ -211,6 +212,12 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
         written_files={},
         equal_bits_claimed=run.recipe.selfplay.backend == "transformers",  # unknown for vLLM
     )
+
+
+def _further_stop_tokens(renderer: Renderer) -> dict[str, list[int]]:
+    """The stop tokens, unless the tokenizer's end-of-sequence is the only one: no other input records the model's own."""
+    stops = list(renderer.stop_token_ids)
+    return {} if stops == [tokenizers.eos_token_id(renderer.tokenizer)] else {"stop_token_ids": stops}
 
 
 def _plugins(run: Run) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class DataSettings(Settings):
         None  # what a chat template that asks for today's date gets; None: such a template is refused
     )
     max_prompt_tokens: PositiveInt  # tokens; of a longer prompt the end is kept …
-    max_response_tokens: PositiveInt  # … and of a longer response the beginning, end-of-sequence included
+    max_response_tokens: PositiveInt  # … and of a longer response the beginning, the stop token included
     overlong_prompts: Literal["truncate", "refuse"]
     world: WorldSettings | None
 

@@ -92,6 +92,6 @@ class RunContext:
         """Write iterate t with its weight hash and model card; the folder appears only when it is complete."""
         path = self.folder.iteration(t).policy
         with files.atomic_folder(path, before_rename=file_hashes.finish_iteration(self.folder, path)) as folder:
-            policy.save(model, self.renderer.tokenizer, folder)
+            policy.save(model, self.renderer.tokenizer, folder, stop_token_ids=self.renderer.stop_token_ids)
             write_fingerprint(folder, policy.weights_sha256(model))
             files.write_bytes(folder / CARD, model_card(self.run, t).encode())

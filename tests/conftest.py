@@ -18,6 +18,7 @@ hypothesis.settings.register_profile("untimed", deadline=None, database=database
 hypothesis.settings.load_profile("untimed")
 
 sys.path.insert(0, str(Path(__file__).parent / "machine"))  # what tests ask of the machine: needs.py
+sys.path.insert(0, str(Path(__file__).parent / "data"))  # chat models of known families: chat_families.py
 
 import needs  # noqa: E402
 

