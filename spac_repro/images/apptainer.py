@@ -96,7 +96,7 @@ def run(reference: ImageReference, command: ContainerCommand, options: Container
         flags += _gpus(identity)
         for path, writable in in_container.mounts(command, options):
             flags += ["--mount", _mount(path, writable)]
-        for name, value in in_container.environment_variables(identity.digest, options).items():
+        for name, value in in_container.environment_variables(identity.digest, options, caches="/tmp").items():
             flags += ["--env", f"{name}={value}"]
         status = _wait_for_exit([executable(), "--silent", "exec", *flags, reference.name, "spac-repro", *command.arguments])
         # Exit status 1 is ambiguous: apptainer may not create a user namespace, or the run's numbers disagree.

@@ -21,6 +21,7 @@ from spac_repro.runs import environment, files
 CHECKOUT = Path(__file__).resolve().parents[2]
 SOURCES = ("container", "expected_results", "launchers", "requirements", "spac_repro", "LICENSE", "README.md", "pyproject.toml")
 BUILD_FILES = ("Dockerfile", ".dockerignore", "apptainer.def")
+SHIPPED_LOCKS = {"cpu": ("base", "cpu"), "cuda": ("base", "cuda", "compiler")}  # as container/install.sh has them
 FILE_BASES = ("docker-archive", "oci-archive", "localimage")  # kinds of a SIF's base that are files
 BUILT_BASES = tuple(f"{kind}:" for kind in (*FILE_BASES, "docker-daemon"))  # an image of spac-repro itself, which is only converted
 
@@ -113,7 +114,7 @@ def _replace_copy(source: Path, target: Path) -> None:
 def _download_packages(folder: Path, variant: str, log: Log) -> None:
     """Download the packages of the lock files, checking every hash. Without network access if they are all there already."""
     # The build tools and the shipped packages are two environments, which may hold one package in two versions.
-    for locks in (("image",), ("base", variant)):
+    for locks in (("image",), SHIPPED_LOCKS[variant]):
         if _pip_download(folder, locks, "--no-index").returncode == 0:
             continue
         log(f"downloading the packages of {' and '.join(f'requirements/{name}.lock' for name in locks)}")

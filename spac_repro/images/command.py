@@ -13,6 +13,7 @@ from typing import Any
 
 from spac_repro.data.row_sources import local_path
 from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.optim.gpu_host import CACHE_VARIABLES
 
 # The only environment variables that are passed from the host into the container.
 PASSED_VARIABLES = (
@@ -154,17 +155,19 @@ def hub_caches() -> dict[str, Path]:
     return {name: folder for name, folder in found.items() if folder.is_dir()}
 
 
-def environment_variables(digest: str, options: ContainerOptions) -> dict[str, str]:
+def environment_variables(digest: str, options: ContainerOptions, *, caches: str) -> dict[str, str]:
     """The container's environment variables.
 
     Args:
         digest: the image's, which the run's manifest records.
         options: without the network, the hub is switched off, so that a missing model is reported at once.
+        caches: folder in the container for compiled code, from which it can be loaded. HOME may be mounted without execution.
     """
     passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
     offline = {} if options.network else {"HF_HUB_OFFLINE": "1"}
     hub = {"HF_HOME": "/tmp/huggingface", **{name: str(folder) for name, folder in hub_caches().items()}}
-    return {**passed, **offline, **hub, "HOME": "/tmp", "SPAC_REPRO_IMAGE": digest}
+    compiled = {name: f"{caches}/{folder}" for name, folder in CACHE_VARIABLES.items()}
+    return {**passed, **offline, **hub, **compiled, "HOME": "/tmp", "SPAC_REPRO_IMAGE": digest}
 
 
 def mounts(command: ContainerCommand, options: ContainerOptions) -> list[tuple[Path, bool]]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 EXIT_KILLED = 137
+COMPILED_CODE = "/var/cache/spac-repro"  # in the container
 OUTPUT_SECONDS = 60  # how long the last output of a finished container is waited for
 
 
@@ -183,10 +184,10 @@ def _start_container(
                 Mount(str(path), str(path), type="bind", read_only=not writable)
                 for path, writable in in_container.mounts(command, options)
             ],
-            tmpfs={"/tmp": "mode=1777", "/work": "mode=1777"},
+            tmpfs={"/tmp": "mode=1777", "/work": "mode=1777", **_executable_folder(identity)},
             shm_size="8g",  # upper bound, for NCCL between GPUs; nothing is reserved
             working_dir="/tmp",
-            environment=in_container.environment_variables(identity.digest, options),
+            environment=in_container.environment_variables(identity.digest, options, caches=COMPILED_CODE),
             mem_limit=options.memory,
             memswap_limit=options.memory,
             tty=_on_terminal(),
@@ -206,6 +207,11 @@ def _user_ids(client: "DockerClient", runtime: str) -> tuple[str, str | None]:
         return f"{os.getuid()}:{os.getgid()}", None
     # Rootless runtimes map the caller to root in the container; Podman can keep the user ID instead.
     return (f"{os.getuid()}:{os.getgid()}", "keep-id") if runtime == "podman" else ("0:0", None)
+
+
+def _executable_folder(identity: ImageIdentity) -> dict[str, str]:
+    """The one folder that is writable and executable, where kernels are compiled: not in the cpu image, which compiles none."""
+    return {COMPILED_CODE: "mode=1777,exec,nosuid,nodev"} if identity.has_cuda else {}
 
 
 def _gpus(runtime: str, identity: ImageIdentity) -> dict[str, Any]:

@@ -185,6 +185,26 @@ def test_neither_pip_nor_a_compiler_is_in_it(built: Built) -> None:
     assert "whl" not in done.stdout
 
 
+@pytest.mark.parametrize("engine", ["podman", "docker"])
+def test_one_folder_is_executable_and_only_in_the_cuda_image(
+    engine: str, built: Built, podman: str, docker: str, tmp_path: Path
+) -> None:
+    """The cpu image with the label of the cuda image: both engines mount a folder for compiled code, which `doctor` tries."""
+    (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nLABEL org.spac-repro.variant=cuda\n")
+    if engine == "podman":
+        laboratory.run("buildah", "bud", "--format=docker", "--tag=localhost/labelled:1", tmp_path, **built.store)
+    else:
+        laboratory.run("docker", "--host", docker, "build", "--network=none", "--tag=localhost/labelled:1", tmp_path)
+    verdicts = {}
+    for image in (IMAGE, "localhost/labelled:1"):
+        words = ["image", "run", f"{engine}:{image}", "doctor", "--recipe", "zephyr-7b", "--json"]
+        done = spac_repro(*words, cwd=tmp_path, CONTAINER_HOST=podman, DOCKER_HOST=docker)
+        assert done.returncode == 3, "there is neither a GPU nor a compiler"
+        checks = {check["what"]: check for check in json.loads(done.stdout)["checks"]}
+        verdicts[image] = {checks[what]["verdict"] for what in ("cache triton", "cache torchinductor")}
+    assert verdicts == {IMAGE: {"unfit"}, "localhost/labelled:1": {"ok"}}
+
+
 def test_the_image_has_a_bill_of_materials_and_licences(podman: str, tmp_path: Path) -> None:
     file = tmp_path / "sbom.json"
     done = spac_repro("image", "inspect", f"podman:{IMAGE}", "--sbom", file, "--json", CONTAINER_HOST=podman)
