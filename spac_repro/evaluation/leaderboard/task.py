@@ -177,11 +177,6 @@ class Task(Settings):
         Raises:
             UserError: a subtask has fewer few-shot examples than its prompt needs, or every question is among them.
         """
-        if self.num_fewshot and self._repeated(splits) == len(splits[self.test_split]):
-            raise UserError(
-                f"{source}: every question of {self.name} is also in its split {self.fewshot_split}, "
-                "so prompts would hold the answers; give the benchmark's own splits"
-            )
         if not self.by_subject:
             subtasks = {self.name: splits}
         else:
@@ -199,6 +194,11 @@ class Task(Settings):
                         f"{source}: {subtask} has {count} rows in its split {self.fewshot_split}, "
                         f"and a {self.num_fewshot}-shot prompt needs {self.num_fewshot}; give the whole split"
                     )
+        if self.num_fewshot and self._repeated(splits) == len(splits[self.test_split]):
+            raise UserError(
+                f"{source}: every question of {self.name} is also in its split {self.fewshot_split}, "
+                "so prompts would hold the answers; give the benchmark's own splits"
+            )
         return subtasks
 
     def _repeated(self, splits: Splits) -> int:
