@@ -39,6 +39,8 @@ def unreadable(folder: Path, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "scaled_dot_product_attention" in str(error):
         return UserError(f"{folder}: the architecture does not support sdpa; use --set policy.attn_implementation=eager")
+    if "backend tokenizer" in str(error):
+        return UserError(f"{folder}: the tokenizer has no tokenizer.json; choose a policy with a fast tokenizer, or convert it")
     return UserError(f"{folder} cannot be read ({one_line(reason, 120)}); create the folder again")
 
 

@@ -1,6 +1,7 @@
 """The policy: a causal language model as a distribution over responses; created, loaded, saved and hashed here."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -299,7 +300,9 @@ def _no_progress_bars() -> Iterator[None]:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     gguf.tqdm = lambda items, **_: items  # type: ignore[attr-defined]  # this bar cannot be switched off
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # such shapes do not fit the weights: one error
+            yield
     finally:
         logging.set_verbosity(verbosity)
         gguf.tqdm = original_tqdm  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,35 @@ def test_a_model_folder_whose_tokenizer_does_not_fit_is_refused_before_the_weigh
     change(model_folder / "tokenizer_config.json", eos_token="</s>")
     with pytest.raises(UserError, match="asked for a chat template"):
         policy.load(model_folder, check_tokenizer=refuse)
+
+
+def test_a_tokenizer_that_is_written_in_python_is_refused_before_the_weights_are_read(model_folder):
+    from transformers import CTRLConfig
+
+    from spac_repro.model import policy
+
+    (model_folder / "model.safetensors").write_bytes(b"never read")
+    (model_folder / "tokenizer.json").unlink()
+    change(model_folder / "tokenizer_config.json", tokenizer_class="ByT5Tokenizer")
+    with pytest.raises(UserError, match=r"the tokenizer has no tokenizer\.json; choose a policy with a fast tokenizer"):
+        policy.load(model_folder)
+    CTRLConfig(n_embd=8, n_head=2, n_layer=1, dff=8, vocab_size=4).save_pretrained(model_folder)  # transformers' own is in Python
+    (model_folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "tokenizer_class": "CTRLTokenizer"}))
+    (model_folder / "vocab.json").write_text(json.dumps({"a</w>": 0, "b</w>": 1, "<unk>": 2, "</s>": 3}))
+    (model_folder / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(UserError, match=r"CTRLTokenizer is written in Python and has no tokenizer\.json"):
+        policy.load(model_folder)
+
+
+@pytest.mark.parametrize("width", [0, 4, -8, 10**9])
+def test_a_model_of_an_impossible_width_is_one_error_and_no_warning(model_folder, width):
+    from spac_repro.model import policy
+
+    change(model_folder / "config.json", hidden_size=width)
+    with warnings.catch_warnings(record=True, action="always") as said, pytest.raises(UserError) as refused:
+        policy.load(model_folder)
+    assert len(str(refused.value).splitlines()) == 1
+    assert not said
 
 
 def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused(model_folder):
