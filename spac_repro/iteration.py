@@ -1,6 +1,6 @@
 """One self-play iteration: from the policy π_{t−1} to π_t.
 
-self-play responses y′ ~ π_{t−1} for every prompt  →  reference log-probabilities, once  →  optimizer steps on the method's loss
+self-play responses y′ ~ π_{t−1} for every prompt  →  reference log-probabilities, once  →  audit  →  optimizer steps on the loss
 """
 
 import shutil
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from spac_repro import engines, methods
 from spac_repro.data import dataset, memory_map
 from spac_repro.data.dataset import PreferenceDataset
+from spac_repro.evaluation import audit
 from spac_repro.methods import Method, ReferenceMethodSettings
 from spac_repro.model import precision
 from spac_repro.model.packing import pack
@@ -50,6 +51,7 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
     folder = context.folder.iteration(t)
     if distributed.exists_on_main_process(folder.policy):
         distributed.on_main_process(lambda: remove_intermediate_files(folder))
+        audit.measure(context, t)
         return
     model = context.load_policy(t - 1).to(context.device)  # type: ignore[arg-type]  # the stubs know no torch.device
     policy = Policy(model)
@@ -57,6 +59,7 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
         distributed.on_main_process(lambda: selfplay.delete_batches(folder.selfplay_batches_folder))
     else:
         _write_dataset(context, t, policy)
+    audit.measure(context, t)
     with context.timed(t, "training"):
         data = _read_dataset(context, t, _reference_sha256(context, t))
         engine = training_loop(

@@ -94,4 +94,4 @@ class RunContext:
         with files.atomic_folder(path, before_rename=file_hashes.finish_iteration(self.folder, path)) as folder:
             policy.save(model, self.renderer.tokenizer, folder, stop_token_ids=self.renderer.stop_token_ids)
             write_fingerprint(folder, policy.weights_sha256(model))
-            files.write_bytes(folder / CARD, model_card(self.run, t).encode())
+            files.write_bytes(folder / CARD, model_card(self.run, t, audit=self.folder.iteration(t).audit()).encode())

@@ -40,6 +40,16 @@ SCORES = {
     "exact_match_flexible": "GSM8K: exact_match with the last number of the answer",
     "mean": "average: plain mean over the tasks of the suite, each by its first metric. sweep collect: mean over seeds",
 }
+AUDIT = {
+    "audit-cut": "share of responses that reached the limit, and have no stop token at their end",
+    "audit-lengths": "quantiles of the length, in tokens with the stop token",
+    "audit-first_tokens": "most frequent first tokens of a column's responses, as the tokenizer writes them",
+    "audit-trait": "what a classifier looks at: the first token; the stop tokens at the end, or none; the length, in ten bins",
+    "total_variation": "total variation of a trait's two distributions; in brackets what equal distributions give by chance",
+    "audit-accuracy": "balanced accuracy of the classifier on held-out prompts; chance is 0.5",
+    "rendering_share": "accuracy on self-play less that on the same responses decoded and encoded as data; p by permutation",
+    "non_canonical": "the part of that difference where encoding changes tokens and not text: the policy sampled other tokens",
+}
 STEP_METRICS = {
     "step-loss": "the loss of the method",
     "step-accuracy": "share of examples with ρ(y⁺) > ρ(y⁻): TRL's rewards/accuracies",
@@ -59,6 +69,14 @@ SYMBOLS = {
 NAMES = {
     "underpowered": "without power",
     "plus-minus": "±",
+    "audit-cut": "cut",
+    "audit-lengths": "tokens",
+    "audit-first_tokens": "first tokens",
+    "audit-trait": "told apart by",
+    "total_variation": "distance",
+    "audit-accuracy": "accuracy (of the audit)",
+    "rendering_share": "rendering's own share",
+    "non_canonical": "non-canonical sampling's share",
     "step-loss": "loss",
     "step-accuracy": "accuracy",
     "step-margin": "margin",
@@ -71,7 +89,7 @@ NAMES = {
     "pi_0": "π_0",
     "beta": "β",
 }
-DEFINITIONS = {**COLUMNS, **SCORES, **STEP_METRICS, **SYMBOLS}
+DEFINITIONS = {**COLUMNS, **AUDIT, **SCORES, **STEP_METRICS, **SYMBOLS}
 
 
 def terms_shown(metrics: Collection[str]) -> list[dict[str, str]]:
@@ -80,5 +98,5 @@ def terms_shown(metrics: Collection[str]) -> list[dict[str, str]]:
     Args:
         metrics: The metrics that its score tables show. A metric of a user's own suite has no definition here.
     """
-    anchors = [*COLUMNS, *(metric for metric in SCORES if metric in metrics), *STEP_METRICS, *SYMBOLS]
+    anchors = [*COLUMNS, *AUDIT, *(metric for metric in SCORES if metric in metrics), *STEP_METRICS, *SYMBOLS]
     return [{"anchor": anchor, "name": NAMES.get(anchor, anchor), "definition": DEFINITIONS[anchor]} for anchor in anchors]

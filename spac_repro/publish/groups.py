@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from spac_repro.recipe import complete
+from spac_repro.runs.audit import Audit
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import Manifest, leaf_differences
 from spac_repro.runs.metrics import StepMetrics
@@ -47,6 +48,11 @@ class RunView:
     def scores(self) -> dict[int, tuple[Score, ...]]:
         """The scores of every iterate, by iteration."""
         return {iteration.number: iteration.scores() for iteration in self.folder.iterations() if iteration.has_scores}
+
+    @cached_property
+    def audits(self) -> dict[int, Audit]:
+        """The audits of data versus self-play, by iteration."""
+        return {iteration.number: audit for iteration in self.folder.iterations() if (audit := iteration.audit())}
 
     @cached_property
     def steps(self) -> list[StepMetrics]:

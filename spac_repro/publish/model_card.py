@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from spac_repro.publish.audit_section import card_section
 from spac_repro.recipe import Run
+from spac_repro.runs.audit import Audit
 from spac_repro.runs.iteration import FINGERPRINT
 from spac_repro.runs.results import Results, Score
 from spac_repro.runs.verdict import Verdict
@@ -20,7 +22,9 @@ truth, and it is not meant for prompts unlike those of the run's data. Its score
 One seed says little about the method. The preferences that it was trained on have their own licences."""
 
 
-def model_card(run: Run, iteration: int, results: Results | None = None, verdict: Verdict | None = None) -> str:
+def model_card(
+    run: Run, iteration: int, results: Results | None = None, verdict: Verdict | None = None, *, audit: Audit | None = None
+) -> str:
     """Return a Hugging Face model card in Markdown.
 
     Args:
@@ -28,6 +32,7 @@ def model_card(run: Run, iteration: int, results: Results | None = None, verdict
         iteration: Which iterate it is; 0 is the start policy.
         results: The results of the finished run; with `verdict`, the card has a table of expected and measured scores.
         verdict: The verdict on the finished run.
+        audit: Of the responses that the iterate was trained on.
     """
     settings = run.recipe.policy
     what = "the start policy, before any preference was seen" if iteration == 0 else f"iterate {iteration} of `{run.method}`"
@@ -42,6 +47,8 @@ def model_card(run: Run, iteration: int, results: Results | None = None, verdict
     ]
     if results is not None and verdict is not None:
         parts += ["## Reproduction", _reproduction(results, verdict)]
+    if audit is not None and audit.comparisons:
+        parts += ["## Data and self-play", card_section(iteration, audit)]
     terms = f"{licence}." if licence else "that of the base model; see its model card."
     parts += ["## Limits", LIMITS, "## Licence", f"The licence is {terms}"]
     return "\n\n".join(parts) + "\n"

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from spac_repro.errors import UserError
-from spac_repro.publish import glossary, svg
+from spac_repro.publish import audit_section, glossary, svg
 from spac_repro.publish.curves import figures
 from spac_repro.publish.groups import Group, RunView, group_by_settings
 from spac_repro.publish.responses import response_cards
@@ -80,6 +80,8 @@ def _render(views: Sequence[RunView], groups: Sequence[Group]) -> str:
         views=views,
         groups=groups,
         verdicts=list(_verdict_sections(views)),
+        warnings=audit_section.warnings(views),
+        audits=list(audit_section.audit_tables(groups)),
         tables=list(score_tables(groups)),
         figures=rendered,
         responses=list(response_cards(groups)),

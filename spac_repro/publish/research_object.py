@@ -34,7 +34,7 @@ def publish_run(folder: Path, run: Run) -> None:
     results, verdict = run_folder.results, run_folder.verdict()
     last = run_folder.iteration(results.iterations[-1].iteration)
     if last.has_policy:
-        files.write_bytes(last.policy / CARD, model_card(run, last.number, results, verdict).encode())
+        files.write_bytes(last.policy / CARD, model_card(run, last.number, results, verdict, audit=last.audit()).encode())
     files.write_json(run_folder.ro_crate_file, ro_crate_metadata(run_folder, last.number))
 
 

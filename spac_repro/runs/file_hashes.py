@@ -212,7 +212,7 @@ def _check_nothing_else(run: RunFolder) -> None:
     """Check that there is no product of a stage that the run did not write."""
     products = [run.contamination_file, run.results_file]
     for each in run.iterations():
-        products += [each.scores_file, each.samples_file, each.gold_file, each.heldout_file, each.dataset_file]
+        products += [each.scores_file, each.samples_file, each.gold_file, each.heldout_file, each.dataset_file, each.audit_file]
         products += [file for file in each.policy.rglob("*") if file.is_file() and file.name != CARD]
     there = [path for path in products if path.exists()]
     recorded = manifest.read(run.manifest_file).written_files or {}  # read after the files were looked for: the run may be at work

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from spac_repro.errors import UserError
-from spac_repro.runs import files, parquet
+from spac_repro.runs import audit, files, parquet
+from spac_repro.runs.audit import Audit
 from spac_repro.runs.parquet import Columns
 from spac_repro.runs.results import Score
 
@@ -50,6 +51,11 @@ class IterationFolder:
     def dataset_file(self) -> Path:
         """Preferences with self-play responses and reference log-probabilities, as Parquet."""
         return self.path / "selfplay.parquet"
+
+    @property
+    def audit_file(self) -> Path:
+        """How well the data's responses and the self-play responses can be told apart."""
+        return self.path / "audit.json"
 
     @property
     def scores_file(self) -> Path:
@@ -115,6 +121,14 @@ class IterationFolder:
             return _SCORES.validate_python(files.read_json(self.scores_file))
         except ValidationError:
             raise UserError(f"{self.scores_file}: not a list of scores; remove it and repeat the run's command") from None
+
+    def audit(self) -> Audit | None:
+        """Read the audit of the responses; None where it was not measured.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return audit.read(self.audit_file) if self.audit_file.exists() else None
 
     def samples(self) -> list[str]:
         """Read the iterate's responses to the first prompts. Return an empty list where they were not kept."""

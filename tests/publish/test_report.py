@@ -20,13 +20,26 @@ from spac_repro.data.dataset import PreferenceDataset
 from spac_repro.errors import UserError
 from spac_repro.publish import report
 from spac_repro.publish.groups import RunView, group_by_settings
+from spac_repro.publish.model_card import model_card
 from spac_repro.publish.settings_section import train_command
 from spac_repro.runs import files
+from spac_repro.runs.audit import Audit
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\"'&$\\frac{$"
 STEPS = 30
+
+
+def audit(text: str, *, rendering: float) -> Audit:
+    """An audit with tokens that come from outside."""
+    side = {"cut": 0.25, "mean_length": 3.5, "length_quantiles": [1, 2, 3, 4, 5, 6, 7], "first_tokens": [[text, 0.5]]}
+    trait = {"total_variation": 0.5, "total_variation_by_chance": 0.2, "accuracy": 0.9, "stderr": 0.01}
+    tested = trait | {"rendering": rendering, "non_canonical": 0.01, "p": 1e-9 if rendering else 1.0}
+    comparison = {"first_token": tested, "end": {**tested, "rendering": 0.0, "p": 1.0}, "length": trait}
+    content = {"rows": 20, "rows_in_all": 20, "held_out_rows": 10, "non_canonical": 0.125, "rewritten": 0.0}
+    sides = dict.fromkeys(("chosen", "selfplay"), side)
+    return Audit.model_validate({**content, "sides": sides, "comparisons": {"chosen": comparison}})
 
 
 def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL, complete: bool = True) -> Path:
@@ -84,6 +97,10 @@ def make(folder: Path, *, seed: int = 0, method: str = "spac", text: str = EVIL,
             texts = {name: [f"{name} {i} {text}" for i in range(20)] for name in ("prompt", "chosen", "rejected", "selfplay")}
             data = PreferenceDataset(tokens, dict.fromkeys(dataset.RESPONSES, tokens), {"chosen": torch.zeros(20)})
             dataset.write(folder / f"iteration-{t}" / "selfplay.parquet", data, texts)
+            if method == "spac":
+                files.write_json(
+                    folder / f"iteration-{t}" / "audit.json", audit(text, rendering=0.45 if seed == 2 else 0.0).as_json()
+                )
     files.write_json(folder / "timing.json", [{"iteration": 0, "stage": "start", "seconds": 1.0, "peak_memory_bytes": 10**9}])
     if complete:
         identity = {
@@ -144,9 +161,40 @@ def test_ids_are_unique(sweep: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_the_audit_of_data_and_self_play_is_shown(page: Path, sweep: Path) -> None:
+    text = page.read_text()
+    assert "0.900 ± 0.010" in text
+    assert "+0.000 (p = 1)" in text
+    assert "12.5% are non-canonical" in text
+    assert "rendered differently" not in text
+    # A run whose data are rendered otherwise is named at the top, wherever it is in the report.
+    banner = sweep.read_text().split('<section id="verdict"')[0]
+    assert banner.count("⚠ Data and self-play are rendered differently") == 2
+    for t in (1, 2):
+        said = f"tiny · spac · seed 2, iteration {t}: rendering alone tells self-play from chosen: of the first token"
+        assert said in html.unescape(banner)
+
+
+def test_a_model_card_shows_the_audit() -> None:
+    run = recipes.load("tiny")
+    card = model_card(run, 1, audit=audit("x", rendering=0.45))
+    assert "| chosen | first token | 0.900 ± 0.010 | +0.450 (p = 1e-09) |" in card
+    assert "**Warning**: rendering alone tells self-play from chosen" in card
+    assert "Warning" not in model_card(run, 1, audit=audit("x", rendering=0.0))
+    assert "Data and self-play" not in model_card(run, 1)
+
+
 def test_the_verdict_is_first_and_the_rest_follows(page: Path) -> None:
     heads = re.findall(r"<h2[^>]*>([^<]+)</h2>", page.read_text())
-    expected = ["Verdict", "Scores", "Curves", "Responses", "Settings and their provenance", "Inputs and environment"]
+    expected = [
+        "Verdict",
+        "Scores",
+        "Curves",
+        "Data and self-play",
+        "Responses",
+        "Settings and their provenance",
+        "Inputs and environment",
+    ]
     assert heads == [*expected, "How to repeat it", "Glossary"]
 
 

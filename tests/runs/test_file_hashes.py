@@ -121,7 +121,9 @@ def test_iterates_may_be_removed_once_the_run_is_finished(finished):
     assert file_hashes.check(again(finished)).removed == 2
 
 
-@pytest.mark.parametrize("name", ["iteration-1/scores.json", "iteration-0/policy/adapter.json", "iteration-0/gold.json"])
+@pytest.mark.parametrize(
+    "name", ["iteration-1/scores.json", "iteration-0/policy/adapter.json", "iteration-0/gold.json", "iteration-1/audit.json"]
+)
 def test_a_file_that_the_run_did_not_write_is_named(run, name):
     path = run.path / name
     path.parent.mkdir(exist_ok=True)

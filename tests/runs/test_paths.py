@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("spac_repro", "launchers", "experiments", "bench")
 NAMES = re.compile(
-    r"""["'/](manifest|results|verdict|timing|scores|samples|gold|contamination|overlap)\.json["']|iteration-(\*|\{|\d)"""
+    r"""["'/](manifest|results|verdict|timing|scores|samples|audit|gold|contamination|overlap)\.json["']|iteration-(\*|\{|\d)"""
     r"""|metrics\.jsonl|(selfplay|heldout)\.parquet|fingerprint\.json|ro-crate-metadata\.json|["']\.(lock|owner\.json)["']"""
 )
 # What is called alike and lies elsewhere.
