@@ -26,7 +26,7 @@ from spac_repro.model import architectures, dropout, generation_config, policy, 
 from spac_repro.optim import distributed, gpu_host
 from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.progress import Progress
-from spac_repro.recipe import Run
+from spac_repro.recipe import Recipe, Run
 from spac_repro.run_context import RunContext
 from spac_repro.runs import environment, file_hashes, files, numerics, ownership, results
 from spac_repro.runs import manifest as manifests
@@ -210,7 +210,7 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
         data=context.inputs.reading(),
         environment={**environment.describe(), **_plugins(run), **_sampler(run)},
         written_files={},
-        equal_bits_claimed=run.recipe.selfplay.backend == "transformers",  # unknown for vLLM
+        equal_bits_claimed=claims_equal_bits(run.recipe, context.device.type),
     )
 
 
@@ -218,6 +218,12 @@ def _further_stop_tokens(renderer: Renderer) -> dict[str, list[int]]:
     """The stop tokens, unless the tokenizer's end-of-sequence is the only one: no other input records the model's own."""
     stops = list(renderer.stop_token_ids)
     return {} if stops == [tokenizers.eos_token_id(renderer.tokenizer)] else {"stop_token_ids": stops}
+
+
+def claims_equal_bits(recipe: Recipe, device_type: str) -> bool:
+    """Whether an equal run gives equal bits. Not known for vLLM, nor for sums over more than two GPUs (docs/distributed.md)."""
+    sums_in_fixed_order = device_type == "cpu" or recipe.training.processes <= 2
+    return recipe.selfplay.backend == "transformers" and sums_in_fixed_order
 
 
 def _plugins(run: Run) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import create_model
 
-from spac_repro import methods, recipe, recipes
+from spac_repro import methods, pipeline, recipe, recipes
 from spac_repro.documents.base_model import NonNegativeFloat, Settings
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
@@ -221,3 +221,19 @@ def test_a_demanded_device_is_no_part_of_what_a_run_is():
     assert "device" not in demanding.settings()["training"]
     assert demanding.settings_sha256 == load().settings_sha256
     assert demanding.start_settings() == load().start_settings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "device_type", "claimed"),
+    [
+        (["training.processes=1"], "cuda", True),
+        (["training.processes=2"], "cuda", True),
+        (["training.processes=3"], "cuda", False),
+        (["training.processes=3"], "cpu", True),
+        (["training.processes=2", "selfplay.backend=vllm"], "cuda", False),
+    ],
+)
+def test_equal_bits_are_claimed_only_where_sums_have_one_order(settings, device_type, claimed):
+    """tests/distributed shows that three processes on CPUs give equal bits."""
+    run = recipes.load("tiny", overrides=settings)
+    assert pipeline.claims_equal_bits(run.recipe, device_type) is claimed

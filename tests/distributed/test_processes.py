@@ -1,4 +1,4 @@
-"""Two processes over gloo, plain and with ZeRO: the loss curve of one process, resumption to the same bits, all counted."""
+"""Two and three processes over gloo, plain and with ZeRO: the loss curve of one process, the same bits after a kill, all counted."""
 
 import os
 import subprocess
@@ -54,15 +54,18 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cut_down.trained(out, settings=SETTINGS)
 
 
-@pytest.fixture(scope="module", params=ENGINES)
-def together(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """An engine, and the folder of a run of two processes with it."""
-    out = tmp_path_factory.mktemp(request.param) / "run"
-    cut_down.trained(out, settings=settings(request.param))
-    return request.param, out
+Together = tuple[tuple[str, ...], Path]
 
 
-def test_the_curve_is_that_of_one_process_and_so_are_samples_and_start(alone: Path, together: tuple[str, Path]) -> None:
+@pytest.fixture(scope="module", params=[(engine, processes) for processes in (2, 3) for engine in ENGINES], ids=str)
+def together(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Together:
+    """The settings of a run of several processes, and its folder."""
+    out = tmp_path_factory.mktemp("together") / "run"
+    cut_down.trained(out, settings=settings(*request.param))
+    return settings(*request.param), out
+
+
+def test_the_curve_is_that_of_one_process_and_so_are_samples_and_start(alone: Path, together: Together) -> None:
     _, run = together
     assert furthest(alone, run) < ROUNDING
     ours, theirs = (dataset.read(folder / "iteration-1" / "selfplay.parquet") for folder in (alone, run))
@@ -74,12 +77,11 @@ def test_the_curve_is_that_of_one_process_and_so_are_samples_and_start(alone: Pa
     assert last[0] != last[1]  # the rounding that is allowed for is there: it was not one process after all
 
 
-def test_killed_and_resumed_it_ends_in_the_same_bits(together: tuple[str, Path], tmp_path: Path) -> None:
-    engine, whole = together
+def test_killed_and_resumed_it_ends_in_the_same_bits(together: Together, tmp_path: Path) -> None:
+    its_settings, whole = together
+    assert RunFolder(whole).manifest.equal_bits_claimed
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        cut_down.command(run, settings=settings(engine)), env=cut_down.environment(), stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(cut_down.command(run, settings=its_settings), env=cut_down.environment(), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while not list(run.glob("iteration-1/training/step-*2")):
         assert process.poll() is None
@@ -89,7 +91,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(together: tuple[str, Path],
     process.wait()
     time.sleep(1)
     assert not (run / "iteration-1" / "policy").exists()
-    cut_down.trained(run, settings=settings(engine))
+    cut_down.trained(run, settings=its_settings)
     assert cut_down.results(run)["weights_sha256"] == cut_down.results(whole)["weights_sha256"]
     assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
