@@ -1,4 +1,4 @@
-"""Two and three processes over gloo, plain and with ZeRO: the loss curve of one process, the same bits after a kill, all counted."""
+"""Two and three processes over gloo, plain and with ZeRO: the curve of one process, the same bits after a kill, all counted."""
 
 import os
 import subprocess
