@@ -58,13 +58,14 @@ class Codec(NamedTuple):
     """What the audit must know of the tokenizer and the renderer.
 
     Attributes:
-        re_encode: gets the tokens of a prompt and of a response, and returns the tokens that the data have for its text.
+        re_encode: gets the number of a row and the tokens of a response to its prompt, and returns the tokens that the data have
+            for the response's text.
         row_text: gets all tokens of a row, and returns its text, with special tokens.
         token_text: gets a token, and returns it as the tokenizer writes it.
         stop_token_ids: the tokens at which generation stops.
     """
 
-    re_encode: Callable[[Sequence[int], Sequence[int]], Sequence[int]]
+    re_encode: Callable[[int, Sequence[int]], Sequence[int]]
     row_text: Callable[[Sequence[int]], str]
     token_text: Callable[[int], str]
     stop_token_ids: Sequence[int]
@@ -89,7 +90,7 @@ class Encoded(NamedTuple):
 
     traits: Traits
     changed: bool  # other tokens
-    rewritten: bool  # another text
+    rewritten: bool  # another text, before the end
 
 
 class Sample(NamedTuple):
@@ -123,7 +124,7 @@ def measure(
     )
     if selfplay is None or not sample.rows:
         return audit
-    encoded = [_encode(prompts[i], selfplay[i], codec) for i in sample.rows]
+    encoded = [_encode(i, prompts[i], selfplay[i], codec) for i in sample.rows]
     changes = {
         "non_canonical": sum(each.changed and not each.rewritten for each in encoded) / len(encoded),
         "rewritten": sum(each.rewritten for each in encoded) / len(encoded),
@@ -162,11 +163,17 @@ def _side(traits: Sequence[Traits], codec: Codec) -> Side:
     )
 
 
-def _encode(prompt: Sequence[int], response: Sequence[int], codec: Codec) -> Encoded:
-    tokens, sampled = list(codec.re_encode(prompt, response)), list(response)
-    changed = tokens != sampled
-    rewritten = changed and codec.row_text([*prompt, *tokens]) != codec.row_text([*prompt, *sampled])
-    return Encoded(Traits.of(tokens, codec.stop_token_ids), changed, rewritten)
+def _encode(row: int, prompt: Sequence[int], response: Sequence[int], codec: Codec) -> Encoded:
+    tokens, sampled = list(codec.re_encode(row, response)), list(response)
+    traits, of_sampled = Traits.of(tokens, codec.stop_token_ids), Traits.of(sampled, codec.stop_token_ids)
+    if tokens == sampled:
+        return Encoded(traits, changed=False, rewritten=False)
+
+    def text(response: list[int], end: tuple[int, ...]) -> str:
+        without_end = response[: len(response) - len(end)]
+        return codec.row_text([*prompt, *without_end]).rstrip("\ufffd")  # the limit may cut within a character
+
+    return Encoded(traits, changed=True, rewritten=text(tokens, traits.end) != text(sampled, of_sampled.end))
 
 
 def _compare(data: Sequence[Traits], selfplay: Sequence[Traits], encoded: Sequence[Encoded], sample: Sample) -> Comparison:

@@ -109,8 +109,8 @@ class Renderer:
         tokens = [*tokenizers.token_ids(self.tokenizer, text), self.end_token_id]
         return tokens[: self.settings.max_response_tokens]
 
-    def re_encode(self, prompt: Sequence[int], response: Sequence[int]) -> list[int]:
-        """Return the tokens that the data have for the text of a response; one without a stop token stays without."""
+    def re_encode(self, row: Preference, response: Sequence[int]) -> list[int]:
+        """Return the tokens that the data have for a response's text; one without a stop token stays without."""
         tokens = self.response_ids(self.decode_verbatim(response))
         is_cut = self._without_stop_token(response) is response
         return list(self._without_stop_token(tokens)) if is_cut else tokens

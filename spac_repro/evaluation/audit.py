@@ -34,7 +34,7 @@ def _measure(context: RunContext, t: int) -> None:
 def _audit(context: RunContext, t: int) -> Audit:
     data, renderer = dataset.read(context.folder.iteration(t).dataset_file), context.renderer
     codec = Codec(
-        re_encode=renderer.re_encode,
+        re_encode=lambda row, response: renderer.re_encode(context.inputs.preferences[row], response),
         row_text=partial(renderer.tokenizer.decode, clean_up_tokenization_spaces=False),
         token_text=lambda token: str(renderer.tokenizer.convert_ids_to_tokens(token)),
         stop_token_ids=renderer.stop_token_ids,

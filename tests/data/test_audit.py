@@ -40,7 +40,7 @@ def encode(text: str, first: str) -> list[int]:
 def codec(first: str = "", end: int = EOS, stops=(EOS,)) -> Codec:
     """A renderer that begins the data's responses with `first` and ends them with `end`."""
 
-    def re_encode(prompt, response):
+    def re_encode(row, response):
         return encode(text_of(response), first) + ([end] if response[-1] in stops else [])
 
     return Codec(re_encode, row_text, PIECES.__getitem__, stops)
@@ -139,13 +139,13 @@ def test_p_of_differences_that_all_point_one_way(n):
 
 def test_equal_sides_are_told_apart_by_chance_alone():
     rows = [[i % 5, EOS] for i in range(400)]
-    found = measured(rows, rows, Codec(lambda prompt, response: response, str, str, [EOS])).comparisons["chosen"]
+    found = measured(rows, rows, Codec(lambda row, response: response, str, str, [EOS])).comparisons["chosen"]
     for each in found.classifiers.values():
         assert (each.accuracy, each.total_variation, each.total_variation_by_chance) == (0.5, 0, 0)
 
 
 def test_sides_that_never_agree_are_always_told_apart():
-    found = measured([[7, 8, EOS]] * 40, [[9, 9, 9, 9]] * 40, Codec(lambda prompt, response: response, str, str, [EOS]))
+    found = measured([[7, 8, EOS]] * 40, [[9, 9, 9, 9]] * 40, Codec(lambda row, response: response, str, str, [EOS]))
     for each in found.comparisons["chosen"].classifiers.values():
         assert (each.accuracy, each.total_variation, each.stderr) == (1, 1, 0)
         assert (each.rendering or 0.0, each.non_canonical or 0.0) == (0, 0)
@@ -165,7 +165,7 @@ def test_lengths_are_binned_at_deciles_of_the_training_rows():
 
 def test_the_sides_are_described():
     chosen, selfplay = [[3, 4, EOS], [3, EOS], [5, EOS], [3, 4, 4]], [[6] * 9] * 4
-    found = measured(chosen, selfplay, Codec(lambda prompt, response: response, str, "token {}".format, [EOS]))
+    found = measured(chosen, selfplay, Codec(lambda row, response: response, str, "token {}".format, [EOS]))
     side = found.sides["chosen"]
     assert (side.cut, side.mean_length, side.length_quantile[0.5]) == (0.25, 2.5, 2)
     assert side.first_tokens == (("token 3", 0.75), ("token 5", 0.25))
@@ -283,6 +283,24 @@ def test_non_canonical_sampling_is_not_called_rendering():
     assert len(both.warnings()) == 1
 
 
+def test_another_end_or_half_a_character_is_no_other_beginning():
+    """What a response ends with does not make its spelt first word an artefact of rendering."""
+    generator = random.Random(0)
+    data = [[*encode(text, ""), EOS] for text in texts(generator, 100)]
+    spelt = [[*(NUMBER[letter] for letter in "The"), NUMBER["▁is"], TURN_END]] * 100
+    found = measured(data, spelt, codec(stops=(EOS, TURN_END)))
+    assert (found.non_canonical, found.rewritten) == (1, 0)
+    assert (found.comparisons["chosen"].first_token.rendering, found.comparisons["chosen"].end.p < 0.01) == (0, True)
+    # The limit cut the last character, which decodes to U+FFFD, and encoding leaves it out.
+    half = len(PIECES)
+    cut = codec()._replace(
+        re_encode=lambda row, response: codec().re_encode(row, response[:-1]),
+        row_text=lambda tokens: "".join("\ufffd" if token == half else row_text([token]) for token in tokens),
+    )
+    found = measured(data, [[*(NUMBER[letter] for letter in "The"), half]] * 100, cut)
+    assert (found.non_canonical, found.rewritten, found.warnings()) == (1, 0, [])
+
+
 def test_another_end_of_a_turn_is_loud():
     """The policy ends its turns with a token, and the data end with end-of-sequence. Cut responses say nothing about it."""
     generator = random.Random(0)
@@ -303,7 +321,7 @@ def test_an_end_that_is_doubled_is_loud():
     generator = random.Random(0)
     data = [[*encode(text, ""), EOS, EOS] for text in texts(generator, 100)]
     selfplay = [[*encode(text, ""), EOS] for text in texts(generator, 100)]
-    coding = codec()._replace(re_encode=lambda prompt, response: [*response, EOS])
+    coding = codec()._replace(re_encode=lambda row, response: [*response, EOS])
     assert measured(data, selfplay, coding).comparisons["chosen"].end.rendering == 0.5
 
 
@@ -327,7 +345,7 @@ def test_of_a_whole_audit_too():
         generator = random.Random(seed)
         data, selfplay = ([[*encode(text, generator.choice("▁ ").strip()), EOS] for text in texts(generator, 60)] for _ in range(2))
 
-        def re_encode(prompt, response, generator=generator):
+        def re_encode(row, response, generator=generator):
             return [*encode(text_of(response), generator.choice("▁ ").strip()), EOS]
 
         alarms += bool(measured(data, selfplay, codec()._replace(re_encode=re_encode)).warnings())

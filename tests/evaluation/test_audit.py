@@ -31,7 +31,7 @@ def context_of(path, method: str = "spac", *, artefact: bool = False) -> Any:
     first = 7 if artefact else 3
     said: list[str] = []
 
-    def re_encode(prompt, response):
+    def re_encode(row, response):
         return [first, *response[1:]]
 
     @contextmanager
@@ -45,6 +45,7 @@ def context_of(path, method: str = "spac", *, artefact: bool = False) -> Any:
     dataset.write(file, data, {}, before_rename=file_hashes.before_rename(folder, file))
     tokenizer = SimpleNamespace(decode=lambda tokens, **options: str(tokens), convert_ids_to_tokens=str)
     return SimpleNamespace(
+        inputs=SimpleNamespace(preferences=[None] * ROWS),
         folder=folder,
         run=SimpleNamespace(method=method),
         renderer=SimpleNamespace(tokenizer=tokenizer, re_encode=re_encode, stop_token_ids=(EOS,)),
