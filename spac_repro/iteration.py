@@ -20,6 +20,7 @@ from spac_repro.data.dataset import PreferenceDataset
 from spac_repro.evaluation import audit
 from spac_repro.methods import Method, ReferenceMethodSettings
 from spac_repro.model import precision
+from spac_repro.model.logprobs import liger_serves
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
 from spac_repro.model.policy import load as load_policy
@@ -54,7 +55,7 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
         audit.measure(context, t)
         return
     model = context.load_policy(t - 1).to(context.device)  # type: ignore[arg-type]  # the stubs know no torch.device
-    policy = Policy(model)
+    policy = policy_for(context, model)
     if distributed.exists_on_main_process(folder.dataset_file):
         distributed.on_main_process(lambda: selfplay.delete_batches(folder.selfplay_batches_folder))
     else:
@@ -160,7 +161,7 @@ def _add_reference_logprobs(context: RunContext, t: int, policy: Policy, data: P
         if not method.uses_self_play:
             first = _read_dataset(context, 1, weights)
             return replace(data, reference_logprobs=first.reference_logprobs, reference_sha256=weights)
-        policy = Policy(context.load_policy(0))
+        policy = policy_for(context, context.load_policy(0))
     policy.to(context.device).eval()
     with context.autocast():
         reference = reference_logprobs(
@@ -171,6 +172,12 @@ def _add_reference_logprobs(context: RunContext, t: int, policy: Policy, data: P
             advance=context.progress.update,
         )
     return replace(data, reference_logprobs=reference, reference_sha256=weights)
+
+
+def policy_for(context: RunContext, model: PreTrainedModel) -> Policy:
+    """The policy that is trained, or its reference: the same kernels for both."""
+    shards_weights = engines.get(context.recipe.training.engine).shards_weights
+    return Policy(model, fused=liger_serves(context.device, shards_weights=shards_weights))
 
 
 def _reference_iteration(context: RunContext, t: int) -> int | None:

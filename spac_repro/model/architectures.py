@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 from spac_repro.errors import UserError
 
 # Architectures for which packing is exact: their attention passes transformers' keyword arguments on to its backend, and their
-# logits are the output layer of the last hidden state, with nothing in between. Tests check each of them.
-PACKING_ARCHITECTURES = ("llama", "mistral", "qwen2")
+# logits are the output layer of the last hidden state, at most soft-capped. Tests check each of them.
+PACKING_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt_neox")
+# Of these, transformers has no sdpa for Gemma 2, whose attention logits are soft-capped; packed attention computes them.
+WITHOUT_SDPA = frozenset({"gemma2"})
 # Rotary embeddings whose frequencies do not depend on length. With the others (`dynamic`, `longrope`), the longest row of a batch
 # determines the frequencies of all its rows.
 FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
@@ -23,8 +25,22 @@ ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_at
 def packs_exactly(config: Any) -> bool:
     """Whether packing several prompts into one sequence changes no result."""
     return (
-        config.model_type in PACKING_ARCHITECTURES and not getattr(config, "attention_dropout", 0) and length_limit(config) is None
+        config.model_type in PACKING_ARCHITECTURES
+        and not getattr(config, "attention_dropout", 0)
+        and not getattr(config, "use_bidirectional_attention", None)
+        and length_limit(config) is None
     )
+
+
+def attention_to_load(model_type: str, attention: str) -> str:
+    """Return the attention to load a model with, before packed attention replaces it where it can."""
+    return "eager" if attention == "sdpa" and model_type in WITHOUT_SDPA else attention
+
+
+def final_softcap(config: Any) -> float | None:
+    """Return the bound c of c·tanh(logits/c), which the output layer's logits pass in Gemma 2; None: no bound."""
+    bound = getattr(config, "final_logit_softcapping", None)
+    return None if bound is None else float(bound)
 
 
 def has_state(model: PreTrainedModel) -> bool:

@@ -19,7 +19,15 @@ from spac_repro.model import precision
 MAX_LOGITS = 2**26  # logits in memory at once: 256 MB in fp32, for any vocabulary and length
 
 
-def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, max_logits: int = MAX_LOGITS) -> Tensor:
+def token_logprobs(
+    hidden: Tensor,
+    output: nn.Module,
+    targets: Tensor,
+    *,
+    softcap: float | None = None,
+    fused: bool = False,
+    max_logits: int = MAX_LOGITS,
+) -> Tensor:
     """Compute log softmax(output(hidden))[target] of each token.
 
     More than `max_logits` logits are computed in chunks, and again for the gradient.
@@ -28,29 +36,42 @@ def token_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, *, max_lo
         hidden: last hidden states that predict the targets, [tokens, width].
         output: the output layer, from width to vocabulary. Its backward pass must not need its output; a linear layer's does not.
         targets: token ids, [tokens].
+        softcap: the bound c of c·tanh(logits/c), taken in fp32; None: no bound.
+        fused: use Liger's kernel, see `liger_serves`.
         max_logits: logits in memory at once.
 
     Returns:
         [tokens], in nats, fp32.
     """
-    # ZeRO-3 shards the weight outside of the layer; its parameters have a ds_id.
-    is_unsharded = isinstance(output, nn.Linear) and not hasattr(output.weight, "ds_id")
-    if hidden.is_cuda and is_unsharded and len(targets) and (losses := _liger_cross_entropy()) is not None:
+    if fused and isinstance(output, nn.Linear) and len(targets) and (losses := _liger_cross_entropy(softcap)) is not None:
         return -losses(output.weight, hidden, targets, output.bias).float()
     # A vocabulary may be sharded or padded, so the number of logits is read from the layer's weight.
     weight = getattr(output, "weight", None)
     size = max(1, max_logits // max(1, weight.shape[0] if isinstance(weight, Tensor) else 1))
     if len(targets) <= size:
-        return _chunk_logprobs(hidden, output, targets)
+        return _chunk_logprobs(hidden, output, targets, softcap)
     chunks = zip(hidden.split(size), targets.split(size), strict=True)  # type: ignore[no-untyped-call]
     if not torch.is_grad_enabled():
-        return torch.cat([_chunk_logprobs(part, output, labels) for part, labels in chunks])
+        return torch.cat([_chunk_logprobs(part, output, labels, softcap) for part, labels in chunks])
     recompute: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": precision.checkpoint_contexts}
-    return torch.cat([checkpoint(_chunk_logprobs, part, output, labels, **recompute) for part, labels in chunks])
+    return torch.cat([checkpoint(_chunk_logprobs, part, output, labels, softcap, **recompute) for part, labels in chunks])
+
+
+def liger_serves(device: torch.device, *, shards_weights: bool) -> bool:
+    """Whether Liger's kernel computes the log-probabilities of a policy and of its reference.
+
+    ρ is their difference, so both take the same kernel. The kernel reads the output layer's weight. An engine that shards weights
+    gathers it only for the layer's own forward pass, so there neither takes the kernel.
+
+    Args:
+        device: where the policy is trained.
+        shards_weights: whether the engine shards the weights of the trained policy.
+    """
+    return device.type == "cuda" and not shards_weights and _liger_cross_entropy(None) is not None
 
 
 @cache
-def _liger_cross_entropy() -> Callable[..., Tensor] | None:
+def _liger_cross_entropy(softcap: float | None) -> Callable[..., Tensor] | None:
     """Liger's fused linear cross entropy per token; None where Liger is not installed.
 
     This was never run, because no GPU was available.
@@ -59,13 +80,18 @@ def _liger_cross_entropy() -> Callable[..., Tensor] | None:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
     except ImportError:
         return None
-    fused: Callable[..., Tensor] = LigerFusedLinearCrossEntropyLoss(reduction="none", accum_dtype=torch.float32)
+    fused: Callable[..., Tensor] = LigerFusedLinearCrossEntropyLoss(reduction="none", accum_dtype=torch.float32, softcap=softcap)
     return fused
 
 
-def _chunk_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor) -> Tensor:
-    logprobs: Tensor = _SelectedLogSoftmax.apply(output(hidden).float(), targets)  # type: ignore[no-untyped-call]
+def _chunk_logprobs(hidden: Tensor, output: nn.Module, targets: Tensor, softcap: float | None) -> Tensor:
+    logprobs: Tensor = _SelectedLogSoftmax.apply(capped(output(hidden).float(), softcap), targets)  # type: ignore[no-untyped-call]
     return logprobs
+
+
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """c·tanh(logits/c); without a bound c, the logits themselves."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 class _SelectedLogSoftmax(torch.autograd.Function):

@@ -6,61 +6,78 @@ prompt's. The log-probabilities equal those of every response computed in a sequ
 
 Terms: a *document* is one prompt with its responses; a *segment* is the prompt or one response of a document.
 
-The layout reaches attention through the interface that transformers offers for that purpose. On a CPU, prompts and responses are
-attended in separate calls, each padded for that one operation only. On a GPU, FlexAttention takes the whole sequence with a block
-mask.
+model/packed_attention.py computes attention over such a sequence; here are its tokens and the layout.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from spac_repro.data.example import TokenizedExample
 from spac_repro.model.index_select import GatherIndex, gather_index
-from spac_repro.optim import gpu_host
-
-# docs/decisions/06-packing.md: why a row is flat and why no model is patched.
-ATTENTION = "shared_prompt"  # the name under which transformers finds `packed_attention`
 
 
 @dataclass(frozen=True)
-class PackedLayout:
-    """Where n prompts and m responses lie in a packed sequence of T tokens.
+class GatherTables:
+    """The rows that attention gathers where it computes prompts and responses apart: on a CPU.
 
-    P and R are the lengths of the longest prompt and response. Indices of padding are 0; padding is masked or dropped.
+    P and R are the lengths of the longest prompt and response. Padding is masked or dropped.
     """
 
-    prompt_index: Tensor  # [n, P] indices of the prompts' tokens
-    response_index: Tensor  # [m, R] indices of the responses' tokens
+    prompt_width: int  # P
+    response_width: int  # R
     prompt_lengths: Tensor  # [m] length of each response's prompt
     queries: GatherIndex  # [n·P + m·R] query tokens: prompts, then responses
     keys: GatherIndex  # [m·(P + R) + n·P] key tokens: for each response its prompt and itself; then the prompts
     outputs: GatherIndex  # [T] each token's index among the queries
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where n prompts and m responses lie in a packed sequence of T tokens."""
+
+    prompts: Sequence[range]  # [n] the tokens of each prompt
+    responses: Sequence[range]  # [m] the tokens of each response
+    prompt_of: Sequence[int]  # [m] the number of each response's prompt
     position_ids: Tensor  # [T] position of a token in its prompt followed by its response
     document_ids: Tensor  # [T] the document that a token belongs to
     segment_ids: Tensor  # [T] the segment of the document: −1 for its prompt, else the number of the response
     _masks: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def tables(self) -> GatherTables:
+        """The rows to gather. They take most of the time of packing, so they are made where they are used."""
+        prompts, responses = _padded(self.prompts), _padded(self.responses)
+        queries = [*chain(*prompts), *chain(*responses)]
+        with_prompts = (prompts[prompt] + response for prompt, response in zip(self.prompt_of, responses, strict=True))
+        keys = [*chain(*with_prompts), *chain(*prompts)]
+        query_of = {token: query for query, token in enumerate(queries)}
+        length = len(self.position_ids)
+        tensor = partial(torch.as_tensor, dtype=torch.long, device=self.position_ids.device)
+        return GatherTables(
+            prompt_width=len(prompts[0]),
+            response_width=len(responses[0]),
+            prompt_lengths=tensor([len(self.prompts[prompt]) for prompt in self.prompt_of]),
+            queries=gather_index(queries, length, tensor),
+            keys=gather_index(keys, length, tensor),
+            outputs=gather_index([query_of[token] for token in range(length)], len(queries), tensor),
+        )
 
     def prompt_mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Additive mask of the prompts' attention, [1, 1, P, P]; None where causal attention needs no more.
 
         Padding follows a prompt's tokens, so a causal mask hides it.
         """
-        width = self.prompt_index.shape[1]
+        width = self.tables.prompt_width
         if window is None or width <= window:
             return None
-        position = torch.arange(width, device=self.prompt_index.device)
+        position = torch.arange(width, device=self.position_ids.device)
         distance = position[:, None] - position[None, :]
         mask: Tensor = self._cached(
             ("prompt", window, dtype), lambda: _additive_mask((distance >= 0) & (distance < window), dtype)[None, None]
@@ -89,13 +106,13 @@ class PackedLayout:
         return mask
 
     def _response_attends(self, window: int | None) -> Tensor:
-        prompt_width, response_width = self.prompt_index.shape[1], self.response_index.shape[1]
-        device = self.prompt_index.device
-        prompt_position = torch.arange(prompt_width, device=device)
+        tables, device = self.tables, self.position_ids.device
+        response_width = tables.response_width
+        prompt_position = torch.arange(tables.prompt_width, device=device)
         position = torch.arange(response_width, device=device)
-        prompt_length = self.prompt_lengths[:, None, None]
+        prompt_length = tables.prompt_lengths[:, None, None]
         to_prompt = (prompt_position < prompt_length).expand(-1, response_width, -1)
-        to_itself = (position[:, None] >= position[None, :]).expand(len(self.response_index), -1, -1)
+        to_itself = (position[:, None] >= position[None, :]).expand(len(self.responses), -1, -1)
         if window is not None:
             to_prompt = to_prompt & (prompt_length + position[:, None] - prompt_position < window)
             to_itself = to_itself & (position[:, None] - position[None, :] < window)
@@ -130,10 +147,9 @@ class PackedSequence:
             The indices of prompt and response in the packed sequence, [tokens]; and for the response's counted tokens: which of
             these indices predict them, and the tokens themselves.
         """
-        document_ids, segment_ids = self.layout.document_ids, self.layout.segment_ids
-        first = self.layout.response_index[response, 0]
-        same_document = document_ids == document_ids[first]
-        index = (same_document & ((segment_ids == -1) | (segment_ids == segment_ids[first]))).nonzero()[:, 0]
+        layout = self.layout
+        tokens = [*layout.prompts[layout.prompt_of[response]], *layout.responses[response]]
+        index = torch.tensor(tokens, device=self.input_ids.device)
         counted = self.response_numbers == response
         return index, torch.searchsorted(index, self.logit_index[counted]), self.targets[counted]
 
@@ -193,108 +209,17 @@ class _SequenceBuilder:
             targets=tensor(self.targets),
             response_numbers=tensor(self.response_numbers),
             num_responses=len(self.responses),
-            layout=self._layout(tensor),
-        )
-
-    def _layout(self, tensor: Callable[[Any], Tensor]) -> PackedLayout:
-        prompts, responses = _padded(self.prompts), _padded(self.responses)
-        queries = [*chain(*prompts), *chain(*responses)]
-        with_prompts = (prompts[prompt] + response for prompt, response in zip(self.prompt_of, responses, strict=True))
-        keys = [*chain(*with_prompts), *chain(*prompts)]
-        query_of = {token: query for query, token in enumerate(queries)}
-        length = len(self.input_ids)
-        return PackedLayout(
-            prompt_index=tensor(np.maximum(prompts, 0)),
-            response_index=tensor(np.maximum(responses, 0)),
-            prompt_lengths=tensor([len(self.prompts[prompt]) for prompt in self.prompt_of]),
-            queries=gather_index(queries, length, tensor),
-            keys=gather_index(keys, length, tensor),
-            outputs=gather_index([query_of[token] for token in range(length)], len(queries), tensor),
-            position_ids=tensor(self.position_ids),
-            document_ids=tensor(self.document_ids),
-            segment_ids=tensor(self.segment_ids),
+            layout=PackedLayout(
+                prompts=self.prompts,
+                responses=self.responses,
+                prompt_of=self.prompt_of,
+                position_ids=tensor(self.position_ids),
+                document_ids=tensor(self.document_ids),
+                segment_ids=tensor(self.segment_ids),
+            ),
         )
 
 
 def _padded(spans: Sequence[range]) -> list[list[int]]:
     width = max(map(len, spans), default=0)
     return [[*span, *[-1] * (width - len(span))] for span in spans]
-
-
-def packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    layout: PackedLayout | None = None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    **other: Any,
-) -> tuple[Tensor, None]:
-    """Compute attention over a packed sequence, as transformers calls it; without a layout, call transformers' own sdpa.
-
-    Args:
-        module: the attention layer.
-        query: [1, heads, T, d].
-        key: [1, key-value heads, T, d].
-        value: [1, key-value heads, T, d].
-        attention_mask: used only without a layout.
-        layout: where prompts and responses lie.
-        scaling: factor of the attention logits; None: 1/√d.
-        sliding_window: number of tokens that a token attends to, itself included; None: no limit.
-        other: passed on to transformers' sdpa.
-
-    Returns:
-        [1, T, heads, d], and no attention weights.
-    """
-    if layout is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, **other
-        )
-    apply = flex_packed_attention if query.is_cuda else split_attention
-    return apply(query, key, value, layout, scaling=scaling, window=sliding_window), None
-
-
-def split_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, *, scaling: float | None, window: int | None
-) -> Tensor:
-    """Attend prompts and responses in separate calls, each padded to its longest; shapes as in `packed_attention`."""
-    (n, prompt_width), (m, response_width) = layout.prompt_index.shape, layout.response_index.shape
-    q = layout.queries.select(query[0].transpose(0, 1))  # [n·P + m·R, heads, d]
-    k, v = (layout.keys.select(tensor[0].transpose(0, 1)) for tensor in (key, value))  # [m·(P + R) + n·P, key-value heads, d]
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, batch: int, mask: Tensor | None) -> Tensor:
-        q, k, v = (tensor.unflatten(0, (batch, -1)).transpose(1, 2) for tensor in (q, k, v))  # type: ignore[no-untyped-call]
-        output = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
-        return output.transpose(1, 2).flatten(0, 1)
-
-    q_split, kv_split = n * prompt_width, m * (prompt_width + response_width)
-    prompts = attention(q[:q_split], k[kv_split:], v[kv_split:], n, layout.prompt_mask(window, query.dtype))
-    responses = attention(q[q_split:], k[:kv_split], v[:kv_split], m, layout.response_mask(window, query.dtype))
-    return layout.outputs.select(torch.cat([prompts, responses]))[None]
-
-
-def flex_packed_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, *, scaling: float | None, window: int | None
-) -> Tensor:
-    """Attend over the whole sequence with FlexAttention, which skips blocks that are masked out; shapes as in `packed_attention`.
-
-    On a GPU it is compiled; this was never run, because no GPU was available. Elsewhere it is torch's reference implementation, for
-    tests.
-    """
-    attention: Callable[..., Any] = _compiled_flex_attention() if query.is_cuda else flex_attention  # type: ignore[assignment]
-    output: Tensor = attention(query, key, value, block_mask=layout.block_mask(window), scale=scaling, enable_gqa=True)
-    return output.transpose(1, 2)
-
-
-@cache
-def _compiled_flex_attention() -> Callable[..., Any]:
-    gpu_host.set_cache_folders()
-    return torch.compile(flex_attention, dynamic=True)
-
-
-# Where no layout is given (generation, the leaderboard), the model is an ordinary sdpa model, masks included.
-AttentionInterface.register(ATTENTION, packed_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -27,8 +27,8 @@ from spac_repro.data import tokenizers
 from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import architectures, dropout, generation_config, loading, packing, trusted_folder
-from spac_repro.model.logprobs import token_logprobs
+from spac_repro.model import architectures, dropout, generation_config, loading, packed_attention, trusted_folder
+from spac_repro.model.logprobs import capped, token_logprobs
 from spac_repro.model.packing import PackedSequence
 from spac_repro.recipe import ArchitectureSettings, PolicySettings
 
@@ -37,11 +37,17 @@ NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 
 
 class Policy(nn.Module):
-    """π(y|x): a causal language model whose `forward` returns log π(y|x) of whole responses."""
+    """π(y|x): a causal language model whose `forward` returns log π(y|x) of whole responses.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        model: the language model.
+        fused: take Liger's kernel for the output layer (`logprobs.liger_serves`).
+    """
+
+    def __init__(self, model: PreTrainedModel, *, fused: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.fused = fused
 
     def forward(self, packed: PackedSequence) -> Tensor:
         """Compute log π(y|x) of every response: the sum over its counted tokens, given its prompt.
@@ -53,13 +59,19 @@ class Policy(nn.Module):
         """
         if not supports_packing(self.model):
             return self._forward_unpacked(packed)
-        logprobs = token_logprobs(self._predicting_states(packed), self.model.get_output_embeddings(), packed.targets)  # type: ignore[no-untyped-call]
+        logprobs = token_logprobs(
+            self._predicting_states(packed),
+            self.model.get_output_embeddings(),  # type: ignore[no-untyped-call]
+            packed.targets,
+            softcap=architectures.final_softcap(self.model.config),
+            fused=self.fused,
+        )
         return logprobs.new_zeros(packed.num_responses).index_add(0, packed.response_numbers, logprobs)
 
     def logits(self, packed: PackedSequence) -> Tensor:
         """Compute the logits that predict each counted response token, [S, vocabulary] in fp32."""
         logits: Tensor = self.model.get_output_embeddings()(self._predicting_states(packed))  # type: ignore[no-untyped-call]
-        return logits.float()
+        return capped(logits.float(), architectures.final_softcap(self.model.config))
 
     def _predicting_states(self, packed: PackedSequence) -> Tensor:
         """The last hidden states that predict the counted response tokens, [S, width]."""
@@ -85,7 +97,7 @@ class Policy(nn.Module):
 
 def supports_packing(model: PreTrainedModel) -> bool:
     """Whether a prompt is computed once for all of its responses; otherwise it is computed once for each: slower, equally exact."""
-    return str(model.config._attn_implementation) == packing.ATTENTION  # transformers has no public name for it
+    return str(model.config._attn_implementation) == packed_attention.ATTENTION  # transformers has no public name for it
 
 
 def prepare(model: PreTrainedModel, attention: str) -> PreTrainedModel:
@@ -94,9 +106,9 @@ def prepare(model: PreTrainedModel, attention: str) -> PreTrainedModel:
 
 
 def use_packed_attention(model: PreTrainedModel, attention: str) -> PreTrainedModel:
-    """Switch a model from sdpa to packed attention, if packing is exact for its architecture; return the model."""
+    """Switch a model to packed attention, if it is to have sdpa and packing is exact for its architecture; return the model."""
     if attention == "sdpa" and architectures.packs_exactly(model.config):
-        model.set_attn_implementation(packing.ATTENTION)
+        model.set_attn_implementation(packed_attention.ATTENTION)
     return model
 
 
@@ -228,9 +240,12 @@ def load(
     Raises:
         UserError: the folder is refused (`check_folder`), a file is damaged, or the tokenizer does not fit.
     """
-    check_folder(folder)
+    kind = check_folder(folder)
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    options = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation} if settings else {"dtype": "auto"}
+    options = {"dtype": "auto"}
+    if settings:
+        attention = architectures.attention_to_load(kind, settings.attn_implementation)
+        options = {"dtype": settings.dtype, "attn_implementation": attention}
     try:
         with _no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
@@ -252,8 +267,8 @@ def load(
     return (prepare(model, settings.attn_implementation) if settings else model), tokenizer
 
 
-def check_folder(folder: Path) -> None:
-    """Check, before weights are read, that a folder is a model folder that can be trusted.
+def check_folder(folder: Path) -> str:
+    """Check, before weights are read, that a folder is a model folder that can be trusted; return its `model_type`.
 
     Raises:
         UserError: `trusted_folder` refuses it, or transformers has no causal language model of its architecture.
@@ -264,6 +279,7 @@ def check_folder(folder: Path) -> None:
         raise UserError(
             f"{folder}: architecture {one_line(repr(kind), 60)} is not supported: transformers has no such causal language model"
         )
+    return kind
 
 
 def save(

@@ -1,5 +1,7 @@
 """Log-probabilities of chosen tokens, and their gradients, against torch's own form on all logits."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from spac_repro import iteration
+from spac_repro.data.example import TokenizedExample
+from spac_repro.model import logprobs
 from spac_repro.model.logprobs import token_logprobs
+from spac_repro.model.packing import pack
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,3 +105,63 @@ def test_never_more_logits_than_allowed():
     token_logprobs(hidden, output, targets, max_logits=700).sum().backward()
     assert max(seen) <= 700
     assert sum(seen) == 2 * 100 * 50
+
+
+@pytest.mark.parametrize("max_logits", [10 * 50, 2**20])
+def test_capped_logits_equal_torchs(max_logits):
+    """In chunks and at once; scaled so that the bound of 2 matters."""
+    inputs = random_inputs(30, 8, 50, bias=True, scale=3.0)
+
+    def capped(hidden, output, targets):
+        return -cross_entropy(2.0 * torch.tanh(output(hidden) / 2.0), targets, reduction="none")
+
+    found = with_gradients(lambda *inputs: token_logprobs(*inputs, softcap=2.0, max_logits=max_logits), *inputs)
+    assert_close_to_torch(found, in_double(capped, *inputs))
+    assert (found[0] - torch_logprobs(*inputs)).abs().max() > 1
+
+
+# Liger, which needs a GPU: who asks for it, and with what
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What is asked of a kernel that stands in for Liger's."""
+    calls = []
+
+    def kernel_for(softcap):
+        def kernel(weight, hidden, targets, bias):
+            calls.append(softcap)
+            return torch.full((len(targets),), 7.0)
+
+        return kernel
+
+    monkeypatch.setattr(logprobs, "_liger_cross_entropy", kernel_for)
+    return calls
+
+
+def test_the_kernel_computes_only_where_it_is_asked_for(asked):
+    inputs = random_inputs(5, 8, 50)
+    token_logprobs(*inputs)
+    assert asked == []
+    assert (token_logprobs(*inputs, fused=True, softcap=30.0) == -7).all()
+    assert asked == [30.0]
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "serves"),
+    [
+        ("cuda", "accelerate", True),
+        ("cuda", "deepspeed-zero2", True),
+        ("cuda", "deepspeed-zero3", False),  # neither the training nor its reference
+        ("cpu", "accelerate", False),
+    ],
+)
+def test_a_policy_and_its_reference_take_the_same_kernel(asked, tiny_models, device, engine, serves):
+    training = SimpleNamespace(engine=engine)
+    context = SimpleNamespace(device=torch.device(device), recipe=SimpleNamespace(training=training))
+    policy = iteration.policy_for(context, tiny_models["llama"])
+    packed = pack([TokenizedExample([3, 4], [[5, 6], [7]])])
+    policy(packed)  # in training
+    with torch.no_grad():
+        policy(packed)  # as its own reference
+    assert len(asked) == (2 if serves else 0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import flex_attention
 
 from spac_repro.data.example import TokenizedExample
-from spac_repro.model import packing
+from spac_repro.model import packed_attention
 from spac_repro.model.index_select import gather_index
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
@@ -116,7 +116,7 @@ def test_flex_attention_gives_the_same_values(tiny_models, name, batch):
     """The form that a GPU takes, by torch's own reference implementation: values only, which is all that it has on a CPU."""
     apart = Policy(tiny_models[name])(pack(batch))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "split_attention", packing.flex_packed_attention)
+        patch.setattr(packed_attention, "split_attention", packed_attention.flex_packed_attention)
         patch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)  # or every shape is traced anew, for minutes
         whole = Policy(tiny_models[name])(pack(batch))
     assert_same(whole, apart)
