@@ -31,7 +31,7 @@ def tokenizer(template: str | dict[str, str]) -> PreTrainedTokenizerFast:
 
 def text(template: str, day: date | None) -> str:
     its = tokenizer(template)
-    return "".join(its.convert_ids_to_tokens(chat_template.conversation_ids(its, MESSAGES, day)))
+    return chat_template.render(its, [MESSAGES], day, add_generation_prompt=True)[0]
 
 
 @pytest.mark.parametrize("template", [DATED, LLAMA, MACRO])

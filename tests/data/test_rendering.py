@@ -90,7 +90,7 @@ def test_missing_chat_template_is_reported_with_the_remedy():
         renderer(prompt_template="chat")
 
 
-@given(st.text("abc", max_size=30), st.text("xyz", max_size=30), st.integers(1, 25), st.integers(1, 25))
+@given(st.text("abc", min_size=1, max_size=30), st.text("xyz", max_size=30), st.integers(1, 25), st.integers(1, 25))
 def test_truncation_keeps_a_prompts_end_and_a_responses_beginning(prompt, response, max_prompt_tokens, max_response_tokens):
     limits = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
     example = only_row(renderer(**limits).tokenize([preference(prompt, chosen=response, rejected=response + "a")]))
@@ -122,7 +122,7 @@ def test_prompt_and_response_never_merge():
 
 @given(st.text("abcdefghij :\n", max_size=18))
 def test_decode_inverts_response_ids(text):
-    assert renderer().decode(renderer().response_ids(text)) == text
+    assert renderer().decode(renderer().response_ids(preference("q"), text)) == text
 
 
 def test_logprobs_of_an_overlong_prompt_are_those_of_its_end(tiny_models, slow_logprob):

@@ -120,7 +120,7 @@ def test_a_prompt_is_rendered_with_the_chat_template(packaged, renderer):
 def test_a_response_ends_the_turn_and_has_a_token_a_digit(packaged, renderer):
     _, tokenizer = packaged
     assert tokenizer.eos_token == "<|im_end|>"
-    response = renderer.response_ids("A: 1234")
+    response = renderer.response_ids(Preference(({"role": "user", "content": QUESTION},), "42", "41"), "A: 1234")
     assert tokenizer.convert_ids_to_tokens(response) == ["A", ":", "Ġ", "1", "2", "3", "4", "<|im_end|>"]
     assert renderer.decode(response) == "A: 1234"
 
