@@ -28,7 +28,8 @@ from threading import Thread
 from typing import Any, TextIO
 
 from spac_repro.documents.errors import one_line
-from spac_repro.launchers import sweep_folder
+from spac_repro.launchers import sealed, sweep_folder
+from spac_repro.optim import gpu_host
 from spac_repro.runs.folder import RunFolder
 
 EXIT_INTERRUPTED = 130  # training stopped because of a signal
@@ -125,7 +126,7 @@ class Job:
         """Run training to its end. Return its exit code and the last line of its error output."""
         if self._signals:
             return EXIT_INTERRUPTED, ""
-        with _scratch_folder(self.scratch) as scratch:
+        with _scratch_folder(_scratch_place(self.scratch)) as scratch:
             return self._run_training({**os.environ, **self._environment(scratch)})
 
     def _run_training(self, environment: dict[str, str]) -> tuple[int, str]:
@@ -199,7 +200,7 @@ class Job:
         if self.cache is not None:
             variables["HF_HOME"] = self.cache
         if scratch is not None:
-            names = ("XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
+            names = ("XDG_CACHE_HOME", *gpu_host.CACHE_VARIABLES, "TORCH_EXTENSIONS_DIR")
             variables |= {name: str(scratch / name.lower()) for name in names}
         return variables
 
@@ -212,16 +213,31 @@ class Job:
             file.write(line + "\n")
 
 
+def _scratch_place(scratch: str | None) -> Path | None:
+    """Where to make a folder for caches: what the profile says, or what the command that started the container has prepared.
+
+    Raises:
+        JobError: a variable is not set, or the folder could not be prepared.
+    """
+    prepared, problem = os.environ.get(sealed.SCRATCH), os.environ.get(sealed.SCRATCH_PROBLEM)
+    if scratch is not None and prepared is None and (unset := sealed.unset_variables(scratch)):
+        problem = f"{unset[0]} is not set on the node"
+    if problem:
+        raise JobError(f"scratch is {scratch}: {problem}; correct `scratch` in the cluster profile")
+    if prepared is not None:
+        return Path(prepared)
+    return Path(os.path.expandvars(scratch)) if scratch is not None else None
+
+
 @contextmanager
-def _scratch_folder(parent: str | None) -> Iterator[Path | None]:
+def _scratch_folder(place: Path | None) -> Iterator[Path | None]:
     """Yield a new folder for the caches of one attempt, or None; it is removed afterwards.
 
     Caches hold compiled code that training executes. So nobody else may know the folder's name before it exists, or write to it.
     """
-    if parent is None:
+    if place is None:
         yield None
         return
-    place = Path(os.path.expandvars(parent))
     try:
         place.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="spac-repro-", dir=place))  # mode 0700, a random name, never an existing folder

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spac_repro.launchers import sealed
 from spac_repro.launchers.job import Job
 from spac_repro.launchers.profile import Cluster
 
@@ -26,7 +27,7 @@ def run_jobs(
     """
     from submitit.local.local import LocalExecutor
 
-    executor = LocalExecutor(folder, python=cluster.python_command(sys.executable))
+    executor = LocalExecutor(folder, python=sealed.python_command(cluster, sys.executable))
     executor.update_parameters(
         timeout_min=cluster.minutes,
         signal_delay_s=cluster.requeue.signal_seconds,

@@ -1,6 +1,5 @@
 """Cluster profiles: where the runs of a sweep are executed, and with which resources."""
 
-import shlex
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from spac_repro.documents.base_model import PositiveInt, Settings
+from spac_repro.documents.base_model import PositiveFloat, PositiveInt, Settings
 from spac_repro.documents.packaged import PackagedDocument
 from spac_repro.runs import files
 
@@ -76,6 +75,18 @@ class Requeue(Settings):
     attempts_without_progress: PositiveInt = 3
 
 
+class Timeouts(Settings):
+    """After how long a process gives up waiting for the others, in minutes: the network or another process hangs.
+
+    Attributes:
+        nccl: for GPUs, which exchange gradients and weights in every step.
+        gloo: for the processes themselves, which wait while the main process evaluates, hashes and saves.
+    """
+
+    nccl: PositiveFloat = 30
+    gloo: PositiveFloat = 120
+
+
 class Cluster(PackagedDocument):
     """A cluster profile: the resources of a job, and the environment of the job's Python.
 
@@ -101,7 +112,9 @@ class Cluster(PackagedDocument):
         image: the container image that the job's Python runs in.
         offline: switch the hub off in the job.
         cache: folder that `spac-repro prefetch` filled, on the shared disk.
-        scratch: folder for caches on the node's own disk; may contain variables, e.g. $TMPDIR.
+        scratch: folder for caches on the node's own disk; may contain variables, e.g. $TMPDIR. A job on a node where one is not
+            set fails. In an image, a new folder in it is the container's /tmp.
+        timeouts: when a process gives up waiting for the others.
         requeue: when a job is put back into the queue.
     """
 
@@ -130,6 +143,7 @@ class Cluster(PackagedDocument):
     offline: bool = True
     cache: OneLine | None = None
     scratch: OneLine | None = None
+    timeouts: Timeouts = Timeouts()
     requeue: Requeue = Requeue()
 
     @model_validator(mode="before")
@@ -145,6 +159,13 @@ class Cluster(PackagedDocument):
             raise ValueError("`image` needs Slurm; on this machine, start spac-repro in the image")
         if self.image and self.python:
             raise ValueError("`python` cannot be combined with `image`; set `image.python` instead")
+        if self.nodes > 1 and "NCCL_SOCKET_IFNAME" in self.environment and "GLOO_SOCKET_IFNAME" not in self.environment:
+            raise ValueError(
+                "`environment` has NCCL_SOCKET_IFNAME and no GLOO_SOCKET_IFNAME; name the network interface for both: "
+                "the processes connect over gloo, too, which takes one exact name"
+            )
+        if self.image and self.image.runtime == "pyxis" and "$" in (self.scratch or ""):
+            raise ValueError("`scratch` cannot have a variable with pyxis, which mounts it; name a folder that all nodes have")
         if 60 * self.minutes <= self.requeue.signal_seconds:
             raise ValueError(
                 f"`requeue.signal_seconds` ({self.requeue.signal_seconds}) must be less than `minutes` ({self.minutes}): "
@@ -157,54 +178,10 @@ class Cluster(PackagedDocument):
         """Number of training processes on all nodes together."""
         return self.nodes * (self.processes_per_node or self.gpus_per_node or 1)
 
-    def python_command(self, submitting_python: str) -> str:
-        """The shell command that starts Python in the job.
-
-        Args:
-            submitting_python: the interpreter that submits, which is used unless the profile names another one.
-        """
-        if self.image is None:
-            return self.python or shlex.quote(submitting_python)
-        image, words = self.image, []
-        if image.runtime == "apptainer":
-            words = [
-                "apptainer",
-                "exec",
-                *(["--nv"] if self.gpus_per_node else []),
-                *_repeat_option("--bind", image.binds),
-                *image.options,
-            ]
-        elif image.runtime == "podman":
-            gpus = ["--device", "nvidia.com/gpu=all"] if self.gpus_per_node else []
-            # --env-host passes the job's variables, which say which task this is; the other nodes are on the host's network.
-            words = [
-                "podman",
-                "run",
-                "--rm",
-                "--env-host",
-                "--network=host",
-                *gpus,
-                *_repeat_option("--volume", image.binds),
-                *image.options,
-            ]
-        return shlex.join([*words, *([image.path] if words else []), image.python])
-
-    def srun_options(self) -> list[str]:
-        """Options of the srun that starts the job's Python on every node."""
-        options = ["--kill-on-bad-exit=1"] if self.nodes > 1 else []
-        if self.image and self.image.runtime == "pyxis":
-            mounts = [f"--container-mounts={','.join(self.image.binds)}"] if self.image.binds else []
-            options += [f"--container-image={self.image.path}", *mounts, *self.image.options]
-        return options
-
 
 @cache
 def _sha256(file: str) -> str:
     return files.sha256_file(Path(file))
-
-
-def _repeat_option(option: str, values: list[str]) -> list[str]:
-    return [word for value in values for word in (option, value)]
 
 
 def upgrade(profile: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.launchers import sealed
 from spac_repro.launchers.job import Job, requeue_file
 from spac_repro.launchers.profile import Cluster
 
@@ -138,7 +139,7 @@ def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, *, name: str, af
     size = max_array_size()
     try:
         for begin in range(0, len(jobs), size):
-            executor = _executor(cluster, folder, name, after)
+            executor = _executor(cluster, folder, name, after, _mounts(jobs, cluster, folder))
             with redirect_stderr(io.StringIO()):  # submitit prints the error that it raises
                 ids += [job.job_id for job in executor.map_array(_call, jobs[begin : begin + size])]
             # Slurm limits the number of simultaneous jobs for each array alone, so several arrays run one after the other.
@@ -157,18 +158,29 @@ def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, *, name: str, af
 
 def sbatch_script(jobs: Sequence[Job], cluster: Cluster, folder: Path, *, name: str, after: Sequence[str] = ()) -> str:
     """The sbatch file of the first array that `submit` would submit. The arguments are those of `submit`."""
-    executor = _executor(cluster, folder, name, after)
+    executor = _executor(cluster, folder, name, after, _mounts(jobs, cluster, folder))
     count = min(len(jobs), max_array_size() if shutil.which("scontrol") else len(jobs))
     if count > 1:
         executor.parameters["map_count"] = count
     return str(executor.sbatch_file(None, "dry-run"))
 
 
+def _mounts(jobs: Sequence[Job], cluster: Cluster, folder: Path) -> sealed.Mounts:
+    """What the jobs of a sweep see of the node in an image: the sweep, the cache, and the files that `train` reads.
+
+    The cache is writable, because the library of data sets locks it even to read it.
+    """
+    inputs = {Path(word) for job in jobs for word in job.arguments if word.startswith("/") and Path(word).exists()}
+    writable = [folder.parent, *([Path(cluster.cache)] if cluster.cache else [])]
+    read = [path for path in sorted(inputs) if not any(path.is_relative_to(parent) for parent in writable)]
+    return [*((path, True) for path in writable), *((path, False) for path in read)]
+
+
 def _call(job: Job) -> None:
     job()
 
 
-def _executor(cluster: Cluster, folder: Path, name: str, after: Sequence[str]) -> Any:
+def _executor(cluster: Cluster, folder: Path, name: str, after: Sequence[str], mounts: sealed.Mounts = ()) -> Any:
     from submitit.slurm.slurm import SlurmExecutor
 
     class Executor(SlurmExecutor):
@@ -186,12 +198,12 @@ def _executor(cluster: Cluster, folder: Path, name: str, after: Sequence[str]) -
         raise UserError(
             f"{str(folder)!r} contains a control character, which the batch script cannot hold; choose another with --out"
         )
-    executor = Executor(folder, python=cluster.python_command(sys.executable))
-    executor.update_parameters(**_parameters(cluster, folder, name, after))
+    executor = Executor(folder, python=sealed.python_command(cluster, sys.executable, mounts))
+    executor.update_parameters(**_parameters(cluster, folder, name, after, mounts))
     return executor
 
 
-def _parameters(cluster: Cluster, folder: Path, name: str, after: Sequence[str]) -> dict[str, Any]:
+def _parameters(cluster: Cluster, folder: Path, name: str, after: Sequence[str], mounts: sealed.Mounts) -> dict[str, Any]:
     more: dict[str, Any] = {"requeue": True, **cluster.sbatch}
     if after:
         # Not "afterok": one failed start policy would block all other runs forever. A run checks for its own start policy.
@@ -213,7 +225,7 @@ def _parameters(cluster: Cluster, folder: Path, name: str, after: Sequence[str])
         "signal_delay_s": cluster.requeue.signal_seconds,
         "array_parallelism": cluster.max_parallel_runs or 1_000_000,
         "setup": [*cluster.setup, *(f"export {key}={shlex.quote(value)}" for key, value in cluster.environment.items())] or None,
-        "srun_args": cluster.srun_options() or None,
+        "srun_args": sealed.srun_options(cluster, mounts),
         # The batch script runs outside any container, so it has Slurm's commands.
         "teardown": [
             "code=$?",

@@ -9,7 +9,9 @@ from spac_repro.errors import UserError
 from spac_repro.launchers import local, slurm, sweep_folder
 from spac_repro.launchers.job import Job
 from spac_repro.launchers.matrix import SweepRun
+from spac_repro.launchers.profile import Cluster
 from spac_repro.launchers.sweep_folder import SweepFolder
+from spac_repro.optim import distributed
 from spac_repro.runs.folder import RunFolder
 
 State = Literal["missing", "pending", "running", "requeued", "failed", "cancelled", "done"]
@@ -191,12 +193,17 @@ def _job(folder: SweepFolder, task: JobSpec) -> Job:
         attempts_file=folder.attempts_file(task.kind, run),
         job_folder=folder.job_folder,
         nodes=cluster.nodes,
-        environment={**cluster.environment, **image, **(_OFFLINE if cluster.offline else {})},
+        environment={**_timeouts(cluster), **cluster.environment, **image, **(_OFFLINE if cluster.offline else {})},
         attempts_without_progress=cluster.requeue.attempts_without_progress,
         start_from=folder.run_folder(owner).path if owner.name != run.name else None,
         scratch=cluster.scratch,
         cache=cluster.cache,
     )
+
+
+def _timeouts(cluster: Cluster) -> dict[str, str]:
+    minutes = cluster.timeouts.model_dump()
+    return {variable: str(minutes[backend]) for backend, variable in distributed.TIMEOUT_VARIABLES.items()}
 
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from spac_repro import engines, methods
+from spac_repro.errors import UserError
 from spac_repro.methods import ReferenceMethodSettings
 from spac_repro.recipe import ArchitectureSettings, Run, TrainingSettings
 from spac_repro.runs import disk as disk_space
@@ -53,7 +54,12 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
     Args:
         run: recipe and method.
         preferences: the number of preference pairs; None if it is unknown before they are read.
+
+    Raises:
+        UserError: the recipe does not say how many parameters the policy has.
     """
+    if not has_known_size(run):
+        raise UserError("the size of the policy is unknown before it is read; write it into the recipe as policy.num_parameters")
     recipe, training, data = run.recipe, run.recipe.training, run.recipe.data
     parameters = recipe.policy.num_parameters or _count_parameters(recipe.policy.architecture)
     bytes_per_weight = 2 if recipe.policy.dtype == "bfloat16" else 4
@@ -91,6 +97,11 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
         engine=training.engine,
         world_size=training.processes,
     )
+
+
+def has_known_size(run: Run) -> bool:
+    """Whether the recipe tells the number of the policy's parameters."""
+    return bool(run.recipe.policy.num_parameters or run.recipe.policy.architecture)
 
 
 def _training_state(training: TrainingSettings, parameters: int, bytes_per_weight: int) -> tuple[int, int]:

@@ -272,7 +272,7 @@ def test_versions() -> None:
 
 
 def test_a_mount_with_a_comma_is_quoted() -> None:
-    assert apptainer._mount(Path("/a,b"), writable=False) == 'type=bind,"source=/a,b","destination=/a,b",ro'
+    assert apptainer.mount_option(Path("/a,b"), writable=False) == 'type=bind,"source=/a,b","destination=/a,b",ro'
 
 
 def test_both_recipes_start_from_the_same_base() -> None:

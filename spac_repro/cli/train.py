@@ -230,7 +230,7 @@ def _check_machine(request: TrainRequest) -> None:
     from spac_repro.runs import disk
 
     gpu_host.check(request.run.recipe)
-    if distributed.is_main_process():
+    if distributed.is_main_process() and cost.has_known_size(request.run):
         disk.check(request.folder, cost.estimate(request.run, None).disk)
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from spac_repro.images.command import ContainerCommand, ContainerOptions
 from spac_repro.images.reference import METADATA_FOLDER, NVIDIA_DEVICE, ImageIdentity, ImageReference, check_version
 from spac_repro.runs import files
 
+# What every container is started with: it shares neither files, variables nor processes with the host, and has no home.
+SEAL = ("--containall", "--no-home", "--pwd", "/tmp")
+OPENS_THE_SEAL = re.compile(r"(APPTAINERENV|SINGULARITYENV)_[A-Za-z0-9_]+|(APPTAINER|SINGULARITY)_BIND(PATH)?")
 EXIT_KILLED = 137
 EXIT_APPTAINER_ERROR = 255  # apptainer could not start the container; spac-repro never exits with it
 
@@ -90,12 +94,12 @@ def run(reference: ImageReference, command: ContainerCommand, options: Container
     identity = inspect(reference)
     check_version(reference, identity, other_version=options.other_version)
     with in_container.output_folders(command), tempfile.TemporaryDirectory(prefix="spac-repro-") as scratch:
-        flags = ["--containall", "--no-home", "--workdir", scratch, "--pwd", "/tmp"]
+        flags = [*SEAL, "--workdir", scratch]
         flags += [] if options.network else ["--net", "--network", "none"]
         flags += ["--memory", options.memory] if options.memory else []
         flags += _gpus(identity)
         for path, writable in in_container.mounts(command, options):
-            flags += ["--mount", _mount(path, writable)]
+            flags += ["--mount", mount_option(path, writable)]
         for name, value in in_container.environment_variables(identity.digest, options, caches="/tmp").items():
             flags += ["--env", f"{name}={value}"]
         status = _wait_for_exit([executable(), "--silent", "exec", *flags, reference.name, "spac-repro", *command.arguments])
@@ -111,7 +115,7 @@ def _gpus(identity: ImageIdentity) -> list[str]:
     return ["--nv"] if identity.has_cuda and NVIDIA_DEVICE.exists() else []
 
 
-def _mount(path: Path, writable: bool) -> str:
+def mount_option(path: Path, writable: bool) -> str:
     """The value of apptainer's `--mount`: comma-separated, with quotes around a path that contains a comma."""
     fields = ["type=bind", f"source={path}", f"destination={path}", *([] if writable else ["ro"])]
     line = io.StringIO()
@@ -121,7 +125,7 @@ def _mount(path: Path, writable: bool) -> str:
 
 def _wait_for_exit(command: list[str]) -> int:
     """Run a command in a session of its own, so that only we forward an interruption to it; a second interruption kills it."""
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, env=_environment())
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -133,9 +137,16 @@ def _wait_for_exit(command: list[str]) -> int:
         raise
 
 
+def _environment() -> dict[str, str]:
+    """The variables of this process, without those by which Apptainer would bring mounts and variables into the container."""
+    return {name: value for name, value in os.environ.items() if not OPENS_THE_SEAL.fullmatch(name)}
+
+
 def _explain_failure(reference: ImageReference, flags: list[str], status: int) -> str:
     """Start the same container with `true`, and say why apptainer cannot; "" if it can and `status` was the command's own."""
-    done = subprocess.run([executable(), "exec", *flags, reference.name, "true"], capture_output=True, text=True)
+    done = subprocess.run(
+        [executable(), "exec", *flags, reference.name, "true"], capture_output=True, text=True, env=_environment()
+    )
     message = done.stderr if done.returncode else ""
     if "namespace" in message:
         return (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 EXIT_KILLED = 137
+SHARED_MEMORY = "8g"  # upper bound, for NCCL between GPUs; nothing is reserved
 COMPILED_CODE = "/var/cache/spac-repro"  # in the container
 OUTPUT_SECONDS = 60  # how long the last output of a finished container is waited for
 
@@ -185,7 +186,7 @@ def _start_container(
                 for path, writable in in_container.mounts(command, options)
             ],
             tmpfs={"/tmp": "mode=1777", "/work": "mode=1777", **_executable_folder(identity)},
-            shm_size="8g",  # upper bound, for NCCL between GPUs; nothing is reserved
+            shm_size=SHARED_MEMORY,
             working_dir="/tmp",
             environment=in_container.environment_variables(identity.digest, options, caches=COMPILED_CODE),
             mem_limit=options.memory,

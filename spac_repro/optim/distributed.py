@@ -7,19 +7,27 @@ process every function here is the identity, and torch is not imported.
 
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from math import inf
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.optim import launch
 
+if TYPE_CHECKING:
+    import torch
+
 T = TypeVar("T")
 K = TypeVar("K")
 
-TIMEOUT = timedelta(hours=6)  # of a collective; the launcher notices a process that died much earlier
+# When a process gives up waiting in a collective: environment variables, and minutes where they are not set. The launcher notices a
+# process that died much earlier; what takes so long is a network or a process that hangs.
+TIMEOUT_VARIABLES = {"nccl": "SPAC_REPRO_NCCL_MINUTES", "gloo": "SPAC_REPRO_GLOO_MINUTES"}
+MINUTES = {"nccl": 30.0, "gloo": 120.0}  # over gloo the others wait while the main process evaluates, hashes and saves
 
 _single_process = False
 
@@ -75,7 +83,9 @@ def init_process_group(expected: int, *, force: bool = False) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     if not dist.is_initialized():
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_timeout("gloo"))
+            if cuda:
+                _set_timeout(torch.device("cuda"), _timeout("nccl"))
         except (RuntimeError, ValueError, KeyError) as error:
             raise UnfitEnvironmentError(
                 f"process {rank()} of {world_size()} cannot connect to the others: {error}; start them with torchrun"
@@ -87,6 +97,45 @@ def init_process_group(expected: int, *, force: bool = False) -> None:
             f"training.processes is {expected}, but {connected} processes are connected and {answered} answered; "
             "start them with torchrun"
         )
+
+
+def _timeout(backend: str) -> timedelta:
+    """How long to wait in a collective of this backend.
+
+    Raises:
+        UserError: the environment variable is not a positive number.
+    """
+    text = os.environ.get(TIMEOUT_VARIABLES[backend], "")
+    try:
+        minutes = float(text or MINUTES[backend])
+        if not 0 < minutes < inf:
+            raise ValueError
+    except ValueError:
+        raise UserError(f"{TIMEOUT_VARIABLES[backend]} is {text!r}; write a number of minutes, or unset it") from None
+    return timedelta(minutes=minutes)
+
+
+def _set_timeout(device: "torch.device", timeout: timedelta) -> None:
+    """Set the timeout of one backend: torch's own function for it, `_set_pg_timeout`, sets one for all."""
+    import torch.distributed as dist
+
+    backend: Any = dist.group.WORLD._get_backend(device)  # type: ignore[union-attr]  # noqa: SLF001
+    backend._set_default_timeout(timeout)  # noqa: SLF001
+
+
+@contextmanager
+def _explain_timeout() -> Iterator[None]:
+    """Say in one line that the other processes did not answer in time."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(r"[Tt]imed ?out|[Tt]imeout", str(error)):
+            raise
+        minutes = _timeout("gloo").total_seconds() / 60
+        raise UnfitEnvironmentError(
+            f"process {rank()} of {world_size()} waited {minutes:g} minutes for the others: one of them or the network hangs; "
+            f"repeat the command to resume, or raise the limit with {TIMEOUT_VARIABLES['gloo']}"
+        ) from None
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
@@ -101,7 +150,8 @@ def all_gather(own: Mapping[K, T]) -> dict[K, T]:
     import torch.distributed as dist
 
     parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, dict(own))
+    with _explain_timeout():
+        dist.all_gather_object(parts, dict(own))
     return {key: value for part in parts for key, value in part.items()}
 
 
@@ -113,7 +163,8 @@ def all_reduce_sum(values: Mapping[str, float]) -> dict[str, float]:
     import torch.distributed as dist
 
     sums = torch.tensor(list(values.values()), dtype=torch.float64)
-    dist.all_reduce(sums)
+    with _explain_timeout():
+        dist.all_reduce(sums)
     return dict(zip(values, sums.tolist(), strict=True))
 
 
@@ -134,9 +185,11 @@ def on_main_process(work: Callable[[], T]) -> T:
             outcome[0] = work()
         except Exception as error:
             outcome[1] = _picklable(error)
-            dist.broadcast_object_list(outcome, src=0)
+            with _explain_timeout():
+                dist.broadcast_object_list(outcome, src=0)
             raise
-    dist.broadcast_object_list(outcome, src=0)
+    with _explain_timeout():
+        dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
         outcome[1].add_note(_OF_MAIN_PROCESS)
         raise outcome[1]

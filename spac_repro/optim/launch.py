@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from spac_repro.errors import UserError
 _LAUNCHER_PID = "SPAC_REPRO_LAUNCHER_PID"  # environment variable: the process that called `launch`
 # Of the exit codes of failed processes, the first of these is the run's.
 _EXIT_CODES = (3, 2, 130, 70, 1)
+_EXIT_KILLED = 3  # a process was killed, or a library ended it
 FAILURES_VARIABLE = "SPAC_REPRO_FAILURES"  # environment variable: the folder where a process that fails says why
 
 
@@ -58,11 +59,10 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-P", "-m", "spac_repro", *arguments)
     except ChildFailedError as error:
-        _print_failure(Path(failures.name))
         codes = {failure.exitcode for failure in error.failures.values()}
         if received and -signal.SIGUSR2 in codes:  # the signal killed a process that had no handler for it yet
             return 130
-        return next((code for code in _EXIT_CODES if code in codes), 1)
+        return _report_failure(Path(failures.name), error.failures)
     except SignalException:
         raise KeyboardInterrupt from None
     finally:
@@ -70,13 +70,33 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _print_failure(folder: Path) -> None:
-    """Print why the processes failed, once. A crash may be the consequence of another process's error, so errors come first."""
-    failures = [json.loads(file.read_text(encoding="utf-8")) for file in folder.iterdir()]
-    if failures:
-        first = min(failures, key=lambda failure: (failure["crash"], failure["rank"]))
+def _report_failure(folder: Path, ended: Mapping[int, Any]) -> int:
+    """Print why the processes failed, once, and return the run's exit code.
+
+    A crash may be the consequence of another process's error or end, whose connections then close. So errors come first, then
+    processes that were killed.
+
+    Args:
+        folder: what the processes said themselves.
+        ended: torchrun's record of each process that failed; the only one of a process that was killed.
+    """
+    said = [json.loads(file.read_text(encoding="utf-8")) for file in folder.iterdir()]
+    first = min(said, key=lambda failure: (failure["crash"], failure["rank"]), default=None)
+    killed = {rank: failure for rank, failure in ended.items() if failure.exitcode not in _EXIT_CODES}
+    if killed and (first is None or first["crash"]):
+        rank, failure = min(killed.items(), key=lambda item: item[1].timestamp)
+        how = f"exited with {failure.exitcode}"
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            how = f"was ended by {name}" + (", most likely because the machine ran out of memory" if name == "SIGKILL" else "")
+        remedy = "what libraries said is above; repeat the command to resume"
+        print(f"spac-repro: process {rank} {how}; {remedy}", file=sys.stderr)
+        return _EXIT_KILLED
+    if first is not None:
         process = f"process {first['rank']}: " if first["rank"] else ""
         print(f"spac-repro: {process}{first['message']}", file=sys.stderr)
+    codes = {failure.exitcode for failure in ended.values()}
+    return next((code for code in _EXIT_CODES if code in codes), 1)
 
 
 def _launch_config(nodes: int, per_node: int) -> Any:

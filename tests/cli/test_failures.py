@@ -4,6 +4,7 @@ import errno
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,8 +65,9 @@ def test_a_users_error_keeps_its_code_and_is_one_printable_line(crash, error, co
     assert "\x1b" not in printed
 
 
-def said(folder: Path, capsys) -> str:
-    launch._print_failure(folder)
+def said(folder: Path, capsys, codes: tuple[int, ...] = (70,)) -> str:
+    ended = {rank: SimpleNamespace(exitcode=code, timestamp=rank) for rank, code in enumerate(codes)}
+    said.code = launch._report_failure(folder, ended)
     return capsys.readouterr().err
 
 
@@ -79,7 +81,17 @@ def test_of_several_processes_the_error_speaks_and_not_its_consequence(monkeypat
     assert fail(monkeypatch, tmp_path, 0, RuntimeError("Connection closed by peer")) == 70
     assert fail(monkeypatch, tmp_path, 1, UserError("batch-00001.json: damaged")) == 2
     assert capsys.readouterr().err == ""
-    assert said(tmp_path, capsys) == "spac-repro: process 1: batch-00001.json: damaged\n"
+    assert said(tmp_path, capsys, (70, 2, -15)) == "spac-repro: process 1: batch-00001.json: damaged\n"
+    assert said.code == 2
+
+
+def test_a_killed_process_speaks_before_the_crashes_that_follow(monkeypatch, tmp_path, capsys):
+    fail(monkeypatch, tmp_path, 0, RuntimeError("Connection closed by peer"))
+    assert said(tmp_path, capsys, (70, -9)).startswith(
+        "spac-repro: process 1 was ended by SIGKILL, most likely because the machine"
+    )
+    assert said.code == 3
+    assert said(tmp_path, capsys, (-6,)).startswith("spac-repro: process 0 was ended by SIGABRT; what libraries said is above")
 
 
 def test_what_the_main_process_raised_everywhere_is_said_once(monkeypatch, tmp_path, capsys):
@@ -92,7 +104,7 @@ def test_what_the_main_process_raised_everywhere_is_said_once(monkeypatch, tmp_p
 
 
 def test_where_nobody_said_anything_nothing_is_printed(tmp_path, capsys):
-    assert said(tmp_path, capsys) == ""
+    assert (said(tmp_path, capsys, (130, 130)), said.code) == ("", 130)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "x", "/a/b"), IsADirectoryError(errno.EISDIR, "x", "/a/b"), MemoryError()])

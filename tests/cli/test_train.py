@@ -173,6 +173,8 @@ def test_a_model_on_the_hub_without_a_hub(refused, own_recipe, pairs, tmp_path, 
     message = refused("train", "--recipe", file, "--preferences", pairs(PAIR), "--out", "run", code=3)
     assert "the model some/model at revision abc is not cached" in message
     assert "download" in message
+    for words in (["train", "--recipe", file, "--dry-run"], ["doctor", "--recipe", file]):
+        assert "the size of the policy is unknown before it is read; write it into the recipe" in refused(*words)
 
 
 def test_another_number_of_processes_than_the_recipes_is_refused(tmp_path):

@@ -4,13 +4,21 @@ import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import cut_down
+import psutil
 import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import elastic_launch
 
 from spac_repro.data import dataset
+from spac_repro.errors import UserError
+from spac_repro.optim import distributed, launch
 from spac_repro.runs.folder import RunFolder
 
 pytestmark = pytest.mark.distributed
@@ -132,3 +140,79 @@ def test_processes_that_do_not_belong_together_do_not_train(tmp_path: Path) -> N
     )
     assert done.returncode == 2
     assert "training.processes is 2, and 1 were started" in done.stderr.splitlines()[-1]
+
+
+def test_a_process_that_is_killed_is_reported(tmp_path: Path) -> None:
+    """As the kernel kills one where memory runs out. Exit code 1 would say that the numbers disagree."""
+    run = tmp_path / "run"
+    command = cut_down.command(run, settings=settings("accelerate"))
+    process = subprocess.Popen(command, env=cut_down.environment(), stderr=subprocess.PIPE, text=True)
+    while not (run / "iteration-0" / "policy").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    for child in psutil.Process(process.pid).children():
+        if child.environ().get("RANK") == "1":
+            child.kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert said.splitlines()[-1].startswith(
+        "spac-repro: process 1 was ended by SIGKILL, most likely because the machine ran out of"
+    )
+    assert "Traceback" not in said
+
+
+HANGS = """
+import sys, time
+from pathlib import Path
+from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.optim import distributed
+distributed.init_process_group(2)
+if distributed.rank() == 1:
+    time.sleep(60)
+for name, call in {
+    "gather": lambda: distributed.all_gather({0: 1}),
+    "reduce": lambda: distributed.all_reduce_sum({"a": 1.0}),
+    "main": lambda: distributed.on_main_process(time.time),
+}.items():
+    if name == sys.argv[1]:
+        try:
+            call()
+        except UnfitEnvironmentError as error:
+            Path(sys.argv[2]).write_text(str(error))
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("collective", ["gather", "reduce"])
+def test_a_process_that_hangs_is_waited_for_as_long_as_is_set(
+    collective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(distributed.TIMEOUT_VARIABLES["gloo"], "0.05")
+    with pytest.raises(ChildFailedError):
+        elastic_launch(launch._launch_config(1, 2), sys.executable)("-c", HANGS, collective, str(tmp_path / "said"))
+    said = (tmp_path / "said").read_text()
+    assert said.startswith(
+        "process 0 of 2 waited 0.05 minutes for the others: one of them or the network hangs; repeat the command"
+    )
+    assert said.endswith("raise the limit with SPAC_REPRO_GLOO_MINUTES")
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "-1", "nan", "inf"])
+def test_a_limit_that_is_no_number_of_minutes_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(distributed.TIMEOUT_VARIABLES["nccl"], given)
+    with pytest.raises(UserError, match=f"SPAC_REPRO_NCCL_MINUTES is '{given}'; write a number of minutes, or unset it"):
+        distributed._timeout("nccl")
+
+
+def test_each_backend_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hang of the GPUs' network is found while the main process may still take its time."""
+    for name in distributed.TIMEOUT_VARIABLES.values():
+        monkeypatch.delenv(name, raising=False)
+    assert distributed._timeout("nccl") < distributed._timeout("gloo") < timedelta(hours=6)
+    store = dist.HashStore()
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timedelta(hours=1))
+    try:
+        distributed._set_timeout(torch.device("cpu"), timedelta(minutes=7))
+        assert dist.group.WORLD._get_backend(torch.device("cpu")).options._timeout == timedelta(minutes=7)
+    finally:
+        dist.destroy_process_group()

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shlex
 import subprocess
 
 import pytest
@@ -71,6 +70,9 @@ def test_every_setting_reaches_sbatch(tmp_path):
     assert wanted <= set(lines)
     assert text.index("module load cuda") < text.index("export NAME='two words'") < text.index("srun")
     assert "--kill-on-bad-exit=1" in text
+    assert " --cpus-per-task=64 " in text.partition("\nsrun ")[2].partition("\n")[0], (
+        "srun inherits it from Slurm before 22.05 only"
+    )
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 
 
@@ -90,18 +92,6 @@ def test_the_batch_script_requeues_its_job_only_on_request(tmp_path):
     assert not (tmp_path / "requeue-17").exists()
 
 
-def test_the_python_command_of_each_runtime():
-    assert profile().python_command(HERE) == HERE
-    assert profile(python="conda run python").python_command(HERE) == "conda run python"
-    apptainer = profile(image={"runtime": "apptainer", "path": "/x y.sif", "binds": ["/a:/b"]}, gpus_per_node=1)
-    assert shlex.split(apptainer.python_command(HERE)) == ["apptainer", "exec", "--nv", "--bind", "/a:/b", "/x y.sif", "python"]
-    podman = shlex.split(profile(image={"runtime": "podman", "path": "spac:1", "binds": ["/a:/b:ro"]}).python_command(HERE))
-    assert podman == ["podman", "run", "--rm", "--env-host", "--network=host", "--volume", "/a:/b:ro", "spac:1", "python"]
-    pyxis = profile(image={"runtime": "pyxis", "path": "/x.sqsh", "binds": ["/a:/b", "/c:/d"], "python": "python3"})
-    assert pyxis.python_command(HERE) == "python3"
-    assert pyxis.srun_options() == ["--container-image=/x.sqsh", "--container-mounts=/a:/b,/c:/d"]
-
-
 def test_an_image_is_known_by_its_file_or_its_name(tmp_path):
     file = tmp_path / "spac.sif"
     file.write_bytes(b"image")
@@ -119,6 +109,9 @@ def test_an_image_is_known_by_its_file_or_its_name(tmp_path):
         ({"minutes": 1, "requeue": {"signal_seconds": 60}}, "no time is left for training"),
         ({"image": {"runtime": "docker", "path": "x"}}, "'apptainer', 'podman' or 'pyxis'"),
         ({"image": {"runtime": "podman", "path": "x"}, "python": "python"}, "image.python"),
+        ({"nodes": 2, "environment": {"NCCL_SOCKET_IFNAME": "ib0"}}, "NCCL_SOCKET_IFNAME and no GLOO_SOCKET_IFNAME"),
+        ({"image": {"runtime": "pyxis", "path": "x"}, "scratch": "/disk/$USER"}, "cannot have a variable with pyxis"),
+        ({"timeouts": {"nccl": 0}}, "timeouts.nccl"),
     ],
 )
 def test_inconsistent_profiles_are_refused(change, message):

@@ -21,6 +21,7 @@ import pytest
 from cluster import Cluster, wait_for
 
 RUN = "spac/seed-1"
+OUTSIDE = ("HF_TOKEN", "HF_HOME", "PYTHONSTARTUP", "PYTHONUSERBASE")  # variables of the user who submits
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -75,13 +76,32 @@ def binds(folder: Path) -> list[str]:
     return [*(f"{path}:{path}:ro" for path in outermost), f"{folder}:{folder}"]
 
 
+def python(folder: Path) -> Path:
+    """An interpreter that writes down the variables that it was started with, and what the container has of a home."""
+    file = folder / "python"
+    home = f'ls -A "$HOME" /root /home >{folder}/home 2>&1'
+    file.write_text(f'#!/bin/sh\nenv >{folder}/variables\n{home}\nexec {sys.executable} "$@"\n')
+    file.chmod(0o755)
+    return file
+
+
 @pytest.mark.parametrize(("engine", "name"), [("podman", "podman:localhost/links"), ("apptainer", "apptainer:links")])
 def test_preempted_in_a_container(
-    engine: str, name: str, cluster: Cluster, sweep: lab.Sweep, direct: lab.Direct, request: pytest.FixtureRequest
+    engine: str,
+    name: str,
+    cluster: Cluster,
+    sweep: lab.Sweep,
+    direct: lab.Direct,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    profile = request.getfixturevalue(engine)
-    profile["image"] |= {"binds": binds(sweep.folder.parent), "python": sys.executable}
-    sweep.submitted(profile=profile)
+    profile, folder = request.getfixturevalue(engine), sweep.folder.parent
+    options = ["--env", f"PYTHONPATH={CHECKOUT}"]
+    profile["image"] |= {"binds": binds(folder), "python": str(python(folder)), "options": options}
+    profile["environment"] = {**profile.get("environment", {}), "DISK": str(folder / "local")}
+    for name in OUTSIDE:
+        monkeypatch.setenv(name, "/outside")
+    sweep.submitted(profile={**profile, "scratch": "$DISK"})
     wait_for(lambda: sweep.steps(RUN) >= 3, "step 3", 120)
     subprocess.run(["scancel", "--signal=USR2", sweep.job(RUN)], check=True)
     runs = sweep.ended()
@@ -90,3 +110,9 @@ def test_preempted_in_a_container(
     assert json.loads((sweep.folder / RUN / "manifest.json").read_text())["environment"]["image"] == name
     positions = [attempt["position"] for attempt in sweep.attempts(RUN)]
     assert len(positions) == len({*positions}) == 2
+    inside = dict(line.split("=", 1) for line in (folder / "variables").read_text().splitlines() if "=" in line)
+    assert not {*OUTSIDE} & {*inside}
+    assert inside["PYTHONPATH"] == str(CHECKOUT), "the option's, not the user's"
+    assert inside["SPAC_REPRO_SCRATCH"] == "/tmp"
+    assert ".cache" not in (folder / "home").read_text(), "a home of the node"
+    assert [*(folder / "local").iterdir()] == [], "the folders on the node's disk go with the attempts"
