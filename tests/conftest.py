@@ -106,7 +106,7 @@ def slow_logprob() -> Callable[..., Any]:
     return logprob
 
 
-MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "compare", "browser", "teeth")
+MARKERS = ("e2e", "theory", "real", "distributed", "slurm", "images", "compare", "browser", "teeth", "gpu")
 # What `make test` leaves to `make check`: all tests of these, and single others that are marked `check` themselves.
 # docs/decisions/12-tests-moved.md: how the tests were split between the two.
 CHECKED = ("distributed", "slurm", "images", "compare", "browser")
