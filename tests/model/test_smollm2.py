@@ -1,6 +1,7 @@
 """The pretrained model that a Python package carries: read once, saved, read back; and its chat template on a real question."""
 
 import json
+from collections.abc import Sequence
 from importlib import metadata
 
 import pytest
@@ -8,10 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spac_repro import recipes
+from spac_repro.data import audit
+from spac_repro.data.audit import Codec
 from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.model import policy
+from spac_repro.runs.audit import Audit
+from spac_repro.sampling.selfplay import sample_responses
 
 RECIPE = recipes.load("smollm2-135m").recipe
 QUESTION = "Natalia has 12 clips and buys 30 more. How many has she?"
@@ -123,6 +128,39 @@ def test_a_response_ends_the_turn_and_has_a_token_a_digit(packaged, renderer):
     response = renderer.response_ids(Preference(({"role": "user", "content": QUESTION},), "42", "41"), "A: 1234")
     assert tokenizer.convert_ids_to_tokens(response) == ["A", ":", "Ġ", "1", "2", "3", "4", "<|im_end|>"]
     assert renderer.decode(response) == "A: 1234"
+
+
+@real
+def test_its_own_samples_are_not_told_from_data_by_rendering(packaged, renderer):
+    """The audit of its own samples: quiet, and loud with a renderer that puts a space in front of the data's responses."""
+    model, tokenizer = packaged
+    numbers = [(a, b) for a in range(10, 18) for b in range(30, 36)]
+    rows = [
+        Preference(({"role": "user", "content": f"Natalia has {a} clips and buys {b} more. How many has she?"},), f"{a + b}", "1")
+        for a, b in numbers
+    ]
+    prompts = [renderer.prompt_ids(row) for row in rows]
+    selfplay = sample_responses(
+        model, prompts, RECIPE.selfplay, max_response_tokens=12, pad_token_id=renderer.pad_token_id,
+        stop_token_ids=renderer.stop_token_ids, seed=0,
+    )  # fmt: skip
+
+    def audited(space: str) -> Audit:
+        def re_encode(i: int, response: Sequence[int]) -> list[int]:
+            found = renderer.re_encode(rows[i], response)
+            return renderer.response_ids(rows[i], space + renderer.decode(response))[: len(found)] if space else found
+
+        chosen = [renderer.response_ids(row, f"{space}She has {row.chosen}.") for row in rows]
+        codec = Codec(re_encode, tokenizer.decode, tokenizer.convert_ids_to_tokens, renderer.stop_token_ids)
+        return audit.measure(prompts, {"chosen": chosen}, selfplay, codec)
+
+    quiet, loud = audited(""), audited(" ")
+    assert quiet.warnings() == []
+    assert (quiet.comparisons["chosen"].first_token.rendering, quiet.rewritten) == (0, 0)
+    assert quiet.non_canonical < 0.25
+    assert quiet.sides["selfplay"].length_quantile[1.0] <= 12
+    assert len(loud.warnings()) == 1
+    assert loud.comparisons["chosen"].first_token.rendering > 0.1
 
 
 # Refusals, before anything is read
