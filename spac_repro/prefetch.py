@@ -85,7 +85,9 @@ def _fetch(run: Run, progress: Progress) -> list[dict[str, Any]]:
         from spac_repro.data import preferences
 
         progress.start_stage(f"preferences {recipe.data.name}")
-        preferences.read_preferences(recipe.data.name, revision=recipe.data.revision, limit=1)
+        reading = preferences.read(recipe.data.name, revision=recipe.data.revision, limit=recipe.data.max_pairs)
+        for line in reading.summary.messages():
+            progress.message(line)
         fetched.append({"preferences": recipe.data.name, "revision": recipe.data.revision})
     if recipe.evaluation.suite.has_tasks:
         from spac_repro.evaluation.leaderboard import scoring

@@ -20,6 +20,12 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a setting of the recipe, e.g. training.epochs_per_iteration=1. Repeatable."
     ),
 ]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse preferences with a row that states none. By default such rows are dropped.")
+]
+MaxPairs = Annotated[
+    int | None, typer.Option(help="Use only the first N preference pairs: the setting data.max_pairs.", metavar="N", min=1)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else, to stdout.")]
 _QUESTIONS = "Folder with the leaderboard's questions, one subfolder per task (arc_challenge/, gsm8k/, …)."
 Questions = Annotated[Path | None, typer.Option("--questions", help=_QUESTIONS, show_default="the hub")]

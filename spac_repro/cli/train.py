@@ -11,9 +11,20 @@ import typer
 
 from spac_repro import engines, methods
 from spac_repro.cli import in_image as container
-from spac_repro.cli import output
+from spac_repro.cli import output, preference_source
 from spac_repro.cli.choices import Method, one_of
-from spac_repro.cli.options import AsJson, InImage, Memory, Network, OtherVersion, Overrides, RecipeName, TrainQuestions
+from spac_repro.cli.options import (
+    AsJson,
+    InImage,
+    MaxPairs,
+    Memory,
+    Network,
+    OtherVersion,
+    Overrides,
+    RecipeName,
+    Strict,
+    TrainQuestions,
+)
 from spac_repro.errors import UserError
 from spac_repro.optim import distributed, launch
 
@@ -37,12 +48,6 @@ Preferences = Annotated[
         help="Preference pairs: a .jsonl, .json, .csv, .tsv or .parquet file, a folder of such files (FOLDER[:SPLIT]), or a hub "
         "data set OWNER/NAME[:[CONFIG/]SPLIT] (with --set data.revision=COMMIT). `spac-repro data` shows what is read.",
     ),
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse preferences with a row that states none. By default such rows are dropped.")
-]
-MaxPairs = Annotated[
-    int | None, typer.Option(help="Use only the first N preference pairs: the setting data.max_pairs.", metavar="N", min=1)
 ]
 Until = Annotated[
     int | None,
@@ -132,7 +137,7 @@ def train(
     noise or without a recorded cause; 2 wrong usage or bad input; 3 this environment cannot run the work, or is not that of --like;
     130 interrupted: repeat the command to resume.
     """
-    run = _resolve_run(context, like, recipe, method, seed, _overrides(overrides, preferences, max_pairs))
+    run = _resolve_run(context, like, recipe, method, seed, preference_source.overrides(overrides, preferences, max_pairs))
     folder = out or _default_folder(run, like)
     questions = questions or _questions_beside(preferences)
     request = TrainRequest(run, folder, preferences, questions, until, start_from, like, allow_changed_environment, as_json, strict)
@@ -186,25 +191,9 @@ def _has_process_group(run: "Run") -> bool:
 # Preferences
 
 
-def _overrides(overrides: Sequence[str] | None, preferences: str | None, max_pairs: int | None) -> list[str]:
-    """Combine --set with the settings that --preferences and --max-pairs stand for, since those identify the run as well."""
-    source = ["data.source=file", "data.name=null", "data.revision=null"] if preferences and _is_local(preferences) else []
-    return [*source, *([f"data.max_pairs={max_pairs}"] if max_pairs else []), *(overrides or ())]
-
-
-def _is_local(preferences: str) -> bool:
-    # A data set of the hub is OWNER/NAME. What looks like a path is one, whether or not it exists.
-    # FOLDER:SPLIT is local where there is such a folder.
-    if preferences.startswith((".", "/", "~")) or Path(preferences).suffix != "":
-        return True
-    from spac_repro.data.row_sources import local_path
-
-    return local_path(preferences)[0].exists()
-
-
 def _questions_beside(preferences: str | None) -> Path | None:
     """The folder leaderboard/ next to the preferences' folder, if there is one (docs/decisions/05-questions.md)."""
-    if preferences is None or not _is_local(preferences):
+    if preferences is None or not preference_source.is_local(preferences):
         return None
     folder = Path(preferences).resolve().parent.parent / "leaderboard"
     return folder if folder.is_dir() else None
@@ -213,7 +202,7 @@ def _questions_beside(preferences: str | None) -> Path | None:
 def _preference_count(request: TrainRequest) -> int | None:
     """The number of preference pairs; None if only a download would tell."""
     pairs = request.run.recipe.data.max_pairs
-    if request.preferences and _is_local(request.preferences):
+    if request.preferences and preference_source.is_local(request.preferences):
         from spac_repro.data import preferences
 
         return len(preferences.read(request.preferences, limit=pairs, strict=request.strict).preferences)

@@ -11,12 +11,13 @@ ALLOW_PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 MODEL_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
-def snapshot(name: str, revision: str | None) -> Path:
+def snapshot(name: str, revision: str | None, *, local_files_only: bool = False) -> Path:
     """Return the folder of a model at a revision, from the cache or downloaded.
 
     Args:
         name: OWNER/NAME on the hub.
         revision: a commit hash.
+        local_files_only: download nothing.
 
     Raises:
         UserError: the name is not one of the hub.
@@ -34,9 +35,11 @@ def snapshot(name: str, revision: str | None) -> Path:
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # retries print many lines; the error below is one
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(ALLOW_PATTERNS)))
+        patterns = list(ALLOW_PATTERNS)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=local_files_only))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        problem = "nothing is downloaded here" if local_files_only else "cannot be downloaded"
         raise UnfitEnvironmentError(
-            f"the model {name} at revision {revision} is not cached and cannot be downloaded ({type(error).__name__}); "
+            f"the model {name} at revision {revision} is not cached and {problem} ({type(error).__name__}); "
             f"on a machine with a network, run `hf download {name} --revision {revision}`, and share HF_HOME with this machine"
         ) from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spac_repro.data.columns import Layout
+from spac_repro.documents.errors import one_line
 
 MAX_COLUMNS = 1000  # names that are remembered; JSON rows may each have others
 
@@ -51,7 +52,8 @@ class ReadingSummary:
     def messages(self) -> Iterator[str]:
         """Yield what a user must know before training, a line each: dropped rows, and columns that may belong to the prompt."""
         for reason, rows in self.dropped.items():
-            yield f"{rows.number:,} of {self.kept + self.number_dropped:,} rows dropped: {reason} (first: {rows.first_place})"
+            place = one_line(rows.first_place)
+            yield f"{rows.number:,} of {self.kept + self.number_dropped:,} rows dropped: {reason} (first: {place})"
         for name in self.ignored_prompt_columns:
             yield f"the column {name} is not read; rename it to `prompt` or `system` if it belongs to the prompt"
 

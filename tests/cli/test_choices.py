@@ -35,7 +35,7 @@ def test_completion_lists_every_choice(completed):
     assert completed("spac-repro image build --variant ") == list(reference.VARIANTS)
 
 
-@pytest.mark.parametrize("words", ["train --recipe", "verify --recipe", "prefetch --recipe", "recipes show"])
+@pytest.mark.parametrize("words", ["train --recipe", "verify --recipe", "prefetch --recipe", "data --recipe", "recipes show"])
 def test_completion_lists_recipes(completed, words):
     assert completed(f"spac-repro {words} ") == recipes.names()
     assert completed(f"spac-repro {words} ti") == ["tiny"]
