@@ -1,9 +1,9 @@
-"""The harness's Hugging Face model, with packed prompts and data parallelism."""
+"""The harness's Hugging Face model, with packed prompts and data parallelism over questions."""
 
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
+from itertools import groupby, takewhile
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ Request = tuple[tuple[str, str], list[int], list[int]]  # the texts; the tokens 
 
 
 class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
-    """lm-eval's HFLM that computes a shared prompt once, divides requests among processes, and reports progress."""
+    """lm-eval's HFLM that computes a shared prompt once, divides questions among processes, and reports progress."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         if not architectures.batches_exactly(model):
@@ -107,16 +107,32 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
         return generated
 
     def _data_parallel(self, requests: list[Any], answer: Callable[..., list[Any]]) -> list[Any]:
-        """Answer this process's shard of the requests, and gather the answers of all processes.
+        """Answer this process's share of the questions, and gather the answers of all processes.
 
-        The harness's own data parallelism divides whole documents, and fails if a subject has fewer documents than there are
-        processes.
+        The harness's own data parallelism fails if a subject has fewer questions than there are processes.
         """
-        shard = distributed.shard(range(len(requests)))
+        shard = [i for question in distributed.shard(group_by_question(requests)) for i in question]
         self._done, self._total = 0, len(shard)
         answers = answer([requests[i] for i in shard], disable_tqdm=True) if shard else []
         gathered = distributed.all_gather(dict(zip(shard, answers, strict=True)))
         return [gathered[i] for i in range(len(requests))]
+
+
+def group_by_question(requests: Sequence[Any]) -> list[range]:
+    """Group the requests of each question, such as its choices: they share most of a prompt, which one process computes once.
+
+    Args:
+        requests: the harness's instances, with those of a question next to each other.
+
+    Returns:
+        The indices of each question's requests. A request that belongs to no question is one of its own.
+    """
+    found: list[range] = []
+    keys = [(request.task_name, request.doc_id) if request.doc_id is not None else i for i, request in enumerate(requests)]
+    for _, group in groupby(keys):
+        begin = found[-1].stop if found else 0
+        found.append(range(begin, begin + len(list(group))))
+    return found
 
 
 def group_by_shared_prompt(requests: Sequence[tuple[list[int], list[int]]]) -> list[TokenizedExample]:
