@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from jinja2 import TemplateError
-
 from spac_repro.data import tokenizers
 from spac_repro.data.chat_template import fixed_date
+from spac_repro.errors import UserError
 
 _QUESTION, _ANSWER = "sentinelquestion", "sentinelanswer"  # letters only: templates trim white space
 
@@ -61,8 +60,10 @@ def turn_end_token_id(tokenizer: Any, chat_template_date: date | None = None) ->
     try:
         with fixed_date(chat_template_date):
             text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except TemplateError:
-        return None  # the template refuses or cannot render an answer; rendering a row says so
+    except UserError:
+        raise
+    except Exception:  # whatever the template's own code raises; rendering says so
+        return None
     _, answer, rest = text.rpartition(_ANSWER)
     rest = rest.lstrip() if answer else ""
     added = {token.content: int(number) for number, token in tokenizer.added_tokens_decoder.items()}

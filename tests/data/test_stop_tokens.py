@@ -23,7 +23,12 @@ def test_stop_tokens_of_a_family(family):
 
 @pytest.mark.parametrize(
     "template",
-    ["{{ raise_exception('no roles') }}", "{% for m in messages %}{{ m.content }", "{{ messages[0]['content'] }}<|end|>"],
+    [
+        "{{ raise_exception('no roles') }}",
+        "{% for m in messages %}{{ m.content }",
+        "{{ 1 + messages[0]['content'] }}",
+        "{{ messages[0]['content'] }}<|end|>",
+    ],
 )
 def test_a_template_that_renders_no_answer_ends_no_turn(template):
     assert turn_end_token_id(make_tokenizer(template, "</s>")) is None
