@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spac_repro.data import row_files
+from spac_repro.data import dataset_card, row_files
 from spac_repro.data.columns import READ_COLUMNS
 from spac_repro.data.row_files import Record, Records
 from spac_repro.documents.errors import one_line, user_error
@@ -66,13 +66,16 @@ def local_path(source: str) -> tuple[Path, str | None]:
     return Path(source), None
 
 
-def _choose(splits: Mapping[str, Any], split: str | None, source: str) -> Any:
-    if split is None and len(splits) == 1:
-        return next(iter(splits.values()))
-    if split is not None and split in splits:
-        return splits[split]
-    problem = f"has no split {split}" if split else "has several splits"
-    raise user_error(source, problem, remedy=f"write {Path(source).name}:SPLIT, one of {one_line(', '.join(sorted(splits)), 120)}")
+def _choose(parts: Mapping[str, Any], name: str | None, source: str, config: str = "") -> Any:
+    """One of the splits of a source, or of its configurations: the only one, or the one of this name."""
+    if not name and len(parts) == 1:
+        return next(iter(parts.values()))
+    if name and name in parts:
+        return parts[name]
+    what, form = ("configuration", "CONFIG/SPLIT") if isinstance(next(iter(parts.values())), dict) else ("split", "SPLIT")
+    problem = f"has no {what} {one_line(name, 60)}" if name else f"has several {what}s"
+    form = f"{config}/{form}" if config else form
+    raise user_error(source, problem, remedy=f"write {Path(source).name}:{form}, one of {one_line(', '.join(sorted(parts)), 120)}")
 
 
 # Folders
@@ -82,6 +85,17 @@ def _folder_records(folder: Path, split: str | None) -> Records:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         yield from _saved_rows(folder, split)
         return
+    for path in _chosen_files(folder, split):
+        yield from row_files.read(path)
+
+
+def _chosen_files(folder: Path, split: str | None) -> list[Path]:
+    """The files of a split: by the card of the data set if it has one, else by the files' names."""
+    if configurations := dataset_card.configurations(folder):
+        config, _, name = (split or "").rpartition("/")
+        of_config = _choose(configurations, config or dataset_card.DEFAULT * (dataset_card.DEFAULT in configurations), str(folder))
+        files: list[Path] = _choose(of_config, name, str(folder), config)
+        return files
     paths = sorted(path for path in folder.rglob("*") if _is_data(path, folder))
     if not paths:
         raise UserError(f"{folder}: has no preference data ({', '.join(row_files.SUFFIXES)})")
@@ -96,8 +110,8 @@ def _folder_records(folder: Path, split: str | None) -> Records:
             f"has files of a split ({', '.join(named)}) and others ({unnamed[0].name})",
             remedy=f"write {folder.name}:SPLIT, or name one file",
         )
-    for path in _choose(named, split, str(folder)) if named else _choose({"train": unnamed}, split, str(folder)):
-        yield from row_files.read(path)
+    chosen: list[Path] = _choose(named or {"train": unnamed}, split, str(folder))
+    return chosen
 
 
 def _is_data(path: Path, folder: Path) -> bool:

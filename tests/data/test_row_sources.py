@@ -88,6 +88,74 @@ def test_files_of_a_split_beside_others_are_not_mixed(tmp_path):
     assert prompts(f"{folder}:train") == ["1"]
 
 
+CARD = """---
+license: mit
+configs:
+- config_name: en
+  data_files:
+  - split: train_prefs
+    path: en/a*.jsonl
+  - split: test
+    path: [en/b.jsonl]
+- config_name: de
+  DEFAULTdata_files: de/*
+---
+# Pairs
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    for name in ("en/a1.jsonl", "en/a2.jsonl", "en/b.jsonl", "de/train.jsonl", "old/train.jsonl"):
+        write(tmp_path / "clone" / name, name)
+
+    def clone(card):
+        (tmp_path / "clone" / "README.md").write_text(card)
+        return tmp_path / "clone"
+
+    return clone
+
+
+def test_the_card_of_a_clone_names_configurations_and_splits(clone):
+    folder = clone(CARD.replace("DEFAULT", ""))
+    assert "has several configurations; write clone:CONFIG/SPLIT, one of de, en" in error(folder)
+    assert "has no configuration fr; write clone:CONFIG/SPLIT, one of de, en" in error(f"{folder}:fr/train")
+    assert "has no split train; write clone:en/SPLIT, one of test, train_prefs" in error(f"{folder}:en/train")
+    assert prompts(f"{folder}:en/train_prefs") == ["en/a1.jsonl", "en/a2.jsonl"]
+    assert prompts(f"{folder}:de/train") == ["de/train.jsonl"]
+    clone(CARD.replace("DEFAULT", "default: true\n  "))
+    assert prompts(folder) == prompts(f"{folder}:train") == ["de/train.jsonl"]
+    assert prompts(f"{folder}:en/test") == ["en/b.jsonl"]
+
+
+def test_a_card_without_configurations_leaves_the_names_of_the_files(clone):
+    for card in ("# Pairs", "---\nlicense: mit\n---\n", "---\nno end", ""):
+        assert prompts(f"{clone(card)}:train") == ["de/train.jsonl", "old/train.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("../*", "../* lies outside the folder"),
+        ("/etc/*", "/etc/* lies outside the folder"),
+        ("https://localhost:1/x.jsonl", "lies outside the folder"),
+        ("none/*.jsonl", "it names none/*.jsonl, and there is no such file; clone it again"),
+        ("[1, 2]", "its configs cannot be read (Expected data_files in YAML"),
+        ("{a: 1}", "its configs cannot be read (Expected data_files in YAML"),
+        ("[", "its metadata is no YAML"),
+        ("&a [*a]", "its metadata has aliases"),
+    ],
+)
+def test_a_card_that_leads_astray_is_refused(clone, monkeypatch, path, words):
+    import socket
+
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was used"))
+    folder = clone(f"---\nconfigs:\n- config_name: en\n  data_files: {path}\n---\n")
+    message = error(folder)
+    assert message.startswith(f"{folder / 'README.md'}: ")
+    assert words in message
+
+
 def test_a_colon_in_a_name_is_no_split(tmp_path):
     write(tmp_path / "a:b" / "pairs.jsonl", "1")
     write(tmp_path / "a" / "pairs.jsonl", "2")
