@@ -1,8 +1,8 @@
 """Log-probabilities of response tokens, from the last hidden states that predict them.
 
 The logits, [tokens, vocabulary], are the largest tensor of a training step. They are computed for response tokens only, at most
-`MAX_LOGITS` at once, and overwritten with what their gradient needs. On a GPU Liger's kernel does this, where the extra `liger` is
-installed.
+`MAX_LOGITS` at once unless the output layer is sharded, and overwritten with what their gradient needs. On a GPU Liger's kernel
+does this, where the extra `liger` is installed.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,8 @@ def token_logprobs(
 ) -> Tensor:
     """Compute log softmax(output(hidden))[target] of each token.
 
-    More than `max_logits` logits are computed in chunks, and again for the gradient.
+    More than `max_logits` logits are computed in chunks, and again for the gradient. Under ZeRO-3 they are computed at once: every
+    call of the output layer gathers its weight, and processes with unequally many chunks would wait for each other forever.
 
     Args:
         hidden: last hidden states that predict the targets, [tokens, width].
@@ -45,10 +46,11 @@ def token_logprobs(
     """
     if fused and isinstance(output, nn.Linear) and len(targets) and (losses := _liger_cross_entropy(softcap)) is not None:
         return -losses(output.weight, hidden, targets, output.bias).float()
-    # A vocabulary may be sharded or padded, so the number of logits is read from the layer's weight.
     weight = getattr(output, "weight", None)
+    is_sharded = hasattr(weight, "ds_id")  # by ZeRO-3
+    # A vocabulary may be sharded or padded, so the number of logits is read from the layer's weight.
     size = max(1, max_logits // max(1, weight.shape[0] if isinstance(weight, Tensor) else 1))
-    if len(targets) <= size:
+    if is_sharded or len(targets) <= size:
         return _chunk_logprobs(hidden, output, targets, softcap)
     chunks = zip(hidden.split(size), targets.split(size), strict=True)  # type: ignore[no-untyped-call]
     if not torch.is_grad_enabled():

@@ -107,6 +107,19 @@ def test_never_more_logits_than_allowed():
     assert sum(seen) == 2 * 100 * 50
 
 
+def test_a_sharded_output_layer_is_called_once_for_any_number_of_tokens():
+    """Under ZeRO-3 every call gathers the weight from all processes, so all of them must make equally many."""
+    hidden, output, targets = random_inputs(100, 8, 50)
+    expected = token_logprobs(hidden, output, targets, max_logits=700)
+    output.weight.ds_id = 0  # as DeepSpeed marks it
+    calls = []
+    output.register_forward_hook(lambda module, given, made: calls.append(made.shape))
+    found = token_logprobs(hidden, output, targets, max_logits=700)
+    found.sum().backward()
+    assert calls == [(100, 50)]
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("max_logits", [10 * 50, 2**20])
 def test_capped_logits_equal_torchs(max_logits):
     """In chunks and at once; scaled so that the bound of 2 matters."""
