@@ -116,7 +116,10 @@ def _training_state(training: TrainingSettings, parameters: int, bytes_per_weigh
     replicated, sharded = (0, bytes_per_weight) if engine.shards_weights else (bytes_per_weight, 0)
     sharded += gradients + optimizer
     memory = parameters * (replicated + sharded / (training.processes if engine.shards_optimizer else 1))
-    return int(memory), parameters * (bytes_per_weight + optimizer)
+    # A checkpoint holds the weights unless they are sharded, and the float32 weights that the optimizer changes where they differ.
+    whole = 0 if engine.shards_weights else bytes_per_weight
+    changed = 4 if engine.shards_optimizer or bytes_per_weight == 2 else 0
+    return int(memory), parameters * (whole + changed + 4 * states)
 
 
 def table_rows(cost: CostEstimate) -> list[tuple[str, str]]:

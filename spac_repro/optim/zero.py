@@ -19,6 +19,7 @@ class Zero:
     """
 
     stage: ClassVar[int]
+    shards_weights: ClassVar[bool]
 
     def __init__(
         self,
@@ -34,8 +35,8 @@ class Zero:
         # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 announces to remove.
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         state = checkpoints.load(checkpoint) if checkpoint else None
-        if state:
-            checkpoints.load_model(model, state.full)  # before ZeRO shards the weights
+        if state and not self.shards_weights:
+            checkpoints.load_model(model, state.full)  # before ZeRO takes its float32 copy
         _disable_shared_memory_collectives()
         half = next(model.parameters()).dtype == torch.bfloat16
         settings = {
@@ -75,13 +76,16 @@ class Zero:
         return float(self.engine.get_global_grad_norm())
 
     def state(self) -> TrainingState:
-        """Return the full weights, and this process's shard of float32 weights and optimizer state."""
+        """Return this process's shard of float32 weights and optimizer state, and the full weights where they are not sharded.
+
+        The sharded weights of stage 3 are the float32 weights, rounded: nothing is gathered for a checkpoint.
+        """
         shard = {}
         for i, weights in enumerate(self._weight_shards()):
             shard[f"{i}.weights"] = weights.detach().contiguous()
             for name, value in self.engine.optimizer.optimizer.state.get(weights, {}).items():
                 shard[f"{i}.state.{name}"] = torch.as_tensor(value).contiguous()
-        return TrainingState(self.weights(), shard)
+        return TrainingState({} if self.shards_weights else self.weights(), shard)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the full weights on the main process, gathered parameter by parameter; an empty dict elsewhere."""
@@ -110,6 +114,17 @@ class Zero:
             state[weights] = {
                 name.removeprefix(prefix): shard[name].to(weights.device) if shard[name].dim() else shard[name] for name in names
             }
+        if self.shards_weights:
+            self._round_weight_shards()
+
+    def _round_weight_shards(self) -> None:
+        """Set the weights that are computed with from the float32 weights; each process has all of a small parameter."""
+        zero = self.engine.optimizer
+        for weights, rounded in zip(self._weight_shards(), zero.fp16_partitioned_groups_flat, strict=True):
+            rounded.data.copy_(weights.data)
+        if zero.persistent_parameters:
+            zero.persistent_parameters[0].partition(zero.persistent_parameters)
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 
     def _weight_shards(self) -> list[Tensor]:
         """This process's flat float32 weights, one tensor per parameter group."""
@@ -121,12 +136,14 @@ class Zero2(Zero):
     """ZeRO stage 2: gradients and optimizer state are sharded over the processes."""
 
     stage = 2
+    shards_weights = False
 
 
 class Zero3(Zero):
     """ZeRO stage 3: weights, gradients and optimizer state are sharded over the processes."""
 
     stage = 3
+    shards_weights = True
 
 
 def forget_engines() -> None:
