@@ -17,8 +17,9 @@ from spac_repro.images.command import ContainerCommand, ContainerOptions
 from spac_repro.images.reference import METADATA_FOLDER, NVIDIA_DEVICE, ImageIdentity, ImageReference, check_version
 from spac_repro.runs import files
 
-# What every container is started with: it shares neither files, variables nor processes with the host, and has no home.
-SEAL = ("--containall", "--no-home", "--pwd", "/tmp")
+# What every container is started with: it shares neither files, variables nor processes with the host, and has no home. Root, too,
+# has no capabilities in it.
+SEAL = ("--containall", "--no-home", "--no-privs", "--pwd", "/tmp")
 OPENS_THE_SEAL = re.compile(r"(APPTAINERENV|SINGULARITYENV)_[A-Za-z0-9_]+|(APPTAINER|SINGULARITY)_BIND(PATH)?")
 EXIT_KILLED = 137
 EXIT_APPTAINER_ERROR = 255  # apptainer could not start the container; spac-repro never exits with it

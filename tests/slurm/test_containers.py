@@ -29,7 +29,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def links(tmp_path: Path) -> Path:
     """The image, as a folder."""
     folder = tmp_path / "links"
-    (folder / "tmp").mkdir(parents=True)
+    for name in ("tmp", "dev", "proc", "sys", "etc", "var/tmp"):
+        (folder / name).mkdir(parents=True)
     (folder / "tmp").chmod(0o1777)
     for name in ("bin", "sbin", "lib", "lib64"):
         (folder / name).symlink_to(f"usr/{name}")
@@ -99,8 +100,8 @@ def test_preempted_in_a_container(
     options = ["--env", f"PYTHONPATH={CHECKOUT}"]
     profile["image"] |= {"binds": binds(folder), "python": str(python(folder)), "options": options}
     profile["environment"] = {**profile.get("environment", {}), "DISK": str(folder / "local")}
-    for name in OUTSIDE:
-        monkeypatch.setenv(name, "/outside")
+    for variable in OUTSIDE:
+        monkeypatch.setenv(variable, "/outside")
     sweep.submitted(profile={**profile, "scratch": "$DISK"})
     wait_for(lambda: sweep.steps(RUN) >= 3, "step 3", 120)
     subprocess.run(["scancel", "--signal=USR2", sweep.job(RUN)], check=True)
