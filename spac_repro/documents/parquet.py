@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spac_repro.documents import parquet_footer
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.text import check_no_lfs_pointer
 from spac_repro.errors import UserError
@@ -29,7 +30,7 @@ def rows(path: Path, columns: Sequence[str], *, max_bytes: int | None = None) ->
     unfolded = 0
     with _readable(path), parquet.ParquetFile(path) as file:
         there = [name for name in columns if name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_size=rows_per_batch(file, path, there), columns=there):
+        for batch in file.iter_batches(batch_size=rows_per_batch(path, there), columns=there):
             unfolded += max(batch.nbytes, batch.num_rows)
             if max_bytes is not None and unfolded > max_bytes:
                 raise UserError(f"{path}: unfolds to more than {max_bytes:,} bytes; check that this is the right file")
@@ -59,23 +60,20 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read as Parquet ({one_line(error)}); write or download it again") from error
 
 
-def rows_per_batch(file: Any, where: Path, columns: Sequence[str]) -> int:
-    """Choose how many rows of an open file to hold at a time: a repeated value is stored once, and unfolds when it is read.
+def rows_per_batch(path: Path, columns: Sequence[str]) -> int:
+    """Choose how many rows of a file to hold at a time: a repeated value is stored once, and unfolds when it is read.
 
     Args:
-        file: The open file.
-        where: Its path, for errors.
+        path: The file.
         columns: Names of the columns that are read.
 
     Raises:
         UserError: One row, or one column of a row group, is too large.
     """
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    chunks = [(group.num_rows, group.column(column)) for group in groups for column in range(group.num_columns)]
-    chunks = [(rows, chunk) for rows, chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
-    largest = max((chunk.total_uncompressed_size for _, chunk in chunks), default=0)
+    chunks = [chunk for chunk in parquet_footer.column_chunks(path) if chunk.column in columns]
+    largest = max((chunk.bytes for chunk in chunks), default=0)
     if largest > MAX_BATCH_BYTES:
-        raise UserError(f"{where}: a column of a row group unfolds to {largest:,} bytes; write it with smaller row groups")
-    if any(chunk.num_values > MAX_VALUES_PER_ROW * max(rows, 1) for rows, chunk in chunks):
-        raise UserError(f"{where}: a row holds more than {MAX_VALUES_PER_ROW:,} values; check that this is the right file")
+        raise UserError(f"{path}: a column of a row group unfolds to {largest:,} bytes; write it with smaller row groups")
+    if any(chunk.values > MAX_VALUES_PER_ROW * max(chunk.rows, 1) for chunk in chunks):
+        raise UserError(f"{path}: a row holds more than {MAX_VALUES_PER_ROW:,} values; check that this is the right file")
     return max(1, min(256, MAX_BATCH_BYTES // max(largest, 1)))

@@ -61,14 +61,13 @@ def test_a_parquet_file_is_read_in_batches_that_fit_its_columns(tmp_path, monkey
 
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist([ROW | {"prompt": "a" * 1000}] * 300), path)
-    with pq.ParquetFile(path) as file:
-        assert parquet.rows_per_batch(file, path, ["prompt"]) == 256
-        monkeypatch.setattr(parquet, "MAX_BATCH_BYTES", 5000)
-        assert parquet.rows_per_batch(file, path, ["prompt"]) < 3
-        assert parquet.rows_per_batch(file, path, ["chosen"]) > 50  # what is not read does not count
-        monkeypatch.setattr(parquet, "MAX_BATCH_BYTES", 10)
-        with pytest.raises(UserError, match="unfolds to"):
-            parquet.rows_per_batch(file, path, ["prompt"])
+    assert parquet.rows_per_batch(path, ["prompt"]) == 256
+    monkeypatch.setattr(parquet, "MAX_BATCH_BYTES", 5000)
+    assert parquet.rows_per_batch(path, ["prompt"]) < 3
+    assert parquet.rows_per_batch(path, ["chosen"]) > 50  # what is not read does not count
+    monkeypatch.setattr(parquet, "MAX_BATCH_BYTES", 10)
+    with pytest.raises(UserError, match="unfolds to"):
+        parquet.rows_per_batch(path, ["prompt"])
 
 
 @pytest.mark.parametrize("repeated", ["row", "value", "list"])
