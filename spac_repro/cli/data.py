@@ -112,7 +112,7 @@ def _view(source: str, rows: "Sequence[Preference]", summary: "ReadingSummary | 
         tokenizer = policy_tokenizer.load(run.recipe.policy)
     except UnfitEnvironmentError as error:
         return _View(source, summary, rows, characters, {}, (), [*notes, f"no tokens are shown: {error}"])
-    renderer = Renderer(tokenizer, run.recipe.data)
+    renderer = Renderer(tokenizer, run.recipe.data, policy_tokenizer.model_stop_token_ids(run.recipe.policy))
     tokenized = renderer.tokenize(rows)
     examples = [overview.example(renderer, tokenized, number) for number in range(min(overview.EXAMPLES, len(rows)))]
     notes += tokenized.summary.messages()

@@ -50,7 +50,7 @@ class Renderer:
     Attributes:
         stop_token_ids: every token at which generation stops, sorted: the tokenizer's end-of-sequence, the chat template's end of
             a turn where the template is used, and the model's own.
-        end_token_id: one of them, which the data's responses end with: the template's end of a turn, or else end-of-sequence.
+        end_token_id: one of them, which the data's responses end with (`stop_tokens`).
         pad_token_id: fills up rows.
     """
 

@@ -14,6 +14,7 @@ from spac_repro.data.chat_template import fixed_date
 from spac_repro.errors import UserError
 
 _QUESTION, _ANSWER = "sentinelquestion", "sentinelanswer"  # letters only: templates trim white space
+_ANY_DAY = date(2024, 1, 1)  # where the template is not used, and so its date does not matter
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def stop_tokens(tokenizer: Any, *, chat: bool, chat_template_date: date | None =
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        chat: whether prompts are rendered with the chat template; the end of a turn is then one of the stop tokens.
+        chat: whether prompts are rendered with the chat template; the end of its turns is then one of the stop tokens.
         chat_template_date: the date that the template inserts.
         of_model: the end-of-sequence tokens in the model's generation_config.
 
@@ -42,8 +43,9 @@ def stop_tokens(tokenizer: Any, *, chat: bool, chat_template_date: date | None =
         UserError: the tokenizer has no end-of-sequence token, or the template inserts a date and none is given.
     """
     eos = tokenizers.eos_token_id(tokenizer)
-    turn_end = turn_end_token_id(tokenizer, chat_template_date) if chat else None
-    end = eos if turn_end is None else turn_end
+    turn_end = turn_end_token_id(tokenizer, chat_template_date if chat else _ANY_DAY)
+    # A model that stops at the end of a turn also ends its answers so in another frame than its chat template.
+    end = turn_end if turn_end is not None and (chat or turn_end in of_model) else eos
     return StopTokens(ids=tuple(sorted({eos, end, *of_model})), end=end)
 
 

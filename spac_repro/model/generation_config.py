@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from spac_repro.data import tokenizers
+from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
 
@@ -21,14 +22,29 @@ def stop_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
     Raises:
         UserError: they are not numbers of tokens.
     """
-    tokens = getattr(model.generation_config, "eos_token_id", None)
+    embedding: Any = model.get_input_embeddings()
+    listed = _as_list(getattr(model.generation_config, "eos_token_id", None))
+    return tuple(token for token in listed if 0 <= token < embedding.weight.shape[0])
+
+
+def stop_token_ids_in(folder: Path) -> tuple[int, ...]:
+    """Return the same of a model folder whose weights are not loaded; tokens without an embedding are not left out.
+
+    Raises:
+        UserError: they are not numbers of tokens, or the file is damaged.
+    """
+    file = folder / GENERATION_CONFIG_NAME
+    content = strict_json.read(file if file.exists() else folder / "config.json", dict)  # as transformers does
+    return tuple(_as_list(content.get("eos_token_id")))
+
+
+def _as_list(tokens: Any) -> list[int]:
     listed = tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
     if not all(type(token) is int for token in listed):
         raise UserError(
             f"generation_config.json: eos_token_id is {one_line(repr(tokens), 60)}; give the number of a token, or a list of them"
         )
-    embedding: Any = model.get_input_embeddings()
-    return tuple(token for token in listed if 0 <= token < embedding.weight.shape[0])
+    return listed
 
 
 def extended(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[int]) -> GenerationConfig:

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spac_repro.data import hub, tokenizers
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import loading, trusted_folder
+from spac_repro.model import generation_config, loading, trusted_folder
 from spac_repro.recipe import PolicySettings
 
 
@@ -32,6 +32,18 @@ def load(settings: PolicySettings) -> PreTrainedTokenizerBase:
         raise loading.unreadable(folder, error) from None
     loading.check_tokenizer(folder, tokenizer)
     return tokenizer
+
+
+def model_stop_token_ids(settings: PolicySettings) -> tuple[int, ...]:
+    """Return the end-of-sequence tokens of the model that a recipe names; of a packaged or random one, the tokenizer's is the only.
+
+    Raises:
+        UserError: generation_config.json is damaged.
+        UnfitEnvironmentError: the model is not in the hub's cache.
+    """
+    if settings.source != "hub":
+        return ()
+    return generation_config.stop_token_ids_in(hub.snapshot(settings.name, settings.revision, local_files_only=True))
 
 
 def gguf_file(settings: PolicySettings) -> Path:

@@ -18,7 +18,9 @@ def test_stop_tokens_of_a_family(family):
     assert found.ids == tuple(sorted({tokenizer.eos_token_id, found.end, *of_model}))
     assert len(found.ids) == family.stops
     without_template = stop_tokens(tokenizer, chat=False, of_model=of_model)
-    assert without_template == StopTokens(tuple(sorted({tokenizer.eos_token_id, *of_model})), tokenizer.eos_token_id)
+    end = found.end if found.end in of_model else tokenizer.eos_token_id  # what the model is known to stop at
+    assert without_template == StopTokens(tuple(sorted({tokenizer.eos_token_id, *of_model})), end)
+    assert stop_tokens(make_tokenizer(None, family.eos), chat=False).end == tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize(
@@ -38,4 +40,5 @@ def test_a_template_with_todays_date():
     tokenizer = make_tokenizer("{{ strftime_now('%d %b %Y') }}" + CHATML, "</s>")
     with pytest.raises(UserError, match="inserts today's date"):
         turn_end_token_id(tokenizer)
+    assert stop_tokens(tokenizer, chat=False).end == tokenizer.eos_token_id
     assert turn_end_token_id(tokenizer, date(2024, 1, 1)) == tokenizer.convert_tokens_to_ids("<|im_end|>")

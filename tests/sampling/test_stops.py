@@ -109,6 +109,7 @@ def test_a_saved_policy_stops_at_the_same_tokens_and_keeps_its_other_settings(ch
         chat.model, tokenizer = policy.load(folder)
     saved = chat.model.generation_config
     assert set(generation_config.stop_token_ids(chat.model)) == set(chat.renderer.stop_token_ids)
+    assert generation_config.stop_token_ids_in(tmp_path / "second") == generation_config.stop_token_ids(chat.model)
     assert saved.pad_token_id == tokenizer.eos_token_id
     for name in ("do_sample", "temperature", "top_p", "repetition_penalty"):
         assert getattr(saved, name) == getattr(before, name)
@@ -130,11 +131,17 @@ def test_a_generation_config_that_transformers_refuses_to_save_is_kept(tmp_path:
     assert set(saved["eos_token_id"]) == set(chat.renderer.stop_token_ids)
 
 
-def test_stop_tokens_in_a_generation_config(one_thread: None) -> None:
+def test_stop_tokens_in_a_generation_config(one_thread: None, tmp_path: Path) -> None:
     chat = Chat(FAMILIES["gemma"])
     for given, found in ((None, ()), (3, (3,)), ([3, 5], (3, 5)), ([3, -1, 10**6], (3,))):
         chat.model.generation_config.eos_token_id = given
         assert generation_config.stop_token_ids(chat.model) == found
+    for given, found in ((None, (chat.tokenizer.eos_token_id,)), ([3, 5], (3, 5))):
+        chat.model.save_pretrained(tmp_path)
+        (tmp_path / "generation_config.json").unlink()
+        if given:
+            (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": given}))
+        assert generation_config.stop_token_ids_in(tmp_path) == found
     for wrong in ("3", [3, "5"], [[3]], True, 3.0):
         chat.model.generation_config.eos_token_id = wrong
         with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id is .*; give the number") as refused:
