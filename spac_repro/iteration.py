@@ -3,6 +3,7 @@
 self-play responses y′ ~ π_{t−1} for every prompt  →  reference log-probabilities, once  →  audit  →  optimizer steps on the loss
 """
 
+import gc
 import shutil
 import time
 from collections.abc import Sequence
@@ -228,6 +229,7 @@ def _schedule(context: RunContext, t: int, data: PreferenceDataset) -> Schedule:
 def _engine_factory(context: RunContext, policy: Policy) -> EngineFactory:
     """The factory of the recipe's training engine, with the policy on its device and in training mode."""
     training = context.recipe.training
+    gc.collect()  # a reference that was another model is a cycle of references, and goes before training needs the memory
     policy.to(context.device)
     if training.gradient_checkpointing:
         options = {"use_reentrant": False, "context_fn": precision.checkpoint_contexts}

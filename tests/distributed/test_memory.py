@@ -22,6 +22,7 @@ SETTINGS = (
     "evaluation.gold_prompts=0",
     "evaluation.heldout_pairs=8",
     "evaluation.suite=none",
+    "methods.spac.reference_policy=start",  # from the second iteration on another model than the policy
 )
 COUNTED = str(Path(__file__).with_name("counted_tensors.py"))
 

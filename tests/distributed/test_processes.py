@@ -104,6 +104,14 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(together: Together, tmp_pat
     assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
+def test_weights_of_16_bits_train_alike_alone_and_together(tmp_path: Path) -> None:
+    """The gradients that are summed over processes are those of the float32 copies; a gradient of 16 bits has 3 digits."""
+    bfloat16 = "policy.dtype=bfloat16"
+    alone = cut_down.trained(tmp_path / "alone", settings=(*SETTINGS, bfloat16))
+    together = cut_down.trained(tmp_path / "together", settings=(*settings("accelerate"), bfloat16))
+    assert furthest(alone, together) < 0.02
+
+
 def test_a_wrong_weighting_is_seen(alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = cut_down.command(run, settings=settings("accelerate"))
