@@ -65,7 +65,9 @@ class Schedule:
 
     def micro_batches(self, step: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
         """Return the micro-batches of a step that one process computes."""
-        return batch_by_tokens(self.batch(step)[rank::world_size], self.lengths, self.micro_batch_tokens)
+        batch = self.batch(step)
+        own = batch if world_size == 1 else deal_by_tokens(batch, self.lengths, world_size)[rank]
+        return batch_by_tokens(own, self.lengths, self.micro_batch_tokens)
 
     def max_micro_batches(self, step: int, world_size: int) -> int:
         """Return the number of micro-batches of the process that has the most."""
@@ -175,6 +177,29 @@ def _save_checkpoint(checkpointing: CheckpointPolicy, step: int, engine: Engine,
         computed_from=checkpointing.computed_from,
         metrics=written,
     )
+
+
+def deal_by_tokens(examples: Sequence[int], lengths: Sequence[int], parts: int) -> list[list[int]]:
+    """Deal examples out so that all parts have about as many tokens: the longest first, each to the part with the fewest.
+
+    Processes wait for the one with the most tokens. No two parts differ by more than the longest example (Graham 1969, "Bounds on
+    multiprocessing timing anomalies").
+
+    Args:
+        examples: example indices.
+        lengths: tokens of each example, by index.
+        parts: how many parts to return.
+
+    Returns:
+        Example indices by part, the longest first.
+    """
+    dealt: list[list[int]] = [[] for _ in range(parts)]
+    tokens = [0] * parts
+    for example in sorted(examples, key=lambda example: -lengths[example]):  # stable: equally long ones keep their order
+        part = tokens.index(min(tokens))
+        dealt[part].append(example)
+        tokens[part] += lengths[example]
+    return dealt
 
 
 def batch_by_tokens(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -24,7 +24,7 @@ from spac_repro.runs.folder import RunFolder
 pytestmark = pytest.mark.distributed
 
 ENGINES = ("accelerate", "deepspeed-zero2", "deepspeed-zero3")
-# Batches of 7: processes get 4 and 3 examples; micro-batches of 96 tokens: not always as many of them either.
+# Batches of 7: processes get unequally many examples; micro-batches of 96 tokens: not always as many of them either.
 SETTINGS = (
     "supervised_start.num_demonstrations=256",
     "supervised_start.epochs=1",

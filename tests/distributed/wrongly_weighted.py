@@ -10,7 +10,8 @@ right = loop.accumulate_gradient
 
 def gradient(engine, objective, schedule, step):  # type: ignore[no-untyped-def]
     batch = schedule.batch(step)
-    weight = len(batch) / (distributed.world_size() * len(distributed.shard(batch)))  # 1 in the start, which is not divided
+    own = sum(map(len, schedule.micro_batches(step, distributed.rank(), distributed.world_size())))
+    weight = len(batch) / (distributed.world_size() * own)  # 1 in the start, which is not divided
     wrong = SimpleNamespace(
         autocast=engine.autocast,
         backward=lambda loss, *, last_micro_batch: engine.backward(loss * weight, last_micro_batch=last_micro_batch),

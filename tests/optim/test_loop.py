@@ -73,6 +73,17 @@ def test_micro_batches_hold_a_steps_examples_in_order_and_no_more_tokens_than_al
             assert sum(plan.lengths[example] for example in [*rows, following[0]]) > tokens
 
 
+@given(schedules, st.integers(2, 9))
+def test_processes_share_a_steps_examples_with_about_as_many_tokens_each(plan, world_size):
+    for step in range(plan.total_steps):
+        shares = [[i for rows in plan.micro_batches(step, rank, world_size) for i in rows] for rank in range(world_size)]
+        assert sorted(example for share in shares for example in share) == sorted(plan.batch(step))
+        tokens = [sum(plan.lengths[example] for example in share) for share in shares]
+        assert max(tokens) - min(tokens) <= max(plan.lengths[example] for example in plan.batch(step))
+        if len(plan.batch(step)) >= world_size:
+            assert all(shares)
+
+
 def test_epochs_iterations_and_seeds_have_orders_of_their_own():
     plan = schedule(lengths=[1] * 50, batch_size=50, epochs=2)
     orders = [plan.batch(0), plan.batch(1), schedule(lengths=[1] * 50, batch_size=50, seed=(0, "order", 2)).batch(0)]
