@@ -113,6 +113,17 @@ def test_published_shapes_are_read_from_parquet(tmp_path, shape):
     assert preferences.read_preferences(str(path)) == [Preference(prompt, "Red.", "Tuesday.")]
 
 
+@pytest.mark.parametrize("shape", ["system, question", "ShareGPT", "OpenAI", "SPIN", "HH-RLHF"])
+def test_published_shapes_are_read_from_a_saved_data_set(tmp_path, shape):
+    import datasets
+
+    row, prompt = READ[shape]
+    datasets.Dataset.from_list([{**row, "score": 1}]).save_to_disk(tmp_path / "saved")
+    reading = preferences.read(str(tmp_path / "saved"))
+    assert reading.preferences == [Preference(prompt, "Red.", "Tuesday.")]
+    assert reading.summary.ignored_columns == ("score",)
+
+
 TOOL_CALL = [{"type": "function", "function": {"name": "w", "arguments": {}}}]
 REFUSED = {
     "other columns": ({"prompt": "x", "answers": []}, "lacks the field chosen; the fields there: prompt, answers;"),

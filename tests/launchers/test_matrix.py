@@ -55,6 +55,16 @@ def test_the_arguments_of_a_run_describe_it():
         assert resolved.recipe.training.max_grad_norm == 1e-7
 
 
+def test_jobs_run_elsewhere_so_paths_are_absolute_and_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs").mkdir()
+    given = {"pairs": f"{tmp_path}/pairs", "pairs:test": f"{tmp_path}/pairs:test", "owner/name:test": "owner/name:test"}
+    for source, expected in given.items():
+        first = matrix.runs(sweep(recipe="smollm2-135m", preferences=source))[0]
+        assert first.preferences == expected
+        assert ("data.source=file" in first.settings) == (source != "owner/name:test")
+
+
 def test_runs_share_a_start_where_seed_and_settings_of_the_start_agree():
     runs = matrix.runs(sweep(vary={"training.iterations": [1, 2]}))
     starts = {}
