@@ -23,7 +23,7 @@ def stop_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
         UserError: they are not numbers of tokens.
     """
     embedding: Any = model.get_input_embeddings()
-    listed = _as_list(getattr(model.generation_config, "eos_token_id", None))
+    listed = _as_list(getattr(model.generation_config, "eos_token_id", None), Path(model.name_or_path or ""))
     return tuple(token for token in listed if 0 <= token < embedding.weight.shape[0])
 
 
@@ -35,14 +35,15 @@ def stop_token_ids_in(folder: Path) -> tuple[int, ...]:
     """
     file = folder / GENERATION_CONFIG_NAME
     content = strict_json.read(file if file.exists() else folder / "config.json", dict)  # as transformers does
-    return tuple(_as_list(content.get("eos_token_id")))
+    return tuple(_as_list(content.get("eos_token_id"), folder))
 
 
-def _as_list(tokens: Any) -> list[int]:
+def _as_list(tokens: Any, folder: Path) -> list[int]:
     listed = tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
     if not all(type(token) is int for token in listed):
         raise UserError(
-            f"generation_config.json: eos_token_id is {one_line(repr(tokens), 60)}; give the number of a token, or a list of them"
+            f"{folder / GENERATION_CONFIG_NAME}: eos_token_id is {one_line(repr(tokens), 60)}; "
+            "give the number of a token, or a list of them"
         )
     return listed
 
