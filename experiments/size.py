@@ -1,119 +1,325 @@
-"""What `zephyr-7b` needs on eight GPUs or more: `python experiments/size.py` prints the tables of docs/size.md.
+"""Memory and hours of recipe zephyr-7b on eight or sixteen GPUs, with the arithmetic: `python experiments/size.py`.
 
-Everything follows from the recipe, from DeepSpeed's settings and from the figures of the GPUs' data sheets. Nothing here was
-measured on a GPU.
+Nothing of that size is run. Numbers of parameters, bytes and steps follow from the recipe, from the published shape of the model
+and from defaults of libraries; tests/experiments/test_size.py computes them again from a model of the true size on the meta device.
+Speeds are those that others have published for GPUs that were not at hand. The tables of docs/size.md are the output.
 """
 
-import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import micro_batches
+from transformers import MistralConfig
 
 from spac_repro import cost, methods, recipes
+from spac_repro.model.logprobs import MAX_LOGITS
 from spac_repro.recipe import Run
 
-GB = 1e9
-# DeepSpeed 0.19.8's defaults for ZeRO-3, in numbers: of a bucket of gradients, of gathered weights, and of those gathered ahead.
-REDUCE_BUCKET, LIVE_WEIGHTS, PREFETCHED = 500_000_000, 1_000_000_000, 50_000_000
-TOKENS = 938  # of an example: the mean that experiments/micro_batches.py draws
-RESPONSE_TOKENS = 300  # of a response [assumed], as there
-# Mistral 7B (policy.name).
-WIDTH, LAYERS, MLP, KEY_VALUES, VOCABULARY = 4096, 32, 14_336, 1024, 32_000
+SHAPE = MistralConfig()  # its defaults are the published shape of Mistral 7B
+BF16, FP32, INT32 = 2, 4, 4  # bytes
+# DeepSpeed's defaults, in elements.
+MAX_LIVE_PARAMETERS, REDUCE_BUCKET = 1_000_000_000, 500_000_000
+BLOCK_MASK_BYTES = 13  # per pair of tokens while FlexAttention's block mask is made; measured on the CPU at 8,192 tokens
+CONTEXT = 2.0e9  # of the CUDA context, NCCL's buffers and compiled kernels, per process [assumed]
+PROCESS = 4.0e9  # host memory of a process with these libraries and a CUDA context [assumed]
+FRAGMENTATION = 0.1  # of the device memory in use [assumed]
+# SPIN (arXiv 2401.01335, appendix): an iteration on eight A100 80 GB.
+SPIN_HOURS, SPIN_RESPONSES, SPIN_TOKENS = {"generation": 1.45, "training": (4.32, 8.64)}, 50_000, 256
+DRAWN = 6400  # examples of assumed lengths: micro_batches.py
+# Tokens of a leaderboard's prompts and choices, shared examples counted once for a question; and generated ones [assumed].
+LEADERBOARD_TOKENS, LEADERBOARD_GENERATED = 25e6, 1319 * 200
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU by its data sheet."""
+    """A GPU's published figures."""
 
     name: str
-    flops: float  # a second, bfloat16, dense
-    bandwidth: float  # bytes a second of its memory
+    memory: float  # bytes
+    training: float  # FLOP/s that training reaches, recomputed activations included
+    generation: float  # speed in generation, relative to an A100
+    link: float  # bytes per second to the other GPUs of the node, each direction
+
+    @property
+    def title(self) -> str:
+        """Name of eight of them."""
+        return f"8 × {self.name}"
 
 
-A100 = Gpu("A100 80 GB", 312e12, 2039e9)
-H100 = Gpu("H100 80 GB", 989e12, 3350e9)
+# 40 % of 312 TFLOP/s is assumed. llm-foundry's benchmark of a 7B model (fully sharded over eight GPUs, recomputed activations,
+# 1,024 tokens a row) reaches 77 % there, with 64 rows a pass, and 10,203 tokens per second and H100 against 4,357.
+# Generation reads all weights for each token, so it is bound by the memory: 3.35 against 2.04 TB/s.
+A100 = Gpu("A100 80 GB", 80e9, cost.TRAINING_FLOPS_PER_SECOND, 1.0, 300e9)
+H100 = Gpu("H100 80 GB", 80e9, cost.TRAINING_FLOPS_PER_SECOND * 10_203 / 4_357, 3.35 / 2.04, 450e9)
 
 
-def device_memory(run: Run) -> Iterator[tuple[str, str, float]]:
-    """(what, its arithmetic, bytes) of one GPU in a training step with ZeRO-3."""
-    training = run.recipe.training
-    numbers, n, tokens = run.recipe.policy.num_parameters or 0, training.processes, training.micro_batch_tokens
-    yield "weights, gradients, float32 weights, RMSProp's average", f"(2 + 2 + 4 + 4) × {numbers:,} / {n}", 12 * numbers / n
-    yield "float32 gradient of the step", f"4 × {numbers:,} / {n}", 4 * numbers / n
-    yield "bucket of gradients", f"2 × {REDUCE_BUCKET:,}", 2 * REDUCE_BUCKET
-    gathered = LIVE_WEIGHTS + PREFETCHED
-    yield "gathered weights", f"2 × ({LIVE_WEIGHTS:,} + {PREFETCHED:,})", 2 * gathered
-    yield "inputs of the layers", f"2 × {tokens:,} tokens × {WIDTH:,} × {LAYERS} layers", 2 * tokens * WIDTH * LAYERS
-    # Normalised inputs in float32 and 16 bits twice; queries, keys, values before and after rotation; attention's output; two sums.
-    layer = 2 * (2 * 3 * WIDTH + 2 * (WIDTH + KEY_VALUES) + KEY_VALUES + 3 * WIDTH + 4 * MLP)
-    yield "one layer, computed again", f"{tokens:,} tokens × {layer:,} bytes", tokens * layer
-    counted = tokens * 3 / 4
-    yield "logits and their gradient", f"(2 + 4 + 2) × {counted:,.0f} tokens × {VOCABULARY:,}", 8 * counted * VOCABULARY
+@dataclass(frozen=True)
+class Line:
+    """A quantity with its arithmetic."""
+
+    what: str
+    arithmetic: str
+    value: float
 
 
-def host_memory(run: Run) -> Iterator[tuple[str, str, float]]:
-    """(what, its arithmetic, bytes) of a node of eight processes."""
-    weights = 2 * (run.recipe.policy.num_parameters or 0)
-    processes = min(8, run.recipe.training.processes)
-    yield "a policy while it is read, in each process", f"{processes} × {weights / GB:.1f} GB", processes * weights
-    yield "the trained weights beside it, in the main process", f"{weights / GB:.1f} GB", weights
+def activation_elements(shape: MistralConfig = SHAPE) -> int:
+    """Elements of 2 bytes per token that a decoder layer keeps for its backward pass."""
+    width, inner, heads = shape.hidden_size, shape.intermediate_size, shape.num_attention_heads
+    head = width // heads
+    # Of each norm the input in float32, the normalised values, the output, and a float32 number; queries and attention's output.
+    norms, attention = 2 * (2 + 1 + 1) * width + 2 * 2, 2 * width
+    key_values, rotary, sums = 2 * shape.num_key_value_heads * head, 2 * head, 2 * heads
+    return norms + attention + key_values + rotary + sums + 4 * inner
 
 
-def hours(run: Run, gpu: Gpu, preferences: int = 50_000) -> dict[str, float]:
-    """Hours of one iteration by stage, over all processes, at the mean numbers of tokens.
+def training_memory(run: Run) -> list[Line]:
+    """Device memory of one process during training."""
+    training, found = run.recipe.training, cost.estimate(run, None)
+    tokens, layers, width, n = training.micro_batch_tokens, SHAPE.num_hidden_layers, SHAPE.hidden_size, found.parameters
+    layer = activation_elements()
+    return [
+        Line(
+            "weights, gradients, float32 copy, optimizer state",
+            f"(2 + 2 + 4 + 4) B × {n:,} / {training.processes}",
+            found.memory_per_process,
+        ),
+        Line(
+            "gradients in float32, during the optimizer's step",
+            f"4 B × {n:,} / {training.processes}",
+            FP32 * n / training.processes,
+        ),
+        Line("gathered weights of layers", f"2 B × {MAX_LIVE_PARAMETERS:,} (DeepSpeed's limit)", BF16 * MAX_LIVE_PARAMETERS),
+        Line("gradients on their way to other GPUs", f"2 B × {REDUCE_BUCKET:,} (DeepSpeed's bucket)", BF16 * REDUCE_BUCKET),
+        Line("inputs of all layers", f"2 B × {layers} × {tokens:,} × {width:,}", BF16 * layers * tokens * width),
+        Line("one layer, computed again", f"2 B × {tokens:,} × {layer:,}", BF16 * tokens * layer),
+        Line("gradients of that layer's values, at most", "as much again", BF16 * tokens * layer),
+        Line(
+            "logits and their gradient, at most",
+            f"(4 + 2) B × {tokens:,} × {SHAPE.vocab_size:,}",
+            (FP32 + BF16) * tokens * SHAPE.vocab_size,
+        ),
+        Line("block mask, while it is made", f"{BLOCK_MASK_BYTES} B × {tokens:,}²", BLOCK_MASK_BYTES * tokens**2),
+    ]
 
-    Matrix products reach 40 % of the GPU's peak [assumed]; a step waits for the process with the most tokens. Generation is bound
-    by memory: SPIN's rate on A100, by bandwidth.
-    """
-    training, numbers = run.recipe.training, run.recipe.policy.num_parameters or 0
-    n = training.processes
-    generation = cost.GENERATION_FLOPS_PER_SECOND * gpu.bandwidth / A100.bandwidth
-    data, names = run.recipe.data, methods.get(run.method).responses
+
+def key_values_per_token() -> int:
+    """Bytes of a token in the key-value cache."""
+    head = SHAPE.hidden_size // SHAPE.num_attention_heads
+    return 2 * SHAPE.num_hidden_layers * SHAPE.num_key_value_heads * head * BF16
+
+
+def generation_memory(run: Run) -> list[Line]:
+    """Device memory of one process during self-play."""
+    data, rows = run.recipe.data, run.recipe.selfplay.decode_batch_size or run.recipe.selfplay.prompts_per_seed
+    n, longest = cost.estimate(run, None).parameters, data.max_prompt_tokens + data.max_response_tokens
+    widest = 3 * SHAPE.intermediate_size + 2 * SHAPE.hidden_size
+    return [
+        Line("weights", f"2 B × {n:,}", BF16 * n),
+        Line(
+            "key-value cache",
+            f"{rows} × {longest:,} × {key_values_per_token():,} B",
+            rows * longest * key_values_per_token(),
+        ),
+        Line(
+            "a layer's values while prompts are read",
+            f"2 B × {rows} × {data.max_prompt_tokens} × {widest:,}",
+            BF16 * rows * data.max_prompt_tokens * widest,
+        ),
+    ]
+
+
+def reference_memory(run: Run) -> list[Line]:
+    """Device memory of one process during the reference log-probabilities."""
+    tokens, n = run.recipe.training.micro_batch_tokens, cost.estimate(run, None).parameters
+    widest = 3 * SHAPE.intermediate_size + 2 * SHAPE.hidden_size
+    return [
+        Line("weights", f"2 B × {n:,}", BF16 * n),
+        Line("a layer's values", f"2 B × {tokens:,} × {widest:,}", BF16 * tokens * widest),
+        Line("logits at once, at most", f"(4 + 2) B × {MAX_LOGITS:,}", (FP32 + BF16) * MAX_LOGITS),
+        Line("block mask, while it is made", f"{BLOCK_MASK_BYTES} B × {tokens:,}²", BLOCK_MASK_BYTES * tokens**2),
+    ]
+
+
+def peak(lines: list[Line]) -> float:
+    """All lines at the same time, with the context and fragmentation."""
+    return sum(line.value for line in lines) * (1 + FRAGMENTATION) + CONTEXT
+
+
+def host_memory(run: Run, processes_per_node: int = 8) -> list[tuple[str, Line]]:
+    """Host memory of one node by stage, beyond that of the processes themselves."""
+    data, n, p = run.recipe.data, cost.estimate(run, None).parameters, processes_per_node
+    responses = len(methods.get(run.method).responses)
+    pairs, tokens = data.max_pairs or 0, data.max_prompt_tokens + responses * data.max_response_tokens
+    return [
+        ("all", Line("processes", f"{p} × {PROCESS / 1e9:.0f} GB", p * PROCESS)),
+        (
+            "all",
+            Line("tokens of the data, memory-mapped", f"{pairs:,} × {tokens:,} × 4 B, at most", pairs * tokens * INT32),
+        ),
+        ("a model is loaded", Line("a copy in each process", f"{p} × 2 B × {n:,}", p * BF16 * n)),
+        ("a checkpoint is saved", Line("each process's part", f"{p} × 8 B × {n:,} / {run.recipe.training.processes}", 8 * n)),
+        ("an iterate is saved", Line("gathered weights, and the model that is written", f"2 × 2 B × {n:,}", 2 * BF16 * n)),
+    ]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens of an iteration."""
+
+    per_example: float  # a prompt once, and its responses
+    passes: float  # of an optimizer step
+    efficiency: float  # of a pass: a process waits for the one with the most tokens
+    trained: float
+    scored: float  # reference log-probabilities
+    generated: float
+
+
+def work(run: Run) -> Work:
+    """Tokens of an iteration, with lengths drawn as in micro_batches.py."""
+    training, data, names = run.recipe.training, run.recipe.data, methods.get(run.method).responses
     limits = (data.max_prompt_tokens, data.max_response_tokens)
+    lengths = micro_batches.drawn_lengths(DRAWN, limits=limits, responses=len(names))
+    prompts = micro_batches.drawn_lengths(DRAWN, limits=limits, responses=0)
     passes = micro_batches.simulate(
-        micro_batches.drawn_lengths(6400, limits=limits, responses=len(names)),
+        lengths,
         batch_size=training.global_batch_size,
         micro_batch_tokens=training.micro_batch_tokens,
-        world_size=n,
+        world_size=training.processes,
     )
-    forward = 2.0 * numbers * preferences * TOKENS / (0.4 * gpu.flops) / n / 3600
-    return {
-        "self-play": 2.0 * numbers * preferences * RESPONSE_TOKENS / generation / n / 3600,
-        "reference log-probabilities": forward,
-        "training": forward * 4 * training.epochs_per_iteration / passes.efficiency,
-    }
+    pairs, mean = data.max_pairs or 0, sum(lengths) / len(lengths)
+    response = (mean - sum(prompts) / len(prompts)) / len(names)
+    return Work(mean, passes.mean, passes.efficiency, pairs * mean * training.epochs_per_iteration, pairs * mean, pairs * response)
 
 
-def table(rows: Iterator[tuple[str, str, float]]) -> Iterator[str]:
-    """Markdown lines, with the sum."""
-    total = 0.0
-    yield "| what | arithmetic | GB |"
-    yield "| --- | --- | --- |"
-    for what, arithmetic, size in rows:
-        total += size
-        yield f"| {what} | {arithmetic} | {size / GB:.1f} |"
-    yield f"| **together** | | **{total / GB:.1f}** |"
+def hours(run: Run, gpu: Gpu) -> list[Line]:
+    """Hours of an iteration by stage."""
+    done, n, p = work(run), cost.estimate(run, None).parameters, run.recipe.training.processes
+    speed, spin_rate = gpu.training / 1e12, SPIN_RESPONSES * SPIN_TOKENS / SPIN_HOURS["generation"] / 3600 * p / 8
+    rate = spin_rate * gpu.generation
+
+    def computing(passes: int, tokens: float, efficiency: float = 1.0) -> float:
+        return passes * 2 * n * tokens / efficiency / gpu.training / p / 3600
+
+    return [
+        Line("self-play", f"{done.generated / 1e6:.1f} M tokens / {rate:,.0f} per second", done.generated / rate / 3600),
+        Line(
+            "reference log-probabilities",
+            f"2 × 7.24e9 × {done.scored / 1e6:.0f} M tokens / ({p} × {speed:.0f} TFLOP/s)",
+            computing(1, done.scored),
+        ),
+        Line(
+            "training",
+            f"8 × 7.24e9 × {done.trained / 1e6:.0f} M tokens / {done.efficiency:.2f} / ({p} × {speed:.0f} TFLOP/s)",
+            computing(4, done.trained, done.efficiency),
+        ),
+        Line(
+            "leaderboard",
+            f"2 × 7.24e9 × {LEADERBOARD_TOKENS / 1e6:.0f} M tokens, and {LEADERBOARD_GENERATED / 1e6:.2f} M generated",
+            computing(1, LEADERBOARD_TOKENS) + LEADERBOARD_GENERATED / rate / 3600,
+        ),
+    ]
 
 
-def with_processes(run: Run, processes: int) -> Run:
-    """The run with another world size."""
-    training = run.recipe.training.model_copy(update={"processes": processes})
-    return replace(run, recipe=run.recipe.model_copy(update={"training": training}))
+def sent_bytes(run: Run) -> float:
+    """Bytes that a GPU sends in an optimizer step under ZeRO-3: in each pass all weights twice, and all gradients."""
+    n, p = cost.estimate(run, None).parameters, run.recipe.training.processes
+    return work(run).passes * 3 * BF16 * n * (p - 1) / p
+
+
+def step_seconds(run: Run, gpu: Gpu) -> float:
+    """Seconds that the slowest process computes in an optimizer step."""
+    done, n, training = work(run), cost.estimate(run, None).parameters, run.recipe.training
+    return 8 * n * done.per_example * training.global_batch_size / training.processes / done.efficiency / gpu.training
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(titles) + " |"
+    yield "|" + " --- |" * len(titles)
+    yield from ("| " + " | ".join(row) + " |" for row in rows)
+    yield ""
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def _memory(title: str, lines: list[Line]) -> Iterator[str]:
+    rows = [[line.what, line.arithmetic, _gb(line.value)] for line in lines]
+    rows += [
+        ["CUDA context, NCCL, compiled kernels", "[assumed]", _gb(CONTEXT)],
+        [
+            "fragmentation",
+            f"{FRAGMENTATION:.0%} of the above but the context [assumed]",
+            _gb(peak(lines) - CONTEXT - sum(line.value for line in lines)),
+        ],
+        ["**all at once**", "of 80 GB", f"**{_gb(peak(lines))}**"],
+    ]
+    yield from _table([title, "arithmetic", "bytes"], rows)
+
+
+def tables() -> Iterator[str]:
+    """Yield the lines of the tables of docs/size.md."""
+    run = recipes.load("zephyr-7b")
+    two_nodes = recipes.load("zephyr-7b", overrides=["training.processes=16"])
+    yield from _memory("self-play", generation_memory(run))
+    yield from _memory("reference log-probabilities", reference_memory(run))
+    yield from _memory("training", training_memory(run))
+    yield from _host(run)
+    yield from _hours(run)
+    yield from _engines()
+    yield from _second_node(run, two_nodes)
+
+
+def _host(run: Run) -> Iterator[str]:
+    lines = host_memory(run)
+    rows = [[stage, line.what, line.arithmetic, _gb(line.value)] for stage, line in lines]
+    always = sum(line.value for stage, line in lines if stage == "all")
+    most = always + max(line.value for stage, line in lines if stage != "all")
+    yield from _table(
+        ["when", "host memory of a node", "arithmetic", "bytes"],
+        [*rows, ["", "**most**", "while a model is loaded", f"**{_gb(most)}**"]],
+    )
+
+
+def _hours(run: Run) -> Iterator[str]:
+    columns = [hours(run, gpu) for gpu in (A100, H100)]
+    rows = [[a.what, a.arithmetic, f"{a.value:.2f} h", f"{h.value:.2f} h"] for a, h in zip(*columns, strict=True)]
+    totals = [sum(line.value for line in column) for column in columns]
+    iterations = run.recipe.training.iterations
+    rows += [
+        ["**an iteration**", "", *(f"**{total:.1f} h**" for total in totals)],
+        [f"the {iterations} iterations", "", *(f"{iterations * total:.0f} h" for total in totals)],
+        ["SPIN, published", "generation + training (first, later iterations)", f"{SPIN_HOURS['generation']} + 4.32 or 8.64 h", ""],
+    ]
+    yield from _table(["stage of an iteration", "arithmetic on an A100", A100.title, H100.title], rows)
+
+
+def _engines() -> Iterator[str]:
+    rows = []
+    for engine in ("deepspeed-zero3", "deepspeed-zero2", "accelerate"):
+        row = [f"`{engine}`"]
+        for processes in (8, 16):
+            found = cost.estimate(
+                recipes.load("zephyr-7b", overrides=[f"training.engine={engine}", f"training.processes={processes}"]), None
+            )
+            row.append(_gb(found.memory_per_process))
+        rows.append(row)
+    yield from _table(["weights, gradients, optimizer state per GPU", "8 GPUs", "16 GPUs"], rows)
+
+
+def _second_node(run: Run, two_nodes: Run) -> Iterator[str]:
+    rows = []
+    for gpu in (A100, H100):
+        one, two = step_seconds(run, gpu) + sent_bytes(run) / gpu.link, step_seconds(two_nodes, gpu)
+        for name, speed in (("1 × 100 Gb/s", 12.5e9), ("4 × 200 Gb/s", 100e9), ("8 × 400 Gb/s", 400e9)):
+            step = two + sent_bytes(two_nodes) / speed
+            rows.append([gpu.name, name, f"{one:.2f} s", f"{two:.2f} + {step - two:.2f} s", f"{one / step:.2f}"])
+    yield from _table(["GPU", "network of a node", "step on one node", "step on two: computing + network", "times as fast"], rows)
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    run = recipes.load("zephyr-7b")
-    print("\n".join(["Memory of each of 8 GPUs in training:", "", *table(device_memory(run)), ""]))
-    print("\n".join(["Memory of the node, at most:", "", *table(host_memory(run)), ""]))
-    print("\n".join(["| hours of an iteration | 8 × A100 | 8 × H100 | 16 × A100 | 16 × H100 |", "| --- | --- | --- | --- | --- |"]))
-    columns = [hours(with_processes(run, n), gpu) for n in (8, 16) for gpu in (A100, H100)]
-    for stage in columns[0]:
-        print(f"| {stage} | " + " | ".join(f"{column[stage]:.2f}" for column in columns) + " |")
-    print("| **together** | " + " | ".join(f"**{sum(column.values()):.2f}**" for column in columns) + " |")
+    print("\n".join(tables()))
 
 
 if __name__ == "__main__":
