@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
@@ -22,11 +22,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Side(BaseModel):
     """The responses of one column: of the data's `chosen` or `rejected`, or of `selfplay`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     cut: Share  # without a stop token at the end
     mean_length: float  # in tokens, stop token included
-    length_quantiles: tuple[int, ...]  # at QUANTILES
+    length_quantiles: Annotated[tuple[int, ...], Field(min_length=len(QUANTILES), max_length=len(QUANTILES))]  # at QUANTILES
     first_tokens: tuple[tuple[str, Share], ...]  # the most frequent ones, as the tokenizer writes them
 
     @property
@@ -48,7 +48,7 @@ class Classifier(BaseModel):
         p: Of the permutation test of `rendering`.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     total_variation: Share
     total_variation_by_chance: Share
@@ -58,11 +58,17 @@ class Classifier(BaseModel):
     non_canonical: float | None = None
     p: Share | None = None
 
+    @model_validator(mode="after")
+    def _has_what_p_is_about(self) -> "Classifier":
+        if self.p is not None and None in (self.accuracy, self.rendering, self.non_canonical):
+            raise ValueError("p needs an accuracy and its shares")
+        return self
+
 
 class Comparison(BaseModel):
     """One column of the data against self-play."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     first_token: Classifier
     end: Classifier
@@ -87,7 +93,7 @@ class Audit(BaseModel):
         comparisons: By column of the data; empty where the method samples no self-play responses.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
     rows: int

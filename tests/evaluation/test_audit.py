@@ -17,6 +17,7 @@ from spac_repro.runs.manifest import SCHEMA, Manifest
 
 EOS = 9
 ROWS = 64
+DISTANCES = {"total_variation": 0, "total_variation_by_chance": 0}
 
 
 def context_of(path, method: str = "spac", *, artefact: bool = False) -> Any:
@@ -98,7 +99,16 @@ def test_a_method_is_audited_on_what_it_uses(tmp_path, method, compared):
     assert set(found.sides) == ({"chosen", "selfplay"} if compared else {"chosen", "rejected"})
 
 
-@pytest.mark.parametrize("change", [("rows", "many"), ("sides", None), ("schema", 2)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("rows", "many"),
+        ("sides", None),
+        ("schema", 2),
+        ("sides", {"chosen": {"cut": 0, "mean_length": 1, "length_quantiles": [1], "first_tokens": []}}),
+        ("comparisons", {"chosen": {key: {**DISTANCES, "p": 0.5} for key in ("first_token", "end", "length")}}),
+    ],
+)
 def test_one_that_was_damaged_is_named(tmp_path, change):
     from spac_repro.runs import files
 

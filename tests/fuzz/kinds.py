@@ -9,10 +9,13 @@ from pathlib import Path
 
 import yaml
 
+from spac_repro.data import audit
+from spac_repro.data.audit import Codec
 from spac_repro.launchers import matrix, sweep_folder
 from spac_repro.launchers.matrix import Sweep
 from spac_repro.launchers.profile import Cluster
 from spac_repro.runs import files
+from spac_repro.runs.audit import Audit
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.results import IterateScores, Results, Score
 
@@ -104,6 +107,7 @@ KINDS = (
     _of_a_run("metrics", "metrics.jsonl", "jsonl"),
     _of_a_run("timing", "timing.json", "json"),
     _of_a_run("contamination", "contamination.json", "json", ("report {}/a -o {}/out.html", "verify {}/a")),
+    _of_a_run("audit", "iteration-1/audit.json", "json", ("report {}/a -o {}/out.html", "verify {}/a")),
     Kind("fingerprint", "runs", "a/iteration-1/policy/fingerprint.json", "json", ("compare {}/a {}/b",), _fingerprint, True),
     Kind("sweep.json", "submitted", "sweep.json", "json", _SWEEP),
     Kind("attempts", "submitted", "jobs/attempts/run-spac,seed-1.jsonl", "jsonl", _SWEEP),
@@ -221,7 +225,15 @@ def write_run(folder: Path, seed: int) -> None:
     steps = [{"iteration": t, "step": s, "loss": 1 / (s + t), "grad_norm": 1.0} for t in range(1, 4) for s in range(1, 4)]
     files.write_bytes(target.metrics_file, b"".join(json.dumps(step).encode() + b"\n" for step in steps))
     files.write_json(target.timing_file, [{"iteration": 1, "stage": "train", "seconds": 1.5, "peak_memory_bytes": 10**8}])
+    files.write_json(target.iteration(1).audit_file, _audit().as_json())
     files.write_json(target.contamination_file, {"mini_gsm8k": {"questions": 5, "contaminated": 1, "prompts": [1]}})
+
+
+def _audit() -> Audit:
+    """An audit of rows that a renderer begins with another token."""
+    responses, begun = [[i % 5 + 3, 2] for i in range(40)], [[9, 2] for _ in range(40)]
+    codec = Codec(lambda row, response: responses[row], str, str, (2,))
+    return audit.measure([[i] for i in range(40)], {"chosen": responses}, begun, codec)
 
 
 def _write_preferences(folder: Path) -> None:
