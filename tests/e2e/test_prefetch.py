@@ -130,3 +130,29 @@ def test_a_recipe_that_needs_nothing_says_so(tmp_path: Path) -> None:
     done = spac_repro("prefetch", "--recipe", "tiny", "--cache", tmp_path / "cache", address="http://127.0.0.1:9")
     assert done.returncode == 2
     assert "recipe tiny needs nothing from the hub" in done.stderr
+
+
+def test_every_preference_that_the_recipe_uses_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that a run would refuse is found before a node without a network gets to it."""
+    import datasets
+
+    from spac_repro import prefetch, recipes
+    from spac_repro.data import hub as model_hub
+    from spac_repro.errors import UserError
+    from spac_repro.progress import NoProgress
+
+    good = {"prompt": "x", "chosen": "a", "rejected": "b"}
+    rows = [good, good, {**good, "prompt": [{"role": "tool", "content": "x"}]}]
+    data = datasets.Dataset.from_list([{**row, "prompt": json.dumps(row["prompt"])} for row in rows])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision: datasets.DatasetDict(train_prefs=data))
+    monkeypatch.setattr(model_hub, "snapshot", lambda name, revision: Path())
+    own = {**SETTINGS, "data.name": "lab/pairs:train_prefs", "evaluation.suite": "none", "evaluation.tasks": None}
+
+    def fetch(pairs: int | None) -> list[dict[str, Any]]:
+        values = {**own, "data.max_pairs": pairs}
+        run = recipes.load("zephyr-7b", overrides=[f"{key}={json.dumps(value)}" for key, value in values.items()])
+        return prefetch._fetch(run, NoProgress())
+
+    with pytest.raises(UserError, match=r"lab/pairs:train_prefs, row 3: prompt: roles must be user"):
+        fetch(None)
+    assert len(fetch(2)) == 2
