@@ -92,6 +92,8 @@ def _last_turn(value: object, as_dialogue: bool, where: str) -> tuple[Messages, 
     turns = dialogue.text_turns(value, where) if isinstance(value, str) else dialogue.messages(value, where)
     if turns[-1]["role"] != "assistant":
         raise UserError(f"{where}: the last message must be the assistant's, found role {turns[-1]['role'][:40]!r}")
+    if turns[-2:-1] and turns[-2]["role"] == "assistant":
+        raise UserError(f"{where}: ends in two messages of the assistant; join them, or remove the row")
     return turns[:-1], turns[-1]["content"]
 
 

@@ -146,6 +146,10 @@ REFUSED = {
         {**COLOUR, "chosen": [answer("Red."), ASK, answer("Blue.")], "rejected": [answer("Tue."), ASK, answer("Fri.")]},
         "share no beginning",
     ),
+    "assistant twice": (
+        {"chosen": [ASK, answer("Hm."), answer("Red.")], "rejected": [ASK, answer("Hm."), answer("Blue.")]},
+        "chosen: ends in two messages of the assistant; join them",
+    ),
     "developer": ({**COLOUR, "prompt": [message("developer", "Be brief."), ASK]}, "found developer, user"),
     "image": (
         {**COLOUR, "prompt": [message("user", [{"type": "image_url"}])]},
