@@ -16,6 +16,7 @@ RESPONSE_COLUMNS = (
 )
 PROMPT_COLUMNS = ("prompt", "question", "input", "instruction", "conversations")
 SYSTEM_COLUMNS = ("system", "system_prompt")
+MAX_COLUMNS = 10_000  # of a table; more are no data set that anyone wrote
 REFUSED_COLUMNS = ("tools", "functions", "images", "chat_template_kwargs")  # they change a prompt, and nothing here renders them
 READ_COLUMNS = frozenset(
     (*(name for pair in RESPONSE_COLUMNS for name in pair), *PROMPT_COLUMNS, *SYSTEM_COLUMNS, *REFUSED_COLUMNS)
@@ -76,22 +77,24 @@ def check_header(columns: tuple[str, ...], where: str) -> None:
     """Check the header of a table.
 
     Raises:
-        UserError: a name occurs twice, or `find_layout` refuses the columns.
+        UserError: there are too many columns, a name occurs twice, or `find_layout` refuses them.
     """
+    if len(columns) > MAX_COLUMNS:
+        raise UserError(f"{where}: {len(columns):,} columns; check that this is the right file")
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise UserError(f"{where}: the column {one_line(twice, 40)} occurs twice; name every column once")
     find_layout(columns, where)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def _layout(columns: tuple[str, ...]) -> Layout | tuple[str, str]:
     """The layout, or what is wrong with the columns and what to do about it."""
     pair = next((pair for pair in RESPONSE_COLUMNS if set(pair) <= set(columns)), None)
     if pair is None:
         wanted = next((pair for pair in RESPONSE_COLUMNS if set(pair) & set(columns)), RESPONSE_COLUMNS[0])
         missing = next(name for name in wanted if name not in columns)
-        there = ", ".join(columns) or "none"
+        there = ", ".join(columns[:100])[:1000] or "none"
         return f"lacks the field {missing}; the fields there: {one_line(there, 120)}", "rename those that hold prompt and responses"
     prompts = [name for name in PROMPT_COLUMNS if name in columns]
     if len(prompts) > 1 and "prompt" not in prompts:

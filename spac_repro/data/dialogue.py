@@ -1,8 +1,9 @@
 """Dialogues as data sets write them: lists of messages, ShareGPT's `from` and `value`, and HH-RLHF's text with speakers."""
 
-import json
 import re
+from itertools import groupby
 
+from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.strict_json import json_type
 from spac_repro.errors import UserError
@@ -39,14 +40,11 @@ def is_text_dialogue(value: object) -> bool:
 def text_turns(value: str, where: str) -> Messages:
     """Return the turns of a text dialogue, without the white space around them. Adjacent turns of one speaker become one."""
     parts = _TURN.split(text(value, where).strip())[1:]
-    turns: list[Message] = []
-    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
-        role = _SPEAKERS[speaker]
-        if turns and turns[-1]["role"] == role:
-            turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{content.strip()}".strip()}
-        else:
-            turns.append({"role": role, "content": content.strip()})
-    return tuple(turns)
+    turns = groupby(zip(parts[::2], parts[1::2], strict=True), key=lambda turn: turn[0])
+    return tuple(
+        {"role": _SPEAKERS[speaker], "content": "\n\n".join(content.strip() for _, content in same).strip()}
+        for speaker, same in turns
+    )
 
 
 def parsed(value: object, where: str) -> object:
@@ -58,8 +56,8 @@ def parsed(value: object, where: str) -> object:
     if not isinstance(value, str) or not _LIST_OF_MESSAGES.match(value):
         return value
     try:
-        return json.loads(value)
-    except ValueError:
+        return strict_json.parse(value, where)
+    except UserError:
         raise UserError(f"{where}: the text of a list of messages, but not as JSON; write it with json.dumps") from None
 
 

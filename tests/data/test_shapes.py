@@ -156,6 +156,7 @@ REFUSED = {
         "part 1: must be an object of type text, found image_u",
     ),
     "Python notation": ({**COLOUR, "chosen": str([ASK, answer("Red.")])}, "the text of a list of messages, but not as JSON"),
+    "deep JSON text": ({**COLOUR, "chosen": '[{"role":' * 5000}, "the text of a list of messages, but not as JSON"),
     "numbers": ({**COLOUR, "chosen": 4}, "chosen: must be text or a list of messages, found a number"),
     "a list": ([COLOUR], "found a list; name a file that holds one list .json"),
 }
@@ -284,6 +285,7 @@ def test_a_table_holds_what_was_written(tmp_path, rows, kind, ends, bom):
         ('prompt,chosen,rejected\n"a\nb",c,d\n\ne,f\n', ", line 5: has 2 cells, and the header 3"),
         ('prompt,chosen,rejected\na,b,"c\n', "no well-formed table"),
         ("prompt,chosen,rejected\n", ": is empty"),
+        (",".join(map(str, range(10_001))) + "\n", ", line 1: 10,001 columns; check that this is the right file"),
         ("\n", ": is empty"),
         ("prompt,chosen,rejected\na,b,b\n", ": no preference pair is left: chosen and rejected are equal (1 rows)"),
         (b"\xff\xfep\x00", ", line 1: not UTF-8 at byte 0"),
