@@ -171,9 +171,12 @@ def _encode(row: int, prompt: Sequence[int], response: Sequence[int], codec: Cod
 
     def text(response: list[int], end: tuple[int, ...]) -> str:
         without_end = response[: len(response) - len(end)]
-        return codec.row_text([*prompt, *without_end]).rstrip("\ufffd")  # the limit may cut within a character
+        return codec.row_text([*prompt, *without_end]).rstrip("\ufffd")  # half a character, where the response is cut
 
-    return Encoded(traits, changed=True, rewritten=text(tokens, traits.end) != text(sampled, of_sampled.end))
+    shorter, longer = sorted((text(tokens, traits.end), text(sampled, of_sampled.end)), key=len)
+    if not (traits.end and of_sampled.end):  # cut: other tokens reach less or more far into the same text
+        longer = longer[: len(shorter)]
+    return Encoded(traits, changed=True, rewritten=shorter != longer)
 
 
 def _compare(data: Sequence[Traits], selfplay: Sequence[Traits], encoded: Sequence[Encoded], sample: Sample) -> Comparison:

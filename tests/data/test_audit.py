@@ -301,6 +301,22 @@ def test_another_end_or_half_a_character_is_no_other_beginning():
     assert (found.non_canonical, found.rewritten, found.warnings()) == (1, 0, [])
 
 
+def test_a_cut_that_reaches_less_far_is_no_other_text():
+    """Single tokens that the tokenizer writes as several: encoded anew, fewer words are within the limit."""
+    double = len(PIECES)  # a token that the tokenizer never writes
+    sampled = [[NUMBER["The"], double, double, NUMBER["▁is"]]] * 40
+    spelt = [NUMBER["The"], NUMBER["o"], NUMBER["o"], NUMBER["o"]]
+
+    def text(tokens) -> str:
+        return "".join("oo" if token == double else row_text([token]) for token in tokens)
+
+    cut = codec()._replace(re_encode=lambda row, response: spelt, row_text=text)
+    found = measured(sampled, sampled, cut)
+    assert (found.non_canonical, found.rewritten) == (1, 0)
+    ended = cut._replace(re_encode=lambda row, response: [*spelt, EOS])
+    assert measured(sampled, [[*row, EOS] for row in sampled], ended).rewritten == 1
+
+
 def test_another_end_of_a_turn_is_loud():
     """The policy ends its turns with a token, and the data end with end-of-sequence. Cut responses say nothing about it."""
     generator = random.Random(0)
