@@ -34,6 +34,8 @@ def configurations(folder: Path) -> dict[str, Splits]:
 
     try:
         configs = MetadataConfigs({name: values for name, values in _configs(stated).items() if values.get("data_files")})
+        if not all(isinstance(name, str) for name in configs):
+            raise ValueError("a config_name is not text")
         default = configs.get_default_config_name()
         patterns = {name: sanitize_patterns(values["data_files"]) for name, values in configs.items()}
         roots = {name: _inside(folder, str(values.get("data_dir", "."))) for name, values in configs.items()}

@@ -142,6 +142,7 @@ def test_a_card_without_configurations_leaves_the_names_of_the_files(clone):
         ("none/*.jsonl", "it names none/*.jsonl, and there is no such file; clone it again"),
         ("[1, 2]", "its configs cannot be read (Expected data_files in YAML"),
         ("{a: 1}", "its configs cannot be read (Expected data_files in YAML"),
+        ("x\n- config_name:\n  data_files: x", "its configs cannot be read (a config_name is not text)"),
         ("[", "its metadata is no YAML"),
         ("&a [*a]", "its metadata has aliases"),
     ],
