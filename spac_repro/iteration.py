@@ -23,7 +23,7 @@ from spac_repro.methods import Method, ReferenceMethodSettings
 from spac_repro.model import precision
 from spac_repro.model.logprobs import liger_serves
 from spac_repro.model.packing import pack
-from spac_repro.model.policy import Policy
+from spac_repro.model.policy import Policy, supports_packing
 from spac_repro.model.policy import load as load_policy
 from spac_repro.model.reference import reference_logprobs
 from spac_repro.optim import checkpoints, distributed
@@ -67,7 +67,7 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
         engine = training_loop(
             _engine_factory(context, policy),
             partial(make_objective, context.run, t, data=data),
-            _schedule(context, t, data),
+            _schedule(context, t, data, model),
             iteration=t,
             checkpointing=_checkpointing(context, t),
             metrics=metrics,
@@ -212,12 +212,15 @@ def _checkpointing(context: RunContext, t: int) -> CheckpointPolicy:
     return CheckpointPolicy(folder, training.save_steps, training.save_total_limit, context.computed_from(t))
 
 
-def _schedule(context: RunContext, t: int, data: PreferenceDataset) -> Schedule:
+def _schedule(context: RunContext, t: int, data: PreferenceDataset, model: PreTrainedModel) -> Schedule:
     training = context.recipe.training
+    # Under ZeRO-3 all processes take the same forward passes. Without packing these are as many as a micro-batch has responses, so
+    # there a micro-batch is one example: each has the same number of responses.
+    one_by_one = engines.get(training.engine).shards_weights and not supports_packing(model)
     return Schedule(
         lengths=data.num_tokens(methods.get(context.run.method).responses),
         batch_size=training.global_batch_size,
-        micro_batch_tokens=training.micro_batch_tokens,
+        micro_batch_tokens=1 if one_by_one else training.micro_batch_tokens,
         epochs=training.epochs_per_iteration,
         learning_rate=peak_learning_rate(context.run, t),
         lr_scheduler_type=training.lr_scheduler_type,

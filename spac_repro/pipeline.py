@@ -157,21 +157,15 @@ def _create_policy(run: Run, progress: Progress) -> tuple[PreTrainedModel, PreTr
 
 
 def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
-    """Refuse a model that draws random numbers in training; warn about one whose rows cannot be packed, or refuse its engine."""
+    """Refuse a model that draws random numbers in training; say if rows cannot be packed."""
     dropout.check_deterministic(model)
     data = run.recipe.data
     architectures.check_trainable(model, max_tokens=data.max_prompt_tokens + data.max_response_tokens)
     if policy.supports_packing(model):
         return
-    kind, engine = model.config.model_type, engines.get(run.recipe.training.engine)
-    if engine.shards_weights:
-        raise UnfitEnvironmentError(
-            f"{kind} is computed response by response, but {engine.name} needs equally many forward passes on every process; "
-            "use --set training.engine=deepspeed-zero2"
-        )
     progress.message(
-        f"{kind}: every response is computed with its own copy of the prompt, which is slower; responses share a prompt only with "
-        f"{', '.join(architectures.PACKING_ARCHITECTURES)} and attention sdpa"
+        f"{model.config.model_type}: every response is computed with its own copy of the prompt, which is slower; responses share "
+        f"a prompt only with {', '.join(architectures.PACKING_ARCHITECTURES)} and attention sdpa"
     )
 
 

