@@ -25,6 +25,7 @@ SETTINGS = {
     "data.max_prompt_tokens": 64,
     "data.max_response_tokens": 16,
     "data.overlong_prompts": "truncate",
+    "training.device": None,
     "training.engine": "accelerate",
     "training.processes": 1,
     "training.iterations": 1,
@@ -59,8 +60,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows("lab/pairs", "train_prefs.jsonl", pairs)
     card = {"configs": [{"config_name": "default", "data_files": [{"split": "train_prefs", "path": "train_prefs.jsonl"}]}]}
     (root / "datasets/lab/pairs/README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
-    questions = [{"question": f"{i} and 1?", "answer": f"sum\n#### {i + 1}"} for i in range(8)]
-    for split in ("train", "test"):
+    for split, numbers in (("train", range(8)), ("test", range(8, 16))):
+        questions = [{"question": f"{i} and 1?", "answer": f"sum\n#### {i + 1}"} for i in numbers]
         rows("openai/gsm8k", f"main/{split}.jsonl".replace("main/", "main_"), questions)
     files = [{"split": split, "path": f"main_{split}.jsonl"} for split in ("train", "test")]
     card = {"configs": [{"config_name": "main", "data_files": files}]}
