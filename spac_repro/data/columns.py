@@ -52,8 +52,15 @@ class Layout:
             UserError: a column such as `tools` is not empty.
         """
         for name in self.refused:
-            if row.get(name) not in (None, "", [], {}):
+            if not is_empty(row.get(name)):
                 raise user_error(where, f"the column {name} would change the prompt, and is not rendered", remedy="remove the row")
+
+
+def is_empty(value: object) -> bool:
+    """Whether a value says nothing: null, no text, or a list or an object of nothing else, as Parquet fills up nested columns."""
+    if isinstance(value, dict):
+        return all(map(is_empty, value.values()))
+    return value is None or value == "" or (isinstance(value, list) and all(map(is_empty, value)))
 
 
 def find_layout(columns: tuple[str, ...], where: str) -> Layout:

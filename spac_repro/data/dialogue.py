@@ -3,6 +3,7 @@
 import re
 from itertools import groupby
 
+from spac_repro.data.columns import is_empty
 from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.strict_json import json_type
@@ -90,7 +91,7 @@ def _message(value: object, where: str) -> Message:
     if not isinstance(value, dict):
         raise UserError(f"{where}: must be an object with role and content, found {json_type(value)}")
     for name in ("tool_calls", "function_call"):
-        if value.get(name):
+        if not is_empty(value.get(name)):
             raise UserError(f"{where}: has {name}, and tools are not rendered; remove the row")
     role = text(_first(value, "role", "from"), f"{where}: role")
     if "content" not in value and "value" not in value:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from spac_repro.data import dialogue
-from spac_repro.data.columns import Layout
+from spac_repro.data.columns import Layout, is_empty
 from spac_repro.data.dialogue import Messages
 from spac_repro.documents.strict_json import json_type
 from spac_repro.errors import UserError
@@ -111,7 +111,7 @@ def _prompt(value: object, implicit: Messages, column: str, where: str) -> Messa
     """The prompt of a column, or the one that the responses begin with; where a row has both, they must agree."""
     value = dialogue.parsed(value, f"{where}: {column}")
     if isinstance(value, dict) and "messages" in value:  # OpenAI's preference format
-        if value.get("tools"):
+        if not is_empty(value.get("tools")):
             raise UserError(f"{where}: {column}: has tools, which are not rendered; remove the row")
         value = value["messages"]
     if value is None:

@@ -91,6 +91,15 @@ READ = {
         (ASK,),
     ),
     "nested null": ({**COLOUR, "tools": None, "chosen": [answer("Red.", tool_calls=None, name=None)]}, (ASK,)),
+    "nested null, filled up": (
+        {
+            **COLOUR,
+            "tools": [{"name": None}],
+            "chat_template_kwargs": {"thinking": None},
+            "chosen": [answer("Red.", function_call={"name": None, "arguments": ""})],
+        },
+        (ASK,),
+    ),
 }
 
 
