@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from spac_repro import recipes
 from spac_repro.data import audit
 from spac_repro.data.audit import Codec
-from spac_repro.data.preferences import Preference
+from spac_repro.data.preferences import Preference, read_preferences
 from spac_repro.data.rendering import Renderer
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.model import policy, policy_tokenizer
@@ -161,6 +161,24 @@ def test_its_own_samples_are_not_told_from_data_by_rendering(packaged, renderer)
     assert quiet.sides["selfplay"].length_quantile[1.0] <= 12
     assert len(loud.warnings()) == 1
     assert loud.comparisons["chosen"].first_token.rendering > 0.1
+
+
+@real
+def test_its_rows_are_those_of_responses_encoded_alone(packaged, renderer, shared):
+    """Up to commit 72ce1f5 responses were encoded alone. The scores of docs/results-smollm2.md come from such rows."""
+    _, tokenizer = packaged
+    rows = read_preferences(str(shared / "preferences" / "gsm8k_solutions.jsonl.gz"))
+    found = renderer.tokenize(rows)
+
+    def alone(text: str) -> list[int]:
+        tokens = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        return tokens[: RECIPE.data.max_response_tokens]
+
+    prompts = [tokenizer.apply_chat_template(list(row.prompt), add_generation_prompt=True, return_dict=False) for row in rows]
+    assert list(found.prompt) == [prompt[-RECIPE.data.max_prompt_tokens :] for prompt in prompts]
+    assert list(found.chosen) == [alone(row.chosen) for row in rows]
+    assert list(found.rejected) == [alone(row.rejected) for row in rows]
+    assert renderer.stop_token_ids == (tokenizer.eos_token_id,)
 
 
 # Refusals, before anything is read
