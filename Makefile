@@ -29,8 +29,13 @@ $(VENV)/.setup: requirements/base.lock requirements/cpu.lock requirements/cuda.l
 	$(PIP) --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.setup requirements/test.lock
+$(VENV)/.test: $(VENV)/.setup requirements/test.lock $(VENV)/tokenizers/.test
 	$(LOCKED) -r requirements/test.lock
+	touch $@
+
+# In a folder of its own: where transformers can import mistral-common, it reads Mistral models with that.
+$(VENV)/tokenizers/.test: $(VENV)/.setup requirements/tokenizers.lock
+	$(LOCKED) --target $(VENV)/tokenizers --upgrade -r requirements/tokenizers.lock
 	touch $@
 
 smollm2: $(VENV)/.setup

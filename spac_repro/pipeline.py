@@ -80,6 +80,8 @@ def train(
             progress.message(f"{path} is complete; nothing to do")
             return folder.results
 
+        for message in context.examples.summary.messages():
+            progress.message(message)
         distributed.on_main_process(lambda: contamination.measure(context))
         last = run.recipe.training.iterations
         with MetricsWriter(folder) as metrics:
@@ -201,7 +203,10 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
             **_further_stop_tokens(context.renderer),
             **({"dropout_set_to_zero": zeroed} if (zeroed := dropout.disabled(model)) else {}),
         },
-        data=context.inputs.reading(),
+        data={
+            **context.inputs.reading(),
+            **({"rendering": rendering} if (rendering := context.examples.summary.recorded()) else {}),
+        },
         environment={**environment.describe(), **_plugins(run), **_sampler(run)},
         written_files={},
         equal_bits_claimed=claims_equal_bits(run.recipe, context.device.type),

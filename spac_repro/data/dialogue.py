@@ -75,16 +75,18 @@ def messages(value: object, where: str) -> Messages:
 
 
 def check_roles(prompt: Messages, where: str) -> None:
-    """Check the roles of a prompt: an optional system message, then user and assistant in turn, the user last.
+    """Check the roles of a prompt: an optional system message, then user and assistant in turn.
+
+    Where the assistant is last, the response goes on with that message.
 
     Raises:
         UserError: the roles are others.
     """
     roles = [message["role"] for message in prompt]
     turns = roles[1:] if roles[:1] == ["system"] else roles
-    if len(turns) % 2 == 0 or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
+    if not turns or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
         shown = ", ".join(one_line(role, 20) for role in roles[:8]) or "none"
-        raise UserError(f"{where}: roles must be user, assistant, … and end with user (system may lead); found {shown}")
+        raise UserError(f"{where}: roles must be user, assistant, … in turn (system may lead); found {shown}")
 
 
 def _message(value: object, where: str) -> Message:

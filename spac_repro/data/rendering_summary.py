@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 FINDINGS = {
     "prompts_cut": "prompts are longer than data.max_prompt_tokens; their beginning is cut",
@@ -37,9 +38,10 @@ class RenderingSummary:
                 self.counts[finding] = self.counts.get(finding, 0) + 1
                 self.first.setdefault(finding, row)
 
-    def as_json(self) -> dict[str, int | list[str]]:
-        """Return the counts for a manifest; empty if nothing was found."""
-        return {**self.counts, **({"notes": list(self.notes)} if self.notes else {})}
+    def recorded(self) -> dict[str, Any]:
+        """Return what a manifest records; it is empty where nothing was found."""
+        found = {name: {"rows": self.counts[name], "first_row": self.first[name]} for name in FINDINGS if name in self.counts}
+        return {**found, **({"template": list(self.notes)} if self.notes else {})}
 
     def messages(self) -> list[str]:
         """Return one sentence for each finding."""
