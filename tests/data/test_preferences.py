@@ -181,7 +181,7 @@ USER, ASSISTANT = message("user", "u"), message("assistant", "a")
         ({"prompt": "x", "chosen": [USER, ASSISTANT], "rejected": "b"}, "different prompts"),
         ({"prompt": "x", "chosen": [USER, ASSISTANT], "rejected": [USER, message("assistant", "b")]}, "not a user message"),
         ({"prompt": [ASSISTANT, USER], "chosen": "a", "rejected": "b"}, "prompt: roles must be user, assistant"),
-        ({"prompt": [USER, ASSISTANT], "chosen": "a", "rejected": "b"}, "found user, assistant"),
+        ({"prompt": [USER, ASSISTANT, ASSISTANT], "chosen": "a", "rejected": "b"}, "found user, assistant, assistant"),
         ({"prompt": [message("system", "s")], "chosen": "a", "rejected": "b"}, "found system"),
         (
             {"prompt": [USER], "chosen": [USER, USER, ASSISTANT], "rejected": [USER, USER, message("assistant", "b")]},

@@ -50,6 +50,11 @@ READ = {
         (ASK,),
     ),
     "prompt as text, responses as messages": ({**COLOUR, "chosen": [answer("Red.")], "rejected": [answer("Tuesday.")]}, (ASK,)),
+    "a response that is begun": (
+        {**COLOUR, "prompt": [ASK, answer("The colour is")], "chosen": [answer("Red.")], "rejected": [answer("Tuesday.")]},
+        (ASK, answer("The colour is")),
+    ),
+    "HH-RLHF, a response that is begun": ({**COLOUR, "prompt": f"{HH} The colour is"}, (ASK, answer("The colour is"))),
     "one message each": ({**COLOUR, "chosen": answer("Red."), "rejected": answer("Tuesday.")}, (ASK,)),
     "system in the messages": (
         {**COLOUR, "chosen": [SYSTEM, ASK, answer("Red.")], "rejected": [SYSTEM, ASK, answer("Tuesday.")]},
@@ -351,8 +356,6 @@ HELD = {
     "lfs_pointer.jsonl.gz": "git lfs pull",
 }
 DROP = {"equal_pair.jsonl": {pairs.EQUAL: 1}, "odd_text.jsonl": {pairs.EMPTY: 1}}
-# The prompt's form depends on the template, so reading does not decide it.
-OPEN = {"prefill.jsonl"}
 
 
 @pytest.mark.real
@@ -360,7 +363,7 @@ def test_the_shared_cases(shared: Path):
     cases = shared / "cases"
     if not cases.is_dir():
         pytest.skip(f"needs {cases}")
-    paths = [path for path in (*sorted((cases / "shapes").iterdir()), *sorted(cases.glob("*.jsonl*"))) if path.name not in OPEN]
+    paths = [*sorted((cases / "shapes").iterdir()), *sorted(cases.glob("*.jsonl*"))]
     assert len(paths) > 60
     for path in paths:
         if path.name in HELD:
