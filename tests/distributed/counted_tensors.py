@@ -21,7 +21,7 @@ right = iteration.training_loop
 
 
 def num_bytes() -> int:
-    storages = (each.untyped_storage() for each in gc.get_objects() if isinstance(each, torch.Tensor))
+    storages = (each.untyped_storage() for each in gc.get_objects() if issubclass(type(each), torch.Tensor))
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
