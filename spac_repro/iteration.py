@@ -3,7 +3,6 @@
 self-play responses y′ ~ π_{t−1} for every prompt  →  reference log-probabilities, once  →  audit  →  optimizer steps on the loss
 """
 
-import gc
 import shutil
 import time
 from collections.abc import Sequence
@@ -232,7 +231,6 @@ def _schedule(context: RunContext, t: int, data: PreferenceDataset, model: PreTr
 def _engine_factory(context: RunContext, policy: Policy) -> EngineFactory:
     """The factory of the recipe's training engine, with the policy on its device and in training mode."""
     training = context.recipe.training
-    gc.collect()  # a reference that was another model is a cycle of references, and goes before training needs the memory
     policy.to(context.device)
     if training.gradient_checkpointing:
         options = {"use_reentrant": False, "context_fn": precision.checkpoint_contexts}

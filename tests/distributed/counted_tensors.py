@@ -50,6 +50,7 @@ def counted(build_engine, make_objective, schedule, **keywords):  # type: ignore
     return engine
 
 
+gc.disable()  # Python collects cycles when it likes; what counts is what the run itself collects
 iteration.training_loop = counted
 # 21 tokens of SmolLM2's vocabulary: processes have unequally many chunks, where there are any.
 logprobs.token_logprobs.__kwdefaults__["max_logits"] = 2**20
