@@ -151,7 +151,8 @@ def test_decoding_gives_the_text(its, name, prompt, response):
         again = its.decode(its.response_ids(row(prompt), told))
         assert "".join(again.split()) == "".join(told.split())
     elif its.settings.prompt_template != "plain" or not prompt[-1].isspace():
-        assert told == its._ended.sub("", response)
+        kept = its.tokenizer.decode(its._encoder.encode("Q" + response).ids) == "Q" + response  # SmolLM2 lacks some bytes
+        assert not kept or told == its._ended.sub("", response)
 
 
 @pytest.mark.parametrize("name", every_tokenizer())

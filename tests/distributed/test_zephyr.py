@@ -1,4 +1,4 @@
-"""The recipe zephyr-7b as it is, but for its size: ZeRO-3, bf16, checkpointed activations, the instruction frame, real data.
+"""The recipe zephyr-7b as it is, but for its size: ZeRO-3, bf16, checkpointed activations, the chat template, real data.
 
 The model is a Mistral of a few million random weights, of which every layer is partitioned, with a real tokenizer, fetched by
 revision from a stand-in for the hub.
@@ -104,7 +104,7 @@ def test_all_but_the_size(whole: Path) -> None:
     assert (theirs.engine, theirs.compute_dtype, settings["data"]["prompt_template"]) == (
         "deepspeed-zero3",
         "bfloat16",
-        "instruction",
+        "chat",
     )
     steps = RunFolder(whole / "run").metrics()
     assert [(each.iteration, each.step) for each in steps] == [(t, step) for t in (1, 2) for step in (1, 2, 3)]
