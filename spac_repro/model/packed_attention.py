@@ -7,12 +7,13 @@ sequence with a block mask. Both know sliding windows, which may differ between 
 
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -22,6 +23,7 @@ from spac_repro.optim import gpu_host
 
 # docs/decisions/06-packing.md: why a row is flat and why no model is patched.
 ATTENTION = "shared_prompt"  # the name under which transformers finds `packed_attention`
+MIN_HEAD_WIDTH = 16  # of FlexAttention on a GPU
 
 
 def packed_attention(
@@ -142,11 +144,18 @@ def flex_packed_attention(
     On a GPU it is compiled; this was never run, because no GPU was available. Elsewhere it is torch's reference implementation, for
     tests.
     """
-    attention: Callable[..., Any] = _compiled_flex_attention() if query.is_cuda else flex_attention  # type: ignore[assignment]
+    attention: Callable[..., Any] = compiled_flex_attention() if query.is_cuda else flex_attention  # type: ignore[assignment]
+    width = query.shape[-1]
+    padding = (0, max(0, MIN_HEAD_WIDTH - width))  # zeros, which change no product
     output: Tensor = attention(
-        query, key, value, score_mod=_capped_score(softcap), block_mask=layout.block_mask(window), scale=scaling, enable_gqa=True
+        *(pad(tensor, padding) for tensor in (query, key, value)),
+        score_mod=_capped_score(softcap),
+        block_mask=layout.block_mask(window),
+        scale=width**-0.5 if scaling is None else scaling,
+        enable_gqa=True,
+        kernel_options={"BACKEND": "TRITON"},  # the same kernel for short rows, which would get one for decoding
     )
-    return output.transpose(1, 2)
+    return output[..., :width].transpose(1, 2)
 
 
 @cache
@@ -162,9 +171,16 @@ def _capped_score(softcap: float | None) -> Callable[..., Tensor] | None:
 
 
 @cache
-def _compiled_flex_attention() -> Callable[..., Any]:
+def compiled_flex_attention(backend: str = "inductor") -> Callable[..., Any]:
+    """FlexAttention, compiled for every kind of layer: with a window or without, with gradients or without, short rows or long.
+
+    Rows of other lengths and layouts need no compilation of their own. If they did, dynamo would at its limit of 8 turn to the
+    reference implementation, which keeps all logits of a row; so a full graph is demanded, and the limit is out of reach.
+    """
     gpu_host.set_cache_folders()
-    return torch.compile(flex_attention, dynamic=True)
+    dynamo: Any = import_module("torch._dynamo.config")
+    dynamo.recompile_limit = max(32, dynamo.recompile_limit)
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True, backend=backend)
 
 
 # Where no layout is given (generation, the leaderboard), the model is an ordinary sdpa model, masks included.

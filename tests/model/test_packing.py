@@ -156,3 +156,40 @@ def test_a_prompt_is_packed_once():
     assert packed.targets.tolist() == [4, 5, 6, 8]
     assert packed.response_numbers.tolist() == [0, 0, 1, 2]
     assert TokenizedExample([1, 2, 3], [[4, 5], [6]]).num_tokens == 6
+
+
+@torch.no_grad()
+def test_rows_of_any_layout_are_computed_by_the_same_compiled_graph():
+    """Compilation takes seconds, and after some dynamo gives up. Traced as on a GPU, but run by the reference implementation."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = packed_attention.compiled_flex_attention.__wrapped__(backend)
+    for window in (5, 9):
+        for length in (3, 40, 150, 170):
+            layout = pack([TokenizedExample([1] * length, [[2] * 3, [3] * length]), TokenizedExample([1], [[2]])]).layout
+            query, key, value = (torch.randn(1, heads, len(layout.position_ids), 16) for heads in (4, 2, 2))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(packed_attention, "flex_attention", compiled)
+                found = packed_attention.flex_packed_attention(query, key, value, layout, scaling=None, window=window)
+            assert_same(found, packed_attention.split_attention(query, key, value, layout, scaling=None, window=window))
+    assert len(graphs) == 2  # for rows of one block of 128 tokens, and for longer ones
+    torch._dynamo.reset()
+
+
+def test_small_heads_are_as_wide_as_a_gpu_needs(monkeypatch):
+    widths = []
+
+    def attention(query, key, value, **_):
+        widths.extend(tensor.shape[-1] for tensor in (query, key, value))
+        return query
+
+    monkeypatch.setattr(packed_attention, "flex_attention", attention)
+    layout = pack([TokenizedExample([1, 2], [[3]])]).layout
+    output = packed_attention.flex_packed_attention(*torch.randn(3, 1, 2, 3, 4), layout, scaling=None, window=None)
+    assert widths == [16, 16, 16]
+    assert output.shape == (1, 3, 2, 4)
