@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+for folder in ("e2e", "model"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests/conftest.py looks at markers

@@ -1,12 +1,10 @@
-"""Every architecture that packs: values, gradients and decoding against the stock model, one response at a time.
-
-Random weights are drawn wide, windows are shorter than most rows, and bounds of logits are low, so that each of them matters.
-"""
+"""Every architecture that packs: values, gradients and decoding against the stock model, one response at a time."""
 
 import copy
 
 import pytest
 import torch
+from small_models import PARTICULARS, SHAPE, stock_model
 from torch.nn.attention import flex_attention
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -20,29 +18,6 @@ from spac_repro.sampling import selfplay
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-VOCABULARY = 41
-SHAPE = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.3,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
-PARTICULARS = {
-    "llama": {"attention_bias": True},
-    "mistral": {"sliding_window": 4},
-    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "layer_types": MIXED, "tie_word_embeddings": True},
-    "qwen3": {"use_sliding_window": True, "sliding_window": 4, "layer_types": MIXED, "head_dim": 8},
-    "gemma2": {
-        "sliding_window": 4, "layer_types": MIXED, "head_dim": 8, "query_pre_attn_scalar": 8,
-        "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
-    },
-    "gemma3_text": {
-        "sliding_window": 4, "layer_types": MIXED, "head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0,
-    },
-    "phi3": {"sliding_window": 4, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
-    "olmo2": {},
-    "gpt_neox": {"use_parallel_residual": True, "rotary_pct": 0.25, "attention_dropout": 0.1, "hidden_dropout": 0.1},
-}  # fmt: skip
 # A prompt and a response longer than the window of 4 tokens, a prompt within it, an empty response, and a mask.
 BATCH = [
     TokenizedExample(list(range(3, 16)), [list(range(20, 33)), [7, 8], []]),
@@ -58,10 +33,7 @@ def test_all_are_tested():
 @pytest.fixture(scope="module", params=PARTICULARS)
 def models(request):
     """(stock model with its own eager attention, the same weights with packed attention)."""
-    config = CONFIG_MAPPING[request.param](**SHAPE, **PARTICULARS[request.param])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        stock = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    stock = stock_model(request.param)
     packed = policy.prepare(copy.deepcopy(stock), "sdpa")
     assert policy.supports_packing(packed)
     return stock, packed
