@@ -13,13 +13,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.optim import launch
-
-if TYPE_CHECKING:
-    import torch
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -84,8 +81,7 @@ def init_process_group(expected: int, *, force: bool = False) -> None:
     if not dist.is_initialized():
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_timeout("gloo"))
-            if cuda:
-                _set_timeout(torch.device("cuda"), _timeout("nccl"))
+            limit_waiting()
         except (RuntimeError, ValueError, KeyError) as error:
             raise UnfitEnvironmentError(
                 f"process {rank()} of {world_size()} cannot connect to the others: {error}; start them with torchrun"
@@ -115,12 +111,20 @@ def _timeout(backend: str) -> timedelta:
     return timedelta(minutes=minutes)
 
 
-def _set_timeout(device: "torch.device", timeout: timedelta) -> None:
-    """Set the timeout of one backend: torch's own function for it, `_set_pg_timeout`, sets one for all."""
+def limit_waiting() -> None:
+    """Set the timeouts of every process group that there is: DeepSpeed makes groups of its own, with torch's timeouts.
+
+    torch's own function for it, `_set_pg_timeout`, sets one timeout for all backends of a group.
+    """
+    import torch
     import torch.distributed as dist
 
-    backend: Any = dist.group.WORLD._get_backend(device)  # type: ignore[union-attr]  # noqa: SLF001
-    backend._set_default_timeout(timeout)  # noqa: SLF001
+    world: Any = dist.distributed_c10d._world  # noqa: SLF001  # torch has no public name for the groups, nor for what follows
+    for group in world.pg_map:
+        for device in group._device_types:  # noqa: SLF001
+            backend = group._get_backend(torch.device(device))  # noqa: SLF001
+            if backend.name() in TIMEOUT_VARIABLES:
+                backend._set_default_timeout(_timeout(backend.name()))  # noqa: SLF001
 
 
 @contextmanager

@@ -50,6 +50,7 @@ class Zero:
             "steps_per_print": 10**9,
         }
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+        distributed.limit_waiting()
         if state and state.shard:
             self._load_shard(state.shard)
 
