@@ -51,8 +51,9 @@ class TextFrame:
         self._before, self._behind = template.split("{prompt}")
 
     def prompts(self, conversations: Sequence[Conversation], where: Sequence[str]) -> list[str]:
-        """Return the text that generation goes on from, for each conversation."""
-        return [f"{self._before}{_joined(messages)}{self._behind}" for messages in conversations]
+        """Return the text that generation goes on from, for each conversation; a begun response stands where responses do."""
+        parts = map(_question_and_beginning, conversations)
+        return [f"{self._before}{_joined(question)}{self._behind}{_joined(begun)}" for question, begun in parts]
 
     def replies(
         self, conversations: Sequence[Conversation], prompts: Sequence[str], responses: Sequence[str], where: Sequence[str]
@@ -61,8 +62,9 @@ class TextFrame:
         return list(responses)
 
     def cuttable(self, conversation: Conversation) -> Conversation:
-        """Return the conversation as one message: the frame does not tell messages apart."""
-        return ({"role": "user", "content": _joined(conversation)},)
+        """Return the conversation as one message, with a begun response behind it: the frame does not tell messages apart."""
+        question, begun = _question_and_beginning(conversation)
+        return ({"role": "user", "content": _joined(question)}, *begun)
 
 
 class ChatFrame:
@@ -161,6 +163,12 @@ def holds(text: str, part: str) -> bool:
 
 def _joined(messages: Conversation) -> str:
     return "\n\n".join(message["content"] for message in messages)
+
+
+def _question_and_beginning(messages: Conversation) -> tuple[Conversation, Conversation]:
+    """The messages that are answered, and the assistant's message at their end, if it begins the response."""
+    border = len(messages) - (len(messages) > 1 and messages[-1]["role"] == "assistant")
+    return messages[:border], messages[border:]
 
 
 def _reply(messages: Conversation, response: str) -> Conversation:

@@ -64,6 +64,18 @@ def test_an_answer_that_was_begun_is_gone_on_with():
     assert response == " red.<|im_end|>"
 
 
+def test_an_answer_that_was_begun_stands_behind_a_frame_of_text():
+    begun = {"role": "assistant", "content": "The colour is"}
+    prompt, response = texts(renderer(frame="instruction"), USER, ASSISTANT, USER, begun, chosen=" red.")
+    question = "The user speaks.\n\nThe assistant speaks.\n\nThe user speaks."
+    assert prompt == f"### Instruction: {question}\n\n### Response: The colour is"
+    assert response.startswith(" red.")
+    short, _ = texts(renderer(frame="instruction", prompt=40), USER, ASSISTANT, USER, begun, chosen=" red.")
+    assert short.endswith(" speaks.\n\n### Response: The colour is")
+    assert short.startswith("### Instruction: ")
+    assert len(short) < len(prompt)
+
+
 def test_a_begun_answer_is_read(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text(
