@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from spac_repro.data import audit, dataset
+from spac_repro.data import audit, dataset, tokenizers
 from spac_repro.data.audit import Codec
 from spac_repro.data.preferences import Preference, read_preferences
 from spac_repro.data.rendering import Renderer
@@ -112,7 +112,14 @@ def behind(tokenizer: Any, rows: Sequence[Preference], data: DataSettings, sampl
 def codec(tokenizer: Any, re_encode: Callable[[int, Sequence[int]], Sequence[int]], stop_token_ids: Sequence[int]) -> Codec:
     """What the audit asks, with the tokenizer's own functions."""
     row_text = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
-    return Codec(re_encode, row_text, lambda token: str(tokenizer.convert_ids_to_tokens(token)), stop_token_ids)
+    return Codec(
+        re_encode,
+        row_text,
+        lambda token: str(tokenizer.convert_ids_to_tokens(token)),
+        stop_token_ids,
+        tokenizer.all_special_ids,
+        tokenizers.unknown_token_id(tokenizer),
+    )
 
 
 def lines(

@@ -21,7 +21,9 @@ two: a row with a non-canonical response reads the same when the response is enc
 does not (after `▁`, `▁The` has one space more than `The`). So d_i counts for rendering where the row reads otherwise, and for
 non-canonical sampling where it reads the same. Non-canonical sampling beyond the first word leaves the first token alone, but
 it changes lengths. So the length classifier has no share of rendering's. A stop token has one encoding, so for the end all
-d_i count for rendering.
+d_i count for rendering; a response that is cut, before or after, has none. A response that no data can have counts for the
+policy: one with a special token in it, as text that looks like one is encoded as text, or one whose text the tokenizer cannot
+encode.
 
 **The permutation test**: without a rendering artefact, "sampled" and "encoded" are exchangeable names of a response's two
 token sequences. Swapping them within a response changes the sign of its d_i and nothing else, because the classifier was
@@ -63,12 +65,16 @@ class Codec(NamedTuple):
         row_text: gets all tokens of a row, and returns its text, with special tokens.
         token_text: gets a token, and returns it as the tokenizer writes it.
         stop_token_ids: the tokens at which generation stops.
+        special_token_ids: the tokens that no text of the data is encoded as.
+        unknown_token_id: stands for text that the tokenizer cannot encode; None where there is no such text.
     """
 
     re_encode: Callable[[int, Sequence[int]], Sequence[int]]
     row_text: Callable[[Sequence[int]], str]
     token_text: Callable[[int], str]
     stop_token_ids: Sequence[int]
+    special_token_ids: Sequence[int] = ()
+    unknown_token_id: int | None = None
 
 
 class Traits(NamedTuple):
@@ -88,7 +94,8 @@ class Traits(NamedTuple):
 class Encoded(NamedTuple):
     """A self-play response that was decoded and encoded as data."""
 
-    traits: Traits
+    first_token: int | None
+    end: tuple[int, ...]
     changed: bool  # other tokens
     rewritten: bool  # another text, before the end
 
@@ -165,23 +172,28 @@ def _side(traits: Sequence[Traits], codec: Codec) -> Side:
 
 def _encode(row: int, prompt: Sequence[int], response: Sequence[int], codec: Codec) -> Encoded:
     tokens, sampled = list(codec.re_encode(row, response)), list(response)
-    traits, of_sampled = Traits.of(tokens, codec.stop_token_ids), Traits.of(sampled, codec.stop_token_ids)
+    encoded, of_sampled = Traits.of(tokens, codec.stop_token_ids), Traits.of(sampled, codec.stop_token_ids)
+    # A cut response stays cut. One that encoding makes longer may be cut at the limit, which says nothing about how data end.
+    cut = not of_sampled.end or (not encoded.end and encoded.length >= of_sampled.length)
+    end = of_sampled.end if cut else encoded.end
     if tokens == sampled:
-        return Encoded(traits, changed=False, rewritten=False)
+        return Encoded(encoded.first_token, end, changed=False, rewritten=False)
+    body = sampled[: len(sampled) - len(of_sampled.end)]
+    if codec.unknown_token_id in tokens or not set(codec.special_token_ids).isdisjoint(body):
+        return Encoded(encoded.first_token, end, changed=True, rewritten=False)  # data cannot have this response
 
     def text(response: list[int], end: tuple[int, ...]) -> str:
         without_end = response[: len(response) - len(end)]
         return codec.row_text([*prompt, *without_end]).rstrip("\ufffd")  # half a character, where the response is cut
 
-    shorter, longer = sorted((text(tokens, traits.end), text(sampled, of_sampled.end)), key=len)
-    if not (traits.end and of_sampled.end):  # cut: other tokens reach less or more far into the same text
+    shorter, longer = sorted((text(tokens, encoded.end), text(sampled, of_sampled.end)), key=len)
+    if not (encoded.end and of_sampled.end):  # cut: other tokens reach less or more far into the same text
         longer = longer[: len(shorter)]
-    return Encoded(traits, changed=True, rewritten=shorter != longer)
+    return Encoded(encoded.first_token, end, changed=True, rewritten=shorter != longer)
 
 
 def _compare(data: Sequence[Traits], selfplay: Sequence[Traits], encoded: Sequence[Encoded], sample: Sample) -> Comparison:
     rewritten = np.array([each.rewritten for each in encoded])
-    ends = [each.traits.end if sampled.end else () for sampled, each in zip(selfplay, encoded, strict=True)]
     train = ~sample.held_out
     lengths = [np.array([each.length for each in side]) for side in (data, selfplay)]
     data_bins, selfplay_bins = length_bins(lengths[0], lengths[1], train)
@@ -190,15 +202,15 @@ def _compare(data: Sequence[Traits], selfplay: Sequence[Traits], encoded: Sequen
             [each.first_token for each in data],
             [each.first_token for each in selfplay],
             sample,
-            encoded=[each.traits.first_token for each in encoded],
+            encoded=[each.first_token for each in encoded],
             by_rendering=rewritten,
         ),
         end=classify(
             [each.end for each in data],
             [each.end for each in selfplay],
             sample,
-            encoded=ends,
-            by_rendering=np.ones(len(ends), bool),
+            encoded=[each.end for each in encoded],
+            by_rendering=np.ones(len(encoded), bool),
         ),
         length=classify(data_bins.tolist(), selfplay_bins.tolist(), sample),
     )

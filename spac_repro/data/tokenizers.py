@@ -44,6 +44,12 @@ def pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else eos_token_id(tokenizer)
 
 
+def unknown_token_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """Return the token that stands for text that the tokenizer cannot encode; None where it can encode every text."""
+    token = tokenizer.unk_token or getattr(tokenizer.backend_tokenizer.model, "unk_token", None)
+    return int(tokenizer.convert_tokens_to_ids(str(token))) if token else None  # type: ignore[arg-type]
+
+
 def _required(token: int | None, purpose: str) -> int:
     if token is None:
         raise UserError(f"the policy's tokenizer has no token that {purpose}; choose a policy that has one")

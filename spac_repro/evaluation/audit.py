@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from spac_repro import methods
-from spac_repro.data import audit, dataset
+from spac_repro.data import audit, dataset, tokenizers
 from spac_repro.data.audit import Codec
 from spac_repro.optim import distributed
 from spac_repro.run_context import RunContext
@@ -38,6 +38,8 @@ def _audit(context: RunContext, t: int) -> Audit:
         row_text=partial(renderer.tokenizer.decode, clean_up_tokenization_spaces=False),
         token_text=lambda token: str(renderer.tokenizer.convert_ids_to_tokens(token)),
         stop_token_ids=renderer.stop_token_ids,
+        special_token_ids=renderer.tokenizer.all_special_ids,
+        unknown_token_id=tokenizers.unknown_token_id(renderer.tokenizer),
     )
     columns: dict[str, Sequence[list[int]]] = {name: data.responses[name] for name in methods.get(context.run.method).responses}
     return audit.measure(data.prompts, columns, columns.pop("selfplay", None), codec)

@@ -317,6 +317,39 @@ def test_a_cut_that_reaches_less_far_is_no_other_text():
     assert measured(sampled, [[*row, EOS] for row in sampled], ended).rewritten == 1
 
 
+def test_an_end_that_the_limit_cuts_off_is_no_other_end():
+    """Encoded anew, a response can become longer than the limit. Data that never end are another matter."""
+    generator = random.Random(0)
+    data = [[*encode(text, ""), EOS] for text in texts(generator, 200)]
+    cut = [encode(text, "") for text in texts(generator, 200)]
+    longer = codec()._replace(re_encode=lambda row, response: [*response[:-1], NUMBER["▁is"]])
+    found = measured(cut, data, longer)
+    assert found.comparisons["chosen"].end.accuracy == 1
+    assert (found.comparisons["chosen"].end.rendering, found.warnings()) == (0, [])
+    never = codec()._replace(re_encode=lambda row, response: response[:-1])
+    assert measured(cut, data, never).comparisons["chosen"].end.rendering == 0.5
+
+
+def test_a_special_token_that_the_policy_writes_is_the_policys_doing():
+    """Text that looks like a special token is encoded as text. So data never have one, and encoding writes something else."""
+    data = [[*encode("The answer", ""), EOS]] * 100
+    selfplay = [[TURN_END, *encode("The answer", ""), EOS]] * 100
+    found = measured(data, selfplay, codec()._replace(special_token_ids=(EOS, TURN_END)))
+    first = found.comparisons["chosen"].first_token
+    assert (first.accuracy, first.rendering, first.non_canonical) == (1, 0, 0.5)
+    assert (found.non_canonical, found.rewritten) == (1, 0)
+    assert measured(data, selfplay, codec()).rewritten == 1, "without that rule"
+
+
+def test_a_text_that_the_tokenizer_cannot_encode_is_the_policys_doing():
+    """A token may stand for a text whose letters the tokenizer does not have, as the names of the tasks of the built-in world."""
+    data, selfplay = [[*encode("The answer", ""), EOS]] * 100, [[NUMBER["We"], EOS]] * 100
+    unknown = codec()._replace(re_encode=lambda row, response: [TURN_END, EOS], unknown_token_id=TURN_END)
+    found = measured(data, selfplay, unknown)
+    first = found.comparisons["chosen"].first_token
+    assert (first.rendering, first.non_canonical, found.rewritten, found.non_canonical) == (0, 0.25, 0, 1)
+
+
 def test_another_end_of_a_turn_is_loud():
     """The policy ends its turns with a token, and the data end with end-of-sequence. Cut responses say nothing about it."""
     generator = random.Random(0)

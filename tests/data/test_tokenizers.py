@@ -58,3 +58,11 @@ def test_identity_depends_only_on_tokenizer_and_chat_template():
     assert tokenizers.identity(tokenizer)["tokenizer_sha256"] == before["tokenizer_sha256"]
     tokenizer.add_tokens(["c"])
     assert tokenizers.identity(tokenizer)["tokenizer_sha256"] != before["tokenizer_sha256"]
+
+
+def test_what_stands_for_text_that_cannot_be_encoded() -> None:
+    world = tokenizers.world_tokenizer()
+    assert tokenizers.unknown_token_id(world) == 0
+    assert 0 in world("Ω", add_special_tokens=False).input_ids
+    every_byte = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+    assert tokenizers.unknown_token_id(every_byte) is None

@@ -61,6 +61,10 @@ def test_the_whole_way(uninterrupted: Path, tmp_path: Path) -> None:
     resumed = cut_down.train(run)
     assert resumed.returncode == 0, resumed.stderr
     assert cut_down.results(run) == cut_down.results(uninterrupted)
+    assert "WARNING" not in resumed.stderr, "rendering tells nothing from data"
+    for t in (1, 2):
+        audits = [folder / f"iteration-{t}" / "audit.json" for folder in (run, uninterrupted)]
+        assert len({audit.read_bytes() for audit in audits}) == 1
 
     # Evaluated again, its last iterate has the scores that the run gave it.
     scores = answer("evaluate", run, "--suite", "mini", "--limit", "4")["scores"]

@@ -44,7 +44,13 @@ def context_of(path, method: str = "spac", *, artefact: bool = False) -> Any:
     data = PreferenceDataset([[i] for i in range(ROWS)], {"chosen": rows, "rejected": rows, "selfplay": [[3, EOS]] * ROWS}, {})
     file = folder.iteration(1).dataset_file
     dataset.write(file, data, {}, before_rename=file_hashes.before_rename(folder, file))
-    tokenizer = SimpleNamespace(decode=lambda tokens, **options: str(tokens), convert_ids_to_tokens=str)
+    tokenizer = SimpleNamespace(
+        decode=lambda tokens, **options: str(tokens),
+        convert_ids_to_tokens=str,
+        all_special_ids=[EOS],
+        unk_token="0",
+        convert_tokens_to_ids=int,
+    )
     return SimpleNamespace(
         inputs=SimpleNamespace(preferences=[None] * ROWS),
         folder=folder,
