@@ -356,7 +356,7 @@ def test_the_keyboard_reaches_every_part_and_shows_where_it_is(browser: Any, pag
             break
         reached.append(focus)
     links = [name for tag, name, _ in reached if tag == "A"]
-    parts = ("verdict", "scores", "curves", "responses", "settings", "environment", "repeat", "glossary")
+    parts = ("verdict", "scores", "curves", "audit", "responses", "settings", "environment", "repeat", "glossary")
     assert [link for link in links if not link.startswith("#term-")] == [f"#{part}" for part in parts]
     assert {"Scores of spac", "Recorded inputs and environment", "Commands"} <= {name for _, name, _ in reached}
     assert all(outline != "none" for _, _, outline in reached)
