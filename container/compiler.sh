@@ -23,10 +23,11 @@ headers=$("$prefix/bin/python" -c 'import sysconfig; print(sysconfig.get_paths("
 
 cat >"$prefix/bin/clang" <<END
 #!/bin/sh
-# clang of the package ziglang, with its own headers and stubs of glibc 2.28, which is older than the image's.
+# clang of the package ziglang, with its own headers and stubs of glibc 2.28, which is older than the image's. Debian's Python.h
+# includes a file by its path below /usr/include, which comes last.
 cache="\${TRITON_CACHE_DIR:-\$HOME/.triton/cache}/zig"
 export ZIG_GLOBAL_CACHE_DIR="\$cache" ZIG_LOCAL_CACHE_DIR="\$cache"
-exec "$site/ziglang/zig" cc -target x86_64-linux-gnu.2.28 -Wno-macro-redefined "\$@"
+exec "$site/ziglang/zig" cc -target x86_64-linux-gnu.2.28 -Wno-macro-redefined -idirafter /usr/include "\$@"
 END
 chmod 755 "$prefix/bin/clang" "$site/ziglang/zig"
 

@@ -246,6 +246,19 @@ def test_the_images_compiler_builds_the_module_of_triton_which_loads(environment
 
 
 @pytest.mark.check
+def test_it_takes_the_headers_of_debians_python(environment_with_triton: Path, tmp_path: Path) -> None:
+    """They lie in two folders: one includes a file of the other by its path below /usr/include."""
+    if not Path("/usr/include/python3.11/Python.h").exists():
+        pytest.skip("Debian's python3.11-dev is not installed")
+    subprocess.run(["sh", CHECKOUT / "container" / "compiler.sh", environment_with_triton], check=True)
+    (tmp_path / "module.c").write_text("#include <Python.h>\nint size(void) { return sizeof(PyObject); }\n")
+    build = ["-shared", "-fPIC", "-I/usr/include/python3.11", "-o", tmp_path / "module.so", tmp_path / "module.c"]
+    environment = {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([environment_with_triton / "bin" / "clang", *build], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.check
 def test_a_base_without_pythons_headers_is_refused(environment_with_triton: Path, tmp_path: Path) -> None:
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
