@@ -70,6 +70,11 @@ def unknown(its: Renderer) -> int | None:
     return tokenizer.pad_token_id if tokenizer is ZOO["the built-in world's"]() else tokenizer.unk_token_id
 
 
+def keeps(its: Renderer, text: str) -> bool:
+    """Whether the tokenizer has tokens for all of a text; SmolLM2's lacks some bytes."""
+    return its.tokenizer.decode(its._encoder.encode("Q" + text).ids) == "Q" + text
+
+
 def row(prompt: str, chosen: str = "a", rejected: str = "b") -> Preference:
     return Preference(({"role": "user", "content": prompt},), chosen, rejected)
 
@@ -151,18 +156,18 @@ def test_decoding_gives_the_text(its, name, prompt, response):
         again = its.decode(its.response_ids(row(prompt), told))
         assert "".join(again.split()) == "".join(told.split())
     elif its.settings.prompt_template != "plain" or not prompt[-1].isspace():
-        kept = its.tokenizer.decode(its._encoder.encode("Q" + response).ids) == "Q" + response  # SmolLM2 lacks some bytes
-        assert not kept or told == its._ended.sub("", response)
+        assert not keeps(its, response) or told == its._ended.sub("", response)
 
 
 @pytest.mark.parametrize("name", every_tokenizer())
 @quick
 @given(prompt=any_text, response=any_text)
-def test_data_encoded_anew_as_samples_are_the_same(its, prompt, response):
+def test_data_encoded_anew_as_samples_are_the_same(its, name, prompt, response):
     given_row = row("Q" + prompt)
     tokens = its.response_ids(given_row, response)
     if not its.tokenize([row("Q" + prompt, response)]).summary.counts.get("straddled"):
-        assert unknown(its) in tokens or its.re_encode(given_row, tokens) == tokens
+        known = unknown(its) not in tokens and (name in CHANGING or keeps(its, response))
+        assert not known or its.re_encode(given_row, tokens) == tokens
         cut = its.re_encode(given_row, tokens[:-1])
         assert not cut or cut[-1] not in its.stop_token_ids
 
