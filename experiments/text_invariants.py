@@ -1,7 +1,8 @@
 """What holds between text and tokens, for every kind of tokenizer: the tables of docs/text.md.
 
     python experiments/text_invariants.py                                 # the invariants, on self-made rows
-    python experiments/text_invariants.py --before-and-after FILE         # Mistral's tokenizer on the preferences of a file
+    python experiments/text_invariants.py --before-and-after FILE         # Mistral's tokenizers on the preferences of a file
+    python experiments/text_invariants.py --smollm2 FILE                  # rows of the recipe smollm2-135m that have other tokens
 
 "Encoded alone" is how responses were tokenized before: without the prompt in front of them.
 """
@@ -16,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data"))
 import tokenizer_zoo
 
+from spac_repro import recipes
 from spac_repro.data.frames import INSTRUCTION
 from spac_repro.data.preferences import Preference, read_preferences
 from spac_repro.data.rendering import Renderer
@@ -97,11 +99,31 @@ def before_and_after(name: str, frame: str, rows: Sequence[Preference]) -> str:
     return f"| {name} | {frame} | {before} of {len(rows)} | {after} of {len(rows)} |"
 
 
+def changed_for_smollm2(rows: Sequence[Preference]) -> str:
+    """Say how many texts have other tokens in the recipe smollm2-135m than with responses encoded alone."""
+    tokenizer, data = tokenizer_zoo.smollm2(), recipes.load("smollm2-135m").recipe.data
+    tokenized = Renderer(tokenizer, data).tokenize(rows)
+    changed = dict.fromkeys(("prompts", "chosen", "rejected"), 0)
+    for row, prompt, *responses in zip(rows, tokenized.prompt, tokenized.chosen, tokenized.rejected, strict=True):
+        messages = list(row.prompt)
+        before = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)[-data.max_prompt_tokens :]
+        changed["prompts"] += before != prompt
+        for name, text, response in zip(("chosen", "rejected"), (row.chosen, row.rejected), responses, strict=True):
+            alone = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+            changed[name] += alone[: data.max_response_tokens] != response
+    return f"of {len(rows)} rows have other tokens: " + ", ".join(f"{name} {number}" for name, number in changed.items())
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before-and-after", metavar="FILE", help="preferences")
-    file = parser.parse_args().before_and_after
+    parser.add_argument("--smollm2", metavar="FILE", help="preferences")
+    arguments = parser.parse_args()
+    if arguments.smollm2:
+        print(changed_for_smollm2(read_preferences(arguments.smollm2)))
+        return
+    file = arguments.before_and_after
     if file is None:
         print(HEADER, *(invariants(name, frame) for name in tokenizer_zoo.ZOO for frame in FRAMES), sep="\n")
         return
