@@ -4,7 +4,6 @@ The prompt's tokens are those that generation sees. A response's tokens are thos
 end. docs/text.md lists what holds for which tokenizer.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -84,8 +83,7 @@ class Renderer:
         self._frame: Frame = TextFrame(INSTRUCTION if settings.prompt_template == "instruction" else "{prompt}")
         if chat:
             self._frame = ChatFrame(tokenizer, self._encoder, stops.end, settings.chat_template_date)
-        names = "|".join(re.escape(name) for name, token in self._encoder.special.items() if token in stops.ids)
-        self._ended = re.compile(rf"(?:(?:{names or '(?!)'})\s*)+\Z")
+        self._stop_names = tuple(name for name, token in self._encoder.special.items() if token in stops.ids)
         self._prefix = [] if chat else self._encoder.prefix  # a chat template writes its own beginning
         self._decodes_behind: list[int] = []
         self._space_in_front = ""
@@ -185,6 +183,17 @@ class Renderer:
     def _without_stop_token(self, response: Sequence[int]) -> Sequence[int]:
         return response[:-1] if len(response) and response[-1] in self.stop_token_ids else response
 
+    def _without_end(self, text: str) -> str:
+        """A text without the names of stop tokens at its end, and the white space behind them; in linear time."""
+        kept = end = len(text)
+        while True:
+            while end and text[end - 1].isspace():
+                end -= 1
+            name = next((name for name in self._stop_names if text.endswith(name, 0, end)), None)
+            if name is None:
+                return text[:kept]
+            kept = end = end - len(name)
+
     def _decode(self, head: Sequence[int], tokens: Sequence[int]) -> str:
         """The text of tokens behind others: alone, a decoder may drop their first space."""
         before = self.tokenizer.decode([*head], clean_up_tokenization_spaces=False)
@@ -235,7 +244,7 @@ class Renderer:
         replies = self._frame.replies(
             [prompt.messages for prompt in prompts],
             [prompt.text for prompt in prompts],
-            [self._ended.sub("", text) for text in texts],
+            [self._without_end(text) for text in texts],
             places,
         )
         spaces = [prompt.text[len(prompt.own) :] for prompt in prompts]
@@ -258,9 +267,9 @@ class Renderer:
             "responses_cut": any(len(answer.ids) > limit for answer in answers),
             "straddled": any(answer.straddled for answer in answers),
             "special_text": any(
-                map(self._encoder.names_special_token, (*contents, *(self._ended.sub("", text) for text in responses)))
+                map(self._encoder.names_special_token, (*contents, *(self._without_end(text) for text in responses)))
             ),
-            "already_ended": any(map(self._ended.search, responses)),
+            "already_ended": any(self._without_end(text) != text for text in responses),
             "prompt_text_dropped": not overlong and not all(holds(prompt.text, content) for content in contents),
             "equal_responses": chosen.cut(limit) == rejected.cut(limit),
         }

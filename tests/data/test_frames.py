@@ -202,3 +202,11 @@ def test_marks_in_text_are_refused():
     )
     its = renderer()
     assert its.decode(its.response_ids(Preference((USER,), "a", "b"), "\ufdd2 \ufdd0")) == "\ufdd2 \ufdd0"
+
+
+def test_many_ends_take_linear_time():
+    """A pattern that tries every end anew would take hours."""
+    text = "<|im_end|> " * 100_000
+    its = renderer()
+    assert its._without_end(text) == ""
+    assert its._without_end(f"{text}x") == f"{text}x"

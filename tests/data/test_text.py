@@ -154,9 +154,9 @@ def test_decoding_gives_the_text(its, name, prompt, response):
     told = its.decode(its.response_ids(row(prompt), response))
     if name in CHANGING:
         again = its.decode(its.response_ids(row(prompt), told))
-        assert "".join(again.split()) == "".join(told.split())
+        assert "".join(again.split()) == "".join(its._without_end(told).split())  # what was behind an end may be lost
     elif its.settings.prompt_template != "plain" or not prompt[-1].isspace():
-        assert not keeps(its, response) or told == its._ended.sub("", response)
+        assert not keeps(its, response) or told == its._without_end(response)
 
 
 @pytest.mark.parametrize("name", every_tokenizer())
