@@ -30,7 +30,7 @@ PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheelhouse" $pip --python "$prefix/bin/pytho
 
 # A third of all files, which nothing here imports: the libraries' tests, and torch's headers, against which nothing is compiled.
 site="$prefix/lib/python3.11/site-packages"
-find "$site" -type d -name tests -prune -exec rm -r {} +
+find "$site" -path "$site/ziglang" -prune -o -type d -name tests -prune -exec rm -r {} + # the compiler's library needs its own
 rm -r "$site/torch/include"
 [ "$variant" = cpu ] || sh container/compiler.sh "$prefix"
 

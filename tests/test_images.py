@@ -206,6 +206,8 @@ def environment_with_triton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run([sys.executable, *words, "--require-hashes", *files], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"the compiler and Triton cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
+    (prune,) = re.findall(r'^find "\$site".*$', (CHECKOUT / "container" / "install.sh").read_text(), re.MULTILINE)
+    subprocess.run(["sh", "-c", f"site={prefix}/lib/python3.11/site-packages; {prune}"], check=True)
     yield prefix
     shutil.rmtree(prefix)
 
