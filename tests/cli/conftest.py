@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from spac_repro import cli, recipes
+from spac_repro.optim import signals
 
 
 class Finished(NamedTuple):
@@ -20,11 +21,20 @@ class Finished(NamedTuple):
     err: str
 
 
+@pytest.fixture(autouse=True)
+def as_without_signals(monkeypatch):
+    """`cli.main` installs handlers, and remembers a signal until the process ends; the next test knows of neither."""
+    monkeypatch.setattr(signals, "_signal_received", False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def invoke(tmp_path, monkeypatch, capsys):
     """Runs a command in the temporary folder, by way of the function behind `spac-repro`."""
     monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
 
     def invoke(*arguments: Any) -> Finished:
         monkeypatch.setattr(sys, "argv", ["spac-repro", *map(str, arguments)])
@@ -36,8 +46,7 @@ def invoke(tmp_path, monkeypatch, capsys):
             code = int(stop.code or 0)
         return Finished(code, *capsys.readouterr())
 
-    yield invoke
-    signal.signal(signal.SIGTERM, handler)
+    return invoke
 
 
 @pytest.fixture
