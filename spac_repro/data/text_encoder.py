@@ -42,8 +42,12 @@ class TextEncoder:
                 "encoded behind its prompt; choose a policy with a tokenizer.json (a fast tokenizer)"
             )
         content = json.loads(tokenizer.backend_tokenizer.to_str())
-        chosen = [token for token in content["added_tokens"] if token["special"] or token["id"] in also_special]
-        self.special: dict[str, int] = {token["content"]: token["id"] for token in chosen if token["content"]}
+        # A letter, such as the `!` that some fill up rows with, is special nowhere in a text.
+        self.special: dict[str, int] = {
+            token["content"]: token["id"]
+            for token in content["added_tokens"]
+            if token["id"] in also_special or (token["special"] and len(token["content"]) > 1)
+        }
         self.prefix = _prefix(tokenizer)
         self._encoder = _renamed(content, {name: self.mark(token) for name, token in self.special.items()})
         if wrong := [name for name, token in self.special.items() if self._encoder.token_to_id(self.mark(token)) != token]:
@@ -106,8 +110,11 @@ def _renamed(content: dict[str, Any], marks: dict[str, str]) -> Any:
 
     for token in content["added_tokens"]:
         if token["content"] in marks:
-            token |= {"content": marks[token["content"]], "special": True, "normalized": False}
+            # It is found next to letters as well: a response ends, whatever its last letter is.
+            token |= {"content": marks[token["content"]], "special": True, "normalized": False, "single_word": False}
     model = content["model"]
+    if model.get("dropout"):  # drops merges at random
+        model["dropout"] = None
     if isinstance(model["vocab"], dict):
         model["vocab"] = {marks.get(name, name): token for name, token in model["vocab"].items()}
     else:  # Unigram: (piece, score) in the order of the ids; a piece found in the text would be a special token
