@@ -21,7 +21,7 @@ REFUSED_COLUMNS = ("tools", "functions", "images", "chat_template_kwargs")  # th
 READ_COLUMNS = frozenset(
     (*(name for pair in RESPONSE_COLUMNS for name in pair), *PROMPT_COLUMNS, *SYSTEM_COLUMNS, *REFUSED_COLUMNS)
 )
-_PART_OF_A_PROMPT = frozenset((*PROMPT_COLUMNS, *SYSTEM_COLUMNS, "context", "history", "documents"))
+_PART_OF_A_PROMPT = frozenset((*PROMPT_COLUMNS, *SYSTEM_COLUMNS, *REFUSED_COLUMNS, "context", "history", "documents"))
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Layout:
 
     @property
     def ignored_prompt_columns(self) -> tuple[str, ...]:
-        """The columns that are not read although their names say that they are part of a prompt."""
-        return tuple(name for name in self.ignored if name in _PART_OF_A_PROMPT)
+        """The columns that are not read although their names, in any case, say that they are part of a prompt."""
+        return tuple(name for name in self.ignored if name.lower() in _PART_OF_A_PROMPT or name.lower().startswith("system"))
 
     def check_refused(self, row: Mapping[str, object], where: str) -> None:
         """Check that no column of the row holds what would change its prompt and cannot be rendered.
@@ -57,10 +57,15 @@ class Layout:
 
 
 def is_empty(value: object) -> bool:
-    """Whether a value says nothing: null, no text, or a list or an object of nothing else, as Parquet fills up nested columns."""
+    """Whether a value says nothing: null, no text, or a list or an object of nothing else, as Parquet fills up nested columns.
+
+    A table holds the latter as JSON text.
+    """
     if isinstance(value, dict):
         return all(map(is_empty, value.values()))
-    return value is None or value == "" or (isinstance(value, list) and all(map(is_empty, value)))
+    if isinstance(value, str):
+        return value.strip() in ("", "null", "[]", "{}")
+    return value is None or (isinstance(value, list) and all(map(is_empty, value)))
 
 
 def find_layout(columns: tuple[str, ...], where: str) -> Layout:

@@ -38,6 +38,11 @@ def is_text_dialogue(value: object) -> bool:
     return isinstance(value, str) and value.lstrip().startswith("Human:") and "\n\nAssistant:" in value
 
 
+def asks_for_turn(value: object) -> bool:
+    """Whether a text dialogue ends in "Assistant:", so that a response is the text of that turn."""
+    return is_text_dialogue(value) and str(value).rstrip().endswith("\n\nAssistant:")
+
+
 def text_turns(value: str, where: str) -> Messages:
     """Return the turns of a text dialogue, without the white space around them. Adjacent turns of one speaker become one."""
     parts = _TURN.split(text(value, where).strip())[1:]

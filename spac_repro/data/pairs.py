@@ -58,6 +58,8 @@ def pair(row: Mapping[str, object], layout: Layout, where: str) -> tuple[Message
         raise DroppedRowError(EMPTY)
     if chosen.strip() == rejected.strip():
         raise DroppedRowError(EQUAL if chosen == rejected else EQUAL_BUT_ENDS)
+    if layout.prompt and dialogue.asks_for_turn(row[layout.prompt]):  # the white space around a turn is no part of it
+        return prompt, chosen.strip(), rejected.strip()
     return prompt, chosen, rejected
 
 

@@ -123,10 +123,10 @@ def _table_rows(path: Path, *, delimiter: str) -> Records:
         lines = _TableLines(_lines(file, path), path)
         try:
             cells = csv.reader(lines, delimiter=delimiter, strict=True)
-            header = tuple(next(cells, ()))
+            header = tuple(next(filter(None, cells), ()))
             if not header:
                 return
-            check_header(header, f"{path}, line 1")
+            check_header(header, f"{path}, line {lines.number}")
             first = lines.start_record()
             for row in cells:
                 if row:

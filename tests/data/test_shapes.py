@@ -40,6 +40,7 @@ READ = {
     "HH-RLHF": ({"chosen": f"{HH} Red.", "rejected": f"{HH} Tuesday."}, (ASK,)),
     "HH-RLHF, several turns": ({"chosen": f"{LONG} Red.", "rejected": f"{LONG} Tuesday.\n"}, HISTORY),
     "HH-RLHF, prompt apart": ({**COLOUR, "prompt": LONG}, HISTORY),
+    "HH-RLHF, prompt apart, responses with their space": ({"prompt": HH, "chosen": " Red.", "rejected": " Tuesday.\n"}, (ASK,)),
     "HH-RLHF, prompt apart and within": ({"prompt": HH, "chosen": f"{HH} Red.", "rejected": f"{HH} Tuesday."}, (ASK,)),
     "HH-RLHF, one speaker twice": (
         {"chosen": f"\n\nHuman: Hi.{HH} Red.", "rejected": f"\n\nHuman: Hi.{HH} Tuesday."},
@@ -96,6 +97,7 @@ READ = {
         (ASK,),
     ),
     "nested null": ({**COLOUR, "tools": None, "chosen": [answer("Red.", tool_calls=None, name=None)]}, (ASK,)),
+    "no tools, as JSON text": ({**COLOUR, "tools": "[]", "chosen": [answer("Red.", tool_calls="null")]}, (ASK,)),
     "nested null, filled up": (
         {
             **COLOUR,
@@ -246,6 +248,13 @@ def test_columns_are_listed_and_those_that_may_belong_to_the_prompt_are_named(tm
     assert [line.split(" is not read")[0] for line in summary.messages()] == ["the column context", "the column instruction"]
 
 
+@pytest.mark.parametrize("name", ["System", "system_message", "Tools", "Instruction"])
+def test_another_spelling_of_a_column_that_changes_the_prompt_is_named(tmp_path, name):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({**COLOUR, name: "Be brief.", "Score": 1}))
+    assert preferences.read(str(path)).summary.ignored_prompt_columns == (name,)
+
+
 # HH-RLHF's text: whatever the turns, the last one is the response and the rest the prompt.
 
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).filter(
@@ -288,6 +297,15 @@ def test_a_table_holds_what_was_written(tmp_path, rows, kind, ends, bom):
     path.write_bytes(file.getvalue().encode("utf-8-sig" if bom else "utf-8"))
     expected = [Preference((message("user", row[0]),), row[1], row[2]) for row in (("NA", "4", "null"), *rows)]
     assert preferences.read_preferences(str(path)) == expected
+
+
+def test_empty_lines_above_a_table_s_header_are_no_header(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n\nprompt,chosen,rejected\nName a colour.,Red.,Tuesday.\n")
+    assert preferences.read_preferences(str(path)) == [Preference((ASK,), "Red.", "Tuesday.")]
+    path.write_text("\n\nprompt,chosen\nName a colour.,Red.\n")
+    with pytest.raises(UserError, match="line 3: lacks the field rejected"):
+        preferences.read(str(path))
 
 
 @pytest.mark.parametrize(
