@@ -113,7 +113,10 @@ class Renderer:
                 limit = self.settings.max_response_tokens
                 for number, parts in enumerate(zip(batch, prompts, chosen, rejected, strict=True), start=begin + 1):
                     summary.add(number, self._findings(*parts))
-                    _, prompt, *answers = parts
+                    row, prompt, *answers = parts
+                    for name, text, answer in zip(FIELDS[1:], (row.chosen, row.rejected), answers, strict=True):
+                        if text.strip() and self._says_nothing(text, answer):
+                            raise UserError(f"row {number}: the {name} response is empty once it is rendered; remove the row")
                     yield self._prefix + prompt.ids, *(answer.cut(limit) for answer in answers)
 
         tokenized = TokenizedPreferences(**memory_map.token_columns(rendered(), FIELDS), summary=summary)
@@ -194,11 +197,18 @@ class Renderer:
                 return text[:kept]
             kept = end = end - len(name)
 
+    def _says_nothing(self, text: str, answer: Continuation) -> bool:
+        """Whether nothing is left of a response: it was the name of a stop token, or characters that the tokenizer removes."""
+        few = len(answer.ids) <= 3  # an end, and the white space of the frame
+        return not self._without_end(text).strip() or (few and not self.tokenizer.decode(answer.ids[:-1]).strip())
+
     def _decode(self, head: Sequence[int], tokens: Sequence[int]) -> str:
         """The text of tokens behind others: alone, a decoder may drop their first space."""
         before = self.tokenizer.decode([*head], clean_up_tokenization_spaces=False)
         text = self.tokenizer.decode([*head, *tokens], clean_up_tokenization_spaces=False)
-        return str(text[len(before) :] if text.startswith(before) else self.tokenizer.decode([*tokens]))
+        return str(
+            text[len(before) :] if text.startswith(before) else self.tokenizer.decode([*tokens], clean_up_tokenization_spaces=False)
+        )
 
     def _prompts(self, conversations: Sequence[Conversation], begin: int | None) -> list[_Prompt]:
         """Render prompts; `begin` is the number of rows before them, None if they are not numbered."""

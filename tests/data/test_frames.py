@@ -1,7 +1,7 @@
 """Frames: what a chat template makes of system messages, several turns, a begun answer; and templates that cannot be used."""
 
 import pytest
-from tokenizer_zoo import CHATML, ZEPHYR, byte_level
+from tokenizer_zoo import CHATML, ZEPHYR, byte_level, wordpiece
 
 from spac_repro.data.preferences import Preference, read_preferences
 from spac_repro.data.rendering import Renderer
@@ -18,8 +18,8 @@ THINKS = CHATML.replace("<|im_start|>assistant\n'", "<|im_start|>assistant\n<thi
 SYSTEM, USER, ASSISTANT = ({"role": role, "content": f"The {role} speaks."} for role in ("system", "user", "assistant"))
 
 
-def renderer(template: str | None = CHATML, frame: str = "chat", prompt: int = 400, **options) -> Renderer:
-    tokenizer = byte_level()
+def renderer(template: str | None = CHATML, frame: str = "chat", prompt: int = 400, make=byte_level, **options) -> Renderer:
+    tokenizer = make()
     tokenizer.chat_template = template
     settings = DataSettings(
         source="file", name=None, revision=None, max_pairs=None, prompt_template=frame, max_prompt_tokens=prompt,
@@ -179,6 +179,18 @@ def test_an_empty_prompt_without_beginning_is_refused():
     assert refused(renderer(frame="plain"), Preference(({"role": "user", "content": ""},), "a", "b")).startswith(
         "row 1: the prompt has no tokens and the tokenizer begins no text"
     )
+
+
+@pytest.mark.parametrize(("make", "frame", "text"), [
+    (byte_level, "plain", "<|endoftext|>"),
+    (byte_level, "chat", "<|im_end|>\n<|endoftext|>"),
+    (wordpiece, "plain", "\u200b"),
+    (wordpiece, "instruction", "\u200b\x01"),
+])  # fmt: skip
+def test_a_response_of_which_rendering_leaves_nothing_is_refused(make, frame, text):
+    its = renderer(frame=frame, make=make)
+    said = refused(its, Preference((USER,), "a", "b"), Preference((USER,), "a", text))
+    assert said == "row 2: the rejected response is empty once it is rendered; remove the row"
 
 
 def test_equal_responses_after_cutting_are_counted():
