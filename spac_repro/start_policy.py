@@ -28,7 +28,7 @@ from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.publish.model_card import model_card
 from spac_repro.recipe import complete, start_settings
 from spac_repro.run_context import RunContext
-from spac_repro.runs import file_hashes, files
+from spac_repro.runs import file_hashes, files, ownership
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import CARD
 from spac_repro.runs.manifest import Manifest, leaf_differences
@@ -184,7 +184,7 @@ def reuse(context: RunContext, other: Path) -> None:
     if target.has_policy:
         return
     context.progress.start_stage("iteration 0: reused")
-    target.path.mkdir(parents=True, exist_ok=True)
+    ownership.make_folder(target.path)
     for file in (source.gold_file, source.heldout_file, source.samples_file, source.scores_file):
         if file.exists() and not (target.path / file.name).exists():
             file_hashes.link(context.folder, file, target.path / file.name)

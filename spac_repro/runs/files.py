@@ -144,7 +144,7 @@ def _make_room(path: Path, *, folder: bool = False) -> None:
         UserError: a file lies where a folder is needed, or a folder where a file is.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        ownership.make_folder(path.parent)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path.parent}: a folder is needed here, and a file is in its place; remove it and repeat") from None
     if folder and path.exists() and not path.is_dir():

@@ -50,6 +50,21 @@ def check(path: Path) -> None:
             raise _lost(folder)
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it, but never a run folder that this process owns: it was there, so it was removed.
+
+    Raises:
+        OSError: a folder cannot be created, or the run folder is missing.
+    """
+    owned = next((owned for owned in _owned if folder.absolute().is_relative_to(owned)), None)
+    if owned is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    inside = folder.absolute().relative_to(owned).parts
+    for depth in range(1, len(inside) + 1):
+        owned.joinpath(*inside[:depth]).mkdir(exist_ok=True)
+
+
 @contextmanager
 def explain_loss(folder: Path) -> Iterator[None]:
     """Say in one line that a remembered run folder was removed, instead of which file was missed first.

@@ -3,12 +3,13 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.runs import files
+from spac_repro.runs import files, ownership
 from spac_repro.runs.results import Score
 
 OLD = b"old content\n"
@@ -23,6 +24,31 @@ def test_a_file_is_written_with_the_folders_it_needs(tmp_path):
     files.write_json(path, {"b": 1, "a": "ρ"})
     assert json.loads(path.read_text()) == {"a": "ρ", "b": 1}
     assert entries(tmp_path) == {"a", "a/b", "a/b/results.json"}
+
+
+def test_a_run_folder_that_is_removed_behind_the_check_is_not_made_again(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ownership.LOCK).write_bytes(b"")
+    ownership.begin(run)
+    checked = ownership.check
+
+    def removed_after(path):
+        checked(path)
+        shutil.rmtree(run, ignore_errors=True)
+
+    try:
+        files.write_json(run / "a" / "b" / "results.json", {})
+        monkeypatch.setattr(ownership, "check", removed_after)
+        with (
+            pytest.raises(UserError, match="was removed while this run was at work in it"),
+            ownership.explain_loss(run),
+            files.atomic_folder(run / "iteration-1" / "policy"),
+        ):
+            pass
+        assert not run.exists()
+    finally:
+        ownership.end(run)
 
 
 def test_equal_content_gives_equal_bytes(tmp_path):
