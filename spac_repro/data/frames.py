@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from spac_repro.data import chat_template
 from spac_repro.data.dialogue import Message
 from spac_repro.data.text_encoder import TextEncoder
+from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
 
 Conversation = Sequence[Message]
@@ -20,6 +21,7 @@ _QUESTION, _ANSWER = "sentinelquestion", "sentinelanswer"  # letters only: templ
 _HERE = "\ufdd3"  # where a response goes on
 _IGNORES = "the chat template ignores add_generation_prompt: prompts end with the beginning that it gives an assistant's turn"
 _OTHER_TURN = "the chat template asks for another turn than it writes: responses stand directly behind the generation prompt"
+_ADDS = "the chat template writes {} into each response of the data; self-play has it only where the policy writes it"
 _INSTEAD = "choose --set data.prompt_template=instruction (or plain), or another policy"
 
 
@@ -96,6 +98,9 @@ class ChatFrame:
         _, end, behind = tail.partition(encoder.mark(end_token_id))
         self._end, self._behind = end, f"{end}{behind}" if end else tail
         self.notes = [note for note, applies in ((_IGNORES, self._turn), (_OTHER_TURN, not head.startswith(asked))) if applies]
+        before = head.removeprefix(asked + self._turn) if head.startswith(asked) else ""
+        added = [text for text in (before, end and tail.partition(end)[0]) if text.strip()]
+        self.notes += [_ADDS.format(repr(one_line(encoder.named(text), 60))) for text in added]
 
     def prompts(self, conversations: Sequence[Conversation], where: Sequence[str]) -> list[str]:
         """Return the rendered conversations with the generation prompt; a last assistant's turn is gone on with instead.

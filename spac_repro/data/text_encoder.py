@@ -73,6 +73,12 @@ class TextEncoder:
         """Mark the special tokens of a template, and undo `quote`."""
         return self.unquote(self._names.sub(lambda found: self.mark(self.special[found[0]]), rendered))
 
+    def named(self, text: str) -> str:
+        """Return a marked text with the names of its special tokens, for people."""
+        for name, token in self.special.items():
+            text = text.replace(self.mark(token), name)
+        return text
+
     @staticmethod
     def unquote(text: str) -> str:
         """Undo `quote`."""

@@ -91,6 +91,20 @@ def test_a_template_without_generation_prompt_gets_one_and_says_so():
     assert "ignores add_generation_prompt" in note
 
 
+@pytest.mark.parametrize(
+    ("template", "written"),
+    [
+        (CHATML.replace("m['content']", "('' if m['role'] == 'user' else '<think>\n\n</think>\n') + m['content']"), "<think>"),
+        (CHATML.replace("m['content']", "('' if m['role'] == 'user' else '<|im_start|>:') + m['content']"), "<|im_start|>:"),
+        (CHATML.replace("<|im_end|>", "</answer><|endoftext|>"), "</answer>"),
+    ],
+)
+def test_what_a_template_adds_to_each_response_of_the_data_is_said(template, written):
+    (note,) = renderer(template).tokenize([Preference((USER,), "a", "b")]).summary.messages()
+    assert note.startswith(f"the chat template writes '{written}")
+    assert "\n" not in note
+
+
 def test_white_space_that_ends_a_frame_belongs_to_the_response():
     assert texts(renderer(LLAMA_2), USER) == ("[INST] The user speaks. [/INST]", " Red. <|endoftext|>")
     assert texts(renderer(frame="instruction"), USER)[1] == " Red.<|endoftext|>"
