@@ -15,6 +15,7 @@ Messages = tuple[Message, ...]
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}  # ShareGPT's names
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 _LIST_OF_MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
 
 
@@ -59,11 +60,14 @@ def parsed(value: object, where: str) -> object:
     Raises:
         UserError: the text looks like a list of messages and is not JSON, as Python's own notation is not.
     """
-    if not isinstance(value, str) or not _LIST_OF_MESSAGES.match(value):
+    if not isinstance(value, str) or not _LIST_OF_OBJECTS.match(value):
         return value
     try:
-        return strict_json.parse(value, where)
+        found = strict_json.parse(value, where)
+        return found if _LIST_OF_MESSAGES.match(value) or all(map(_is_message, found)) else value
     except UserError:
+        if not _LIST_OF_MESSAGES.match(value):
+            return value
         raise UserError(f"{where}: the text of a list of messages, but not as JSON; write it with json.dumps") from None
 
 
@@ -92,6 +96,10 @@ def check_roles(prompt: Messages, where: str) -> None:
     if not turns or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
         shown = ", ".join(one_line(role, 20) for role in roles[:8]) or "none"
         raise UserError(f"{where}: roles must be user, assistant, … in turn (system may lead); found {shown}")
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
 
 
 def _message(value: object, where: str) -> Message:

@@ -133,7 +133,10 @@ def _table_rows(path: Path, *, delimiter: str) -> Records:
                     yield Record(f"{path}, line {first}", _by_column(row, header, f"{path}, line {first}"))
                 first = lines.start_record()
         except csv.Error as error:
-            raise UserError(f"{path}, line {lines.number}: no well-formed table ({one_line(error)}); check the quotes") from None
+            problem, remedy = one_line(error), "check the quotes"
+            if "new-line character" in problem:
+                problem, remedy = "a carriage return alone ends no line", "save it with line ends of Unix or Windows"
+            raise UserError(f"{path}, line {lines.number}: no well-formed table ({problem}); {remedy}") from None
 
 
 class _TableLines:

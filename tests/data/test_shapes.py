@@ -96,6 +96,18 @@ READ = {
         {**COLOUR, "chosen": json.dumps([ASK, answer("Red.")]), "rejected": json.dumps([ASK, answer("Tuesday.")])},
         (ASK,),
     ),
+    "messages as JSON text, other members first": (
+        {**COLOUR, "prompt": json.dumps([{"id": 0, **ASK}]), "chosen": json.dumps([{"name": None, **answer("Red.")}])},
+        (ASK,),
+    ),
+    "JSON text that is no list of messages": (
+        {**COLOUR, "prompt": '[{"id": 1, "role": "admin"}] as CSV?'},
+        (message("user", '[{"id": 1, "role": "admin"}] as CSV?'),),
+    ),
+    "JSON text of other objects": (
+        {**COLOUR, "prompt": '[{"id": 1, "role": "admin"}]'},
+        (message("user", '[{"id": 1, "role": "admin"}]'),),
+    ),
     "nested null": ({**COLOUR, "tools": None, "chosen": [answer("Red.", tool_calls=None, name=None)]}, (ASK,)),
     "no tools, as JSON text": ({**COLOUR, "tools": "[]", "chosen": [answer("Red.", tool_calls="null")]}, (ASK,)),
     "nested null, filled up": (
@@ -319,6 +331,7 @@ def test_empty_lines_above_a_table_s_header_are_no_header(tmp_path):
         ("prompt,chosen,rejected\n", ": is empty"),
         (",".join(map(str, range(10_001))) + "\n", ", line 1: 10,001 columns; check that this is the right file"),
         ("\n", ": is empty"),
+        ("prompt,chosen,rejected\ra,b,c\r", ", line 1: no well-formed table (a carriage return alone ends no line); save it with"),
         ("prompt,chosen,rejected\na,b,b\n", ": no preference pair is left: chosen and rejected are equal (1 rows)"),
         (b"\xff\xfep\x00", ", line 1: not UTF-8 at byte 0"),
     ],
