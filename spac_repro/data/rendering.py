@@ -280,6 +280,7 @@ class Renderer:
                 map(self._encoder.names_special_token, (*contents, *(self._without_end(text) for text in responses)))
             ),
             "already_ended": any(self._without_end(text) != text for text in responses),
+            "stops_within": not all(set(self.stop_token_ids).isdisjoint(answer.ids[:-1]) for answer in answers),
             "prompt_text_dropped": not overlong and not all(holds(prompt.text, content) for content in contents),
             "equal_responses": chosen.cut(limit) == rejected.cut(limit),
         }

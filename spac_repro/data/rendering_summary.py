@@ -10,6 +10,7 @@ FINDINGS = {
     "straddled": "rows have a token across the border of prompt and response; the response is encoded apart",
     "special_text": "rows hold the name of a special token; it is encoded as letters",
     "already_ended": "rows have a response that ends in the name of a stop token; it ends once",
+    "stops_within": "rows have a response with a stop token of the model within it; self-play stops there",
     "prompt_text_dropped": "prompts lose text to the chat template",
     "equal_responses": "rows have equal responses once they are rendered and cut; they state no preference",
 }

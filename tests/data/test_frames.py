@@ -207,6 +207,14 @@ def test_a_response_of_which_rendering_leaves_nothing_is_refused(make, frame, te
     assert said == "row 2: the rejected response is empty once it is rendered; remove the row"
 
 
+def test_a_word_at_which_the_model_stops_is_counted():
+    """Some models stop at a line break: self-play never goes on behind it, and data do."""
+    (stop,) = byte_level().convert_tokens_to_ids(["\u010a"])  # a line break, in bytes
+    its = renderer(model_stop_token_ids=(stop,))
+    found = its.tokenize([Preference((USER,), "a", "b"), Preference((USER,), "a\nb", "b")]).summary
+    assert found.recorded() == {"stops_within": {"rows": 1, "first_row": 2}}
+
+
 def test_equal_responses_after_cutting_are_counted():
     its = renderer(ZEPHYR)
     its.settings = its.settings.model_copy(update={"max_response_tokens": 2})
