@@ -36,10 +36,11 @@ DATED = "dated/seed-0"
 SEEDS = (1, 2, 3, 4)
 OLDER_LIBRARY = "accelerate==1.14.0"
 # A chat template that leaves the world's prompts as they are, one that adds a character, and one that adds the day of the month.
+_MESSAGES = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 TEMPLATES = {
-    CHAT: "<s>{{ messages[0]['content'] }}",
-    "other": "<s>{{ messages[0]['content'] }}a",
-    DATED: "<s>{{ strftime_now('%d') }}{{ messages[0]['content'] }}",
+    CHAT: f"<s>{_MESSAGES}",
+    "other": f"<s>a{_MESSAGES}",
+    DATED: f"<s>{{{{ strftime_now('%d') }}}}{_MESSAGES}",
 }
 
 

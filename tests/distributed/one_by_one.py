@@ -1,5 +1,7 @@
 """A process of two: steps of GPT-2 under ZeRO-3, response by response; the main process prints how far they are from plain ones."""
 
+import os
+
 import torch
 import torch.distributed
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -43,7 +45,10 @@ def sharded(schedule: Schedule) -> tuple[list[float], dict[str, torch.Tensor]]:
         accumulate_gradient(engine, lambda rows: objective(engine.module, rows), schedule, step)
         norms.append(engine.step(LEARNING_RATE))
     assert any(parameter.ds_numel > parameter.ds_tensor.numel() for parameter in trained.parameters())
-    return norms, {name.removeprefix("model."): weights for name, weights in engine.weights().items()}
+    weights = {name.removeprefix("model."): weights for name, weights in engine.weights().items()}
+    engine.close()
+    torch.distributed.destroy_process_group()
+    return norms, weights
 
 
 def plain(schedule: Schedule) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -71,7 +76,7 @@ def main() -> None:
         seed=(0, "order", 1),
     )
     norms, weights = sharded(schedule)
-    if torch.distributed.get_rank():
+    if os.environ["RANK"] != "0":
         return
     expected_norms, expected = plain(schedule)
     moved = max((weights[name] - start).abs().max().item() for name, start in policy().named_parameters())

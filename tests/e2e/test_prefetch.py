@@ -46,6 +46,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("hub")
     tokenizer = tokenizers.world_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     model = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), max_position_embeddings=4096, **shape))
     model.save_pretrained(root / "models/lab/small")
