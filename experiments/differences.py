@@ -43,7 +43,6 @@ TEMPLATES = {
     DATED: f"<s>{{{{ strftime_now('%d') }}}}{_MESSAGES}",
 }
 
-
 # How a run is made
 
 
