@@ -176,11 +176,14 @@ def test_gpus_are_passed_on_where_there_are_any(monkeypatch: pytest.MonkeyPatch,
 
 def test_one_folder_is_writable_and_executable_and_only_where_kernels_are_compiled() -> None:
     cuda, cpu = (ImageIdentity("oci:sha256:0", {VARIANT_LABEL: variant}, 1) for variant in ("cuda", "cpu"))
-    assert runtime._executable_folder(cpu) == {}
-    ((folder, options),) = runtime._executable_folder(cuda).items()
-    assert options == "mode=1777,exec,nosuid,nodev"
-    variables = command.environment_variables("digest", command.ContainerOptions(), caches=runtime.COMPILED_CODE)
-    assert {variables[name] for name in CACHE_VARIABLES} == {f"{folder}/triton", f"{folder}/torchinductor"}
+    executable = {runtime.COMPILED_CODE: "mode=1777,exec,nosuid,nodev"}
+    folders = {"/tmp": "mode=1777", "/work": "mode=1777"}  # Docker and Podman mount them noexec
+    for image, writable in ((cuda, folders | executable), (cpu, folders)):
+        assert runtime._writable_folders(image) == writable
+        caches = runtime._compiled_code(image)
+        assert caches in writable, "torch creates its cache folder even where it compiles nothing"
+        variables = command.environment_variables("digest", command.ContainerOptions(), caches=caches)
+        assert {variables[name] for name in CACHE_VARIABLES} == {f"{caches}/triton", f"{caches}/torchinductor"}
 
 
 def test_the_cuda_image_gets_a_compiler_and_the_cpu_image_none() -> None:

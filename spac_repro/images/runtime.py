@@ -185,10 +185,10 @@ def _start_container(
                 Mount(str(path), str(path), type="bind", read_only=not writable)
                 for path, writable in in_container.mounts(command, options)
             ],
-            tmpfs={"/tmp": "mode=1777", "/work": "mode=1777", **_executable_folder(identity)},
+            tmpfs=_writable_folders(identity),
             shm_size=SHARED_MEMORY,
             working_dir="/tmp",
-            environment=in_container.environment_variables(identity.digest, options, caches=COMPILED_CODE),
+            environment=in_container.environment_variables(identity.digest, options, caches=_compiled_code(identity)),
             mem_limit=options.memory,
             memswap_limit=options.memory,
             tty=_on_terminal(),
@@ -210,9 +210,15 @@ def _user_ids(client: "DockerClient", runtime: str) -> tuple[str, str | None]:
     return (f"{os.getuid()}:{os.getgid()}", "keep-id") if runtime == "podman" else ("0:0", None)
 
 
-def _executable_folder(identity: ImageIdentity) -> dict[str, str]:
-    """The one folder that is writable and executable, where kernels are compiled: not in the cpu image, which compiles none."""
-    return {COMPILED_CODE: "mode=1777,exec,nosuid,nodev"} if identity.has_cuda else {}
+def _writable_folders(identity: ImageIdentity) -> dict[str, str]:
+    """The folders that a container can write to, with their options. Where kernels are compiled, one of them is executable."""
+    executable = {COMPILED_CODE: "mode=1777,exec,nosuid,nodev"} if identity.has_cuda else {}
+    return {"/tmp": "mode=1777", "/work": "mode=1777", **executable}
+
+
+def _compiled_code(identity: ImageIdentity) -> str:
+    """The folder for compiled code. The cpu image compiles none, but torch creates its folder all the same."""
+    return COMPILED_CODE if identity.has_cuda else "/tmp"
 
 
 def _gpus(runtime: str, identity: ImageIdentity) -> dict[str, Any]:
