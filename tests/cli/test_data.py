@@ -26,11 +26,11 @@ def shown(invoke, tree, tmp_path):
 
 def test_columns_rows_and_lengths_are_shown(shown, pairs):
     file = pairs(PAIR, EQUAL, {**PAIR, "system": "Be brief.", "context": "c"}, EQUAL)
-    out = shown(file)
+    out = shown(file.name)  # a long path would be broken over lines
     assert "prompt, chosen, rejected, system" in out.replace("system, prompt, chosen, rejected", "prompt, chosen, rejected, system")
     assert "score, context" in out
     assert "2: chosen and rejected are equal (first:" in out
-    assert f"{file},line2" in "".join(out.split())  # a long path is broken over lines
+    assert f"{file.name}, line 2" in out
     assert "[system] Be brief. [user] copy:ab" in out
     assert "the column context is not read" in out
     assert out.count("rows dropped") == 1
