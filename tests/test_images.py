@@ -177,7 +177,7 @@ def test_gpus_are_passed_on_where_there_are_any(monkeypatch: pytest.MonkeyPatch,
 def test_one_folder_is_writable_and_executable_and_only_where_kernels_are_compiled() -> None:
     cuda, cpu = (ImageIdentity("oci:sha256:0", {VARIANT_LABEL: variant}, 1) for variant in ("cuda", "cpu"))
     executable = {runtime.COMPILED_CODE: "mode=1777,exec,nosuid,nodev"}
-    folders = {"/tmp": "mode=1777", "/work": "mode=1777"}  # Docker and Podman mount them noexec
+    folders = dict.fromkeys(("/tmp", "/work"), "mode=1777,noexec,nosuid,nodev")
     for image, writable in ((cuda, folders | executable), (cpu, folders)):
         assert runtime._writable_folders(image) == writable
         caches = runtime._compiled_code(image)

@@ -212,8 +212,8 @@ def _user_ids(client: "DockerClient", runtime: str) -> tuple[str, str | None]:
 
 def _writable_folders(identity: ImageIdentity) -> dict[str, str]:
     """The folders that a container can write to, with their options. Where kernels are compiled, one of them is executable."""
-    executable = {COMPILED_CODE: "mode=1777,exec,nosuid,nodev"} if identity.has_cuda else {}
-    return {"/tmp": "mode=1777", "/work": "mode=1777", **executable}
+    folders = dict.fromkeys(("/tmp", "/work"), "mode=1777,noexec,nosuid,nodev")  # Podman would mount them executable
+    return folders | ({COMPILED_CODE: "mode=1777,exec,nosuid,nodev"} if identity.has_cuda else {})
 
 
 def _compiled_code(identity: ImageIdentity) -> str:
