@@ -7,6 +7,7 @@ ever write there. A critic would learn that token, and tell data from self-play 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spac_repro.data.text_encoder import TextEncoder
 
@@ -100,10 +101,10 @@ def _behind(encoder: TextEncoder, head: str, head_ids: list[int], text: str) -> 
     return _part_behind(encoder.encode(head + text), head, head_ids)
 
 
-def _part_behind(encoding: "object", head: str, head_ids: list[int]) -> Continuation | None:
+def _part_behind(encoding: Any, head: str, head_ids: list[int]) -> Continuation | None:
     """The tokens behind `head`; None if they would be other tokens with the head encoded for itself."""
-    ids: list[int] = encoding.ids  # type: ignore[attr-defined]
-    offsets: list[tuple[int, int]] = encoding.offsets  # type: ignore[attr-defined]
+    ids: list[int] = encoding.ids
+    offsets: list[tuple[int, int]] = encoding.offsets
     count, border = len(head_ids), len(head)
     if ids[:count] != head_ids:
         return None

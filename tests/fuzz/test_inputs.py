@@ -308,10 +308,10 @@ def test_weights_that_are_larger_than_the_memory_are_refused():
 def test_a_home_folder_in_quotes_is_found(monkeypatch):
     from spac_repro import cli
 
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/people/me")
     assert [cli._with_home(word) for word in ("~/a", "--out=~/a", "a~/b", "--set", "x=~/a", "~")] == [
-        "/home/me/a",
-        "--out=/home/me/a",
+        "/people/me/a",
+        "--out=/people/me/a",
         "a~/b",
         "--set",
         "x=~/a",

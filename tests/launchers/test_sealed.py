@@ -19,11 +19,11 @@ from spac_repro.launchers.profile import Cluster
 HERE = "/opt/python"
 # What a user's shell may have, and no container may see.
 OUTSIDE = {
-    "PYTHONPATH": "/home/me/lib",
+    "PYTHONPATH": "/people/me/lib",
     "HF_TOKEN": "hf_secret",
-    "HF_HOME": "/home/me/hf",
+    "HF_HOME": "/people/me/hf",
     "APPTAINER_BIND": "/home",
-    "APPTAINERENV_PYTHONPATH": "/home/me/lib",
+    "APPTAINERENV_PYTHONPATH": "/people/me/lib",
     "SINGULARITYENV_HF_TOKEN": "hf_secret",
     "LD_PRELOAD_OF_MINE": "x",
 }
