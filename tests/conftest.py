@@ -11,11 +11,13 @@ import hypothesis
 import pytest
 
 # No test asserts how long something takes, and hypothesis would: machines are shared.
-# Its examples lie with the other caches in the environment: the tests write nowhere but there and in pytest's temporary folder.
+# The examples are the same in every run, so that a test that fails does so for everybody. SPAC_REPRO_SEARCH=1 draws new ones; it
+# keeps those that failed with the other caches in the environment (docs/testing.md).
 CACHES = Path(sys.prefix) / "cache"
 database = hypothesis.database.DirectoryBasedExampleDatabase(CACHES / "hypothesis")
-hypothesis.settings.register_profile("untimed", deadline=None, database=database)
-hypothesis.settings.load_profile("untimed")
+hypothesis.settings.register_profile("same", deadline=None, database=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("search", deadline=None, database=database, print_blob=True)
+hypothesis.settings.load_profile("search" if os.environ.get("SPAC_REPRO_SEARCH") == "1" else "same")
 
 sys.path.insert(0, str(Path(__file__).parent / "machine"))  # what tests ask of the machine: needs.py
 sys.path.insert(0, str(Path(__file__).parent / "data"))  # chat models of known families: chat_families.py
