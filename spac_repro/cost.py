@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from spac_repro import engines, methods
 from spac_repro.errors import UserError
 from spac_repro.methods import ReferenceMethodSettings
-from spac_repro.recipe import ArchitectureSettings, Run, TrainingSettings
+from spac_repro.policy_settings import ArchitectureSettings
+from spac_repro.recipe import Run, TrainingSettings
 from spac_repro.runs import disk as disk_space
 
 GPU = "an A100 80 GB at 40 % of its 312 TFLOP/s in bfloat16 for training, and 1.4 % for generation"

@@ -35,6 +35,7 @@ from spac_repro.documents.base_model import Fraction, NonNegativeFloat, Positive
 from spac_repro.documents.defaults import fill_defaults
 from spac_repro.errors import UserError
 from spac_repro.methods import MethodSettings
+from spac_repro.policy_settings import PolicySettings
 
 RECIPE_NAME = re.compile(r"\w[\w.-]{0,99}")
 MARKS = ("abstract", "reading", "derived", "tested", "SPIN", "assumed")  # and "set" and "default", which no file may use
@@ -66,52 +67,6 @@ def _iso_date(given: Any) -> date:
 
 
 IsoDate = Annotated[date, BeforeValidator(_iso_date)]
-
-
-class ArchitectureSettings(Settings):
-    """Shape of a Mistral-architecture policy that starts from random weights."""
-
-    hidden_size: Annotated[int, Field(gt=0, le=2**16)]
-    intermediate_size: Annotated[int, Field(gt=0, le=2**18)]
-    num_hidden_layers: Annotated[int, Field(gt=0, le=1000)]
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt
-    sliding_window: PositiveInt | None
-    max_position_embeddings: PositiveInt
-
-    @model_validator(mode="after")
-    def _heads_divide_evenly(self) -> "ArchitectureSettings":
-        if self.hidden_size % (2 * self.num_attention_heads):
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of 2 × num_attention_heads {self.num_attention_heads}: "
-                "each head has an even width, because rotary embeddings turn pairs"
-            )
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads, "
-                f"which is {self.num_key_value_heads}"
-            )
-        return self
-
-
-class PolicySettings(Settings):
-    """The policy's weights and arithmetic before any training."""
-
-    source: Literal["random", "package", "hub"]
-    name: str  # hub: owner/name; package: distribution that carries the weights
-    revision: str | None  # hub: a commit; package: the distribution's version
-    num_parameters: PositiveInt | None  # for the plan; None: counted from the architecture
-    architecture: ArchitectureSettings | None
-    dtype: Literal["float32", "bfloat16"]
-    attn_implementation: Literal["sdpa", "eager"]
-
-    @model_validator(mode="after")
-    def _source_has_what_it_needs(self) -> "PolicySettings":
-        if (self.architecture is not None) != (self.source == "random"):
-            raise ValueError("`architecture` belongs to `source: random` and to nothing else")
-        if self.source != "random" and not self.revision:
-            raise ValueError("`revision` is needed: a name alone can change what it points to")
-        return self
 
 
 class WorldSettings(Settings):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import create_model
 
-from spac_repro import methods, pipeline, recipe, recipes
+from spac_repro import methods, pipeline, policy_settings, recipe, recipes
 from spac_repro.documents.base_model import NonNegativeFloat, Settings
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
@@ -17,11 +17,11 @@ from spac_repro.trust import comparison, rerun, run_scores
 from spac_repro.trust.impact import Impact
 
 
-class Architecture(recipe.ArchitectureSettings):
+class Architecture(policy_settings.ArchitectureSettings):
     bias: bool = False  # in a group within a group
 
 
-class Policy(recipe.PolicySettings):
+class Policy(policy_settings.PolicySettings):
     architecture: Architecture | None
 
 

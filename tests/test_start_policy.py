@@ -7,7 +7,7 @@ from spac_repro import recipes, start_policy
 from spac_repro.errors import UserError
 from spac_repro.model import policy
 from spac_repro.model.policy import Policy
-from spac_repro.recipe import ArchitectureSettings, PolicySettings
+from spac_repro.policy_settings import ArchitectureSettings, PolicySettings
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA, Manifest

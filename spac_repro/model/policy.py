@@ -29,7 +29,7 @@ from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import architectures, dropout, generation_config, loading, packed_attention, policy_tokenizer, trusted_folder
 from spac_repro.model.logprobs import capped, token_logprobs
 from spac_repro.model.packing import PackedSequence
-from spac_repro.recipe import ArchitectureSettings, PolicySettings
+from spac_repro.policy_settings import ArchitectureSettings, PolicySettings
 
 # Packed attention needs no mask; this one only keeps transformers from making one.
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from spac_repro.data import hub, tokenizers
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import generation_config, loading, trusted_folder
-from spac_repro.recipe import PolicySettings
+from spac_repro.policy_settings import PolicySettings
 
 
 def load(settings: PolicySettings) -> PreTrainedTokenizerBase:

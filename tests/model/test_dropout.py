@@ -27,7 +27,7 @@ from spac_repro.errors import UserError
 from spac_repro.model import dropout, policy
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
-from spac_repro.recipe import PolicySettings
+from spac_repro.policy_settings import PolicySettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ from spac_repro.data.example import TokenizedExample
 from spac_repro.model import architectures, packed_attention, policy
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
-from spac_repro.recipe import PolicySettings
+from spac_repro.policy_settings import PolicySettings
 from spac_repro.sampling import selfplay
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,7 +15,7 @@ from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import policy, trusted_folder
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy
-from spac_repro.recipe import ArchitectureSettings, PolicySettings
+from spac_repro.policy_settings import ArchitectureSettings, PolicySettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
