@@ -3,9 +3,12 @@
 python tests/damage/crash.py                 # all points
 python tests/damage/crash.py --sample 8      # so many of them, drawn with --seed
 python tests/damage/crash.py --kills 50      # killed at random times instead
+
+python tests/damage/crash.py --kills 50 --keep FOLDER --seconds 200    # a part of them; the same command goes on
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -21,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import commands
 
-from spac_repro.runs import file_hashes, files
+from spac_repro.runs import environment, file_hashes, files
 from spac_repro.runs.folder import RunFolder
 
 CALLS = ("fsync", "replace", "rename", "unlink", "rmdir")
@@ -175,26 +178,61 @@ def _state(place: Path) -> str:
     return files.sha256_json(sorted(left))
 
 
-def random_kills(work: Path, kills: int, whole: Path, seed: int) -> Iterator[tuple[str, str | None]]:
-    """Kill a run at a random time and resume it, each time anew: the stage that it was in, and what went wrong."""
-    rng = random.Random(seed)
-    seconds = _duration(work)
-    for _ in range(kills):
-        place = work / "killed"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        process = commands.start(commands.train_arguments("run", *MORE), place)
-        time.sleep(rng.uniform(0, seconds))
-        commands.kill(process)
-        while RunFolder(place / "run").in_use:  # other processes of the run end a moment later
-            time.sleep(0.05)
-        yield stage(place / "run"), resumed(place, whole)
+def random_kill(number: int, work: Path, whole: Path, seed: int, seconds: float) -> tuple[str, str | None]:
+    """Kill a run at a random time and resume it.
+
+    Args:
+        number: of the kill; together with the seed it draws the time.
+        work: where the run is put.
+        whole: the run that nothing disturbed.
+        seed: the other part of what draws the time.
+        seconds: how long an undisturbed run takes.
+
+    Returns:
+        The stage that the run was in, and what went wrong.
+    """
+    place = work / "killed"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    process = commands.start(commands.train_arguments("run", *MORE), place)
+    time.sleep(random.Random(f"{seed}:{number}").uniform(0, seconds))
+    commands.kill(process)
+    while RunFolder(place / "run").in_use:  # other processes of the run end a moment later
+        time.sleep(0.05)
+    return stage(place / "run"), resumed(place, whole)
 
 
-def _duration(work: Path) -> float:
-    begin = time.monotonic()
-    commands.trained(work / "timed", "run", *MORE)
-    return time.monotonic() - begin
+def random_kills(work: Path, options: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
+    """Kill a run at random times. The undisturbed run and the outcomes are kept in `work`, and an interrupted campaign goes on.
+
+    Yields:
+        The stages that the runs were in, and what went wrong; the outcomes of earlier commands first.
+
+    Raises:
+        SystemExit: the folder has the outcomes of another campaign.
+    """
+    file, end = work / "campaign.json", time.monotonic() + options.seconds
+    wanted = {"seed": options.seed, "set": options.set, "source": environment.source_revision()}
+    if file.exists():
+        campaign = json.loads(file.read_text())
+        if wanted != {key: campaign[key] for key in wanted}:
+            sys.exit(f"{work} has kills of another seed, setting or commit: give another folder, or delete it")
+        commands.import_as(work / "whole")
+    else:
+        commands.trained(work / "whole", "run", *MORE)
+        shutil.rmtree(work / "timed", ignore_errors=True)
+        begin = time.monotonic()
+        commands.trained(work / "timed", "run", *MORE)
+        campaign = {**wanted, "seconds": time.monotonic() - begin, "outcomes": []}
+        files.write_json(file, campaign)
+    outcomes = campaign["outcomes"]
+    yield from outcomes
+    for number in range(len(outcomes), options.kills):
+        if time.monotonic() > end:
+            break
+        outcomes.append(random_kill(number, work, work / "whole" / "run", options.seed, campaign["seconds"]))
+        files.write_json(file, campaign)
+        yield outcomes[-1]
 
 
 def stage(run: Path) -> str:
@@ -214,6 +252,17 @@ def stage(run: Path) -> str:
     return "results"
 
 
+def cases(work: Path, options: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
+    """The cases that the command line asks for: where the run was killed, and what went wrong."""
+    if options.kills:
+        yield from random_kills(work, options)
+        return
+    whole = commands.trained(work / "whole", "run", *MORE)
+    outcomes = sampled_points(work, options.sample, whole, options.seed) if options.sample else crash_points(work, whole)
+    for point, reason in outcomes:
+        yield " ".join(point.split()[:2]), reason and f"{point}: {reason}"
+
+
 def main() -> None:
     """Print a table in Markdown; exit with 1 if a resumed run differs."""
     parser = argparse.ArgumentParser()
@@ -221,29 +270,26 @@ def main() -> None:
     parser.add_argument("--kills", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], help="a setting of the run, as `train` takes it")
+    parser.add_argument("--keep", type=Path, help="with --kills: a folder for what is done; the same command goes on with it")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="with --keep: begin no kill after this time")
     options = parser.parse_args()
+    if options.keep and not options.kills:
+        parser.error("--keep is for --kills")
     MORE.extend(part for setting in options.set for part in ("--set", setting))
+    table: Counter[tuple[str, str]] = Counter()
+    wrong = 0
     with tempfile.TemporaryDirectory(prefix="spac-repro-crash-") as folder:
-        work = Path(folder)
-        whole = commands.trained(work / "whole", "run", *MORE)
-        if options.kills:
-            outcomes = random_kills(work, options.kills, whole, options.seed)
-        elif options.sample:
-            outcomes = sampled_points(work, options.sample, whole, options.seed)
-        else:
-            outcomes = crash_points(work, whole)
-        table: Counter[tuple[str, str]] = Counter()
-        wrong = 0
-        for point, reason in outcomes:
-            what = point if options.kills else " ".join(point.split()[:2])
+        for what, reason in cases(options.keep or Path(folder), options):
             table[what, reason or "the same bits, nothing left behind"] += 1
             if reason:
                 wrong += 1
-                print(f"{point}: {reason}", file=sys.stderr, flush=True)
+                print(f"{what}: {reason}", file=sys.stderr, flush=True)
     print("| killed | resumed | count |\n| --- | --- | --- |")
     for (what, outcome), count in sorted(table.items()):
         print(f"| {what} | {outcome} | {count} |")
-    print(f"\n{sum(table.values())} cases, {wrong} wrong")
+    done = sum(table.values())
+    rest = f" of {options.kills}" if options.kills and done < options.kills else ""
+    print(f"\n{done}{rest} cases, {wrong} wrong")
     sys.exit(1 if wrong else 0)
 
 

@@ -33,8 +33,9 @@ def test_a_crash_at_any_point_loses_no_bit() -> None:
 
 
 @pytest.mark.check
-def test_a_kill_at_any_time_loses_no_bit() -> None:
-    assert "4 cases, 0 wrong" in script("crash.py", "--kills", "4")
+def test_a_kill_at_any_time_loses_no_bit(tmp_path: Path) -> None:
+    assert "2 cases, 0 wrong" in script("crash.py", "--kills", "2", "--keep", str(tmp_path / "kills"))
+    assert "4 cases, 0 wrong" in script("crash.py", "--kills", "4", "--keep", str(tmp_path / "kills"))
 
 
 @pytest.mark.check
