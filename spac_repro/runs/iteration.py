@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from spac_repro.errors import UserError
-from spac_repro.runs import audit, files, parquet
+from spac_repro.runs import answers, audit, files, parquet
+from spac_repro.runs.answers import Answers
 from spac_repro.runs.audit import Audit
 from spac_repro.runs.parquet import Columns
 from spac_repro.runs.results import Score
@@ -61,6 +62,11 @@ class IterationFolder:
     def scores_file(self) -> Path:
         """The scores of the iterate."""
         return self.path / "scores.json"
+
+    @property
+    def answers_file(self) -> Path:
+        """The answers that the scores are computed from; versions before 0.3 wrote none."""
+        return self.path / "answers.parquet"
 
     @property
     def samples_file(self) -> Path:
@@ -121,6 +127,14 @@ class IterationFolder:
             return _SCORES.validate_python(files.read_json(self.scores_file))
         except ValidationError:
             raise UserError(f"{self.scores_file}: not a list of scores; remove it and repeat the run's command") from None
+
+    def answers(self) -> Answers | None:
+        """Read the answers of the iterate; None where they were not kept.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return answers.read(self.answers_file) if self.answers_file.exists() else None
 
     def audit(self) -> Audit | None:
         """Read the audit of the responses; None where it was not measured.
