@@ -14,6 +14,8 @@ rows:
 - {source: paper, method: start, iteration: 0, task: gsm8k, metric: exact_match, value: 0.27,
    tolerance: {value: 0.02, argument: …}}
 - {source: table, method: spac, iteration: 1, task: gsm8k, metric: exact_match}
+observations:                  # what other groups measured; published rows without a tolerance get theirs from it (group_spread.py)
+- {source: other, method: spin, iteration: 1, weights: same, scores: {gsm8k: 0.31}}
 ```
 """
 
@@ -42,9 +44,12 @@ from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.recipe import RECIPE_NAME
 from spac_repro.runs.verdict import ScoreKey
+from spac_repro.trust.group_spread import GroupSpread, evaluation_spread, method_tolerance
 
 START = "start"  # the method of scores at iteration 0: all methods train from the same start policy
 MIN_SEEDS = 3
+SAME_WEIGHTS = "what groups differ by that scored the same weights"
+OWN_TRAINING = "the gain over the start, which groups that trained on their own did not repeat, and what evaluations differ by"
 
 
 FreshValues = Mapping[ScoreKey, Sequence[float]]  # for each score, one value a run
@@ -100,6 +105,7 @@ class Published(StrictModel):
 
     kind: Literal["published"]
     citation: str
+    protocol: str = ""  # of the evaluation; empty where it is not stated
 
 
 class NotTranscribed(StrictModel):
@@ -160,6 +166,18 @@ class ExpectedRow(StrictModel):
         return ScoreKey(self.method, self.task, self.metric, self.iteration)
 
 
+class Observation(StrictModel):
+    """The scores that another group published for a method: no rows, but what the spread between groups is derived from."""
+
+    source: str
+    method: str
+    iteration: NonNegativeInt
+    weights: Literal["same", "own"]  # those that the rows are about, or the group's own training
+    scores: dict[str, float]  # by task
+    quoted_by: str = ""  # where the scores were read, if not at their source
+    note: str = ""
+
+
 REQUIRED_FIELDS = {"measured": ("value", "seeds", "sd"), "published": ("value",), "not transcribed": ()}
 ALLOWED_FIELDS = {
     "measured": ("value", "seeds", "sd", "skewness", "rounding"),
@@ -180,10 +198,40 @@ class ExpectedResults(StrictModel):
     settings_sha256: dict[str, str] = {}
     sources: dict[str, Source]
     rows: tuple[ExpectedRow, ...]
+    observations: tuple[Observation, ...] = ()
 
     def source_kind(self, row: ExpectedRow) -> str:
         """The kind of a row's source: measured, published or not transcribed."""
         return self.sources[row.source].kind
+
+    def group_spread(self, task: str) -> GroupSpread | None:
+        """The spread between groups of a task's score, from rows and observations of the same weights; None if not known."""
+        trainings: dict[str, dict[int, list[float]]] = {}
+        for row in self.rows:
+            if row.task == task and row.value is not None and row.iteration is not None and self.source_kind(row) == "published":
+                trainings.setdefault(row.method, {}).setdefault(row.iteration, []).append(row.value)
+        for observed in self.observations:
+            if observed.weights == "same" and task in observed.scores:
+                trainings.setdefault(observed.method, {}).setdefault(observed.iteration, []).append(observed.scores[task])
+        return evaluation_spread(list(trainings.values()))
+
+    def with_tolerances(self) -> "ExpectedResults":
+        """The file with the tolerances that follow from the observations, in published rows that state none."""
+        starts = {(row.task, row.metric): row.value for row in self.rows if row.method == START}
+        spreads = {task: self.group_spread(task) for task in {row.task for row in self.rows}} if self.observations else {}
+        rows = []
+        for row in self.rows:
+            start, spread = starts.get((row.task, row.metric)), spreads.get(row.task)
+            stated = row.borrowed is not None or row.tolerance is not None
+            if stated or row.value is None or spread is None or start is None or self.source_kind(row) != "published":
+                rows.append(row)
+            elif row.method == START:
+                borrowed = BorrowedSpread(sd=spread.sd, degrees_of_freedom=spread.degrees_of_freedom, argument=SAME_WEIGHTS)
+                rows.append(row.model_copy(update={"borrowed": borrowed}))
+            else:
+                width = method_tolerance(row.value, start, spread, self.alpha)
+                rows.append(row.model_copy(update={"tolerance": ArguedValue(value=width, argument=OWN_TRAINING)}))
+        return self.model_copy(update={"rows": tuple(rows)})
 
     def as_yaml(self) -> str:
         """The file's content; fields at their defaults are left out."""
@@ -229,18 +277,29 @@ def expected_path(recipe: str) -> Path:
 
 
 def load_expected(path: Path | str) -> ExpectedResults:
-    """Read and check an expected_results file.
+    """Read and check an expected_results file. Rows get the tolerances that follow from the file's observations.
 
     Raises:
         UserError: the file is wrong; the message names file, line and key.
     """
     document = yaml_subset.read(Path(path), missing_file_remedy="name an expected_results file")
     expected = validate(ExpectedResults, document.value, document)
+    for place, source in [
+        *((("rows", index), row.source) for index, row in enumerate(expected.rows)),
+        *((("observations", index), observed.source) for index, observed in enumerate(expected.observations)),
+    ]:
+        if source not in expected.sources:
+            near = did_you_mean(source, expected.sources) or f"; there are {', '.join(expected.sources)}"
+            raise document.error((*place, "source"), f"unknown source {source!r}{near}")
+    expected = expected.with_tolerances()
     seen: set[ScoreKey] = set()
     for index, row in enumerate(expected.rows):
         for problem in _row_problems(expected, row, seen):
             raise document.error(("rows", index), f"({row.key}) {problem}")
         seen.add(row.key)
+    for index, observed in enumerate(expected.observations):
+        for problem in _observation_problems(expected, observed):
+            raise document.error(("observations", index), problem)
     return expected
 
 
@@ -248,14 +307,22 @@ def _row_problems(expected: ExpectedResults, row: ExpectedRow, seen: set[ScoreKe
     """What is wrong with a row beyond the types of its fields, most important first."""
     if row.key in seen:
         yield "occurs twice; remove one"
-    if row.source not in expected.sources:
-        near = did_you_mean(row.source, expected.sources) or f"; there are {', '.join(expected.sources)}"
-        yield f"unknown source {row.source!r}{near}"
-        return
     yield from _field_problems(row, expected.source_kind(row))
     source = expected.sources[row.source]
     if isinstance(source, Measured) and row.seeds != len(source.seeds):
         yield f"seeds is {row.seeds}, and its source {row.source!r} lists {len(source.seeds)}"
+
+
+def _observation_problems(expected: ExpectedResults, observed: Observation) -> Iterator[str]:
+    """What is wrong with an observation beyond the types of its fields."""
+    tasks = {row.task for row in expected.rows}
+    if unknown := next((task for task in observed.scores if task not in tasks), None):
+        yield f"no row has the task {unknown!r}{did_you_mean(unknown, tasks)}"
+    if not isinstance(expected.sources[observed.source], Published):
+        yield f"its source {observed.source!r} is not published, so it is no other group's"
+    places = [(each.source, each.method, each.iteration) for each in expected.observations]
+    if places.count((observed.source, observed.method, observed.iteration)) > 1:
+        yield f"{observed.method} iteration {observed.iteration} of {observed.source!r} occurs twice; remove one"
 
 
 def _field_problems(row: ExpectedRow, kind: str) -> Iterator[str]:

@@ -117,8 +117,9 @@ def _decide(
         return "unverified", f"{len(comparisons)} secondary rows apply, and no primary row that could decide"
     if missing:
         return "unverified", f"no fresh value for the primary rows {join_names(missing)}"
-    if all(row.underpowered for row in primary):
-        return "unverified", "no primary row could have found a deviation as small as the effect that it is about"
+    if all(row.underpowered for row in primary if not trained or row.key.method in trained):
+        rest = "; the start agrees" if trained and any(row.key.method == START for row in primary) else ""
+        return "unverified", f"no primary row could have found a deviation as small as the effect that it is about{rest}"
     return "verified", f"{len(primary)} of {len(primary)} primary rows agree at family-wise level {expected.alpha:g}"
 
 

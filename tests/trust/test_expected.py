@@ -29,6 +29,8 @@ rows:
 - {source: paper, method: spin, iteration: 1, task: arc, metric: acc, value: 0.6,
    borrowed: {sd: 0.01, degrees_of_freedom: 2, argument: because}}
 - {source: table, method: spac, iteration: 1, task: arc, metric: acc, primary: true}
+observations:
+- {source: paper, method: start, iteration: 0, weights: same, scores: {arc: 0.5}}
 """
 
 
@@ -68,7 +70,7 @@ def test_loads_and_round_trips(tmp_path):
         ("kind: measured", "kind: measurd", ", line 5: sources.ours: "),
         ("    commit: 12ab\n", "", "sources.ours.commit: missing"),
         ("source: ours, ", "", ", line 16: rows.0.source: missing"),
-        ("source: ours", "source: our", "rows.0: (spac iteration 3 gold reward) unknown source 'our' (did you mean ours?)"),
+        ("source: ours", "source: our", "rows.0.source: unknown source 'our' (did you mean ours?)"),
         ("seeds: 3, sd: 0.01", "seeds: 3, sd: -0.01", ", line 16: rows.0.sd: Input should be greater than or equal to 0"),
         ("value: 0.79, seeds: 3", "value: 0.79, seeds: 2", ", line 16: rows.0.seeds: Input should be greater than or"),
         ("seeds: [1, 2, 3]", "seeds: [1, 2]", ", line 11: sources.ours.seeds: at least 3 different seeds are needed"),
@@ -87,6 +89,11 @@ def test_loads_and_round_trips(tmp_path):
         ("method: spin", "method: dpo", "rows.2: (dpo iteration 1 arc acc) occurs twice"),
         ("iteration: 3", "iteration: -1", "rows.0.iteration: "),
         ("2026-01-31", "someday", "sources.ours.date: "),
+        ("{source: paper, method: start", "{source: papr, method: start", "observations.0.source: unknown source 'papr' (did you"),
+        ("{source: paper, method: start", "{source: ours, method: start", "observations.0: its source 'ours' is not published"),
+        ("{arc: 0.5}", "{arcs: 0.5}", "observations.0: no row has the task 'arcs' (did you mean arc?)"),
+        ("weights: same", "weights: others", "observations.0.weights: "),
+        ("{arc: 0.5}}", "{arc: 0.5}}\n- {source: paper, method: start, iteration: 0, weights: own, scores: {}}", "occurs twice"),
     ],
 )
 def test_bad_file_is_named_with_line_and_key(tmp_path, old, new, message):

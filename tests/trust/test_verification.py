@@ -206,6 +206,15 @@ def test_row_without_power_is_reported_as_such():
     assert verify(expected(argued), {argued.key: [0.6]}).comparisons[0].underpowered
 
 
+def test_the_start_does_not_lend_its_power_to_a_method():
+    start = row(value=0.6, method=START, iteration=0, sd=0.0001, effect=0.1)
+    weak = verify(expected(row(sd=0.2), start), {start.key: [0.6], GOLD: [0.8]})
+    assert weak.status == "unverified"
+    assert weak.reason.endswith("a deviation as small as the effect that it is about; the start agrees")
+    assert verify(expected(row(sd=0.0001), start), {start.key: [0.6], GOLD: [0.8]}).status == "verified"
+    assert verify(expected(row(sd=0.2), start), {start.key: [0.6]}).status == "verified"
+
+
 def test_rows_without_iterations():
     theory = row(method="spac-t", task="sparse", metric="suboptimality", iteration=None)
     assert verify(expected(theory), {ScoreKey("spac-t", "sparse", "suboptimality"): [0.8]}).status == "verified"
