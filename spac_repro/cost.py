@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from spac_repro import engines, methods
 from spac_repro.errors import UserError
 from spac_repro.methods import ReferenceMethodSettings
-from spac_repro.policy_settings import ArchitectureSettings
+from spac_repro.policy_settings import ArchitectureSettings, PolicySettings
 from spac_repro.recipe import Run, TrainingSettings
 from spac_repro.runs import disk as disk_space
 
@@ -59,10 +59,12 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
     Raises:
         UserError: the recipe does not say how many parameters the policy has.
     """
-    if not has_known_size(run):
-        raise UserError("the size of the policy is unknown before it is read; write it into the recipe as policy.num_parameters")
+    parameters = _number_of_parameters(run.recipe.policy)
+    if parameters is None:
+        raise UserError(
+            "the size of the policy is unknown before it is read; write it into the recipe as policy.num_parameters, or fetch the model"
+        )
     recipe, training, data = run.recipe, run.recipe.training, run.recipe.data
-    parameters = recipe.policy.num_parameters or _count_parameters(recipe.policy.architecture)
     bytes_per_weight = 2 if recipe.policy.dtype == "bfloat16" else 4
     memory, checkpoint = _training_state(training, parameters, bytes_per_weight)
 
@@ -101,8 +103,25 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
 
 
 def has_known_size(run: Run) -> bool:
-    """Whether the recipe tells the number of the policy's parameters."""
-    return bool(run.recipe.policy.num_parameters or run.recipe.policy.architecture)
+    """Whether the recipe tells the number of the policy's parameters, or a model of the hub is on this machine."""
+    return _number_of_parameters(run.recipe.policy) is not None
+
+
+def _number_of_parameters(policy: PolicySettings) -> int | None:
+    """The number that the recipe states, that follows from the architecture, or of a model in the hub's cache; None: unknown."""
+    if policy.num_parameters or policy.architecture:
+        return policy.num_parameters or _count_parameters(policy.architecture)
+    if policy.source != "hub":
+        return None
+    from spac_repro.data import hub
+    from spac_repro.model import folder_identity, trusted_folder
+
+    try:
+        folder = hub.snapshot(policy.name, policy.revision, local_files_only=True)
+        trusted_folder.check_folder(folder)
+    except UserError:
+        return None
+    return folder_identity.number_of_parameters(folder)
 
 
 def _training_state(training: TrainingSettings, parameters: int, bytes_per_weight: int) -> tuple[int, int]:

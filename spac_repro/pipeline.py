@@ -195,7 +195,7 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
         seed=run.seed,
         settings=run.settings(),
         settings_sha256=run.settings_sha256,
-        provenance=dict(run.provenance),
+        provenance={key: source for key, source in run.provenance.items() if not run.is_path(key)},
         inputs={
             **context.inputs.identity(),
             "policy_sha256": policy.weights_sha256(model) if run.recipe.policy.source != "random" else None,

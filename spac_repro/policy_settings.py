@@ -45,9 +45,9 @@ class AdapterSettings(Settings):
 class PolicySettings(Settings):
     """The policy's weights and arithmetic before any training."""
 
-    source: Literal["random", "package", "hub"]
-    name: str  # hub: owner/name; package: distribution that carries the weights
-    revision: str | None  # hub: a commit; package: the distribution's version
+    source: Literal["random", "package", "hub", "folder"]
+    name: str  # hub: owner/name; package: distribution that carries the weights; folder: its path
+    revision: str | None  # hub: a commit; package: the distribution's version; folder: sha256:…, the hash that identifies it
     num_parameters: PositiveInt | None  # for the plan; None: counted from the architecture
     architecture: ArchitectureSettings | None
     dtype: Literal["float32", "bfloat16"]
@@ -58,6 +58,8 @@ class PolicySettings(Settings):
     def _source_has_what_it_needs(self) -> "PolicySettings":
         if (self.architecture is not None) != (self.source == "random"):
             raise ValueError("`architecture` belongs to `source: random` and to nothing else")
+        if self.source == "folder" and not self.revision:
+            raise ValueError("`revision` is the hash of the folder; `--policy FOLDER` computes it (`recipes show` writes it, too)")
         if self.source != "random" and not self.revision:
             raise ValueError("`revision` is needed: a name alone can change what it points to")
         return self

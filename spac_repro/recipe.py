@@ -255,13 +255,20 @@ class Run:
         settings: MethodSettings = getattr(self.recipe.methods, self.method)
         return settings
 
+    def is_path(self, key: str) -> bool:
+        """Whether a setting is a path on this machine, which no manifest holds."""
+        return key == "policy.name" and self.recipe.policy.source == "folder"
+
     def settings(self) -> dict[str, Any]:
         """What identifies the run but for its seed: every setting that bears on it, the other methods' left out.
 
         A setting at its default, which is neutral, is left out: so a new one changes no digest, and old runs are still met.
-        `training.device` is left out: it refuses machines and changes no computation, and the environment names the GPUs.
+        `training.device` is left out: it refuses machines and changes no computation, and the environment names the GPUs. So is the
+        path of a policy that is a folder: its hash, the revision, identifies it.
         """
         left_out: Any = {"methods": True, "summary": True, "training": {"device"}}
+        if self.is_path("policy.name"):
+            left_out["policy"] = {"name"}
         settings = self.recipe.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
         own = {self.method: self.method_settings.model_dump(mode="json", exclude_defaults=True)}
         return {"method": self.method, "methods": own, **settings}

@@ -9,7 +9,9 @@ import yaml
 
 from spac_repro import methods, recipes
 from spac_repro.cost import estimate, table_rows
+from spac_repro.errors import UserError
 from spac_repro.recipe import MARKS
+from spac_repro.recipes import writing
 
 NAMES = ("smollm2-135m", "tiny", "zephyr-7b")
 
@@ -67,6 +69,35 @@ def test_the_7b_run_is_pinned_and_set_as_its_peer():
     assert settings.methods.spin.last_iteration_learning_rate == 1e-7
     assert settings.methods.spin.last_iteration_beta == 5.0
     assert settings.methods.spac.last_iteration_beta is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "changes", [(), ("policy.architecture=null", "policy.source=package", "policy.revision=1")], ids=["", "changed"]
+)
+def test_a_recipe_file_of_its_own_means_the_same(name, changes, tmp_path):
+    """`recipes show --yaml`: every value, source and reason, whatever characters they have."""
+    file = tmp_path / "mine.yaml"
+    runs = [recipes.load(name, method=method, overrides=changes) for method in methods.names()]
+    file.write_text(writing.as_yaml(runs[0]))
+    for run in runs:
+        again = recipes.load(str(file), method=run.method)
+        assert again.recipe == run.recipe
+        assert (again.settings_sha256, again.start_settings()) == (run.settings_sha256, run.start_settings())
+        for key, source in again.provenance.items():
+            before = run.provenance[key]
+            assert source.mark == (before.mark if before.mark in MARKS else "assumed")
+            assert source.why == (before.why if before.mark != "default" else writing.DEFAULT.why)
+    values = runs[0].recipe.model_dump(mode="json")
+    assert {*recipes.leaf_keys(yaml.safe_load(file.read_text()))} >= {*recipes.leaf_keys(values)} - {*again.provenance}
+
+
+def test_a_reason_that_is_lost_is_seen(monkeypatch, tmp_path):
+    monkeypatch.setattr(writing, "_json", lambda value: str(value))
+    file = tmp_path / "mine.yaml"
+    file.write_text(writing.as_yaml(recipes.load("tiny")))
+    with pytest.raises(UserError):
+        recipes.load(str(file))
 
 
 # Identity

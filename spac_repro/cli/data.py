@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spac_repro.cli import choices, output, preference_source
-from spac_repro.cli.options import AsJson, MaxPairs, Overrides, Strict
+from spac_repro.cli import choices, output, policy_source, preference_source
+from spac_repro.cli.options import AsJson, MaxPairs, Overrides, Policy, Strict
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
 
@@ -49,6 +49,7 @@ class _View:
 def data(
     source: Source = None,
     recipe: Recipe = None,
+    policy: Policy = None,
     overrides: Overrides = None,
     revision: Revision = None,
     max_pairs: MaxPairs = None,
@@ -68,12 +69,13 @@ def data(
     """  # noqa: D301  # \b keeps the lines of the help
     from spac_repro import recipes
 
-    if recipe is None and overrides:
-        raise UserError("--set changes a recipe; name one with --recipe, or omit --set")
+    if recipe is None and (overrides or policy):
+        option = "--set" if overrides else "--policy"
+        raise UserError(f"{option} changes a recipe; name one with --recipe, or omit {option}")
     if recipe is None and source is None:
         raise UserError("no preferences; name a file, a folder or a data set of the hub, or a recipe that has some with --recipe")
     settings = preference_source.overrides(overrides, source, max_pairs) + ([f"data.revision={revision}"] if revision else [])
-    run = recipes.load(recipe, overrides=settings) if recipe else None
+    run = recipes.load(recipe, overrides=policy_source.overrides(policy, settings)) if recipe else None
     with output.progress(as_json) as progress:
         progress.start_stage("read the preferences")
         rows, summary = _read(run, source, revision, max_pairs, strict)

@@ -14,6 +14,14 @@ RecipeName = Annotated[
     str,
     typer.Option("--recipe", autocompletion=choices.recipe_names, help="Name of a recipe (see `recipes list`), or a YAML file."),
 ]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Policy to start from, instead of the recipe's: a model folder with safetensors and its tokenizer, or a model of the "
+        "hub, OWNER/NAME@COMMIT.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

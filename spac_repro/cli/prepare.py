@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spac_repro.cli import choices, output
-from spac_repro.cli.options import AsJson, Overrides, RecipeName
+from spac_repro.cli import choices, output, policy_source
+from spac_repro.cli.options import AsJson, Overrides, Policy, RecipeName
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def prefetch(
     cache: Annotated[Path, typer.Option(help="Folder to download to, on a disk that the nodes share.")],
     recipe: RecipeName = "zephyr-7b",
+    policy: Policy = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -28,7 +29,7 @@ def prefetch(
     from spac_repro import prefetch as prefetching
     from spac_repro import recipes
 
-    run = recipes.load(recipe, overrides=overrides or ())
+    run = recipes.load(recipe, overrides=policy_source.overrides(policy, overrides))
     with output.progress(as_json) as progress:
         manifest = prefetching.prefetch(run, cache, progress=progress)
     if as_json:
@@ -60,6 +61,7 @@ def doctor(
             help="Check that this machine can run this recipe: its GPUs, and the disk space of one run. A name or a YAML file.",
         ),
     ] = None,
+    policy: Policy = None,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Folder that the runs will be written to.")] = Path("runs"),
     as_json: AsJson = False,
@@ -73,7 +75,7 @@ def doctor(
     from spac_repro.launchers.profile import Cluster
 
     profile = Cluster.load(cluster) if cluster else None
-    planned = _planned_runs(sweep, recipe, overrides or ())
+    planned = _planned_runs(sweep, recipe, policy, overrides or ())
     checks = checks_of_machine.run_checks(
         profile,
         out.resolve(),
@@ -92,17 +94,17 @@ def doctor(
     raise typer.Exit(3 if unfit else 0)
 
 
-def _planned_runs(sweep: str | None, recipe: str | None, overrides: Sequence[str]) -> "list[Run]":
+def _planned_runs(sweep: str | None, recipe: str | None, policy: str | None, overrides: Sequence[str]) -> "list[Run]":
     """The runs of a sweep, or one run of a recipe; none if neither is named."""
     from spac_repro import recipes
     from spac_repro.launchers import matrix
 
     if sweep and recipe:
         raise UserError("--sweep and --recipe both say what will be trained; omit one")
-    if overrides and not recipe:
-        raise UserError("--set changes a recipe; name one with --recipe, or omit it")
+    if (overrides or policy) and not recipe:
+        raise UserError(f"{'--set' if overrides else '--policy'} changes a recipe; name one with --recipe, or omit it")
     if recipe:
-        return [recipes.load(recipe, overrides=overrides)]
+        return [recipes.load(recipe, overrides=policy_source.overrides(policy, overrides))]
     runs = matrix.runs(matrix.Sweep.load(sweep)) if sweep else []
     distinct = {run.settings_sha256: recipes.load(run.recipe, method=run.method, overrides=run.settings) for run in runs}
     return [distinct[run.settings_sha256] for run in runs]

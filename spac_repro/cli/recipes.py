@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from spac_repro.cli import choices, output
-from spac_repro.cli.options import AsJson, Overrides
+from spac_repro.cli import choices, output, policy_source
+from spac_repro.cli.options import AsJson, Overrides, Policy
+from spac_repro.errors import UserError
 
 app = typer.Typer(
     help="List, show and check recipes. A recipe holds every setting of a run, and where each value comes from.",
@@ -32,13 +33,29 @@ def list_recipes(as_json: AsJson = False) -> None:
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(autocompletion=choices.recipe_names, help="Name of a recipe, or a YAML file.")],
+    policy: Policy = None,
     overrides: Overrides = None,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print a complete recipe file, to start a recipe of your own from; then change its name.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show every setting of a recipe: its value, and the source and reason that the recipe states. A null value may have none."""
+    """Show every setting of a recipe: its value, and the source and reason that the recipe states. A null value may have none.
+
+    \b
+    spac-repro recipes show smollm2-135m --yaml > mine.yaml
+    spac-repro recipes check mine.yaml
+    """  # noqa: D301  # \b keeps the lines of the help
     from spac_repro import recipes
 
-    run = recipes.load(name, overrides=overrides or ())
+    run = recipes.load(name, overrides=policy_source.overrides(policy, overrides))
+    if as_yaml and as_json:
+        raise UserError("--yaml and --json are two forms of one answer; omit one")
+    if as_yaml:
+        from spac_repro.recipes import writing
+
+        print(writing.as_yaml(run), end="")
+        return
     values = run.recipe.model_dump(mode="json")
     if as_json:
         print(json.dumps({"settings": values, "provenance": {k: asdict(v) for k, v in run.provenance.items()}}))

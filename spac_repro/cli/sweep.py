@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spac_repro.cli import choices, output
-from spac_repro.cli.options import AsJson
+from spac_repro.cli import choices, output, policy_source
+from spac_repro.cli.options import AsJson, Policy
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def submit(
         Path | None,
         typer.Option(help="Folder of the sweep. For a cluster: on a disk that the nodes share.", show_default="runs/SWEEP"),
     ] = None,
+    policy: Policy = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in every run. Repeatable.")
     ] = None,
@@ -67,7 +68,9 @@ def submit(
     from spac_repro.launchers.profile import Cluster
 
     definition, profile = matrix.Sweep.load(name), Cluster.load(cluster)
-    runs = matrix.runs(definition, overrides or ())
+    if policy and policy_source.is_folder(policy):
+        policy = str(Path(policy).absolute())  # the runs may start in another folder
+    runs = matrix.runs(definition, policy_source.overrides(policy, overrides))
     path = (out or Path("runs") / definition.name).resolve()
     submitted = (path / "sweep.json").exists()
     folder = sweep_folder.read(path) if submitted else sweep_folder.SweepFolder(path, definition.name, profile)

@@ -11,7 +11,7 @@ import typer
 
 from spac_repro import engines, methods
 from spac_repro.cli import in_image as container
-from spac_repro.cli import output, preference_source
+from spac_repro.cli import output, policy_source, preference_source
 from spac_repro.cli.choices import Method, one_of
 from spac_repro.cli.options import (
     AsJson,
@@ -21,6 +21,7 @@ from spac_repro.cli.options import (
     Network,
     OtherVersion,
     Overrides,
+    Policy,
     RecipeName,
     Strict,
     TrainQuestions,
@@ -110,6 +111,7 @@ def train(
     method: MethodName = "spac",
     seed: Seed = 0,
     out: Out = None,
+    policy: Policy = None,
     overrides: Overrides = None,
     preferences: Preferences = None,
     max_pairs: MaxPairs = None,
@@ -137,7 +139,8 @@ def train(
     noise or without a recorded cause; 2 wrong usage or bad input; 3 this environment cannot run the work, or is not that of --like;
     130 interrupted: repeat the command to resume.
     """
-    run = _resolve_run(context, like, recipe, method, seed, preference_source.overrides(overrides, preferences, max_pairs))
+    settings = preference_source.overrides(overrides, preferences, max_pairs)
+    run = _recorded_run(context, like, policy) if like else _requested_run(recipe, method, seed, policy, settings)
     folder = out or _default_folder(run, like)
     questions = questions or _questions_beside(preferences)
     request = TrainRequest(run, folder, preferences, questions, until, start_from, like, allow_changed_environment, as_json, strict)
@@ -146,6 +149,7 @@ def train(
         _print_cost(request)
     elif in_image is not None:
         context.params["questions"] = questions  # the container does not see the folder beside the preferences
+        context.params["policy"] = Path(policy) if policy and policy_source.is_folder(policy) else policy
         raise typer.Exit(container.run_in_image(["train"], context, in_image, options, out=folder))
     elif options != container.container_options():
         raise UserError("--memory, --network and --other-version need an image; name one with --in, or omit them")
@@ -157,19 +161,22 @@ def train(
         _train(request)
 
 
-def _resolve_run(context: typer.Context, like: Path | None, recipe: str, method: str, seed: int, settings: Sequence[str]) -> "Run":
-    """Return the run that the options describe, or the one that --like repeats."""
+def _requested_run(recipe: str, method: str, seed: int, policy: str | None, settings: Sequence[str]) -> "Run":
+    """Return the run that the options describe."""
     from spac_repro import recipes
 
-    if like is None:
-        return recipes.load(recipe, method=method, seed=seed, overrides=settings)
+    return recipes.load(recipe, method=method, seed=seed, overrides=policy_source.overrides(policy, settings))
+
+
+def _recorded_run(context: typer.Context, like: Path, policy: str | None) -> "Run":
+    """Return the run that --like repeats. No manifest holds the path of a model folder, so --policy has to name it again."""
     from spac_repro.trust import rerun
 
     if extra := [name for name in ("recipe", "method", "seed", "overrides", "max_pairs") if _on_command_line(context, name)]:
         raise UserError(
             f"--like takes settings and seed from the run; omit --{extra[0].replace('overrides', 'set').replace('_', '-')}"
         )
-    return rerun.recorded_run(like)
+    return rerun.recorded_run(like, policy=Path(policy) if policy else None)
 
 
 def _on_command_line(context: typer.Context, parameter: str) -> bool:

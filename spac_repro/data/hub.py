@@ -26,8 +26,8 @@ def snapshot(name: str, revision: str | None, *, local_files_only: bool = False)
     if not MODEL_NAME.fullmatch(name):
         where = "a local folder" if Path(name).expanduser().exists() else "not a name on the hub"
         raise UserError(
-            f"policy.name {one_line(name, 100)!r} is {where}; write OWNER/NAME with its revision: a folder has no commit that "
-            "identifies it. `spac-repro evaluate` takes folders"
+            f"policy.name {one_line(name, 100)!r} is {where}; name a folder with --policy FOLDER, or a model of the hub with "
+            "--policy OWNER/NAME@COMMIT"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled

@@ -132,16 +132,15 @@ def create_initial(
         The model and its tokenizer.
 
     Raises:
-        UserError: the model folder is refused (`check_folder`), or the package does not hold exactly one GGUF file.
+        UserError: the model folder is refused (`check_folder`) or is another than the recipe's, or the package does not hold
+            exactly one GGUF file.
         UnfitEnvironmentError: the package is not installed in the recipe's version, or the hub cannot be reached.
     """
     if settings.source == "random":
         return _random_weights(settings, seed)
     if settings.source == "package":
         return _from_package(settings)
-    from spac_repro.data import hub
-
-    return load(hub.snapshot(settings.name, settings.revision), settings, check_tokenizer=check_tokenizer)
+    return load(policy_tokenizer.folder(settings), settings, check_tokenizer=check_tokenizer)
 
 
 def _random_weights(settings: PolicySettings, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spac_repro.data import hub, tokenizers
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import generation_config, loading, trusted_folder
+from spac_repro.model import folder_identity, generation_config, loading, trusted_folder
 from spac_repro.policy_settings import PolicySettings
 
 
@@ -24,13 +24,13 @@ def load(settings: PolicySettings) -> PreTrainedTokenizerBase:
         file = gguf_file(settings)
         packaged: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         return packaged
-    folder = hub.snapshot(settings.name, settings.revision, local_files_only=True)
-    trusted_folder.check_folder(folder)
+    path = folder(settings, local_files_only=True)
+    trusted_folder.check_folder(path)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # every library that reads a file reports damage with exceptions of its own
-        raise loading.unreadable(folder, error) from None
-    loading.check_tokenizer(folder, tokenizer)
+        raise loading.unreadable(path, error) from None
+    loading.check_tokenizer(path, tokenizer)
     return tokenizer
 
 
@@ -41,9 +41,22 @@ def model_stop_token_ids(settings: PolicySettings) -> tuple[int, ...]:
         UserError: generation_config.json is damaged.
         UnfitEnvironmentError: the model is not in the hub's cache.
     """
-    if settings.source != "hub":
+    if settings.source not in ("hub", "folder"):
         return ()
-    return generation_config.stop_token_ids_in(hub.snapshot(settings.name, settings.revision, local_files_only=True))
+    return generation_config.stop_token_ids_in(folder(settings, local_files_only=True))
+
+
+def folder(settings: PolicySettings, *, local_files_only: bool = False) -> Path:
+    """Return the folder of a policy of the hub, from the cache or downloaded, or of a folder of the user's own.
+
+    Raises:
+        UserError: the folder does not have the hash that the recipe names, or the name is not one of the hub.
+        UnfitEnvironmentError: the model is not cached, and cannot be or is not to be downloaded.
+    """
+    if settings.source == "folder":
+        folder_identity.check(Path(settings.name), settings.revision)
+        return Path(settings.name)
+    return hub.snapshot(settings.name, settings.revision, local_files_only=local_files_only)
 
 
 def gguf_file(settings: PolicySettings) -> Path:

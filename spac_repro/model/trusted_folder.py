@@ -15,14 +15,14 @@ def check_folder(folder: Path) -> None:
     Raises:
         UserError: there is an adapter, a link out of the folder, no safetensors, or config.json or the index names other files.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json; name a Hugging Face model folder or a run folder")
-    _check_links(folder)
     if (folder / "adapter_config.json").exists():
         raise UserError(
             f"{folder}: adapter_config.json would replace the weights by those of another model and an adapter; merge the adapter "
             "(PEFT's merge_and_unload), save the model, and name that folder"
         )
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json; name a Hugging Face model folder or a run folder")
+    _check_links(folder)
     _check_weights(folder)
     _check_index(folder)
     _check_config(folder)
@@ -75,3 +75,17 @@ def _check_config(folder: Path) -> None:
 
 def _is_weights_name(name: str) -> bool:
     return Path(name).name == name and name.endswith(".safetensors")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a checked folder that transformers reads weights from. Others may lie beside them, in another format.
+
+    Raises:
+        UserError: no file has the name that transformers reads.
+    """
+    named = strict_json.read(folder / "config.json", dict).get("transformers_weights") or "model.safetensors"
+    if (folder / named).is_file():
+        return [folder / named]
+    if (folder / INDEX).is_file():
+        return [folder / shard for shard in sorted(set(strict_json.read(folder / INDEX, dict)["weight_map"].values()))]
+    raise UserError(f"{folder}: neither {named} nor {INDEX}; save the model again with save_pretrained")

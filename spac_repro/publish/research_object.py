@@ -52,7 +52,7 @@ def ro_crate_metadata(folder: RunFolder, last: int) -> dict[str, Any]:
         f"Preference optimization by {manifest.method} and the evaluation of every iterate, carried out by spac-repro"
     )
     crate.license = (
-        "https://spdx.org/licenses/Apache-2.0" if source["source"] == "random" or source["name"] in LICENCES else "other"
+        "https://spdx.org/licenses/Apache-2.0" if source["source"] == "random" or source.get("name") in LICENCES else "other"
     )
     crate.datePublished = datetime.now(UTC).date()
     for profile in PROFILES:
@@ -119,7 +119,7 @@ def _inputs(manifest: Manifest) -> list[tuple[str, dict[str, Any]]]:
     }
     policy = {
         "@type": "CreativeWork",
-        "name": f"policy before training: {settings['policy']['name']}",
+        "name": f"policy before training: {settings['policy'].get('name', 'a model folder')}",
         "version": settings["policy"].get("revision") or "none",
         "sha256": inputs.get("policy_sha256") or "drawn from the seed",
     }

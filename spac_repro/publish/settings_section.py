@@ -7,6 +7,8 @@ from typing import Any
 from spac_repro import recipes
 from spac_repro.publish.groups import RunView, format_value
 
+OF_FOLDER = tuple(f"policy.{key}" for key in ("source", "name", "revision", "num_parameters", "architecture"))  # of --policy FOLDER
+
 
 def setting_rows(view: RunView) -> Iterator[dict[str, str]]:
     """Yield every setting with its value, its provenance mark and the reason for its value."""
@@ -35,8 +37,10 @@ def train_command(view: RunView) -> str:
     """Return the `spac-repro train` command that repeats a run, as far as its manifest records it."""
     manifest = view.manifest
     words = ["spac-repro", "train", "--recipe", manifest.recipe, "--method", manifest.method, "--seed", str(manifest.seed)]
-    for source in manifest.provenance.values():
-        if source.mark == "set":
+    own_folder = view.settings.get("policy", {}).get("source") == "folder"
+    words += ["--policy", "FOLDER"] if own_folder else []
+    for key, source in manifest.provenance.items():
+        if source.mark == "set" and not (own_folder and key in OF_FOLDER):
             words += ["--set", source.why.removeprefix("--set ")]
     if view.settings.get("data", {}).get("source") == "file":
         words += ["--preferences", "FILE"]

@@ -115,7 +115,7 @@ def _read_provenance(source: _RecipeSource, path: tuple[str, ...], node: Mapping
 
 
 def _apply_override(source: _RecipeSource, values: dict[str, Any], override: str, method: str) -> None:
-    """Apply `a.b=value`; `methods.*` stands for the run's own method."""
+    """Apply `a.b=value`; `methods.*` stands for the run's own method. A group can be left out: `policy.architecture=null`."""
     key, equals, text = override.partition("=")
     where = f"--set {override}"
     if not equals:
@@ -126,11 +126,20 @@ def _apply_override(source: _RecipeSource, values: dict[str, Any], override: str
     node: Any = values
     for group in groups:
         node = node.get(group) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict) or key in ("name", "summary"):
-        new = new_name(key)
-        near = f" (renamed to {new} in version 0.2)" if new else did_you_mean(key, leaf_keys(values))
-        raise user_error(where, f"unknown key {one_line(key, 60)!r}{near}", remedy="`spac-repro recipes show` lists the keys")
+    if not isinstance(node, dict) or leaf not in node or key in ("name", "summary"):
+        raise _unknown_key(where, key, values)
     document = yaml_subset.parse(text, where, key_prefix=(*groups, leaf), show_lines=False)
+    if isinstance(node[leaf], dict):  # a whole group can only be left out
+        if document.value is not None:
+            raise _unknown_key(where, key, values)
+        for inner in [name for name in source.provenance if name.startswith(f"{key}.")]:
+            del source.provenance[inner]
     node[leaf] = document.value
     source.overrides[key] = document
     source.provenance[key] = Provenance("set", where)
+
+
+def _unknown_key(where: str, key: str, values: Mapping[str, Any]) -> UserError:
+    new = new_name(key)
+    near = f" (renamed to {new} in version 0.2)" if new else did_you_mean(key, leaf_keys(values))
+    return user_error(where, f"unknown key {one_line(key, 60)!r}{near}", remedy="`spac-repro recipes show` lists the keys")

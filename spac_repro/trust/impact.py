@@ -45,7 +45,12 @@ KNOWN_IMPACTS = (
     KnownImpact("method", Impact.BY_DESIGN, "another loss"),
     KnownImpact("settings_sha256", Impact.BY_DESIGN, "other settings; the expected results record only their hash"),
     # What goes in
-    KnownImpact("settings.policy.revision", Impact.BY_DESIGN, "another model under the same name", THREADS["SPIN 36"]),
+    KnownImpact(
+        "settings.policy.revision",
+        Impact.BY_DESIGN,
+        "another model: other weights, under the same name or in a folder",
+        THREADS["SPIN 36"],
+    ),
     KnownImpact(
         "settings.policy.dtype", Impact.BY_DESIGN, "weights of 8 significant bits instead of 24 lose small steps", MEASURED
     ),

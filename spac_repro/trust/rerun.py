@@ -14,11 +14,16 @@ from spac_repro.trust.comparison import Comparison, Difference, compare, differe
 from spac_repro.trust.impact import Impact
 
 
-def recorded_run(folder: Path) -> Run:
+def recorded_run(folder: Path, *, policy: Path | None = None) -> Run:
     """The run that a manifest records: its settings, its method, its seed.
 
+    Args:
+        folder: the run folder.
+        policy: the model folder that it started from, whose path no manifest holds; None: it started from none.
+
     Raises:
-        UserError: not a run folder, or settings that this version does not have, or that were changed by hand.
+        UserError: not a run folder, or settings that this version does not have, or that were changed by hand; or it started from
+            a model folder and `policy` is None, or the other way round.
     """
     recorded = RunFolder.open(folder)
     manifest, path = recorded.manifest, recorded.manifest_file
@@ -26,6 +31,12 @@ def recorded_run(folder: Path) -> Run:
     method = settings.pop("method", None)
     if method not in methods.names():
         raise UserError(f"{path}: unknown method {method!r}; it was made by another version of spac-repro")
+    if (settings.get("policy", {}).get("source") == "folder") != (policy is not None):
+        if policy is not None:
+            raise UserError(f"{folder} did not start from a model folder, and --like takes the policy from it; omit --policy")
+        raise UserError(f"{folder} started from a model folder, whose path is not recorded; name the folder with --policy FOLDER")
+    if policy is not None:
+        settings["policy"] = {**settings["policy"], "name": str(policy)}
     # The manifest holds the settings of this method only; the others are no part of the run.
     remedy = "it was made by another version of spac-repro"
     tree = {**settings, "summary": f"repeats {manifest.recipe}"}

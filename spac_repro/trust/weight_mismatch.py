@@ -2,55 +2,14 @@
 
 import math
 import re
-import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spac_repro.documents import strict_json
-from spac_repro.errors import UserError
+from spac_repro.model.stored_tensors import StoredTensor, stored_tensors
 from spac_repro.trust.mismatch import Mismatch
 
 CHUNK_BYTES = 4 * 2**20  # of a weight file in memory at once
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies: its safetensors file, its first byte there, and its size in bytes."""
-
-    file: Path
-    begin: int
-    bytes: int
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def stored_tensors(policy: Path) -> dict[str, StoredTensor]:
-    """The tensors of a model folder by name, over all shards. Only the headers of the files are read.
-
-    Raises:
-        UserError: a file is not safetensors, or is cut off.
-    """
-    found: dict[str, StoredTensor] = {}
-    for file in sorted(policy.glob("*.safetensors")):
-        try:
-            with file.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                if length > file.stat().st_size:
-                    raise ValueError("its header is longer than the file")
-                header = strict_json.parse(stream.read(length), f"{file}, its header", dict)
-            header.pop("__metadata__", None)
-            for name, entry in header.items():
-                begin, end = entry["data_offsets"]
-                found[name] = StoredTensor(file, 8 + length + begin, end - begin, entry["dtype"], tuple(entry["shape"]))
-                if 8 + length + end > file.stat().st_size:
-                    raise ValueError(f"{name} lies beyond its end")
-        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-            raise UserError(
-                f"{file}: not safetensors, or cut off ({error}); remove {policy.parent} and repeat the run's command"
-            ) from None
-    return found
 
 
 def forward_order(name: str) -> tuple[int, list[int], str]:
@@ -65,7 +24,10 @@ def first_tensor_mismatch(a: Path, b: Path, *, iteration: int) -> tuple[Mismatch
     Raises:
         UserError: a file is not safetensors, or is cut off.
     """
-    stored = [stored_tensors(folder) for folder in (a, b)]
+    stored = [
+        stored_tensors(sorted(policy.glob("*.safetensors")), f"remove {policy.parent} and repeat the run's command")
+        for policy in (a, b)
+    ]
     read = 0
     for name in sorted({*stored[0], *stored[1]}, key=forward_order):
         if any(name not in tensors for tensors in stored):

@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     values["evaluation"] |= {"suite": "none", "tasks": None, "limit": None}
     its = replace(its, recipe=Recipe.model_validate({**values, "supervised_start": None}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub, "snapshot", lambda name, revision: folder / "model")
+        patch.setattr(hub, "snapshot", lambda name, revision, **_: folder / "model")
         read = sources.read(its, preferences=None, questions=None)
         pipeline.train(its, folder / "run", read, allow_changed_environment=False, progress=MessagesOnly())
     return RunFolder.open(folder / "run")

@@ -1,0 +1,180 @@
+"""`--policy`: one's own model folder, or a model of the hub at a commit, in the commands that take it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_families import FAMILIES, make_model, make_tokenizer
+
+from spac_repro import recipes
+from spac_repro.model import folder_identity, policy
+from spac_repro.runs.folder import RunFolder
+
+PAIRS = [{"prompt": f"{number}+1?", "chosen": str(number + 1), "rejected": "no"} for number in range(6)]
+QUICK = ("training.iterations=1", "training.global_batch_size=4", "data.max_prompt_tokens=60", "data.prompt_template=chat")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small chat model with random weights, as `save_pretrained` leaves it."""
+    family = FAMILIES["llama 2"]
+    tokenizer = make_tokenizer(family.template, family.eos)
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    policy.save(make_model(family, tokenizer), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture
+def model(saved: Path, tmp_path: Path) -> Path:
+    """The model in the current folder; a test may change it."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def arguments(recipe: Path, pairs: Path, *more: str) -> list[str]:
+    """The `train` command of a quick run, without the policy."""
+    sets = [part for setting in QUICK for part in ("--set", setting)]
+    return ["train", "--recipe", str(recipe), "--preferences", str(pairs), "--out", "run", *sets, *more]
+
+
+def test_a_run_from_a_folder_is_the_same_wherever_the_folder_is(invoke, refused, own_recipe, pairs, model, tmp_path):
+    train = arguments(own_recipe(), pairs(*PAIRS), "--json")
+    assert invoke(*train, "--policy", "model", "--until", "0").code == 0
+    manifest = RunFolder.open(tmp_path / "run").manifest
+    settings = manifest.settings["policy"]
+    assert settings["revision"] == folder_identity.sha256(model)
+    assert "name" not in settings
+    assert str(tmp_path) not in (tmp_path / "run" / "manifest.json").read_text()
+    model.rename(tmp_path / "moved")
+    done = invoke(*train, "--policy", tmp_path / "moved")  # it resumes
+    assert done.code == 0, done.err
+    results = json.loads(done.out)
+    trained, _ = policy.load(tmp_path / "run" / "iteration-1" / "policy")
+    assert results["weights_sha256"] == policy.weights_sha256(trained)
+
+    # Another model is another run, and `compare` names it.
+    config = json.loads((tmp_path / "moved" / "config.json").read_text())
+    (tmp_path / "moved" / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    assert "policy.revision" in refused(*train, "--policy", "moved", stages=True)
+    train[train.index("run")] = "other"
+    assert invoke(*train, "--policy", "moved").code == 0
+    assert "settings.policy.revision" in invoke("compare", "run", "other").out
+
+    # A run is repeated only with the folder that it started from.
+    assert "name the folder with --policy" in refused("train", "--like", "run")
+    like = ("train", "--like", "other", "--out", "again", "--preferences", pairs(*PAIRS))
+    assert invoke(*like, "--policy", "moved").code == 0
+    (tmp_path / "moved" / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(tmp_path / "again")
+    assert "is not the model that is named" in refused(*like, "--policy", "moved", stages=True)
+    assert invoke("report", "run").code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "--policy FOLDER" in page
+    assert str(tmp_path) not in page
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_other_commands_take_it(invoke, name, model, tmp_path):
+    shown = json.loads(invoke("recipes", "show", name, "--policy", "model", "--json").out)["settings"]["policy"]
+    assert shown["source"] == "folder"
+    assert shown["architecture"] is None
+    assert shown["num_parameters"] == sum(weights.numel() for weights in policy.load(model)[0].parameters())
+    assert invoke("train", "--recipe", name, "--policy", "model", "--dry-run").code == 0
+    done = invoke("doctor", "--recipe", name, "--policy", "model", "--out", tmp_path / "runs", "--json")
+    assert {check["verdict"] for check in json.loads(done.out)["checks"] if check["what"] == "disk"} == {"ok"}
+
+
+def test_data_shows_the_tokens_of_the_folder(invoke, pairs, model):
+    sets = [part for setting in QUICK for part in ("--set", setting)]
+    done = invoke("data", pairs(*PAIRS), "--recipe", "smollm2-135m", "--policy", "model", *sets, "--json")
+    assert json.loads(done.out)["examples"][0]["tokens"]["chosen"], done
+
+
+def test_a_sweep_takes_it_from_any_folder(invoke, own_recipe, pairs, model, tmp_path):
+    sweep = {"name": "mine", "summary": "s", "recipe": str(own_recipe()), "seeds": [1, 2], "methods": ["dpo"]}
+    (tmp_path / "mine.yaml").write_text(json.dumps(sweep | {"recipe": str(own_recipe().rename(tmp_path / "own.yaml"))}))
+    plan = json.loads(invoke("sweep", "submit", "mine.yaml", "--policy", "model", "--dry-run", "--json").out)
+    assert {f'policy.name="{model}"' for _ in plan["tasks"]} <= {*plan["tasks"][0]["settings"]}
+
+
+def without(*names: str) -> Any:
+    """Remove files of the model."""
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def only_pickles(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def an_adapter(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+
+
+def cut(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-4])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem", "remedy"),
+    [
+        (only_pickles, "only pickle weights", "convert them"),
+        (without("tokenizer.json", "tokenizer_config.json"), "no tokenizer", "tokenizer.save_pretrained"),
+        (an_adapter, "adapter_config.json would replace the weights", "merge"),
+        (without("config.json"), "no config.json", "model folder"),
+        (cut, "lies beyond its end", "save the model again"),
+    ],
+)
+def test_a_bad_folder(refused, model, change, problem, remedy):
+    change(model)
+    for command in (["train", "--dry-run"], ["recipes", "show", "tiny"], ["prefetch", "--cache", "cache"]):
+        message = refused(*command, "--policy", "model")
+        assert problem in message
+        assert remedy in message
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("some/model", "has no commit; write some/model@COMMIT"),
+        ("some/model@main", "'main' is no commit; write some/model@COMMIT"),
+        ("some/model@012345", "is no commit"),
+        ("./nowhere", "no such folder"),
+        ("nowhere", "OWNER/NAME@COMMIT"),
+    ],
+)
+def test_a_bad_name(refused, name, problem):
+    assert problem in refused("train", "--policy", name)
+    assert "omit --policy" in refused("data", "pairs.jsonl", "--policy", name)
+    assert "omit it" in refused("doctor", "--policy", name)
+
+
+def test_a_model_of_the_hub(invoke, refused):
+    shown = json.loads(invoke("recipes", "show", "tiny", "--policy", f"some/model@{COMMIT}", "--json").out)["settings"]["policy"]
+    assert (shown["source"], shown["name"], shown["revision"]) == ("hub", "some/model", COMMIT)
+
+
+def test_a_folder_in_a_recipe_needs_its_hash(refused, own_recipe, model):
+    file = own_recipe(policy__source="folder", policy__name="model", policy__architecture=None)
+    assert "--policy FOLDER` computes it" in refused("recipes", "check", file)
+
+
+def test_the_identity_is_of_the_weights_and_not_of_their_files(model, tmp_path):
+    loaded, tokenizer = policy.load(model)
+    loaded.save_pretrained(tmp_path / "shards", max_shard_size="6KB")
+    tokenizer.save_pretrained(tmp_path / "shards")
+    assert len([*(tmp_path / "shards").glob("*.safetensors")]) > 1
+    assert folder_identity.sha256(tmp_path / "shards") == folder_identity.sha256(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_identity, "CHUNK_BYTES", 7)
+        folder_identity._sha256.cache_clear()
+        assert folder_identity.sha256(tmp_path / "shards") == folder_identity.sha256(model)
+    before = folder_identity.sha256(model)
+    content = bytearray((model / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (model / "model.safetensors").write_bytes(content)
+    assert folder_identity.sha256(model) != before
