@@ -62,7 +62,7 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
     parameters = _number_of_parameters(run.recipe.policy)
     if parameters is None:
         raise UserError(
-            "the size of the policy is unknown before it is read; write it into the recipe as policy.num_parameters, or fetch the model"
+            "the size of the policy is unknown before it is read; write it into the recipe as policy.num_parameters, or fetch it"
         )
     recipe, training, data = run.recipe, run.recipe.training, run.recipe.data
     bytes_per_weight = 2 if recipe.policy.dtype == "bfloat16" else 4
