@@ -133,8 +133,11 @@ def _prompt(value: object, implicit: Messages, column: str, where: str) -> Messa
 def _text_prompt(value: str, implicit: Messages, where: str) -> Messages:
     if dialogue.is_text_dialogue(value):
         turns = dialogue.text_turns(value, where)
-        if turns[-1] == {"role": "assistant", "content": ""}:
-            turns = turns[:-1]
+        *earlier, last = turns
+        if last == {"role": "assistant", "content": ""}:
+            turns = tuple(earlier)
+        elif last["role"] == "assistant":  # the response goes on behind the white space
+            turns = (*earlier, {**last, "content": last["content"] + value[len(value.rstrip()) :]})
         if not implicit or implicit == turns:
             return turns
     content = dialogue.text(value, where)

@@ -18,6 +18,7 @@ from spac_repro.errors import UserError
 MAX_LINE_BYTES = 1 << 26  # of a row; larger ones are no text that anyone wrote
 ONE_A_LINE = "each line must be one JSON object"
 GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
+BOM = "\ufeff"  # a byte order mark
 
 
 class Record(NamedTuple):
@@ -98,8 +99,9 @@ def _check_size(data: bytes, limit: int, where: str, remedy: str = "") -> None:
 def _json_lines(path: Path) -> Records:
     with reading(path), _open(path) as file:
         for number, text in enumerate(_lines(file, path), start=1):
-            if text.strip():
-                yield Record(f"{path}, line {number}", strict_json.parse(text, str(path), line=number, remedy=ONE_A_LINE))
+            row = text.removeprefix(BOM)  # files that were joined have one at each beginning
+            if row.strip():
+                yield Record(f"{path}, line {number}", strict_json.parse(row, str(path), line=number, remedy=ONE_A_LINE))
 
 
 def _json_array(path: Path) -> Records:

@@ -53,7 +53,7 @@ def turn_end_token_id(tokenizer: Any, chat_template_date: date | None = None) ->
     """Return the token that the chat template puts behind an assistant's last turn; None where there is none.
 
     A dialogue with a known answer is rendered. The token is the added one with which the text behind that answer begins, apart from
-    white space.
+    white space. Where that is text, as in `</answer><|im_end|>`, it is the first special token behind it.
 
     Raises:
         UserError: the template inserts a date, and none is given.
@@ -68,6 +68,8 @@ def turn_end_token_id(tokenizer: Any, chat_template_date: date | None = None) ->
         return None
     _, answer, rest = text.rpartition(_ANSWER)
     rest = rest.lstrip() if answer else ""
-    added = {token.content: int(number) for number, token in tokenizer.added_tokens_decoder.items()}
-    begins = [content for content in added if content and rest.startswith(content)]
-    return added[max(begins, key=len)] if begins else None
+    added = {token.content: (int(number), token.special) for number, token in tokenizer.added_tokens_decoder.items()}
+    places = {content: rest.find(content) for content in added if content}
+    found = [content for content, place in places.items() if place == 0 or (place > 0 and added[content][1])]
+    # Of several tokens at one place the tokenizer takes the longest.
+    return added[min(found, key=lambda content: (places[content], -len(content)))][0] if found else None

@@ -46,7 +46,7 @@ def refuse_lfs_pointer(start: bytes, where: str) -> None:
 
 
 def decode_utf8(data: bytes, where: str, line: int | None = None) -> str:
-    """Decode UTF-8 bytes, with or without a byte order mark.
+    """Decode UTF-8 bytes. A byte order mark is dropped where a document begins; elsewhere it is text.
 
     Args:
         data: The bytes of a document, or of one line of it.
@@ -57,7 +57,7 @@ def decode_utf8(data: bytes, where: str, line: int | None = None) -> str:
         UserError: The bytes are not UTF-8.
     """
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig" if line in (None, 1) else "utf-8")
     except UnicodeDecodeError as error:
         line = line or data.count(b"\n", 0, error.start) + 1
         raise user_error(where, f"not UTF-8 at byte {error.start}", line=line, remedy="save it as UTF-8") from None

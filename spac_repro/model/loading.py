@@ -39,9 +39,19 @@ def unreadable(folder: Path, error: Exception) -> UserError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "scaled_dot_product_attention" in str(error):
         return UserError(f"{folder}: the architecture does not support sdpa; use --set policy.attn_implementation=eager")
+    return UserError(f"{folder} cannot be read ({one_line(reason, 120)}); create the folder again")
+
+
+def unreadable_tokenizer(folder: Path, error: Exception) -> UserError:
+    """Turn what a library raised about the tokenizer of a model folder into an error of one line."""
+    if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+        return UserError(
+            f"{folder}: the tokenizer has tokenizer.model and no tokenizer.json; make one where sentencepiece is installed: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
     if "backend tokenizer" in str(error):
         return UserError(f"{folder}: the tokenizer has no tokenizer.json; choose a policy with a fast tokenizer, or convert it")
-    return UserError(f"{folder} cannot be read ({one_line(reason, 120)}); create the folder again")
+    return unreadable(folder, error)
 
 
 def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -230,7 +230,7 @@ def load(
         with _no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except Exception as error:
-        raise loading.unreadable(folder, error) from None
+        raise loading.unreadable_tokenizer(folder, error) from None
     loading.check_tokenizer(folder, tokenizer)
     check_tokenizer(tokenizer)
     try:

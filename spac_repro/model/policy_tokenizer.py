@@ -29,7 +29,7 @@ def load(settings: PolicySettings) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # every library that reads a file reports damage with exceptions of its own
-        raise loading.unreadable(path, error) from None
+        raise loading.unreadable_tokenizer(path, error) from None
     loading.check_tokenizer(path, tokenizer)
     return tokenizer
 

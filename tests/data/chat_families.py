@@ -46,6 +46,7 @@ FAMILIES = {
     "gemma, its turn end in the template only": Family(GEMMA, "<eos>", ("<eos>",), "<end_of_turn>", 2),
     "phi 3": Family(PHI_3, "<|endoftext|>", ("<|endoftext|>",), "<|end|>", 2),
     "llama 2": Family(LLAMA_2, "</s>", ("</s>",), "</s>", 1),
+    "text before the end of a turn": Family(CHATML.replace("<|im_end|>", "</a><|im_end|>"), "</s>", (), "<|im_end|>", 2),
     "no token ends a turn": Family(OPEN, "</s>", (), "</s>", 1),
     "a token that begins with another": Family(CHATML.replace("<|im_end|>", "<|end|>more"), "</s>", (), "<|end|>more", 2),
 }

@@ -97,6 +97,7 @@ def test_a_template_without_generation_prompt_gets_one_and_says_so():
         (CHATML.replace("m['content']", "('' if m['role'] == 'user' else '<think>\n\n</think>\n') + m['content']"), "<think>"),
         (CHATML.replace("m['content']", "('' if m['role'] == 'user' else '<|im_start|>:') + m['content']"), "<|im_start|>:"),
         (CHATML.replace("<|im_end|>", "</answer><|endoftext|>"), "</answer>"),
+        (CHATML.replace("<|im_end|>", "</answer><|im_end|>"), "</answer>"),
     ],
 )
 def test_what_a_template_adds_to_each_response_of_the_data_is_said(template, written):

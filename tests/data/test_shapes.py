@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -56,6 +56,10 @@ READ = {
         (ASK, answer("The colour is")),
     ),
     "HH-RLHF, a response that is begun": ({**COLOUR, "prompt": f"{HH} The colour is"}, (ASK, answer("The colour is"))),
+    "HH-RLHF, a response that is begun with a space": (
+        {**COLOUR, "prompt": f"{HH} The colour is "},
+        (ASK, answer("The colour is ")),
+    ),
     "one message each": ({**COLOUR, "chosen": answer("Red."), "rejected": answer("Tuesday.")}, (ASK,)),
     "system in the messages": (
         {**COLOUR, "chosen": [SYSTEM, ASK, answer("Red.")], "rejected": [SYSTEM, ASK, answer("Tuesday.")]},
@@ -294,6 +298,7 @@ cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(rows=[("a\n\ufeffb", "c", "d"), ("\ufeff", "c", "d")], kind="csv", ends="\n", bom=True)
 @given(
     rows=st.lists(st.tuples(cells, cells, cells).filter(lambda row: row[1].strip() not in ("", row[2].strip()) and row[2].strip())),
     kind=st.sampled_from(["csv", "tsv"]),
@@ -309,6 +314,12 @@ def test_a_table_holds_what_was_written(tmp_path, rows, kind, ends, bom):
     path.write_bytes(file.getvalue().encode("utf-8-sig" if bom else "utf-8"))
     expected = [Preference((message("user", row[0]),), row[1], row[2]) for row in (("NA", "4", "null"), *rows)]
     assert preferences.read_preferences(str(path)) == expected
+
+
+def test_joined_json_lines_may_each_begin_with_a_byte_order_mark(tmp_path):
+    line = b"\xef\xbb\xbf" + json.dumps(COLOUR).encode() + b"\n"
+    (tmp_path / "a.jsonl").write_bytes(line + line + b"\xef\xbb\xbf\n")
+    assert len(preferences.read_preferences(str(tmp_path / "a.jsonl"))) == 2
 
 
 def test_empty_lines_above_a_table_s_header_are_no_header(tmp_path):

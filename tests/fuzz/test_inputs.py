@@ -248,6 +248,15 @@ def test_a_configuration_that_is_no_object_is_refused(model_folder, content, wor
         policy.load(model_folder)
 
 
+def test_a_tokenizer_that_only_sentencepiece_reads_is_told_how_to_convert_it(model_folder, monkeypatch):
+    from spac_repro.model import policy
+
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)  # not installed
+    (model_folder / "tokenizer.json").rename(model_folder / "tokenizer.model")
+    with pytest.raises(UserError, match=r"has tokenizer.model and no tokenizer.json; make one where sentencepiece is installed"):
+        policy.load(model_folder)
+
+
 def test_weights_that_are_a_pointer_are_named(model_folder):
     from spac_repro.model import policy
 
