@@ -277,7 +277,7 @@ def test_an_architecture_without_sdpa_is_told_the_remedy(tmp_path):
 def test_a_local_folder_is_no_name_of_a_policy(tmp_path):
     from spac_repro.data import hub
 
-    with pytest.raises(UserError, match=r"is a local folder; write OWNER/NAME"):
+    with pytest.raises(UserError, match=r"is a local folder; name a folder with --policy FOLDER"):
         hub.snapshot(str(tmp_path), "main")
 
 
