@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import spac_repro
-from spac_repro.cli import image, recipes, sweep
+from spac_repro.cli import expected, image, recipes, sweep
 from spac_repro.cli.data import data
 from spac_repro.cli.evaluate import evaluate
 from spac_repro.cli.prepare import doctor, prefetch
@@ -31,6 +31,7 @@ for _command in (train, evaluate, verify, compare, report, theory, data, prefetc
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(image.app, name="image")
+app.add_typer(expected.app, name="expected")
 
 
 def _print_version(requested: bool) -> None:

@@ -282,7 +282,15 @@ def load_expected(path: Path | str) -> ExpectedResults:
     Raises:
         UserError: the file is wrong; the message names file, line and key.
     """
-    document = yaml_subset.read(Path(path), missing_file_remedy="name an expected_results file")
+    return check_expected(yaml_subset.read(Path(path), missing_file_remedy="name an expected_results file"))
+
+
+def check_expected(document: yaml_subset.Document) -> ExpectedResults:
+    """Check the content of an expected_results file, and return it with the tolerances that follow from its observations.
+
+    Raises:
+        UserError: the content is wrong; the message names document, line and key.
+    """
     expected = validate(ExpectedResults, document.value, document)
     for place, source in [
         *((("rows", index), row.source) for index, row in enumerate(expected.rows)),
