@@ -94,6 +94,9 @@ class DataSettings(Settings):
     name: str | None  # hub: owner/name
     revision: str | None
     max_pairs: PositiveInt | None  # use only the first N preference pairs; None: all of them
+    heldout_prompts: PositiveInt | None = (
+        None  # prompts whose pairs are never trained on: every iterate is scored on them; None: none
+    )
     prompt_template: Literal["plain", "chat", "instruction"]
     chat_template_date: IsoDate | None = (
         None  # what a chat template that asks for today's date gets; None: such a template is refused
@@ -229,7 +232,16 @@ class Recipe(Settings):
             raise ValueError(
                 "a supervised start, a suite of the built-in world, the gold reward and held-out pairs need `data.source: world`"
             )
+        if self.data.world is not None and self.data.heldout_prompts:
+            raise ValueError(
+                "`data.heldout_prompts` is for preferences of one's own; the world makes `evaluation.heldout_pairs` more"
+            )
         return self
+
+    @property
+    def has_heldout(self) -> bool:
+        """Whether iterates are scored on held-out preferences."""
+        return bool(self.evaluation.heldout_pairs or self.data.heldout_prompts)
 
 
 @dataclass(frozen=True)
@@ -304,7 +316,7 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     parts = ("policy", "data", "supervised_start", "selfplay", "evaluation")
     arithmetic = ["max_grad_norm", "compute_dtype", "engine", "processes", "threads"]
-    if (settings.get("evaluation") or {}).get("heldout_pairs"):
+    if (settings.get("evaluation") or {}).get("heldout_pairs") or (settings.get("data") or {}).get("heldout_prompts"):
         arithmetic.append("micro_batch_tokens")
     training = settings.get("training", {})
     return {part: settings.get(part) for part in parts} | {

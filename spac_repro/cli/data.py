@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spac_repro.data.overview import Lengths, Tokens
     from spac_repro.data.preferences import Preference
     from spac_repro.data.reading_summary import ReadingSummary
+    from spac_repro.data.sources import Inputs
     from spac_repro.recipe import Run
 
 Source = Annotated[
@@ -78,32 +79,29 @@ def data(
     run = recipes.load(recipe, overrides=policy_source.overrides(policy, settings)) if recipe else None
     with output.progress(as_json) as progress:
         progress.start_stage("read the preferences")
-        rows, summary = _read(run, source, revision, max_pairs, strict)
+        inputs = _read(run, source, revision, max_pairs, strict)
         if run:
             progress.start_stage("render the rows")
-        view = _view(source or f"recipe {recipe}", rows, summary, run)
+        view = _view(source or f"recipe {recipe}", inputs, run)
     if as_json:
         print(json.dumps(_as_json(view)))
     else:
         _show(view)
 
 
-def _read(
-    run: "Run | None", source: str | None, revision: str | None, max_pairs: int | None, strict: bool
-) -> tuple["Sequence[Preference]", "ReadingSummary | None"]:
+def _read(run: "Run | None", source: str | None, revision: str | None, max_pairs: int | None, strict: bool) -> "Inputs":
     from spac_repro.data import preferences, sources
 
     if run is not None:
-        inputs = sources.read(run, preferences=source, questions=None, strict=strict)
-        return inputs.preferences, inputs.summary
+        return sources.read(run, preferences=source, questions=None, strict=strict)
     reading = preferences.read(str(source), revision=revision, limit=max_pairs, strict=strict)
-    return reading.preferences, reading.summary
+    return sources.Inputs(reading.preferences, None, None, summary=reading.summary)
 
 
-def _view(source: str, rows: "Sequence[Preference]", summary: "ReadingSummary | None", run: "Run | None") -> _View:
+def _view(source: str, inputs: "Inputs", run: "Run | None") -> _View:
     from spac_repro.data import overview
 
-    notes = list(summary.messages()) if summary else []
+    rows, summary, notes = inputs.preferences, inputs.summary, inputs.messages()
     characters = overview.characters(rows)
     if run is None:
         return _View(source, summary, rows, characters, {}, (), notes)

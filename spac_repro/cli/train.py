@@ -210,9 +210,9 @@ def _preference_count(request: TrainRequest) -> int | None:
     """The number of preference pairs; None if only a download would tell."""
     pairs = request.run.recipe.data.max_pairs
     if request.preferences and preference_source.is_local(request.preferences):
-        from spac_repro.data import preferences
+        from spac_repro.data import sources
 
-        return len(preferences.read(request.preferences, limit=pairs, strict=request.strict).preferences)
+        return len(sources.read(request.run, preferences=request.preferences, questions=None, strict=request.strict).preferences)
     return pairs
 
 
@@ -252,7 +252,7 @@ def _train(request: TrainRequest) -> None:
 
     with output.progress(request.as_json) as progress:
         read = sources.read(request.run, preferences=request.preferences, questions=request.questions, strict=request.strict)
-        for line in read.summary.messages() if read.summary else ():
+        for line in read.messages():
             progress.message(line)
         results = pipeline.train(
             request.run,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spac_repro.data import held_out
 from spac_repro.data import preferences as preference_pairs
 from spac_repro.data.preferences import Preference
 from spac_repro.data.reading_summary import ReadingSummary
@@ -22,6 +23,7 @@ class Inputs:
         preferences: the preference pairs.
         world: the built-in world that they come from; None: they come from a file or the hub.
         questions: folder of the leaderboard's questions; None: they come from the hub or the built-in world.
+        heldout: the preferences that are not trained on; empty for the world, which makes others.
         suite_sha256: hash of each task file of a user's own suite, by name; None for a suite that ships with the package.
         summary: what was found when the preferences were read; None for those of the world.
     """
@@ -31,6 +33,7 @@ class Inputs:
     questions: Path | None
     suite_sha256: Mapping[str, str] | None = None
     summary: ReadingSummary | None = None
+    heldout: Sequence[Preference] = ()
 
     def identity(self) -> dict[str, Any]:
         """Return what identifies the inputs in a manifest: hashes and counts, no paths."""
@@ -43,7 +46,24 @@ class Inputs:
             if folder
             else None,
             **({} if self.suite_sha256 is None else {"suite_sha256": dict(self.suite_sha256)}),
+            **({"heldout": self._heldout_identity()} if self.heldout else {}),
         }
+
+    def _heldout_identity(self) -> dict[str, Any]:
+        prompts = {held_out.prompt_sha256(row) for row in self.heldout}
+        return {"preferences": len(self.heldout), "prompts": len(prompts), "sha256": preference_pairs.fingerprint(self.heldout)}
+
+    def heldout_preferences(self, pairs: int) -> Sequence[Preference]:
+        """Return the held-out preferences: those of the source, or the first `pairs` that the world makes."""
+        return self.heldout if self.world is None else self.world.preferences(pairs, "heldout")
+
+    def messages(self) -> list[str]:
+        """What to say of the preferences, if anything."""
+        said = list(self.summary.messages()) if self.summary else []
+        if self.heldout:
+            found = self._heldout_identity()
+            said.append(f"{found['preferences']:,} preference pairs of {found['prompts']:,} prompts are held out from training")
+        return said
 
     def reading(self) -> dict[str, Any]:
         """Return what a manifest records beside the identity: the rows that were dropped when the preferences were read, if any."""
@@ -76,8 +96,12 @@ def read(run: Run, *, preferences: str | None, questions: Path | None, strict: b
     source = preferences or data.name
     if source is None:
         raise UserError(f"recipe {run.recipe.name} has no preferences; name some with --preferences FILE")
-    found = preference_pairs.read(source, revision=data.revision, limit=data.max_pairs, strict=strict)
-    return Inputs(found.preferences, None, questions, suite.file_hashes(), found.summary)
+    if not data.heldout_prompts:
+        found = preference_pairs.read(source, revision=data.revision, limit=data.max_pairs, strict=strict)
+        return Inputs(found.preferences, None, questions, suite.file_hashes(), found.summary)
+    found = preference_pairs.read(source, revision=data.revision, strict=strict)  # the held-out part is of all rows
+    train, heldout = held_out.split(found.preferences, data.heldout_prompts, source=source)
+    return Inputs(train.first(data.max_pairs), None, questions, suite.file_hashes(), found.summary, heldout)
 
 
 def build_world(settings: WorldSettings) -> World:

@@ -24,12 +24,12 @@ def score(context: RunContext, t: int) -> None:
     iteration, settings = context.folder.iteration(t), context.recipe.evaluation
     needed = [iteration.scores_file, iteration.samples_file]
     needed += [iteration.gold_file] if t == 0 and settings.gold_prompts else []
-    needed += [iteration.heldout_file] if t == 0 and settings.heldout_pairs else []
+    needed += [iteration.heldout_file] if t == 0 and context.recipe.has_heldout else []
     if all(map(distributed.exists_on_main_process, needed)):
         return
     model = context.load_policy(t).to(context.device).eval()  # type: ignore[arg-type]  # the stubs know no torch.device
     scores = gold.measure(context, t, model) if settings.gold_prompts else []
-    if settings.heldout_pairs:
+    if context.recipe.has_heldout:
         scores += heldout.measure(context, t, model)
     if settings.suite.has_tasks:
         with context.timed(t, "leaderboard"):

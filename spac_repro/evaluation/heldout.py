@@ -1,21 +1,22 @@
-"""Scores of a policy on held-out preferences of the built-in world: accuracy, margin, critic gap and divergence.
+"""Scores of a policy on held-out preferences: accuracy, margin, critic gap and divergence.
 
-All four are means of log-ratios against the start policy π_0: ρ(y) = log π_t(y|x) − log π_0(y|x), for the chosen response y⁺, the
-rejected response y⁻, and one response y′ ~ π_0 that is sampled once. `accuracy` and `margin` say how well the policy tells chosen
-from rejected responses (the margin is ρ(y⁺) − ρ(y⁻), as in DPO without β). `critic_gap` and `divergence` say how far the policy has
-moved away from its start.
+The built-in world makes preferences on prompts that training never sees. Of a file or a data set, some prompts are held out
+(`data.held_out`). All scores are means of log-ratios against the start policy π_0: ρ(y) = log π_t(y|x) − log π_0(y|x), for the
+chosen response y⁺, the rejected response y⁻, and one response y′ ~ π_0 that is sampled once. `accuracy` and `margin` say how well
+the policy tells chosen from rejected responses (the margin is ρ(y⁺) − ρ(y⁻), as in DPO without β). `critic_gap` and `divergence`
+say how far the policy has moved away from its start.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from transformers import PreTrainedModel
 
 from spac_repro.data import dataset
 from spac_repro.data.dataset import RESPONSES, PreferenceDataset
+from spac_repro.data.preferences import Preference
 from spac_repro.data.rendering import Renderer
-from spac_repro.data.world import World
 from spac_repro.model.policy import Policy
 from spac_repro.model.reference import reference_logprobs
 from spac_repro.optim import distributed
@@ -31,7 +32,6 @@ NOTE = "against the start"
 
 def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
     """Score iterate t on held-out preferences. Iteration 0 samples y′, computes log π_0 and stores both."""
-    assert context.inputs.world is not None  # the recipe's own check
     start, wrapped = context.folder.iteration(0), Policy(model)
     batch_tokens = context.recipe.training.micro_batch_tokens
     with context.timed(t, "held-out preferences"):
@@ -39,9 +39,8 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
             heldout = make_heldout_dataset(
                 wrapped,
                 context.renderer,
-                context.inputs.world,
+                context.inputs.heldout_preferences(context.recipe.evaluation.heldout_pairs),
                 context.recipe.selfplay,
-                pairs=context.recipe.evaluation.heldout_pairs,
                 batch_tokens=batch_tokens,
                 seed=derive_seed(context.run.seed, "held-out"),
                 advance=context.progress.update,
@@ -51,16 +50,16 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
             distributed.on_main_process(lambda: dataset.write(start.heldout_file, heldout, {}, before_rename=entered))
         remedy = f"remove it and {start.scores_file}, and repeat the command"
         data = dataset.read(start.heldout_file, reference_sha256=start.weights_sha256, remedy=remedy)
-        return scores(wrapped, data, batch_tokens=batch_tokens, advance=context.progress.update)
+        each = context.inputs.world is None
+        return scores(wrapped, data, batch_tokens=batch_tokens, each_response=each, advance=context.progress.update)
 
 
 def make_heldout_dataset(
     start_policy: Policy,
     renderer: Renderer,
-    world: World,
+    preferences: Sequence[Preference],
     settings: SelfPlaySettings,
     *,
-    pairs: int,
     batch_tokens: int,
     seed: int,
     advance: Callable[[int, int], None],
@@ -70,14 +69,13 @@ def make_heldout_dataset(
     Args:
         start_policy: the policy π_0.
         renderer: turns texts into tokens.
-        world: the built-in world, which makes the preferences.
+        preferences: the held-out preferences.
         settings: how responses are sampled; temperature and top_p are set to 1.
-        pairs: number of preferences.
         batch_tokens: tokens per forward pass.
         seed: of the sampling.
         advance: called with (items done, items in all).
     """
-    examples = renderer.tokenize(world.preferences(pairs, "heldout"))
+    examples = renderer.tokenize(preferences)
     responses = sample_responses(
         start_policy.model,
         examples.prompt,
@@ -94,8 +92,15 @@ def make_heldout_dataset(
     )
 
 
-def scores(policy: Policy, data: PreferenceDataset, *, batch_tokens: int, advance: Callable[[int, int], None]) -> list[Score]:
-    """Compute accuracy, margin, critic gap and divergence: four means over the preferences, in nats except for the accuracy.
+def scores(
+    policy: Policy,
+    data: PreferenceDataset,
+    *,
+    batch_tokens: int,
+    each_response: bool = False,
+    advance: Callable[[int, int], None],
+) -> list[Score]:
+    """Compute accuracy, margin, critic gap and divergence: means over the preferences, in nats except for the accuracy.
 
     * accuracy: the share of preferences with ρ(y⁺) > ρ(y⁻); a tie counts half.
     * margin: ρ(y⁺) − ρ(y⁻).
@@ -108,6 +113,7 @@ def scores(policy: Policy, data: PreferenceDataset, *, batch_tokens: int, advanc
         policy: the policy π_t.
         data: held-out preferences with y′ and log π_0.
         batch_tokens: tokens per forward pass.
+        each_response: score ρ of each response too: rho_chosen, rho_rejected and rho_selfplay.
         advance: called with (responses done, responses in all).
     """
     logprobs = reference_logprobs(policy, data, RESPONSES, batch_tokens=batch_tokens, advance=advance)
@@ -119,6 +125,8 @@ def scores(policy: Policy, data: PreferenceDataset, *, batch_tokens: int, advanc
         "accuracy": ([(chosen > rejected) + 0.5 * (chosen == rejected) for chosen, rejected, _ in rows], True),
         "divergence": ([-selfplay for _, _, selfplay in rows], False),
     }
+    if each_response:
+        measured |= {f"rho_{name}": (rho[name], name == "chosen") for name in RESPONSES}
     prompts = [tuple(prompt) for prompt in data.prompts]
     return [
         Score(

@@ -64,6 +64,7 @@ KNOWN_IMPACTS = (
     KnownImpact("inputs.dropout_set_to_zero*", Impact.BY_DESIGN, "another model, or the same one trained with dropout", MEASURED),
     KnownImpact("inputs.preferences", Impact.BY_DESIGN, "another number of preferences"),
     KnownImpact("inputs.preferences_sha256", Impact.BY_DESIGN, "other preferences, or the same in another order", MEASURED),
+    KnownImpact("inputs.heldout*", Impact.BY_DESIGN, "other held-out preferences: their scores change, weights do not"),
     KnownImpact("inputs.stop_token_ids*", Impact.BY_DESIGN, "responses stop at other tokens, so other responses are sampled"),
     KnownImpact("inputs.tokenizer_sha256", Impact.BY_DESIGN, "other tokens for the same text"),
     KnownImpact(

@@ -75,6 +75,31 @@ def test_a_run_from_a_folder_is_the_same_wherever_the_folder_is(invoke, refused,
     assert str(tmp_path) not in page
 
 
+def test_pairs_that_are_held_out_are_scored_and_not_trained_on(invoke, own_recipe, pairs, model, tmp_path):
+    """In the manifest, the report and every iterate's scores; at the start every ratio is 0."""
+    train = arguments(own_recipe(), pairs(*PAIRS, *PAIRS[:2]), "--policy", "model", "--json")
+    done = invoke(*train, "--set", "data.heldout_prompts=2")
+    assert done.code == 0, done.err
+    run = RunFolder.open(tmp_path / "run")
+    recorded = run.manifest.inputs["heldout"]
+    assert recorded["prompts"] == 2
+    assert run.manifest.inputs["preferences"] == 8 - recorded["preferences"]
+    start, last = (
+        {score.metric: score for score in iterate.scores if score.task == "heldout"} for iterate in run.results.iterations
+    )
+    assert {*start} >= {"accuracy", "margin", "rho_chosen", "rho_rejected", "rho_selfplay", "divergence"}
+    assert start["accuracy"].value == 0.5
+    assert start["margin"].value == 0
+    assert last["margin"].value == pytest.approx(last["rho_chosen"].value - last["rho_rejected"].value, abs=1e-6)
+    assert last["margin"].value != 0
+    assert last["margin"].n == recorded["preferences"]
+    assert invoke("report", "run").code == 0
+    assert "inputs.heldout.sha256" in (page := (tmp_path / "report.html").read_text()) or "heldout.sha256" in page
+    assert invoke("verify", "run").code == 2  # unverified: a recipe of one's own
+    shown = invoke("data", tmp_path / "pairs.jsonl", "--recipe", "smollm2-135m", "--set", "data.heldout_prompts=2", "--json").out
+    assert json.loads(shown)["rows_kept"] == run.manifest.inputs["preferences"]
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_other_commands_take_it(invoke, name, model, tmp_path):
     shown = json.loads(invoke("recipes", "show", name, "--policy", "model", "--json").out)["settings"]["policy"]
@@ -88,7 +113,9 @@ def test_other_commands_take_it(invoke, name, model, tmp_path):
 
 def test_data_shows_the_tokens_of_the_folder(invoke, pairs, model):
     sets = [part for setting in QUICK for part in ("--set", setting)]
-    done = invoke("data", pairs(*PAIRS), "--recipe", "smollm2-135m", "--policy", "model", *sets, "--json")
+    done = invoke(
+        "data", pairs(*PAIRS), "--recipe", "smollm2-135m", "--policy", "model", *sets, "--set", "data.heldout_prompts=2", "--json"
+    )
     assert json.loads(done.out)["examples"][0]["tokens"]["chosen"], done
 
 
