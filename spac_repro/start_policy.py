@@ -185,7 +185,7 @@ def reuse(context: RunContext, other: Path) -> None:
         return
     context.progress.start_stage("iteration 0: reused")
     ownership.make_folder(target.path)
-    for file in (source.gold_file, source.heldout_file, source.samples_file, source.scores_file):
+    for file in (source.gold_file, source.heldout_file, source.answers_file, source.samples_file, source.scores_file):
         if file.exists() and not (target.path / file.name).exists():
             file_hashes.link(context.folder, file, target.path / file.name)
     steps = [step for step in RunFolder(other).metrics() if step.iteration == 0]

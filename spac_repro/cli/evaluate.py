@@ -9,6 +9,7 @@ import typer
 from spac_repro import suites
 from spac_repro.cli import choices, output
 from spac_repro.cli.options import AsJson, Questions
+from spac_repro.errors import UserError
 
 
 def evaluate(
@@ -31,16 +32,31 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N questions of each task.", metavar="N", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="Questions per batch. Changes scores only by rounding.", min=1)] = 16,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write the answer to each question as a Parquet file, from which the scores are computed.",
+            show_default="not written",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a leaderboard suite, with lm-evaluation-harness."""
     from spac_repro.evaluation import model_folder
     from spac_repro.evaluation.leaderboard import scoring
+    from spac_repro.runs import answer_scores
+    from spac_repro.runs import answers as answer_files
 
     chosen = suites.get(suite)
+    if answers is not None and (answers.exists() or not answers.parent.is_dir()):
+        problem = (
+            "it is there already; name another file" if answers.exists() else f"there is no folder {answers.parent}; create it"
+        )
+        raise UserError(f"--answers {answers}: {problem}")
     with output.progress(as_json) as progress:
         progress.start_stage(f"{chosen.name} leaderboard")
-        scores = model_folder.evaluate(
+        answered = model_folder.evaluate(
             target,
             chosen,
             questions_folder=questions,
@@ -49,6 +65,9 @@ def evaluate(
             batch_size=batch_size,
             progress=progress,
         )
+        if answers is not None:
+            answer_files.write(answers, answered)
+    scores = answer_scores.scores(answered)
     harness = scoring.harness_version()
     if as_json:
         values = [score.as_dict() for score in scores]

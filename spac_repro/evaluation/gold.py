@@ -1,7 +1,6 @@
 """Gold reward: the true reward, in the built-in world, of responses that a policy samples to held-out prompts."""
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 from transformers import PreTrainedModel
@@ -13,7 +12,7 @@ from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.run_context import RunContext
 from spac_repro.runs import file_hashes, files
-from spac_repro.runs.results import Score, standard_error
+from spac_repro.runs.answers import Answer, Metric, TaskAbout, TaskAnswers
 from spac_repro.sampling import selfplay
 from spac_repro.seeds import derive_seed
 
@@ -26,17 +25,31 @@ class GoldRewards:
     lengths: list[int]  # response tokens
     samples: int  # per prompt
 
-    def by_prompt(self, values: Sequence[float]) -> list[float]:
-        """Average `values` [prompts × samples] over the samples of each prompt: [prompts]."""
-        return [statistics.fmean(values[i : i + self.samples]) for i in range(0, len(values), self.samples)]
+
+@dataclass(frozen=True)
+class Sampled:
+    """Sampled responses as text, with what they were sampled to: [prompts × samples]."""
+
+    prompts: list[str]
+    prompt_lengths: list[int]  # tokens
+    correct: list[str]  # the right response
+    texts: list[str]
 
 
-def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
-    """Score iterate t by the gold rewards of sampled responses. Iteration 0 stores its own, to which the others are compared."""
+METRICS = (
+    Metric(name="reward", mean="clusters", note=""),
+    Metric(name="exact", mean="clusters", note=""),
+    Metric(name="win_rate", mean="clusters", note="over the start's responses to the same prompts"),
+    Metric(name="length", mean="items_without_error", note="response tokens"),
+)
+
+
+def measure(context: RunContext, t: int, model: PreTrainedModel) -> TaskAnswers:
+    """Sample responses of iterate t, with their gold rewards. Iteration 0 stores its own, to which the others are compared."""
     assert context.inputs.world is not None  # the recipe's own check
     settings, start_file = context.recipe.evaluation, context.folder.iteration(0).gold_file
     with context.timed(t, "gold reward"):
-        rewards = sample_rewards(
+        rewards, sampled = sample_rewards(
             model,
             context.renderer,
             context.inputs.world,
@@ -48,7 +61,7 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
         )
     if t == 0:
         distributed.on_main_process(lambda: file_hashes.write_json(context.folder, start_file, asdict(rewards)))
-    return scores(rewards, GoldRewards(**files.read_json(start_file)))
+    return answers(rewards, GoldRewards(**files.read_json(start_file)), sampled)
 
 
 def sample_rewards(
@@ -61,7 +74,7 @@ def sample_rewards(
     samples: int,
     seed: int,
     advance: Callable[[int, int], None],
-) -> GoldRewards:
+) -> tuple[GoldRewards, Sampled]:
     """Sample responses to held-out prompts at temperature 1, and compute their gold rewards.
 
     Args:
@@ -86,30 +99,37 @@ def sample_rewards(
         seed=seed,
         advance=advance,
     )
-    values = [
-        world.reward(prompt, renderer.decode_verbatim(response)) for prompt, response in zip(repeated, responses, strict=True)
-    ]
-    return GoldRewards(values, [len(response) for response in responses], samples)
+    texts = list(map(renderer.decode_verbatim, responses))
+    values = [world.reward(prompt, text) for prompt, text in zip(repeated, texts, strict=True)]
+    correct = list(map(world.correct_response, repeated))
+    return GoldRewards(values, list(map(len, responses)), samples), Sampled(repeated, list(map(len, tokens)), correct, texts)
 
 
-def scores(rewards: GoldRewards, start: GoldRewards) -> list[Score]:
-    """Mean reward, share of exactly right responses, win rate against the start policy, and mean length.
+def answers(rewards: GoldRewards, start: GoldRewards, sampled: Sampled) -> TaskAnswers:
+    """The responses with their rewards, whether they are exactly right, whether they win against the start's, and their lengths.
 
-    A tie counts as half a win. Standard errors are over prompts: the samples of a prompt are averaged first.
+    A tie counts as half a win. Scores are means over prompts: the samples of a prompt, a cluster, are averaged first.
 
     Args:
         rewards: of the iterate.
         start: of the start policy, on the same prompts.
+        sampled: the responses.
     """
-    over_start = "over the start's responses to the same prompts"
-    measured = {
-        "reward": (rewards.values, ""),
-        "exact": ([float(value == 1) for value in rewards.values], ""),
-        "win_rate": ([(a > b) + 0.5 * (a == b) for a, b in zip(rewards.values, start.values, strict=True)], over_start),
-    }
-    result = []
-    for metric, (values, note) in measured.items():
-        by_prompt = rewards.by_prompt(values)
-        result.append(Score("gold", metric, statistics.fmean(by_prompt), standard_error(by_prompt), len(by_prompt), note=note))
-    length = Score("gold", "length", statistics.fmean(rewards.lengths), None, len(rewards.lengths), note="response tokens")
-    return [*result, length]
+    return TaskAnswers(TaskAbout(name="gold", metrics=METRICS), list(_rows(rewards, start, sampled)))
+
+
+def _rows(rewards: GoldRewards, start: GoldRewards, sampled: Sampled) -> Iterator[Answer]:
+    for i, (value, before) in enumerate(zip(rewards.values, start.values, strict=True)):
+        prompt, sample = divmod(i, rewards.samples)
+        exact, win = float(value == 1), (value > before) + 0.5 * (value == before)
+        yield Answer(
+            task="gold",
+            item_id=f"{prompt}/{sample}",
+            content_sha256=files.sha256_json({"prompt": sampled.prompts[i]}),
+            gold=sampled.correct[i],
+            metrics={"reward": value, "exact": exact, "win_rate": win, "length": float(rewards.lengths[i])},
+            tokens=sampled.prompt_lengths[i] + rewards.lengths[i],
+            correct=bool(exact),
+            cluster=str(prompt),
+            generated=sampled.texts[i],
+        )

@@ -7,7 +7,6 @@ the policy tells chosen from rejected responses (the margin is ρ(y⁺) − ρ(y
 say how far the policy has moved away from its start.
 """
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -22,16 +21,25 @@ from spac_repro.model.reference import reference_logprobs
 from spac_repro.optim import distributed
 from spac_repro.recipe import SelfPlaySettings
 from spac_repro.run_context import RunContext
-from spac_repro.runs import file_hashes
-from spac_repro.runs.results import Score, clustered_standard_error
+from spac_repro.runs import file_hashes, files
+from spac_repro.runs.answers import Answer, Metric, TaskAbout, TaskAnswers
 from spac_repro.sampling.selfplay import sample_responses
 from spac_repro.seeds import derive_seed
 
 NOTE = "against the start"
+TIE = 0.5  # the accuracy of a tie
+METRICS = (
+    Metric(name="critic_gap", mean="clustered_items", higher_is_better=False),
+    Metric(name="margin", mean="clustered_items"),
+    Metric(name="accuracy", mean="clustered_items"),
+    Metric(name="divergence", mean="clustered_items", higher_is_better=False),
+)
+RHO = tuple(f"rho_{name}" for name in RESPONSES)
+RHO_METRICS = tuple(Metric(name=name, mean="clustered_items", higher_is_better=name == "rho_chosen") for name in RHO)
 
 
-def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
-    """Score iterate t on held-out preferences. Iteration 0 samples y′, computes log π_0 and stores both."""
+def measure(context: RunContext, t: int, model: PreTrainedModel) -> TaskAnswers:
+    """Measure iterate t on held-out preferences. Iteration 0 samples y′, computes log π_0 and stores both."""
     start, wrapped = context.folder.iteration(0), Policy(model)
     batch_tokens = context.recipe.training.micro_batch_tokens
     with context.timed(t, "held-out preferences"):
@@ -51,7 +59,7 @@ def measure(context: RunContext, t: int, model: PreTrainedModel) -> list[Score]:
         remedy = f"remove it and {start.scores_file}, and repeat the command"
         data = dataset.read(start.heldout_file, reference_sha256=start.weights_sha256, remedy=remedy)
         each = context.inputs.world is None
-        return scores(wrapped, data, batch_tokens=batch_tokens, each_response=each, advance=context.progress.update)
+        return answers(wrapped, data, batch_tokens=batch_tokens, each_response=each, advance=context.progress.update)
 
 
 def make_heldout_dataset(
@@ -92,22 +100,23 @@ def make_heldout_dataset(
     )
 
 
-def scores(
+def answers(
     policy: Policy,
     data: PreferenceDataset,
     *,
     batch_tokens: int,
     each_response: bool = False,
     advance: Callable[[int, int], None],
-) -> list[Score]:
-    """Compute accuracy, margin, critic gap and divergence: means over the preferences, in nats except for the accuracy.
+) -> TaskAnswers:
+    """Each preference with critic gap, margin, accuracy and divergence; in nats, except for the accuracy.
 
-    * accuracy: the share of preferences with ρ(y⁺) > ρ(y⁻); a tie counts half.
+    * accuracy: 1 if ρ(y⁺) > ρ(y⁻); a tie counts half.
     * margin: ρ(y⁺) − ρ(y⁻).
     * critic_gap: ρ(y′) − ½(ρ(y⁺) + ρ(y⁻)).
     * divergence: −ρ(y′), whose mean over y′ ~ π_0 is KL(π_0 ‖ π_t).
 
-    Several preferences can have the same prompt. So standard errors are clustered by prompt; n is the number of preferences.
+    Several preferences can have the same prompt, which is their cluster. So standard errors are clustered by prompt. The
+    log-probabilities of a row are those of y⁺, y⁻ and y′ under π_t.
 
     Args:
         policy: the policy π_t.
@@ -117,26 +126,35 @@ def scores(
         advance: called with (responses done, responses in all).
     """
     logprobs = reference_logprobs(policy, data, RESPONSES, batch_tokens=batch_tokens, advance=advance)
-    rho = {name: (logprobs[name] - data.reference_logprobs[name]).double().tolist() for name in RESPONSES}
-    rows = list(zip(rho["chosen"], rho["rejected"], rho["selfplay"], strict=True))
-    measured = {  # value of each row, and whether higher is better
-        "critic_gap": ([selfplay - (chosen + rejected) / 2 for chosen, rejected, selfplay in rows], False),
-        "margin": ([chosen - rejected for chosen, rejected, _ in rows], True),
-        "accuracy": ([(chosen > rejected) + 0.5 * (chosen == rejected) for chosen, rejected, _ in rows], True),
-        "divergence": ([-selfplay for _, _, selfplay in rows], False),
-    }
-    if each_response:
-        measured |= {f"rho_{name}": (rho[name], name == "chosen") for name in RESPONSES}
-    prompts = [tuple(prompt) for prompt in data.prompts]
-    return [
-        Score(
-            task="heldout",
-            metric=metric,
-            value=statistics.fmean(values),
-            stderr=clustered_standard_error(values, prompts),
-            n=len(values),
-            higher_is_better=higher,
-            note=NOTE,
+    rho = [(logprobs[name] - data.reference_logprobs[name]).double().tolist() for name in RESPONSES]
+    now = [logprobs[name].double().tolist() for name in RESPONSES]
+    clusters: dict[tuple[int, ...], int] = {}
+    rows = []
+    for i, (log_probs, ratios) in enumerate(zip(zip(*now, strict=True), zip(*rho, strict=True), strict=True)):
+        prompt, texts = list(data.prompts[i]), {name: list(data.responses[name][i]) for name in RESPONSES}
+        values = _values(*ratios) | (dict(zip(RHO, ratios, strict=True)) if each_response else {})
+        rows.append(
+            Answer(
+                task="heldout",
+                item_id=str(i),
+                content_sha256=files.sha256_json({"prompt": prompt, "chosen": texts["chosen"], "rejected": texts["rejected"]}),
+                gold="0",
+                metrics=values,
+                tokens=len(prompt) + max(map(len, texts.values())),
+                correct=None if values["accuracy"] == TIE else bool(values["accuracy"]),
+                cluster=str(clusters.setdefault(tuple(prompt), len(clusters))),
+                log_probs=log_probs,
+            )
         )
-        for metric, (values, higher) in measured.items()
-    ]
+    metrics = METRICS + (RHO_METRICS if each_response else ())
+    return TaskAnswers(TaskAbout(name="heldout", metrics=metrics, note=NOTE), rows)
+
+
+def _values(chosen: float, rejected: float, selfplay: float) -> dict[str, float]:
+    """The metrics of a preference, from the log-ratios ρ of its responses."""
+    return {
+        "critic_gap": selfplay - (chosen + rejected) / 2,
+        "margin": chosen - rejected,
+        "accuracy": (chosen > rejected) + TIE * (chosen == rejected),
+        "divergence": -selfplay,
+    }

@@ -15,8 +15,8 @@ from spac_repro.model import policy, precision
 from spac_repro.progress import Progress
 from spac_repro.recipe import WorldSettings
 from spac_repro.runs import file_hashes
+from spac_repro.runs.answers import Answers
 from spac_repro.runs.folder import RunFolder, number_of_iterate, run_of_policy
-from spac_repro.runs.results import Score
 from spac_repro.suites import Suite
 
 
@@ -29,8 +29,8 @@ def evaluate(
     limit: int | None,
     batch_size: int,
     progress: Progress,
-) -> list[Score]:
-    """Score a model on a suite.
+) -> Answers:
+    """Ask a model the questions of a suite.
 
     Args:
         target: a run folder (its last iterate is scored), an iterate's policy folder, or any Hugging Face model folder.
@@ -54,7 +54,7 @@ def evaluate(
     if suite.uses_world and settings is None:
         raise UserError(f"{target}: the suite {suite.name} asks about the built-in world; give a run whose recipe uses it")
     with precision.emulate_bf16_matmul() if model.dtype == torch.bfloat16 else nullcontext():  # as in the run that made it
-        return scoring.evaluate(
+        return scoring.ask(
             model,
             tokenizer,
             suite,
@@ -63,6 +63,7 @@ def evaluate(
             world=sources.build_world(settings) if settings else None,
             limit=limit,
             batch_size=batch_size,
+            weights_sha256=policy.weights_sha256(model),
             progress=lambda task, done, total: progress.update(done, total),
         )
 

@@ -8,14 +8,14 @@ import math
 import re
 import statistics
 import string
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
 
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
-from spac_repro.runs.answers import Answer, Answers, ExtractionStep, Metric, TaskAbout
+from spac_repro.runs.answers import Answer, Answers, ExtractionStep, Metric, TaskAbout, TaskAnswers
 from spac_repro.runs.results import Score, clustered_standard_error, standard_error
 
 AVERAGE = "average"
@@ -27,18 +27,25 @@ Estimate = tuple[float, float | None, int]  # value, standard error, number of i
 
 def scores(answers: Answers) -> list[Score]:
     """Compute the score of each metric of each task, and the average at the end if no task of the suite was left out."""
-    by_task = answers.by_task()
-    found = [score for task in answers.about.tasks for score in _task_scores(task, by_task[task.name])]
+    found = [score for task in answers.tasks() for score in task_scores(task)]
     primary = {task.name: task.metrics[0].name for task in answers.about.tasks}
     averaged = [(name, primary[name]) for name in answers.about.averaged]
     return [*found, *(average(found, averaged) if averaged else [])]
 
 
-def _task_scores(task: TaskAbout, rows: Sequence[Answer]) -> Iterator[Score]:
-    for metric in task.metrics:
+def task_scores(task: TaskAnswers) -> list[Score]:
+    """Compute the score of each metric of a task."""
+    return [_score(task.about, metric, task.rows) for metric in task.about.metrics]
+
+
+def _score(task: TaskAbout, metric: Metric, rows: Sequence[Answer]) -> Score:
+    if metric.mean == "recorded":
+        value, stderr = metric.recorded or (math.nan, None)
+        n = len(rows)
+    else:
         value, stderr, n = MEANS[metric.mean]([row.metrics[metric.name] for row in rows], rows)
-        note = task.note if metric.note is None else metric.note
-        yield Score(task.name, metric.name, value, stderr, n, task.version, metric.higher_is_better, note)
+    note = task.note if metric.note is None else metric.note
+    return Score(task.name, metric.name, value, stderr, n, task.version, metric.higher_is_better, note)
 
 
 def average(scores: Iterable[Score], parts: Sequence[tuple[str, str]]) -> list[Score]:
@@ -232,7 +239,7 @@ def _check_value(metric: Metric, row: Answer, place: str) -> None:
                 raise UserError(f"{place}: {metric.name} was extracted otherwise than from its text; evaluate again")
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, re.error) as error:
         raise UserError(f"{place}: {metric.name} cannot be computed from it ({one_line(error, 60)}); evaluate again") from None
-    stored = row.metrics[metric.name]
+    stored = row.metrics.get(metric.name, math.nan)
     if found is not None and not math.isclose(found, stored, rel_tol=RELATIVE_ERROR, abs_tol=RELATIVE_ERROR):
         raise UserError(f"{place}: {metric.name} is {stored:g} there, and its answer gives {found:g}; evaluate again")
 

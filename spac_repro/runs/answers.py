@@ -25,7 +25,7 @@ SCHEMA = 1
 ABOUT = b"spac_repro.answers"  # the key of `About` in the file's metadata
 REMEDY = "remove it and evaluate again"
 
-Mean = Literal["items", "subjects", "subjects_by_size", "clusters", "clustered_items", "items_without_error"]
+Mean = Literal["items", "subjects", "subjects_by_size", "clusters", "clustered_items", "items_without_error", "recorded"]
 Rule = Literal["acc", "acc_norm", "mc2", "exact_match"]
 
 
@@ -44,7 +44,8 @@ class Metric(BaseModel):
 
     Attributes:
         name: The metric, as in `Score` and as a key of the items' `metrics`.
-        mean: Over what the score is a mean; `answer_scores` has the formulas.
+        mean: Over what the score is a mean; `answer_scores` has the formulas. "recorded": it is none, and only recorded here.
+        recorded: Value and standard error of a score that is no mean, as the harness computed it.
         rule: How the value of an item follows from its row; None: it is known to the task alone.
         extraction: With the rule exact_match: from `generated` to `extracted`; None: by a function of the task.
         ignored: With the rule exact_match: patterns that are removed before the comparison.
@@ -58,6 +59,7 @@ class Metric(BaseModel):
 
     name: str
     mean: Mean = "items"
+    recorded: tuple[float, float | None] | None = None
     rule: Rule | None = None
     extraction: tuple[ExtractionStep, ...] | None = None
     ignored: tuple[str, ...] = ()
@@ -141,6 +143,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class TaskAnswers:
+    """One task, and the answers to its items."""
+
+    about: TaskAbout
+    rows: Sequence[Answer]
+
+
+@dataclass(frozen=True)
 class Answers:
     """The answers of one evaluation, in the order of tasks and items."""
 
@@ -159,6 +169,17 @@ class Answers:
         for name in ("metrics", "extracted"):
             columns[name] = [list(value.items()) for value in columns[name]]
         return cls(about, pa.table(columns, schema=_schema()))
+
+    @classmethod
+    def join(cls, about: About, tasks: Sequence[TaskAnswers]) -> "Answers":
+        """Join the answers of several tasks; `about` gets the tasks."""
+        described = about.model_copy(update={"tasks": tuple(task.about for task in tasks)})
+        return cls.of(described, (row for task in tasks for row in task.rows))
+
+    def tasks(self) -> list[TaskAnswers]:
+        """Return the answers by task."""
+        by_task = self.by_task()
+        return [TaskAnswers(task, by_task[task.name]) for task in self.about.tasks]
 
     def rows(self, task: str | None = None) -> Iterator[Answer]:
         """Return the rows of a task, or of all tasks."""
@@ -279,7 +300,7 @@ def _in_schema(path: Path, table: "pa.Table") -> "pa.Table":
 
 def _check_rows(path: Path, answers: Answers) -> None:
     """Check that every row is of a task that the file describes, has the task's metrics, and is there once."""
-    metrics = {task.name: {metric.name for metric in task.metrics} for task in answers.about.tasks}
+    metrics = {task.name: {metric.name for metric in task.metrics if metric.mean != "recorded"} for task in answers.about.tasks}
     seen: set[tuple[str, str]] = set()
     for row in answers.rows():
         where = f"{path}: item {one_line(row.item_id, 40)} of {one_line(row.task, 60)}"

@@ -66,6 +66,11 @@ def before_rename(run: RunFolder, path: Path) -> files.Hook:
     return enter
 
 
+def wrote(run: RunFolder, path: Path) -> bool:
+    """Whether the run wrote a file; it may have been removed since."""
+    return _key(run, path) in (manifest.read(run.manifest_file).written_files or {})
+
+
 def finish_iteration(run: RunFolder, path: Path) -> files.Hook:
     """As `before_rename`, for the iterate at `path`; the metrics up to here then belong to it and to the iterates before it."""
     enter = before_rename(run, path)
@@ -212,7 +217,8 @@ def _check_nothing_else(run: RunFolder) -> None:
     """Check that there is no product of a stage that the run did not write."""
     products = [run.contamination_file, run.results_file]
     for each in run.iterations():
-        products += [each.scores_file, each.samples_file, each.gold_file, each.heldout_file, each.dataset_file, each.audit_file]
+        products += [each.answers_file, each.scores_file, each.samples_file, each.gold_file, each.heldout_file]
+        products += [each.dataset_file, each.audit_file]
         products += [file for file in each.policy.rglob("*") if file.is_file() and file.name != CARD]
     there = [path for path in products if path.exists()]
     recorded = manifest.read(run.manifest_file).written_files or {}  # read after the files were looked for: the run may be at work

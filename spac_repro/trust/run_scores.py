@@ -8,7 +8,7 @@ from typing import Any
 from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
-from spac_repro.runs import file_hashes
+from spac_repro.runs import answer_scores, file_hashes
 from spac_repro.runs import results as run_results
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.results import Score
@@ -75,6 +75,7 @@ def read_run_scores(folder: Path | str, *, deep: bool = False) -> RunScores:
     results = run.results
     if not results.complete:
         raise IncomparableError(f"{folder}: the run is unfinished; repeat its `train` command to go on")
+    check_answers(run)
     return RunScores(
         source=str(folder),
         recipe=results.recipe,
@@ -87,6 +88,27 @@ def read_run_scores(folder: Path | str, *, deep: bool = False) -> RunScores:
         weights_sha256=results.weights_sha256,
         files=str(checked),
     )
+
+
+def check_answers(run: RunFolder) -> None:
+    """Compute the scores of each iterate of a finished run from its answers again. Runs of version 0.2 kept none.
+
+    Raises:
+        UserError: an answer gives another value than is recorded, the answers give another score than results.json has, or they
+            are of other weights.
+    """
+    for iterate in run.results.iterations:
+        folder = run.iteration(iterate.iteration)
+        found = folder.answers()
+        if found is None:
+            continue
+        file = folder.answers_file
+        if iterate.weights_sha256 and found.about.weights_sha256 not in ("", iterate.weights_sha256):
+            raise UserError(f"{file}: its answers are of the weights {found.about.weights_sha256[:12]}; evaluate again")
+        answer_scores.check(found, str(file))
+        for name, recorded in (("results.json", iterate.scores), ("scores.json", folder.scores())):
+            if differences := answer_scores.differences(found, recorded):
+                raise UserError(f"{file}: {differences[0]} ({name}); the run is damaged, train it again in another folder")
 
 
 def _read_results_file(file: Path) -> RunScores:

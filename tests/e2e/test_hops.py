@@ -52,8 +52,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[H
     run = recipes.load("tiny", overrides=[*cut_down.SETTINGS, "training.iterations=1"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(objectives, "spac", record("loss", objectives.spac))
-        patch.setattr(gold, "scores", record("gold", gold.scores))
-        patch.setattr(heldout, "scores", record("heldout", heldout.scores))
+        patch.setattr(gold, "answers", record("gold", gold.answers))
+        patch.setattr(heldout, "answers", record("heldout", heldout.answers))
         read = sources.read(run, preferences=None, questions=None)
         pipeline.train(run, folder, read, allow_changed_environment=False, progress=MessagesOnly())
     return ways, folder
@@ -68,10 +68,10 @@ def test_from_train_to_the_loss_of_spac(recorded):
 
 
 @pytest.mark.parametrize("task", ["gold", "heldout"])
-def test_from_train_to_the_line_that_computes_a_number_of_results_json(recorded, task):
+def test_from_train_to_the_values_whose_means_are_in_results_json(recorded, task):
     ways, folder = recorded
     assert ways[task][0] == ("pipeline.py", "train")
-    assert ways[task][-1] == (f"evaluation/{task}.py", "scores")
+    assert ways[task][-1] == (f"evaluation/{task}.py", "answers")
     assert len(ways[task]) <= 4, ways[task]
     results = json.loads((folder / "results.json").read_text())
     assert any(score["task"] == task for score in results["iterations"][1]["scores"])

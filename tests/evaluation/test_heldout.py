@@ -10,9 +10,16 @@ from spac_repro.data.world import Behaviour, World, split_of
 from spac_repro.evaluation import heldout
 from spac_repro.model.policy import Policy
 from spac_repro.model.reference import reference_logprobs
+from spac_repro.runs import answer_scores
+from spac_repro.runs.results import Score
 
 PROMPTS = [[1, 2], [3], [4, 5, 6]]
 RESPONSES_TO = {"chosen": [[7, 8], [9], [10]], "rejected": [[8], [9, 9], [11]], "selfplay": [[7], [12], [10, 10]]}
+
+
+def scores(policy: Policy, data: PreferenceDataset, *, each_response: bool = False) -> list[Score]:
+    answered = heldout.answers(policy, data, batch_tokens=100, each_response=each_response, advance=nothing)
+    return answer_scores.task_scores(answered)
 
 
 def nothing(done: int, total: int) -> None:
@@ -30,7 +37,7 @@ def test_scores_are_the_formulas_on_the_differences_of_log_probabilities(tiny_mo
         "selfplay": torch.tensor([-1.0, -2.0, 0.25]),
     }
     data = PreferenceDataset(PROMPTS, RESPONSES_TO, {name: now[name] - rho[name] for name in RESPONSES})
-    found = {score.metric: score for score in heldout.scores(policy, data, batch_tokens=100, advance=nothing)}
+    found = {score.metric: score for score in scores(policy, data)}
     assert {metric: score.value for metric, score in found.items()} == pytest.approx(
         {
             "critic_gap": (-1 - 0.75 - 2 - 0.5 + 0.25 + 1.5) / 3,
@@ -54,7 +61,7 @@ def test_standard_errors_are_clustered_by_prompt(tiny_models):
         now = reference_logprobs(policy, data, RESPONSES, batch_tokens=100, advance=nothing)
         rho = {name: torch.tensor([0.25, -1.0, 3.0] * times) * shift for name, shift in zip(RESPONSES, (1, -2, 3), strict=True)}
         data = PreferenceDataset(data.prompts, responses, {name: now[name] - rho[name] for name in RESPONSES})
-        found[times] = {score.metric: score for score in heldout.scores(policy, data, batch_tokens=100, advance=nothing)}
+        found[times] = {score.metric: score for score in scores(policy, data)}
     for metric, score in found[2].items():
         assert score.n == 6
         assert score.value == pytest.approx(found[1][metric].value, abs=1e-5)
@@ -85,7 +92,7 @@ def test_scores_of_held_out_pairs_are_those_of_an_independent_computation(tiny_m
     data = PreferenceDataset(prompts, responses, {})
     reference = reference_logprobs(Policy(start), data, RESPONSES, batch_tokens=30, advance=nothing)
     data = PreferenceDataset(prompts, responses, reference)
-    found = {s.metric: s for s in heldout.scores(Policy(model), data, batch_tokens=30, each_response=True, advance=nothing)}
+    found = {s.metric: s for s in scores(Policy(model), data, each_response=True)}
     rho = {
         name: [by_hand(model, x, y) - by_hand(start, x, y) for x, y in zip(prompts, responses[name], strict=True)]
         for name in RESPONSES

@@ -1,4 +1,4 @@
-"""Runs lm-eval on given questions, silently and deterministically, and returns its scores.
+"""Runs lm-eval on given questions, silently and deterministically, and returns the answers.
 
 It calls `lm_eval.evaluate`, not `simple_evaluate`: the latter collects a report on the machine, which takes two seconds per call,
 and seeds the global random generators of the process. Nothing here uses these.
@@ -6,7 +6,6 @@ and seeds the global random generators of the process. Nothing here uses these.
 
 import json
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -27,9 +26,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spac_repro.documents import yaml_subset
 from spac_repro.errors import UserError
+from spac_repro.evaluation.leaderboard import answer_rows
 from spac_repro.evaluation.leaderboard.packed_hflm import PackedHFLM
 from spac_repro.evaluation.leaderboard.task import Subtasks, Task
-from spac_repro.runs.results import Score
+from spac_repro.runs.answers import TaskAnswers
 
 Progress = Callable[[str, int, int], None]  # task, requests answered, requests in all
 
@@ -139,8 +139,8 @@ def measure(
     batch_size: int,
     seed: int,
     progress: Progress | None = None,
-) -> list[Score]:
-    """Score a model on the given questions, task by task, so that the scores of a task do not depend on other tasks.
+) -> list[TaskAnswers]:
+    """Ask a model the given questions, task by task, so that the answers of a task do not depend on other tasks.
 
     The model keeps its mode (train or eval).
 
@@ -153,7 +153,7 @@ def measure(
         progress: called with (task, requests answered, requests in all).
     """
     was_training = model.training
-    scores: list[Score] = []
+    found: list[TaskAnswers] = []
     with _silenced() as counter:
         try:
             lm = PackedHFLM(model, tokenizer, batch_size)
@@ -161,13 +161,14 @@ def measure(
                 _check_context(task, lm.max_length)
                 lm.on_progress = partial(progress, task.name) if progress is not None else lm.on_progress
                 counter.truncated = 0
+                lm.lengths.clear()
                 with TemporaryDirectory(prefix="leaderboard-") as folder, _name_task_in_errors(task):
-                    results = _run_harness(lm, task, subtasks, Path(folder), seed)
-                notes = filter(None, (counter.note(lm.max_length), task.note(subtasks)))
-                scores += _scores(task, list(subtasks), results, "; ".join(notes))
+                    loaded, results = _run_harness(lm, task, subtasks, Path(folder), seed)
+                    notes = filter(None, (counter.note(lm.max_length), task.note(subtasks)))
+                    found.append(answer_rows.collect(task, subtasks, loaded, results, lm.lengths, "; ".join(notes)))
         finally:
             model.train(was_training)
-    return scores
+    return found
 
 
 @contextmanager
@@ -188,50 +189,12 @@ def _check_context(task: Task, context: int) -> None:
         )
 
 
-def _run_harness(lm: PackedHFLM, task: Task, subtasks: Subtasks, folder: Path, seed: int) -> dict[str, Any]:
-    """Run the harness on one task, whose files are written into the empty `folder`; return its results."""
+def _run_harness(lm: PackedHFLM, task: Task, subtasks: Subtasks, folder: Path, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run the harness on one task, whose files are written into the empty `folder`; return its own tasks and its results."""
     write_task(task, subtasks, folder)
     loaded = TaskManager(include_path=str(folder), include_defaults=False).load([task.name])
     for subtask in loaded["tasks"].values():
         subtask.set_fewshot_seed(seed)
-    results: dict[str, Any] | None = lm_eval.evaluate(lm=lm, task_dict=loaded, log_samples=False)
+    results: dict[str, Any] | None = lm_eval.evaluate(lm=lm, task_dict=loaded, log_samples=True)
     assert results is not None  # None only on other ranks of the harness's own data parallelism
-    return results
-
-
-def _scores(task: Task, subtasks: list[str], results: dict[str, Any], note: str) -> list[Score]:
-    n = sum(results["results"][subtask]["sample_len"] for subtask in subtasks)
-    version = str(results["versions"][task.name])
-    metrics = _metrics(task, subtasks, results["results"])
-    return [Score(task.name, metric, value, stderr, n, version, note=note) for metric, (value, stderr) in metrics.items()]
-
-
-def _metrics(task: Task, subtasks: list[str], results: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
-    """Value and standard error of each metric of a task; with subjects, the macro and the weighted mean."""
-    if not task.by_subject:
-        return {metric: _value_and_stderr(results[task.name], key) for metric, key in task.metrics.items()}
-    (key,) = set(task.metrics.values())
-    subjects = [_value_and_stderr(results[subtask], key) for subtask in subtasks]
-    macro = math.fsum(value for value, _ in subjects) / len(subjects)
-    weighted, weighted_error = _value_and_stderr(results[task.name], key)
-    sizes = [results[subtask]["sample_len"] for subtask in subtasks]
-    errors = [error for _, error in subjects if error is not None]
-    if len(errors) == len(subjects):
-        macro_error: float | None = math.sqrt(math.fsum(error**2 for error in errors)) / len(errors)
-    else:
-        # A subject with one question has no standard error. The standard deviation over all questions is used instead.
-        sd = _bernoulli_sd(weighted, sum(sizes))
-        macro_error = None if sd is None else sd * math.sqrt(math.fsum(1 / size for size in sizes)) / len(sizes)
-        weighted_error = None if sd is None else sd / math.sqrt(sum(sizes))
-    macro_name, weighted_name = task.metrics
-    return {macro_name: (macro, macro_error), weighted_name: (weighted, weighted_error)}
-
-
-def _bernoulli_sd(share: float, n: int) -> float | None:
-    """The sample standard deviation of n values of 0 or 1 with mean `share`; None for n = 1."""
-    return math.sqrt(share * (1 - share) * n / (n - 1)) if n > 1 else None
-
-
-def _value_and_stderr(result: dict[str, Any], key: str) -> tuple[float, float | None]:
-    stderr = result[key.replace(",", "_stderr,")]
-    return float(result[key]), float(stderr) if isinstance(stderr, int | float) else None
+    return loaded["tasks"], results

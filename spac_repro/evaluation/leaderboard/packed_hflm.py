@@ -21,6 +21,8 @@ from spac_repro.optim.loop import batch_by_tokens
 MAX_BATCH_TOKENS = 4096
 MIN_SHARED = 0.8  # requests are packed together if they share at least this part of their prompts
 Request = tuple[tuple[str, str], list[int], list[int]]  # the texts; the tokens of prompt and continuation
+# By task and question: the tokens of its longest request, prompt and answer, and whether one of its prompts was cut.
+Lengths = dict[tuple[str, int], tuple[int, bool]]
 
 
 class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
@@ -33,6 +35,8 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
         super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
         self.on_progress: Callable[[int, int], None] = lambda done, total: None
         self._done = self._total = 0
+        self.lengths: Lengths = {}  # of what was asked since it was last cleared
+        self._request_lengths: list[tuple[int, bool]] = []  # of the last call
         self.set_cache_hook(self)
         self.stop_token_ids = sorted({self.tokenizer.eos_token_id, *generation_config.stop_token_ids(model)})
 
@@ -62,6 +66,8 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
 
         What the choices of a question share of their prompts (mostly few-shot examples) is computed once for all of them.
         """
+        lengths = [len(prompt) + len(continuation) for _, prompt, continuation in requests]
+        self._request_lengths = [(length, length > self.max_length + 1) for length in lengths]
         if not supports_packing(self.model):
             answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *arguments, **options)
             check_finite(torch.tensor([logprob for logprob, _ in answers]), "the model's log-probabilities")
@@ -93,7 +99,19 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """The generated answer to each request; divided among processes."""
-        return self._data_parallel(requests, super().generate_until)
+        return self._data_parallel(requests, self._generate_until)
+
+    def _generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        texts: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        prompts = [
+            (len(self.tok_encode(request.args[0])), request.args[1].get("max_gen_toks", self.max_gen_toks)) for request in requests
+        ]
+        answers = [len(self.tok_encode(text, add_special_tokens=False)) for text in texts]
+        self._request_lengths = [
+            (prompt + answer, prompt > self.max_length - longest)
+            for (prompt, longest), answer in zip(prompts, answers, strict=True)
+        ]
+        return texts
 
     def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         """Generate up to the first stop token. It and what follows become padding, which is no text.
@@ -113,9 +131,14 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
         """
         shard = [i for question in distributed.shard(group_by_question(requests)) for i in question]
         self._done, self._total = 0, len(shard)
+        self._request_lengths = []
         answers = answer([requests[i] for i in shard], disable_tqdm=True) if shard else []
-        gathered = distributed.all_gather(dict(zip(shard, answers, strict=True)))
-        return [gathered[i] for i in range(len(requests))]
+        gathered = distributed.all_gather(dict(zip(shard, zip(answers, self._request_lengths, strict=True), strict=True)))
+        for i, request in enumerate(requests):
+            (tokens, cut), item = gathered[i][1], (request.task_name, request.doc_id)
+            longest, any_cut = self.lengths.get(item, (0, False))
+            self.lengths[item] = (max(longest, tokens), any_cut or cut)
+        return [gathered[i][0] for i in range(len(requests))]
 
 
 def group_by_question(requests: Sequence[Any]) -> list[range]:

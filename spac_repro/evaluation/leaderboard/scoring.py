@@ -1,18 +1,19 @@
-"""Scores a model on a suite: selects tasks, reads questions, runs the harness, averages."""
+"""Asks a model the questions of a suite: selects tasks, reads questions, runs the harness."""
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
-from spac_repro.evaluation.leaderboard.average import average
 from spac_repro.evaluation.leaderboard.task import Subtasks, Task
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
+from spac_repro.runs import answer_scores
+from spac_repro.runs.answers import About, Answers
 from spac_repro.runs.results import Score
 from spac_repro.suites import Suite
 
@@ -55,11 +56,11 @@ def read_questions(
     world: "World | None" = None,
     limit: int | None = None,
 ) -> dict[Task, Subtasks]:
-    """Read and check the questions that `evaluate` asks when it is called with the same arguments.
+    """Read and check the questions that `ask` asks when it is called with the same arguments.
 
     Raises:
-        UserError: see `evaluate`.
-        UnfitEnvironmentError: see `evaluate`.
+        UserError: see `ask`.
+        UnfitEnvironmentError: see `ask`.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; ask at least 1 question a task")
@@ -86,7 +87,7 @@ def _world_questions(
     return {task: task.by_subtask(made[task.name], "the built-in world") for task in tasks}
 
 
-def evaluate(
+def ask(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     suite: Suite,
@@ -97,9 +98,10 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 16,
     seed: int = FEWSHOT_SEED,
+    weights_sha256: str = "",
     progress: "Progress | None" = None,
-) -> list[Score]:
-    """Score a model on a suite with lm-eval.
+) -> Answers:
+    """Ask a model the questions of a suite with lm-eval. `answer_scores.scores` computes the scores from the answers.
 
     The result is deterministic: global random generators are neither seeded nor used. The model keeps its mode (train or eval).
 
@@ -114,10 +116,11 @@ def evaluate(
         limit: at most this many questions per task, the first ones; spread evenly over the subjects of a task.
         batch_size: affects speed, and scores only by rounding.
         seed: of the few-shot examples; the default is the harness's own.
+        weights_sha256: hash of the model's weights, which is recorded with the answers.
         progress: called with (task, requests answered, requests in all).
 
     Returns:
-        The scores of each task, and their average at the end if all tasks of the suite were asked.
+        The answers of each task. Their scores end with the average if all tasks of the suite were asked.
 
     Raises:
         UserError: a wrong task file, an unknown task, a bad limit; missing, empty or garbled files, with file and line.
@@ -128,11 +131,24 @@ def evaluate(
     from spac_repro.evaluation.leaderboard.harness import measure
 
     with _task_errors_as_user_errors(suite):
-        scores = measure(model, tokenizer, questions, batch_size=batch_size, seed=seed, progress=progress)
-    for score in scores:
+        tasks_answered = measure(model, tokenizer, questions, batch_size=batch_size, seed=seed, progress=progress)
+    for score in (score for task in tasks_answered for score in answer_scores.task_scores(task)):
         if not math.isfinite(score.value):
             raise UserError(f"{score.task} {score.metric} is {score.value}: the model's outputs are not numbers")
-    return [*scores, *average(scores, tasks_of(suite))]
+    every = [task.name for task in tasks_of(suite)]
+    about = About(
+        harness=harness_version(),
+        suite=suite.name,
+        suite_files=suite.file_hashes(),
+        weights_sha256=weights_sha256,
+        averaged=tuple(every) if {*every} == {task.name for task in questions} else (),
+    )
+    return Answers.join(about, tasks_answered)
+
+
+def evaluate(*arguments: Any, **options: Any) -> list[Score]:
+    """The scores of `ask`, which has the same arguments."""
+    return answer_scores.scores(ask(*arguments, **options))
 
 
 @contextmanager
