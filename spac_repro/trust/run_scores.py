@@ -106,9 +106,11 @@ def check_answers(run: RunFolder) -> None:
         if iterate.weights_sha256 and found.about.weights_sha256 not in ("", iterate.weights_sha256):
             raise UserError(f"{file}: its answers are of the weights {found.about.weights_sha256[:12]}; evaluate again")
         answer_scores.check(found, str(file))
-        for name, recorded in (("results.json", iterate.scores), ("scores.json", folder.scores())):
+        for recorded_file, recorded in ((run.results_file, iterate.scores), (folder.scores_file, folder.scores())):
             if differences := answer_scores.differences(found, recorded):
-                raise UserError(f"{file}: {differences[0]} ({name}); the run is damaged, train it again in another folder")
+                raise UserError(
+                    f"{file}: {differences[0]} ({recorded_file.name}); the run is damaged, train it again in another folder"
+                )
 
 
 def _read_results_file(file: Path) -> RunScores:
