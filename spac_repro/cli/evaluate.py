@@ -1,8 +1,9 @@
 """`spac-repro evaluate`: score a model on a leaderboard suite."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,9 @@ from spac_repro import suites
 from spac_repro.cli import choices, output
 from spac_repro.cli.options import AsJson, Questions
 from spac_repro.errors import UserError
+
+if TYPE_CHECKING:
+    from spac_repro.runs.results import Score
 
 
 def evaluate(
@@ -49,11 +53,7 @@ def evaluate(
     from spac_repro.runs import answers as answer_files
 
     chosen = suites.get(suite)
-    if answers is not None and (answers.exists() or not answers.parent.is_dir()):
-        problem = (
-            "it is there already; name another file" if answers.exists() else f"there is no folder {answers.parent}; create it"
-        )
-        raise UserError(f"--answers {answers}: {problem}")
+    _check_new(answers)
     with output.progress(as_json) as progress:
         progress.start_stage(f"{chosen.name} leaderboard")
         answered = model_folder.evaluate(
@@ -67,13 +67,22 @@ def evaluate(
         )
         if answers is not None:
             answer_files.write(answers, answered)
-    scores = answer_scores.scores(answered)
-    harness = scoring.harness_version()
+    _show(target, chosen.name, scoring.harness_version(), answer_scores.scores(answered), as_json)
+
+
+def _check_new(file: Path | None) -> None:
+    """Check before hours of work that the file of answers can be written, and replaces none."""
+    if file is not None and (file.exists() or not file.absolute().parent.is_dir()):
+        problem = "it is there already; name another file" if file.exists() else f"there is no folder {file.parent}; create it"
+        raise UserError(f"--answers {file}: {problem}")
+
+
+def _show(target: Path, suite: str, harness: str, scores: "Sequence[Score]", as_json: bool) -> None:
     if as_json:
         values = [score.as_dict() for score in scores]
-        print(json.dumps({"model": str(target), "suite": chosen.name, "harness": harness, "scores": values}))
+        print(json.dumps({"model": str(target), "suite": suite, "harness": harness, "scores": values}))
         return
-    table = output.table(f"{target} on {chosen.name} ({harness})", "task", "metric", "value", "stderr", "n", "version")
+    table = output.table(f"{target} on {suite} ({harness})", "task", "metric", "value", "stderr", "n", "version")
     for score in scores:
         stderr = "" if score.stderr is None else f"{score.stderr:.4f}"
         table.add_row(score.task, score.metric, f"{score.value:.4f}", stderr, str(score.n), score.version)
