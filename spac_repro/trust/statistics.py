@@ -98,7 +98,7 @@ def tolerance(row: ExpectedRow, fresh: Sequence[float], alpha: float) -> float:
     sd, df, seeds = spread
     runs = len(fresh)
     pooled = math.sqrt((df * sd**2 + (runs - 1) * standard_deviation(fresh) ** 2) / (df + runs - 1))
-    quantile = _t_quantile(df + runs - 1, alpha)
+    quantile = t_quantile(df + runs - 1, alpha)
     if row.skewness is not None and row.skewness.value >= SMALL_SKEWNESS:
         quantile = max(quantile, mean_quantile(df, seeds, runs, alpha, row.skewness.value))
     return max(quantile * pooled * math.sqrt(1 / runs + 1 / seeds), _rounding(row)) + _shift(row)
@@ -119,7 +119,7 @@ def smallest_detectable(row: ExpectedRow, runs: int, alpha: float) -> float | No
     scale = sd * math.sqrt(1 / runs + 1 / seeds)
     level = alpha if runs == 1 else MEAN_SHARE * alpha
     # The second term matters only if the rounding is wider than the interval; the deviation must then exceed the rounding.
-    furthest = max(_noncentrality(df + runs - 1, level) * scale, _rounding(row) + _normal_quantile(POWER) * scale)
+    furthest = max(noncentrality(df + runs - 1, level) * scale, _rounding(row) + normal_quantile(POWER) * scale)
     return furthest + _shift(row)
 
 
@@ -141,21 +141,23 @@ def _rounding(row: ExpectedRow) -> float:
 
 
 @lru_cache
-def _t_quantile(df: int, alpha: float) -> float:
+def t_quantile(df: float, alpha: float) -> float:
+    """The quantile that Student's t is beyond, on either side, with probability alpha."""
     from scipy.special import stdtrit  # the same function in scipy.stats takes a second more to import
 
     return float(stdtrit(df, 1 - alpha / 2))
 
 
 @lru_cache
-def _normal_quantile(probability: float) -> float:
+def normal_quantile(probability: float) -> float:
+    """The quantile of the standard normal distribution."""
     from scipy.special import ndtri
 
     return float(ndtri(probability))
 
 
 @lru_cache
-def _noncentrality(df: int, alpha: float) -> float:
+def noncentrality(df: float, alpha: float) -> float:
     """The noncentrality at which a two-sided t test of level alpha rejects with probability POWER.
 
     A noncentral t variable is (Z + noncentrality) / S, with S² a chi-square variable over its degrees of freedom. The probability
@@ -165,7 +167,7 @@ def _noncentrality(df: int, alpha: float) -> float:
     from scipy.optimize import brentq
     from scipy.special import gammaincinv, ndtr
 
-    critical = _t_quantile(df, alpha)
+    critical = t_quantile(df, alpha)
     chi_squares = 2 * gammaincinv(df / 2, (np.arange(4000) + 0.5) / 4000)
     bounds = critical * np.sqrt(chi_squares / df)
 
