@@ -1,81 +1,14 @@
-"""Two models, or two groups of runs, question by question: paired differences, tests, what could be found, and what flipped.
-
-One evaluation on each side: shares are tested by McNemar's exact test, and everything else by sign flips. Several evaluations on a
-side are runs of several seeds, and seeds and questions are both taken as noise (`crossed_effects.py`). p values are corrected over
-all rows of the table by Holm's method. docs/decisions/15-paired.md has the reasons.
-"""
+"""Two models, or two groups of runs, question by question: what differs, whether that is more than noise, and what flipped."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from spac_repro.errors import UserError
-from spac_repro.runs.answers import Answer, Metric
-from spac_repro.trust.crossed_effects import Questions, estimate
-from spac_repro.trust.paired_tests import PValue, detectable_share, holm, mcnemar, share_interval, sign_flips
-from spac_repro.trust.question_pairs import AVERAGE_METRIC, Evaluation, PairedTask, averaged, pair
-
-if TYPE_CHECKING:
-    import numpy as np
-
-ALPHA = 0.05  # probability that any row is significant where no score differs; intervals have the level 1 − ALPHA each
-
-
-@dataclass(frozen=True)
-class PairedScore:
-    """A score of A and of B on the same questions.
-
-    Attributes:
-        task: The task, or "average".
-        metric: The metric.
-        questions: Questions that all were asked.
-        clusters: Clusters of questions that depend on each other; as many as questions if all are independent.
-        asked: The smallest and the largest number of questions of the task that an evaluation was asked.
-        a: Score of A on these questions; a mean over its runs.
-        b: Score of B.
-        low: Lower end of the 95 % interval of B − A; None if it is not known.
-        high: Upper end.
-        p: The p value of no difference; None if it is not known.
-        corrected_p: The same, corrected over all rows.
-        detectable: The true difference that the test would find with probability 0.8, at its part of the level; None if not known.
-        gained: Questions that B alone answers, of one evaluation on each side; None if the metric is no share.
-        lost: Questions that A alone answers.
-        seeds_stderr: The standard error that seeds alone have; None for one run on each side.
-        questions_stderr: The standard error that questions alone have; None if it is not known.
-    """
-
-    task: str
-    metric: str
-    questions: int
-    clusters: int
-    asked: tuple[int, int]
-    a: float
-    b: float
-    low: float | None
-    high: float | None
-    p: PValue | None
-    corrected_p: float | None = None
-    detectable: float | None = None
-    gained: int | None = None
-    lost: int | None = None
-    seeds_stderr: float | None = None
-    questions_stderr: float | None = None
-
-    @property
-    def difference(self) -> float:
-        """B − A."""
-        return self.b - self.a
-
-    @property
-    def significant(self) -> bool:
-        """Whether the corrected p value is at most `ALPHA`."""
-        return self.corrected_p is not None and self.corrected_p <= ALPHA
-
-    def as_json(self) -> dict[str, Any]:
-        """The row as `compare --json` prints it."""
-        p = {"p": self.p and self.p.value, "p_method": self.p and self.p.method, "p_stderr": self.p and self.p.error}
-        return {**asdict(self), **p, "difference": self.difference, "significant": self.significant}
+from spac_repro.runs.answers import Answer
+from spac_repro.trust.paired_scores import ALPHA, PairedScore, paired_scores
+from spac_repro.trust.question_pairs import Evaluation, PairedTask, averaged, pair
 
 
 @dataclass(frozen=True)
@@ -148,11 +81,12 @@ class QuestionComparison:
     @property
     def summary(self) -> str:
         """The comparison in one sentence."""
-        family = f"{len(self.scores)} paired scores"
+        primary = sum(score.primary for score in self.scores)
+        level = f"Holm, {ALPHA:.0%} over all of them"
         if not self.significant:
-            return f"none of {family} differs significantly (Holm, {ALPHA:.0%} over all of them)"
+            return f"none of {primary} primary scores differs significantly ({level})"
         names = ", ".join(f"{score.task} {score.metric} {score.difference:+.4f}" for score in self.significant)
-        return f"{len(self.significant)} of {family} differ significantly (Holm, {ALPHA:.0%} over all of them): {names}"
+        return f"of {primary} primary scores, {len(self.significant)} differ significantly ({level}): {names}"
 
     @property
     def assumptions(self) -> str:
@@ -216,7 +150,7 @@ def compare_questions(
         protocols,
         matched,
         by_subject,
-        tuple(_rows(tasks, averaged(tasks, every), matched, by_subject)),
+        tuple(paired_scores(tasks, averaged(tasks, every), matched=matched, by_subject=by_subject)),
         tuple(changed for task in tasks for changed in _changed(task)),
         tuple(left_out),
     )
@@ -241,103 +175,6 @@ def _same_seeds(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> bool:
     """Whether both sides have the same several seeds, each once."""
     seeds_a, seeds_b = ({each.seed for each in side} for side in (a, b))
     return len(a) > 1 and len(a) == len(b) == len(seeds_a) and seeds_a == seeds_b and None not in seeds_a
-
-
-# Rows
-
-
-@dataclass(frozen=True)
-class _Assumed:
-    """What all rows of a table have in common."""
-
-    matched: bool  # runs of the same seed are paired
-    by_subject: bool  # questions of a subject are one cluster
-    level: float  # of a row, for what could be found: the part of `ALPHA` that Holm's first step leaves it
-
-
-def _rows(tasks: Sequence[PairedTask], parts: Sequence[PairedTask], matched: bool, by_subject: bool) -> list[PairedScore]:
-    """A row for each metric of each task, and one for the average of `parts`, with corrected p values."""
-    metrics = [(task, metric) for task in tasks for metric in task.metrics]
-    assumed = _Assumed(matched, by_subject, ALPHA / (len(metrics) + bool(parts)))
-    rows = [_score(task, metric, assumed) for task, metric in metrics]
-    rows += [_average(parts, assumed)] if parts else []
-    known = [row for row in rows if row.p is not None]
-    corrected = iter(holm([row.p.value for row in known if row.p is not None]))
-    return [row if row.p is None else replace(row, corrected_p=next(corrected)) for row in rows]
-
-
-def _score(task: PairedTask, metric: Metric, assumed: _Assumed) -> PairedScore:
-    a, b = task.values(metric.name)
-    questions = task.weighting(metric, by_subject=assumed.by_subject)
-    row = _row((task.about.name, metric.name), task.asked, (a, b), questions, assumed)
-    if len(a) > 1 or len(b) > 1 or not (_is_share(a) and _is_share(b)):
-        return row
-    gained, lost, count = int((b > a).sum()), int((a > b).sum()), row.questions
-    row = replace(row, gained=gained, lost=lost)
-    if row.clusters < count or not bool((questions.weights == questions.weights[0]).all()):
-        return row
-    low, high = share_interval(gained, lost, count, ALPHA)
-    detectable = detectable_share(gained, lost, count, assumed.level)
-    return replace(row, low=low, high=high, p=mcnemar(gained, lost), detectable=detectable)
-
-
-def _average(parts: Sequence[PairedTask], assumed: _Assumed) -> PairedScore:
-    """The row of the average over tasks, each by its primary metric. Each task is a stratum of its own."""
-    import numpy as np
-
-    values = [part.values(part.metrics[0].name) for part in parts]
-    own = [part.weighting(part.metrics[0], by_subject=assumed.by_subject) for part in parts]
-    starts = np.cumsum([0, *(each.clusters.max() + 1 for each in own)])
-    questions = Questions(
-        np.concatenate([each.weights for each in own]) / len(own),
-        np.concatenate([each.clusters + start for each, start in zip(own, starts, strict=False)]),
-        np.concatenate([each.strata + number for number, each in enumerate(own)]),
-    )
-    a, b = (np.concatenate([pair[side] for pair in values], axis=1) for side in (0, 1))
-    fewest, most = (sum(part.asked[end] for part in parts) for end in (0, 1))
-    return _row(AVERAGE_METRIC, (fewest, most), (a, b), questions, assumed)
-
-
-def _row(
-    name: tuple[str, str],
-    asked: tuple[int, int],
-    sides: "tuple[np.ndarray, np.ndarray]",
-    questions: Questions,
-    assumed: _Assumed,
-) -> PairedScore:
-    """A row by the model of crossed effects; with one evaluation on each side, its p value is that of sign flips."""
-    import numpy as np
-
-    a, b = sides
-    found = estimate(a, b, questions, matched=assumed.matched)
-    low, high = found.interval(ALPHA) or (None, None)
-    if len(a) == len(b) == 1:
-        p: PValue | None = sign_flips(np.bincount(questions.clusters, questions.weights * (b - a)[0]))
-    else:
-        p = found.p()
-    task, metric = name
-    return PairedScore(
-        task=task,
-        metric=metric,
-        questions=a.shape[1],
-        clusters=len(np.unique(questions.clusters)),
-        asked=asked,
-        a=float(a.mean(axis=0) @ questions.weights),
-        b=float(b.mean(axis=0) @ questions.weights),
-        low=low,
-        high=high,
-        p=p,
-        detectable=found.detectable(assumed.level),
-        seeds_stderr=found.seeds,
-        questions_stderr=found.questions,
-    )
-
-
-def _is_share(values: "np.ndarray") -> bool:
-    return bool(((values == 0.0) | (values == 1.0)).all())
-
-
-# Questions
 
 
 def _changed(task: PairedTask) -> list[ChangedQuestion]:

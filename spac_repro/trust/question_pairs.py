@@ -136,13 +136,13 @@ def _pair_task(name: str, every: Sequence[Evaluation], rows: Sequence[Sequence[A
             f"{one_line(name, 60)}: {every[0].name} and {other} were asked other questions, none in common; "
             "evaluate both on the same questions"
         )
-    metrics = tuple(metric for metric in abouts[0].metrics if all(metric.name in _metric_names(about) for about in abouts))
+    answers = tuple(tuple(own[key] for key in common) for own in by_key)
+    metrics = tuple(metric for metric in abouts[0].metrics if all(metric.name in row.metrics for own in answers for row in own))
     if not metrics:
         raise UserError(
             f"{one_line(name, 60)}: {every[0].name} has the metrics {', '.join(_metric_names(abouts[0]))}, "
             f"and {every[-1].name} has {', '.join(_metric_names(abouts[-1]))}; there is none in common"
         )
-    answers = tuple(tuple(own[key] for key in common) for own in by_key)
     sizes = [len(own) for own in rows]
     return PairedTask(abouts[0], metrics, answers[:in_a], answers[in_a:], (min(sizes), max(sizes)))
 
