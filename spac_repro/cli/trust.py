@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -12,7 +12,11 @@ from spac_repro.cli.options import AsJson
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from spac_repro.evaluation.compared import Options
     from spac_repro.runs.verdict import Verdict
+    from spac_repro.trust.question_comparison import QuestionComparison
 
 
 Deep = Annotated[bool, typer.Option("--deep", help="Hash large files too, such as weights. Small files are always hashed.")]
@@ -79,8 +83,18 @@ def _verdict(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Run folder, complete or not.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another run folder, or a file of expected results.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="A B",
+            help="Two run folders, complete or not; or a run and a file of expected results. Question by question also: folders of "
+            "runs (the seeds of a method), answers.parquet files, and samples_*.jsonl of lm-eval or a folder of them.",
+        ),
+    ],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option("--against", metavar="B", help="Compare all of A with this B, question by question. Repeatable."),
+    ] = None,
     seed_runs: Annotated[
         list[Path] | None,
         typer.Option(
@@ -90,21 +104,77 @@ def compare(
             "Repeatable.",
         ),
     ] = None,
+    iteration: Annotated[
+        int | None, typer.Option(help="Question by question: iterate of the runs.", min=0, show_default="last")
+    ] = None,
+    by_subject: Annotated[
+        bool, typer.Option("--by-subject", help="Question by question: take subjects, not questions, as what is drawn at random.")
+    ] = False,
+    across_protocols: Annotated[
+        bool, typer.Option("--across-protocols", help="Compare answers under different evaluation protocols, and say so.")
+    ] = False,
+    show: Annotated[int, typer.Option(help="Changed questions to list. --json has all.", metavar="N", min=0)] = 10,
     deep: Annotated[bool, typer.Option("--deep", help="Also hash large files, such as weights.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Explain why two runs differ: which recorded values differ, where the runs first differ, and how much the scores differ.
 
+    Question by question, it says which questions flipped, the paired difference with its interval, and whether it is more than
+    noise. Two groups of runs are compared this way alone: `compare spac/seed-1 spac/seed-2 --against dpo`.
+
     Exit codes: 0 compared; 1 a score differs by more than noise; 2 not a run, a damaged file, or nothing to compare.
     """
+    a, b = (paths, against) if against else (paths[:1], paths[1:])
+    if not against and len(paths) != 2:
+        raise UserError(f"compare takes A and B, and got {len(paths)} path(s); list several runs with A… --against B")
+    from spac_repro.evaluation import compared
     from spac_repro.trust import comparison, terminal
 
-    if b.suffix in (".yaml", ".yml"):
-        result = comparison.compare_expected(a, b, deep=deep)
+    options = compared.Options(iteration=iteration, by_subject=by_subject, across_protocols=across_protocols, deep=deep)
+    if len(a) == len(b) == 1 and b[0].suffix in (".yaml", ".yml"):
+        result = comparison.compare_expected(a[0], b[0], deep=deep)
+        questions: QuestionComparison | str | None = None
+    elif compared.are_two_runs(a, b):
+        result = comparison.compare(a[0], b[0], seed_runs or (), deep=deep)
+        questions = compared.compare_two_runs(a[0], b[0], options)
     else:
-        result = comparison.compare(a, b, seed_runs or (), deep=deep)
+        _compare_groups(a, b, options, seed_runs or [], show if not as_json else None)
+        return
     if as_json:
-        print(json.dumps(result.as_json()))
+        print(json.dumps({**result.as_json(), **_questions_as_json(questions)}))
     else:
         output.show(terminal.render_comparison(result))
+        if questions is not None:
+            output.show(_render_questions(questions, show))
     raise typer.Exit(result.exit_code)
+
+
+def _compare_groups(a: list[Path], b: list[Path], options: "Options", seed_runs: list[Path], show: int | None) -> NoReturn:
+    """Compare question by question alone; print the result as JSON if `show` is None."""
+    from spac_repro.evaluation import compared
+
+    if seed_runs:
+        raise UserError("--seed-run is for two runs; groups of runs have the noise of their own seeds")
+    questions = compared.compare(a, b, options)
+    if show is None:
+        print(json.dumps(questions.as_json()))
+    else:
+        output.show(_render_questions(questions, show))
+    raise typer.Exit(1 if questions.significant else 0)
+
+
+def _questions_as_json(questions: "QuestionComparison | str | None") -> dict[str, Any]:
+    """The part about questions of `compare --json`; a text is the reason why there is none."""
+    if questions is None:
+        return {}
+    return {"questions": None, "without_questions": questions} if isinstance(questions, str) else {"questions": questions.as_json()}
+
+
+def _render_questions(questions: "QuestionComparison | str", show: int) -> "RenderableType":
+    from rich.text import Text
+
+    from spac_repro.trust import question_tables
+
+    if isinstance(questions, str):
+        return Text(f"\nQuestion by question: {questions}", "bold")
+    return question_tables.render_questions(questions, show)

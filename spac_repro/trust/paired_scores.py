@@ -72,6 +72,14 @@ class PairedScore:
         """Whether the corrected p value is at most `ALPHA`."""
         return self.corrected_p is not None and self.corrected_p <= ALPHA
 
+    @property
+    def note(self) -> str:
+        """What to know about the questions; empty if all evaluations were asked the same ones."""
+        fewest, most = self.asked
+        if most == self.questions:
+            return ""
+        return f"paired on the {self.questions} questions in common; {fewest} to {most} were asked"
+
     def as_json(self) -> dict[str, Any]:
         """The row as `compare --json` prints it."""
         p = {"p": self.p and self.p.value, "p_method": self.p and self.p.method, "p_stderr": self.p and self.p.error}

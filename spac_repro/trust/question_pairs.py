@@ -160,10 +160,10 @@ def _keyed(rows: Sequence[Answer]) -> Iterator[tuple[Key, Answer]]:
 
 
 def averaged(tasks: Sequence[PairedTask], every: Sequence[Evaluation]) -> list[PairedTask]:
-    """The tasks of the average, if all evaluations take it over the same tasks and all of these are paired; otherwise none."""
+    """The tasks of the average, if all evaluations take it over the same several tasks, and all are paired; otherwise none."""
     names = every[0].answers.about.averaged
     by_name = {task.about.name: task for task in tasks}
-    if not names or any(each.answers.about.averaged != names for each in every) or not set(names) <= by_name.keys():
+    if len(names) < 2 or any(each.answers.about.averaged != names for each in every) or not set(names) <= by_name.keys():
         return []
     return [by_name[name] for name in names]
 

@@ -1,10 +1,12 @@
-"""The difference of two groups of runs on the same questions: against textbook formulas, and its coverage by simulation."""
+"""The difference of two groups of runs on the same questions: against textbook formulas.
+
+tests/experiments/test_paired_coverage.py simulates the coverage of its interval.
+"""
 
 import math
 
 import numpy as np
 import pytest
-from scipy.stats import t as student
 from scipy.stats import ttest_ind, ttest_rel
 
 from spac_repro.runs.results import clustered_standard_error
@@ -87,58 +89,3 @@ def test_equal_answers_differ_by_nothing():
     same = np.array([[0.0, 1.0, 1.0]])
     found = estimate(same, same, plain(3))
     assert (found.interval(0.05), found.p().value, found.detectable(0.05)) == ((0.0, 0.0), 1.0, None)
-
-
-def coverage(interval, *, runs, questions, sd, matched=False, repetitions=1500):
-    """The share of intervals that hold the true difference 0, of shares: a model answers where a latent score is positive.
-
-    Args:
-        interval: from the two arrays of answers to two ends.
-        runs: of A and of B.
-        questions: number of questions.
-        sd: of the latent effects of seed, of question within the method, and of the residual.
-        matched: whether half of the variance of a seed is common to the runs of A and B with this seed.
-    """
-    rng = np.random.default_rng(20261126)
-    seeds, method, residual = sd
-    covered = 0
-    for _ in range(repetitions):
-        difficulty, common = rng.normal(size=questions), rng.normal(size=(max(runs), 1)) * matched
-        sides = []
-        for count in runs:
-            seed = seeds * (rng.normal(size=(count, 1)) + common[:count]) / math.sqrt(1 + matched)
-            noise = residual * rng.normal(size=(count, questions))
-            sides.append((difficulty + method * rng.normal(size=questions) + seed + noise > 0).astype(float))
-        low, high = interval(*sides)
-        covered += low <= 0 <= high
-    return covered / repetitions
-
-
-def crossed(matched=False):
-    return lambda a, b: estimate(a, b, plain(a.shape[1]), matched=matched).interval(0.05)
-
-
-def questions_alone(a, b):
-    difference = b.mean(axis=0) - a.mean(axis=0)
-    half = student.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / math.sqrt(len(difference))
-    return difference.mean() - half, difference.mean() + half
-
-
-CASES = [  # seeds matter much, questions matter, both, neither; few seeds; runs that are not as many
-    ({"runs": (5, 5), "questions": 100, "sd": (0.3, 0.3, 0.3)}, False),
-    ({"runs": (5, 5), "questions": 400, "sd": (0.0, 0.5, 0.3)}, False),
-    ({"runs": (3, 3), "questions": 100, "sd": (0.3, 0.5, 0.3)}, False),
-    ({"runs": (5, 3), "questions": 100, "sd": (0.2, 0.3, 0.3)}, False),
-    ({"runs": (5, 5), "questions": 100, "sd": (0.4, 0.3, 0.3), "matched": True}, True),
-]
-
-
-@pytest.mark.parametrize(("case", "matched"), CASES)
-def test_the_interval_covers_with_seeds_and_questions_at_random(case, matched):
-    """±0.017 is three standard errors of 1500 repetitions."""
-    assert coverage(crossed(matched), **case) > 0.95 - 0.017
-
-
-def test_an_interval_from_questions_alone_does_not_cover():
-    """So the test above would find a missing source of noise."""
-    assert coverage(questions_alone, runs=(5, 5), questions=400, sd=(0.3, 0.3, 0.3), repetitions=600) < 0.8

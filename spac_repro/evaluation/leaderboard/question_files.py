@@ -167,7 +167,7 @@ def read_split(folder: Path, split: str, row_model: type[Row]) -> Rows:
     from_parquet = path.suffix == ".parquet"
     rows = []
     for number, values in (
-        enumerate(parquet.rows(path, columns, max_bytes=MAX_BYTES), start=1) if from_parquet else _json_lines(path)
+        enumerate(parquet.rows(path, columns, max_bytes=MAX_BYTES), start=1) if from_parquet else json_lines(path)
     ):
         row = validate(row_model, values, NamedSource(f"{path}, row {number}"), remedy="correct or remove this row")
         rows.append(row.model_dump(by_alias=True))
@@ -190,7 +190,15 @@ def _find_file(folder: Path, split: str) -> Path:
     return found[0]
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Read a file of JSON lines, gzipped or not.
+
+    Yields:
+        The number of each line that is not empty, and its value.
+
+    Raises:
+        UserError: the file cannot be read, is too long, or a line is not JSON.
+    """
     number = total = 0
     check_no_lfs_pointer(path)
     try:
