@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from spac_repro.trust.question_comparison import QuestionComparison
 
 
+BySubject = Annotated[
+    bool, typer.Option("--by-subject", help="Question by question: take subjects, not questions, as what is drawn at random.")
+]
+AcrossProtocols = Annotated[
+    bool, typer.Option("--across-protocols", help="Compare answers under different evaluation protocols, and say so.")
+]
 Deep = Annotated[bool, typer.Option("--deep", help="Hash large files too, such as weights. Small files are always hashed.")]
 
 
@@ -107,12 +113,8 @@ def compare(
     iteration: Annotated[
         int | None, typer.Option(help="Question by question: iterate of the runs.", min=0, show_default="last")
     ] = None,
-    by_subject: Annotated[
-        bool, typer.Option("--by-subject", help="Question by question: take subjects, not questions, as what is drawn at random.")
-    ] = False,
-    across_protocols: Annotated[
-        bool, typer.Option("--across-protocols", help="Compare answers under different evaluation protocols, and say so.")
-    ] = False,
+    by_subject: BySubject = False,
+    across_protocols: AcrossProtocols = False,
     show: Annotated[int, typer.Option(help="Changed questions to list. --json has all.", metavar="N", min=0)] = 10,
     deep: Annotated[bool, typer.Option("--deep", help="Also hash large files, such as weights.")] = False,
     as_json: AsJson = False,
@@ -124,9 +126,7 @@ def compare(
 
     Exit codes: 0 compared; 1 a score differs by more than noise; 2 not a run, a damaged file, or nothing to compare.
     """
-    a, b = (paths, against) if against else (paths[:1], paths[1:])
-    if not against and len(paths) != 2:
-        raise UserError(f"compare takes A and B, and got {len(paths)} path(s); list several runs with A… --against B")
+    a, b = _sides(paths, against or [])
     from spac_repro.evaluation import compared
     from spac_repro.trust import comparison, terminal
 
@@ -147,6 +147,15 @@ def compare(
         if questions is not None:
             output.show(_render_questions(questions, show))
     raise typer.Exit(result.exit_code)
+
+
+def _sides(paths: list[Path], against: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The paths of A and of B."""
+    if against:
+        return paths, against
+    if len(paths) != 2:
+        raise UserError(f"compare takes A and B, and got {len(paths)} path(s); list several runs with A… --against B")
+    return paths[:1], paths[1:]
 
 
 def _compare_groups(a: list[Path], b: list[Path], options: "Options", seed_runs: list[Path], show: int | None) -> NoReturn:
