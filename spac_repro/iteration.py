@@ -19,7 +19,7 @@ from spac_repro.data import dataset, memory_map
 from spac_repro.data.dataset import PreferenceDataset
 from spac_repro.evaluation import audit
 from spac_repro.methods import Method, ReferenceMethodSettings
-from spac_repro.model import precision
+from spac_repro.model import adapters, precision
 from spac_repro.model.logprobs import liger_serves
 from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy, supports_packing
@@ -54,7 +54,7 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
         distributed.on_main_process(lambda: remove_intermediate_files(folder))
         audit.measure(context, t)
         return
-    model = context.load_policy(t - 1).to(context.device)  # type: ignore[arg-type]  # the stubs know no torch.device
+    model = context.load_trainable(t - 1).to(context.device)  # type: ignore[arg-type]  # the stubs know no torch.device
     policy = policy_for(context, model)
     if distributed.exists_on_main_process(folder.dataset_file):
         distributed.on_main_process(lambda: selfplay.delete_batches(folder.selfplay_batches_folder))
@@ -157,13 +157,17 @@ def _add_reference_logprobs(context: RunContext, t: int, policy: Policy, data: P
     Where it is the start policy and there are no self-play responses, iteration 1 has computed these values.
     """
     method, weights = methods.get(context.run.method), _reference_sha256(context, t)
+    without_adapter: AbstractContextManager[None] = nullcontext()
     if t > 1 and _reference_iteration(context, t) == 0:
         if not method.uses_self_play:
             first = _read_dataset(context, 1, weights)
             return replace(data, reference_logprobs=first.reference_logprobs, reference_sha256=weights)
-        policy = policy_for(context, context.load_policy(0))
+        if adapters.of(policy.model):  # without it, the model in memory is the start policy
+            without_adapter = adapters.as_base(policy.model)
+        else:
+            policy = policy_for(context, context.load_policy(0))
     policy.to(context.device).eval()
-    with context.autocast():
+    with context.autocast(), without_adapter:
         reference = reference_logprobs(
             policy,
             data,

@@ -22,7 +22,7 @@ from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.evaluation import contamination
 from spac_repro.evaluation import evaluate_iterate as evaluation
 from spac_repro.evaluation.leaderboard import scoring
-from spac_repro.model import architectures, dropout, generation_config, policy, precision
+from spac_repro.model import adapters, architectures, dropout, generation_config, policy, precision, quantized
 from spac_repro.optim import distributed, gpu_host
 from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.progress import Progress
@@ -123,6 +123,8 @@ def _prepare_process(run: Run, progress: Progress) -> None:
     methods.get(run.method).load_loss()
     if run.recipe.selfplay.backend == "vllm":
         vllm.versions()
+    if run.recipe.policy.adapter and run.recipe.policy.adapter.base_bits:
+        quantized.check()
 
 
 def _take_folder(folder: RunFolder, stack: ExitStack) -> None:
@@ -159,8 +161,10 @@ def _create_policy(run: Run, progress: Progress) -> tuple[PreTrainedModel, PreTr
 
 
 def _check_model(run: Run, model: PreTrainedModel, progress: Progress) -> None:
-    """Refuse a model that draws random numbers in training; say if rows cannot be packed."""
+    """Refuse a model that draws random numbers in training, or lacks a target of the adapter; say if rows cannot be packed."""
     dropout.check_deterministic(model)
+    if run.recipe.policy.adapter:
+        adapters.check_targets(model, run.recipe.policy.adapter.targets)
     data = run.recipe.data
     architectures.check_trainable(model, max_tokens=data.max_prompt_tokens + data.max_response_tokens)
     if policy.supports_packing(model):
@@ -207,7 +211,7 @@ def _manifest(context: RunContext, model: PreTrainedModel) -> Manifest:
             **context.inputs.reading(),
             **({"rendering": rendering} if (rendering := context.examples.summary.recorded()) else {}),
         },
-        environment={**environment.describe(), **_plugins(run), **_sampler(run)},
+        environment={**environment.describe(), **_plugins(run), **_sampler(run), **_adapter(run)},
         written_files={},
         equal_bits_claimed=claims_equal_bits(run.recipe, context.device.type),
     )
@@ -243,6 +247,13 @@ def _plugins(run: Run) -> dict[str, Any]:
 def _sampler(run: Run) -> dict[str, Any]:
     """The versions in the environment of another sampler than the package's own."""
     return {"vllm": vllm.versions()} if run.recipe.selfplay.backend == "vllm" else {}
+
+
+def _adapter(run: Run) -> dict[str, Any]:
+    """The versions of the libraries that compute an adapter and a base of four bits; other runs do not use them."""
+    adapter = run.recipe.policy.adapter
+    names = [] if adapter is None else ["peft", *(["bitsandbytes"] if adapter.base_bits else [])]
+    return {"adapter": {name: environment.installed_version(name) for name in names}} if names else {}
 
 
 def _results(context: RunContext) -> Results:

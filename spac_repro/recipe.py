@@ -243,6 +243,19 @@ class Recipe(Settings):
         """Whether iterates are scored on held-out preferences."""
         return bool(self.evaluation.heldout_pairs or self.data.heldout_prompts)
 
+    @model_validator(mode="after")
+    def _adapter_where_it_can_be_trained(self) -> "Recipe":
+        if self.policy.adapter is None:
+            return self
+        if engines.get(self.training.engine).shards_optimizer:
+            raise ValueError(
+                f"`policy.adapter` is not supported with `training.engine: {self.training.engine}`: there is too little to shard; "
+                "set training.engine=accelerate"
+            )
+        if self.selfplay.backend != "transformers":
+            raise ValueError("`policy.adapter` is not supported with `selfplay.backend: vllm`; set selfplay.backend=transformers")
+        return self
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -312,13 +325,23 @@ def start_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a run's settings that determines iteration 0: its policy and its scores.
 
     Self-play is in it because the gold reward samples as self-play does. `micro_batch_tokens` is in it where held-out
-    log-probabilities are computed: they are batched by it. The supervised start is not.
+    log-probabilities are computed: they are batched by it. The supervised start is not. An adapter is added later, so of its
+    settings only the base's bits are in it.
     """
     parts = ("policy", "data", "supervised_start", "selfplay", "evaluation")
     arithmetic = ["max_grad_norm", "compute_dtype", "engine", "processes", "threads"]
     if (settings.get("evaluation") or {}).get("heldout_pairs") or (settings.get("data") or {}).get("heldout_prompts"):
         arithmetic.append("micro_batch_tokens")
     training = settings.get("training", {})
-    return {part: settings.get(part) for part in parts} | {
+    return {part: _without_adapter(settings.get(part)) for part in parts} | {
         "training": {key: training[key] for key in arithmetic if key in training}
     }
+
+
+def _without_adapter(part: Any) -> Any:
+    """A part of the settings; of an adapter in it only that the base is quantized."""
+    if not isinstance(part, Mapping) or "adapter" not in part:
+        return part
+    bits = (part["adapter"] or {}).get("base_bits")
+    rest = {key: value for key, value in part.items() if key != "adapter"}
+    return {**rest, "adapter": {"base_bits": bits}} if bits else rest

@@ -172,8 +172,8 @@ def check_reusable(other: Path, manifest: Manifest) -> None:
 
 
 def _start_identity(manifest: Manifest) -> dict[str, Any]:
-    """The part of a manifest that determines iteration 0. Plugins are left out: neither method nor engine takes part in it."""
-    environment = {name: value for name, value in manifest.environment.items() if name != "plugins"}
+    """The part of a manifest that determines iteration 0. Neither the plugins of methods and engines nor an adapter take part."""
+    environment = {name: value for name, value in manifest.environment.items() if name not in ("plugins", "adapter")}
     settings = start_settings(complete(manifest.settings))
     return {"seed": manifest.seed, "inputs": manifest.inputs, "environment": environment, "settings": settings}
 

@@ -1,6 +1,5 @@
 """The policy: a causal language model as a distribution over responses; created, loaded, saved and hashed here."""
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,18 @@ from spac_repro.data import tokenizers
 from spac_repro.documents import strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.model import architectures, dropout, generation_config, loading, packed_attention, policy_tokenizer, trusted_folder
+from spac_repro.model import (
+    adapters,
+    architectures,
+    dropout,
+    generation_config,
+    loading,
+    packed_attention,
+    policy_tokenizer,
+    quantized,
+    trusted_folder,
+)
+from spac_repro.model.hashing import tensors_sha256
 from spac_repro.model.logprobs import capped, token_logprobs
 from spac_repro.model.packing import PackedSequence
 from spac_repro.policy_settings import ArchitectureSettings, PolicySettings
@@ -205,13 +215,18 @@ def _from_package(settings: PolicySettings) -> tuple[PreTrainedModel, PreTrained
 
 
 def load(
-    folder: Path, settings: PolicySettings | None = None, *, check_tokenizer: TokenizerCheck = _accept
+    folder: Path,
+    settings: PolicySettings | None = None,
+    *,
+    base_bits: int | None = None,
+    check_tokenizer: TokenizerCheck = _accept,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a policy from a Hugging Face model folder: safetensors only, never code from the folder.
 
     Args:
         folder: the model folder.
         settings: dtype and attention; None: the folder's own dtype and transformers' default attention.
+        base_bits: 4: linear layers are quantized while they are read; None: they are not.
         check_tokenizer: called with the tokenizer before the weights are read, which takes minutes; it may raise UserError.
 
     Returns:
@@ -222,10 +237,12 @@ def load(
     """
     kind = check_folder(folder)
     local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    options = {"dtype": "auto"}
+    options: dict[str, Any] = {"dtype": "auto"}
     if settings:
         attention = architectures.attention_to_load(kind, settings.attn_implementation)
         options = {"dtype": settings.dtype, "attn_implementation": attention}
+    if base_bits:
+        options |= quantized.loading_options()
     try:
         with _no_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
@@ -263,9 +280,14 @@ def check_folder(folder: Path) -> str:
 
 
 def save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, stop_token_ids: Sequence[int] | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    stop_token_ids: Sequence[int] | None = None,
+    base: tuple[str | None, str | None] = (None, None),
 ) -> None:
-    """Write a Hugging Face model folder.
+    """Write a Hugging Face model folder; of a model with an adapter, the adapter's folder.
 
     Args:
         model: the model.
@@ -273,12 +295,16 @@ def save(
         folder: the folder.
         stop_token_ids: what ends a response; generation_config.json names them beside the model's own. None: the tokenizer's
             end-of-sequence token.
+        base: where an adapter's base is to be found: the name of a repository and its commit, or a folder relative to this one.
     """
     stop_tokens = [tokenizers.eos_token_id(tokenizer)] if stop_token_ids is None else stop_token_ids
     config = generation_config.extended(model, tokenizer, stop_tokens)
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # `save_pretrained` refuses some published ones
-    with _no_progress_bars():
-        model.save_pretrained(folder)
+    if adapters.of(model):
+        adapters.save(model, folder, base=base[0], revision=base[1])
+    else:
+        with _no_progress_bars():
+            model.save_pretrained(folder)
     generation_config.save(config, folder)
     model.generation_config = config
     tokenizer.save_pretrained(folder)
@@ -307,12 +333,5 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Compute the SHA-256 of all tensors by name (name, dtype, shape, bytes).
-
-    It does not depend on how the tensors are divided into files.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    """Compute the SHA-256 of all tensors by name; of a model with an adapter see `adapters.sha256`."""
+    return adapters.sha256(model) if adapters.of(model) else tensors_sha256(model.state_dict())

@@ -18,18 +18,22 @@ def check_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").exists():
         raise UserError(
             f"{folder}: adapter_config.json would replace the weights by those of another model and an adapter; merge the adapter "
-            "(PEFT's merge_and_unload), save the model, and name that folder"
+            "with `spac-repro export`, and name that folder"
         )
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; name a Hugging Face model folder or a run folder")
-    _check_links(folder)
-    _check_weights(folder)
+    check_links(folder)
+    check_weights(folder)
     _check_index(folder)
     _check_config(folder)
 
 
-def _check_links(folder: Path) -> None:
-    """Raise UserError for a link out of the folder. The hub's cache has links from `snapshots` into its own `blobs`."""
+def check_links(folder: Path) -> None:
+    """Check that no link leads out of the folder. The hub's cache has links from `snapshots` into its own `blobs`.
+
+    Raises:
+        UserError: one does.
+    """
     own = [folder.resolve()]
     if own[0].parent.name == "snapshots":
         own.append(own[0].parent.parent / "blobs")
@@ -38,7 +42,12 @@ def _check_links(folder: Path) -> None:
             raise UserError(f"{path}: a link out of the model folder; copy what it points to, or name the folder of the original")
 
 
-def _check_weights(folder: Path) -> None:
+def check_weights(folder: Path) -> None:
+    """Check that the weights are safetensors.
+
+    Raises:
+        UserError: there are none, or pickles only.
+    """
     weights = sorted(folder.glob("*.safetensors"))
     for path in weights:
         text.check_no_lfs_pointer(path)

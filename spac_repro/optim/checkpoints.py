@@ -133,13 +133,16 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _unique_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors with one name each: safetensors refuses to write a tied weight twice."""
+    """The model's tensors with one name each: safetensors refuses to write a tied weight twice. Frozen weights are left out."""
+    parameters = dict(model.named_parameters())
+    trained = {name: parameter.detach() for name, parameter in parameters.items() if parameter.requires_grad}
+    tensors = model.state_dict() if len(trained) == len(parameters) else trained
     seen: dict[int, str] = {}
-    return {name: t for name, t in model.state_dict().items() if seen.setdefault(t.data_ptr(), name) == name}
+    return {name: t for name, t in tensors.items() if seen.setdefault(t.data_ptr(), name) == name}
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's weights under their names in a checkpoint."""
+    """Return a model's weights under their names in a checkpoint; frozen ones, which an adapter's base has, are left out."""
     return {f"model.{name}": tensor.contiguous() for name, tensor in _unique_tensors(model).items()}
 
 

@@ -4,13 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
+
 from spac_repro import methods, recipe
 from spac_repro.documents import packaged, yaml_subset
 from spac_repro.documents.defaults import fill_defaults
 from spac_repro.documents.errors import one_line, user_error
 from spac_repro.documents.location import KeyPath, dotted_key
 from spac_repro.documents.suggestions import did_you_mean
-from spac_repro.documents.validation import validate
+from spac_repro.documents.validation import unwrap_optional, validate
 from spac_repro.documents.yaml_subset import Document
 from spac_repro.errors import UserError
 from spac_repro.recipe import MARKS, Provenance, Run
@@ -114,6 +116,28 @@ def _read_provenance(source: _RecipeSource, path: tuple[str, ...], node: Mapping
     return Provenance(mark, str(node.get("why", "")))
 
 
+def _begin_group(source: _RecipeSource, values: dict[str, Any], path: Sequence[str]) -> None:
+    """Begin an optional group of settings that the recipe leaves out, such as `policy.adapter`; any other one is left as it is.
+
+    Args:
+        source: Gets the provenance of the group's defaults.
+        values: The settings that the group belongs to.
+        path: The parts of the group's dotted key.
+    """
+    field: Any = None
+    model: Any = recipe.Recipe
+    for name in path:
+        field = model.model_fields.get(name)
+        model = unwrap_optional(field.annotation) if field else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return
+    if field is None or field.is_required():
+        return
+    defaults = fill_defaults(model, {})
+    values[path[-1]] = dict.fromkeys(model.model_fields) | defaults
+    source.provenance.update({".".join((*path, name)): Provenance("default") for name in defaults})
+
+
 def _apply_override(source: _RecipeSource, values: dict[str, Any], override: str, method: str) -> None:
     """Apply `a.b=value`; `methods.*` stands for the run's own method. A group can be left out: `policy.architecture=null`."""
     key, equals, text = override.partition("=")
@@ -124,7 +148,9 @@ def _apply_override(source: _RecipeSource, values: dict[str, Any], override: str
         key = key.replace("*", method, 1)
     *groups, leaf = key.split(".")
     node: Any = values
-    for group in groups:
+    for number, group in enumerate(groups, 1):
+        if isinstance(node, dict) and node.get(group) is None:
+            _begin_group(source, node, groups[:number])
         node = node.get(group) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node or key in ("name", "summary"):
         raise _unknown_key(where, key, values)
