@@ -18,6 +18,9 @@ GPU = "an A100 80 GB at 40 % of its 312 TFLOP/s in bfloat16 for training, and 1.
 TRAINING_FLOPS_PER_SECOND = 0.4 * 312e12  # [assumed]
 # 50,000 responses of up to 256 tokens by a 7B model took eight of these GPUs 1.45 hours [SPIN].
 GENERATION_FLOPS_PER_SECOND = 2 * 7.24e9 * 50_000 * 256 / (8 * 1.45 * 3600)
+# Four bits a weight, 8 for each block of 64, and 32 for each 256 of these (Dettmers et al. 2023, arXiv 2305.14314, 3). The
+# embedding and the output layer stay in 16 bits, which is not counted: 0.4 GB of a 7B model.
+_FOUR_BIT_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class CostEstimate:
     optimizer_steps: int | None  # over all iterations, without the supervised start
     start_steps: int  # optimizer steps of the supervised start
     parameters: int
+    trained: int  # of these; with an adapter, its own parameters
     training_tokens: int | None
     generated_tokens: int | None
     memory_per_process: int  # bytes of weights, gradients and optimizer state, without activations
@@ -60,13 +64,18 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
         UserError: the recipe does not say how many parameters the policy has.
     """
     parameters = _number_of_parameters(run.recipe.policy)
-    if parameters is None:
+    if parameters is None or not _adapter_has_known_size(run.recipe.policy):
         raise UserError(
-            "the size of the policy is unknown before it is read; write it into the recipe as policy.num_parameters, or fetch it"
+            "the size of the policy is unknown before it is read; write it into the recipe as policy.num_parameters, or fetch it; "
+            "that of an adapter is policy.adapter.num_parameters"
         )
     recipe, training, data = run.recipe, run.recipe.training, run.recipe.data
     bytes_per_weight = 2 if recipe.policy.dtype == "bfloat16" else 4
-    memory, checkpoint = _training_state(training, parameters, bytes_per_weight)
+    adapter = recipe.policy.adapter
+    trained = _adapter_parameters(run) if adapter else parameters
+    memory, checkpoint = _training_state(training, trained, 4 if adapter else bytes_per_weight)
+    if adapter:
+        memory += int(parameters * (_FOUR_BIT_BYTES if adapter.base_bits else bytes_per_weight))
 
     steps = tokens = generated_tokens = training_flops = None
     if preferences is not None:
@@ -76,9 +85,9 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
         scored_tokens = preferences * training.iterations * len(responses) * sequence
         tokens = scored_tokens * training.epochs_per_iteration
         generated_tokens = preferences * training.iterations * data.max_response_tokens if "selfplay" in responses else 0
-        # A forward pass counts 1, a backward pass 2; activation checkpointing adds a forward pass.
-        # The reference policy needs one forward pass.
-        passes = 4 if training.gradient_checkpointing else 3
+        # A forward pass counts 1, a backward pass 2: gradients of activations and of weights. Frozen weights have no gradients.
+        # Activation checkpointing adds a forward pass. The reference policy needs one forward pass.
+        passes = (4 if training.gradient_checkpointing else 3) - (1 if adapter else 0)
         training_flops = (
             2.0
             * parameters
@@ -90,11 +99,14 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
         optimizer_steps=steps,
         start_steps=math.ceil(start.num_demonstrations / start.global_batch_size) * start.epochs if start else 0,
         parameters=parameters,
+        trained=trained,
         training_tokens=tokens,
         generated_tokens=generated_tokens,
         memory_per_process=memory,
         checkpoint=checkpoint,
-        disk=checkpoint * (training.save_total_limit + 1) + (training.iterations + 1) * parameters * bytes_per_weight,
+        disk=checkpoint * (training.save_total_limit + 1)
+        + (parameters * bytes_per_weight if adapter else 0)
+        + (training.iterations + (0 if adapter else 1)) * trained * (4 if adapter else bytes_per_weight),
         training_flops=training_flops,
         generation_flops=None if generated_tokens is None else 2.0 * parameters * generated_tokens,
         engine=training.engine,
@@ -103,8 +115,12 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
 
 
 def has_known_size(run: Run) -> bool:
-    """Whether the recipe tells the number of the policy's parameters, or a model of the hub is on this machine."""
-    return _number_of_parameters(run.recipe.policy) is not None
+    """Whether the recipe tells the number of the policy's parameters, or the hub's cache does; and its adapter's."""
+    return _adapter_has_known_size(run.recipe.policy) and _number_of_parameters(run.recipe.policy) is not None
+
+
+def _adapter_has_known_size(policy: PolicySettings) -> bool:
+    return policy.adapter is None or bool(policy.adapter.num_parameters or policy.architecture)
 
 
 def _number_of_parameters(policy: PolicySettings) -> int | None:
@@ -122,6 +138,21 @@ def _number_of_parameters(policy: PolicySettings) -> int | None:
     except UserError:
         return None
     return folder_identity.number_of_parameters(folder)
+
+
+def _adapter_parameters(run: Run) -> int:
+    """The parameters of A [rank, in] and B [out, rank], over all targets of all layers."""
+    adapter, shape = run.recipe.policy.adapter, run.recipe.policy.architecture
+    assert adapter is not None  # the caller asked for it
+    if adapter.num_parameters or shape is None:
+        return adapter.num_parameters or 0  # `has_known_size` asked for one of the two
+    keys = shape.num_key_value_heads * (shape.hidden_size // shape.num_attention_heads)
+    widths = {
+        **dict.fromkeys(("q_proj", "o_proj"), 2 * shape.hidden_size),
+        **dict.fromkeys(("k_proj", "v_proj"), shape.hidden_size + keys),
+        **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), shape.hidden_size + shape.intermediate_size),
+    }
+    return adapter.rank * shape.num_hidden_layers * sum(widths.get(target, 0) for target in set(adapter.targets))
 
 
 def _training_state(training: TrainingSettings, parameters: int, bytes_per_weight: int) -> tuple[int, int]:
@@ -157,6 +188,7 @@ def table_rows(cost: CostEstimate) -> list[tuple[str, str]]:
         ("training tokens, at most", number(cost.training_tokens)),
         ("generated tokens, at most", number(cost.generated_tokens)),
         ("parameters", number(cost.parameters)),
+        *([("parameters of the adapter", number(cost.trained))] if cost.trained != cost.parameters else []),
         (
             "memory per process (weights, gradients and optimizer state, without activations)",
             disk_space.size(cost.memory_per_process),

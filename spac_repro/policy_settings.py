@@ -39,6 +39,7 @@ class AdapterSettings(Settings):
     rank: Annotated[int, Field(gt=0, le=2**16)]
     alpha: PositiveFloat  # the adapter's product is multiplied by alpha / rank
     targets: Annotated[tuple[str, ...], Field(min_length=1)]  # the names of the linear layers that get one, in every block
+    num_parameters: PositiveInt | None = None  # for the plan; None: counted from the architecture
     base_bits: Literal[4] | None = None  # 4: the base in NormalFloat4 (QLoRA, arXiv 2305.14314), on a GPU; None: in policy.dtype
 
 

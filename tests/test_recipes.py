@@ -13,7 +13,7 @@ from spac_repro.errors import UserError
 from spac_repro.recipe import MARKS
 from spac_repro.recipes import writing
 
-NAMES = ("smollm2-135m", "tiny", "zephyr-7b")
+NAMES = ("smollm2-135m", "tiny", "zephyr-7b", "zephyr-7b-lora")
 
 
 def test_all_of_them_ship():
@@ -52,7 +52,7 @@ def test_no_reason_was_lost_to_yaml(name):
             assert node["why"] == written.strip('"'), line
 
 
-@pytest.mark.parametrize("name", ["smollm2-135m", "zephyr-7b"])
+@pytest.mark.parametrize("name", ["smollm2-135m", "zephyr-7b", "zephyr-7b-lora"])
 def test_untuned_methods_are_compared_on_equal_terms(name):
     """One method's learning rate would be its own advantage."""
     blocks = recipes.load(name).recipe.methods
@@ -168,6 +168,26 @@ DIGESTS = {
         "d73fa6445cf1aa4a060c775fbb5d606dce0e79cbd2f7349f53612761b80953a6",
         "3f02e5af1705cee5f0c949f2c61730d40db8103f273e8aba0dedd8348e0a6cb1",
     ),
+    "zephyr-7b-lora/spac": (
+        "07ed84dfd1be0645b0cf232880495f49da11b4df2bf1e1a30fb2acd6d790c6c7",
+        "45a6d71d5473977ec53ec345b1f4c8b3b2adde81d5316d22ffc615b0e1dad058",
+    ),
+    "zephyr-7b-lora/dpo": (
+        "7286aa99adfb7808ee5ab4d396c873686870602931c4cd7f14dc4029016be898",
+        "45a6d71d5473977ec53ec345b1f4c8b3b2adde81d5316d22ffc615b0e1dad058",
+    ),
+    "zephyr-7b-lora/ipo": (
+        "5e7576f8afa869d487ce15bceddb24a0a9df23198c65f24e47554e08fab6f999",
+        "45a6d71d5473977ec53ec345b1f4c8b3b2adde81d5316d22ffc615b0e1dad058",
+    ),
+    "zephyr-7b-lora/spin": (
+        "c83f0abaed156cb011eae079ea38fff6e8bc1c589058a652a55c1820f611819e",
+        "45a6d71d5473977ec53ec345b1f4c8b3b2adde81d5316d22ffc615b0e1dad058",
+    ),
+    "zephyr-7b-lora/sft": (
+        "89a9da3a60aca8b2279b92692308edee2d894bda858043de2c95fefd35f76027",
+        "45a6d71d5473977ec53ec345b1f4c8b3b2adde81d5316d22ffc615b0e1dad058",
+    ),
 }
 
 
@@ -203,6 +223,33 @@ def test_the_cost_of_the_7b_run():
     # Four passes a trained token (activations are recomputed), one pass a scored token: once an iteration, not once an epoch.
     assert found.training_flops == pytest.approx(2 * 7_241_732_096 * (4 * 1_843_200_000 + 614_400_000))
     assert found.gpu_hours == pytest.approx(257.5 + 92.8, abs=0.1)
+
+
+def test_the_cost_of_the_7b_run_with_an_adapter():
+    run = recipes.load("zephyr-7b-lora")
+    found, whole = estimate(run, 50_000), estimate(recipes.load("zephyr-7b"), 50_000)
+    widths = 2 * (4_096 + 4_096) + 2 * (4_096 + 1_024) + 3 * (4_096 + 14_336)
+    assert found.trained == 16 * 32 * widths == 41_943_040
+    assert whole.trained == whole.parameters == found.parameters
+    # Frozen weights in bfloat16; the adapter, its gradients and RMSProp's one average in float32.
+    assert found.memory_per_process == 2 * found.parameters + 12 * found.trained
+    assert found.checkpoint == 8 * found.trained
+    assert found.disk == 3 * found.checkpoint + 2 * found.parameters + 4 * 4 * found.trained
+    # Three passes a trained token instead of four: no gradients of frozen weights.
+    assert found.training_flops == pytest.approx(2 * 7_241_732_096 * (3 * 1_843_200_000 + 614_400_000))
+    four_bits = estimate(recipes.load("zephyr-7b-lora", overrides=["policy.adapter.base_bits=4"]), 50_000)
+    assert four_bits.memory_per_process == pytest.approx(4.127 / 8 * found.parameters + 12 * found.trained, rel=1e-3)
+    assert {"parameters of the adapter"} == dict(table_rows(found)).keys() - dict(table_rows(whole)).keys()
+
+
+def test_an_adapters_parameters_are_counted_from_the_architecture():
+    from spac_repro.model import adapters, policy
+
+    lora = ["policy.adapter.rank=3", "policy.adapter.alpha=6", "policy.adapter.targets=[q_proj, k_proj, o_proj, down_proj]"]
+    run = recipes.load("tiny", overrides=lora)
+    model, _ = policy.create_initial(run.recipe.policy, seed=0)
+    adapters.add(model, run.recipe.policy.adapter, base_sha256="")
+    assert estimate(run, 64).trained == sum(tensor.numel() for tensor in adapters.tensors(model).values())
 
 
 def test_the_estimate_is_near_what_the_peer_took():

@@ -9,7 +9,7 @@ import typer
 
 from spac_repro import suites
 from spac_repro.cli import choices, output
-from spac_repro.cli.options import AsJson, Questions
+from spac_repro.cli.options import AsJson, Base, Questions
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def evaluate(
     target: Annotated[
         Path,
-        typer.Argument(metavar="MODEL_OR_RUN", help="Hugging Face model folder, or a run folder (its last iterate is scored)."),
+        typer.Argument(
+            metavar="MODEL_OR_RUN", help="Hugging Face model folder, adapter folder, or a run folder (its last iterate is scored)."
+        ),
     ],
     suite: Annotated[
         str,
@@ -44,6 +46,7 @@ def evaluate(
             show_default="not written",
         ),
     ] = None,
+    base: Base = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a leaderboard suite, with lm-evaluation-harness."""
@@ -63,6 +66,7 @@ def evaluate(
             tasks=[task.strip() for task in tasks.split(",")] if tasks else None,
             limit=limit,
             batch_size=batch_size,
+            base=base,
             progress=progress,
         )
         if answers is not None:

@@ -44,6 +44,10 @@ TrainQuestions = Annotated[
         help=f"{_QUESTIONS} Default: the folder leaderboard/ next to the folder of --preferences if it exists, else the hub.",
     ),
 ]
+Base = Annotated[
+    Path | None,
+    typer.Option("--base", metavar="FOLDER", help="Of an adapter folder: the model folder of its base.", show_default="its own"),
+]
 
 # Options about a container
 

@@ -5,18 +5,20 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spac_repro.data import sources
 from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import scoring
-from spac_repro.model import policy, precision
+from spac_repro.model import adapter_folder, policy, precision
 from spac_repro.progress import Progress
 from spac_repro.recipe import WorldSettings
-from spac_repro.runs import file_hashes
+from spac_repro.runs import iterates
 from spac_repro.runs.answers import Answers
-from spac_repro.runs.folder import RunFolder, number_of_iterate, run_of_policy
+from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.iterates import ModelFolder
 from spac_repro.suites import Suite
 
 
@@ -28,26 +30,30 @@ def evaluate(
     tasks: Sequence[str] | None,
     limit: int | None,
     batch_size: int,
+    base: Path | None = None,
     progress: Progress,
 ) -> Answers:
     """Ask a model the questions of a suite.
 
     Args:
-        target: a run folder (its last iterate is scored), an iterate's policy folder, or any Hugging Face model folder.
+        target: a run folder (its last iterate is scored), an iterate's policy folder, any Hugging Face model folder, or
+            an adapter folder.
         suite: the suite.
         questions_folder: the folder with the questions; None: they come from the hub, or from the built-in world.
         tasks: names of tasks; None: all tasks of the suite.
         limit: at most this many questions per task.
         batch_size: affects speed, and scores only by rounding.
+        base: the folder of an adapter's base; None: where the adapter or its run says that it is.
         progress: told how many requests are answered.
 
     Raises:
-        UserError: not a model or run folder, pickle weights, an unknown task, bad questions, or a suite about the built-in world
-            for a model whose run does not use it.
+        UserError: not a model or run folder, pickle weights, an unknown task, bad questions, an adapter of another base, or a suite
+            about the built-in world for a model whose run does not use it.
     """
     scoring.select_tasks(suite, tasks)
-    folder, settings = _model_folder_and_world(target)
-    model, tokenizer = policy.load(folder)
+    folder = iterates.find(target)
+    settings = _world(folder.run)
+    model, tokenizer = _load(folder, base)
     policy.use_packed_attention(model, "sdpa")
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     model.eval()  # type: ignore[no-untyped-call]
@@ -68,24 +74,13 @@ def evaluate(
         )
 
 
-def _model_folder_and_world(target: Path) -> tuple[Path, WorldSettings | None]:
-    """The model folder of `target`, and the built-in world of its run; None if it has none."""
-    if not target.is_dir():
-        raise UserError(f"{target}: no such folder; give a Hugging Face model folder or a run folder")
-    if not RunFolder(target).has_manifest:
-        run = run_of_policy(target)
-        number = number_of_iterate(target)
-        if run and number is not None:
-            file_hashes.check_iterate(run, number)
-        return target, _world(run)
-    run = RunFolder.open(target)
-    last = run.last_iterate()
-    if last is None:
-        raise UserError(f"{target}: the run has no finished iterate yet; repeat its train command")
-    if run.complete and last.number != run.results.iterations[-1].iteration:
-        raise UserError(f"{target}: its last iterate was removed; to score an earlier one, name its folder, such as {last.policy}")
-    file_hashes.check_iterate(run, last.number)
-    return last.policy, _world(run)
+def _load(folder: ModelFolder, base: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model folder, or an adapter folder on its base, which is the start policy where the adapter belongs to a run."""
+    if adapter_folder.is_adapter(folder.path):
+        return adapter_folder.load(folder.path, base=base or folder.base())
+    if base is not None:
+        raise UserError(f"{folder.path} is a whole model and has no base; omit --base")
+    return policy.load(folder.path)
 
 
 def _world(run: RunFolder | None) -> WorldSettings | None:

@@ -40,12 +40,14 @@ def model_card(
     origin = ORIGINS[settings.source].format(name=settings.name, revision=settings.revision)
     licence = LICENCES.get("random" if settings.source == "random" else settings.name)
     parts = [
-        f"---\n{_metadata(run, licence, results)}\n---",
+        f"---\n{_metadata(run, licence, results, is_adapter=settings.adapter is not None and iteration > 0)}\n---",
         f"# {run.recipe.name}, {run.method}, seed {run.seed}: iterate {iteration}",
         f"This is {what}, trained by spac-repro from {origin}.\n"
         "`manifest.json` in its run folder records the settings, the data and the environment.\n"
         f"`{FINGERPRINT}` holds the SHA-256 of the weights by tensor.",
     ]
+    if settings.adapter is not None and iteration > 0:
+        parts.append(_how_to_load(run))
     if results is not None and verdict is not None:
         parts += ["## Reproduction", _reproduction(results, verdict)]
     if audit is not None and audit.comparisons:
@@ -55,7 +57,26 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(run: Run, licence: str | None, results: Results | None) -> str:
+def _how_to_load(run: Run) -> str:
+    settings = run.recipe.policy
+    assert settings.adapter is not None  # the caller asked for it
+    quantized = " in four bits" if settings.adapter.base_bits else ""
+    return f"""\
+It is an adapter (LoRA, rank {settings.adapter.rank}) on the start policy{quantized}, which is `iteration-0/policy` of the run:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("iteration-0/policy")
+model = PeftModel.from_pretrained(base, "this folder")
+```
+
+The metadata of `adapter_model.safetensors` hold the SHA-256 of the base's weights.
+`spac-repro export RUN -o FOLDER` merges both."""
+
+
+def _metadata(run: Run, licence: str | None, results: Results | None, *, is_adapter: bool) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     measured = [
@@ -64,7 +85,7 @@ def _metadata(run: Run, licence: str | None, results: Results | None) -> str:
     ]
     settings = run.recipe.policy
     data = ModelCardData(
-        library_name="transformers",
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["spac-repro", run.method],
         license=licence or "other",

@@ -55,6 +55,8 @@ KNOWN_IMPACTS = (
         "settings.policy.dtype", Impact.BY_DESIGN, "weights of 8 significant bits instead of 24 lose small steps", MEASURED
     ),
     KnownImpact("settings.policy.attn_implementation", Impact.BITS, "the same sums in another order; bits change", MEASURED),
+    KnownImpact("settings.policy.adapter.num_parameters", Impact.NONE, "for the plan only"),
+    KnownImpact("settings.policy.adapter*", Impact.BY_DESIGN, "an adapter is trained instead of all weights, or another adapter"),
     KnownImpact("settings.policy.*", Impact.BY_DESIGN, "another model"),
     KnownImpact("inputs.policy_sha256", Impact.BY_DESIGN, "another initial model, even under the same name", THREADS["SPIN 36"]),
     KnownImpact(
@@ -153,6 +155,7 @@ KNOWN_IMPACTS = (
     KnownImpact("environment.libraries.lm_eval", Impact.BITS, "scores change, weights do not", THREADS["SPIN 36"]),
     KnownImpact("environment.libraries.torch", Impact.BITS, "other kernels"),
     KnownImpact("environment.libraries.*", Impact.BITS, "not known until tried"),
+    KnownImpact("environment.adapter*", Impact.BITS, "the libraries of an adapter: not known until tried"),
     KnownImpact("environment.cuda", Impact.BITS, "other kernels"),
     KnownImpact(
         "environment.threads", Impact.BITS, "sums may be split in another way; no bit changed where it was tried", MEASURED
@@ -174,6 +177,7 @@ OPTIONAL_KEYS = (
     *("settings.methods.", "inputs.questions_sha256.", "inputs.suite_sha256", "inputs.dropout_set_to_zero"),
     "inputs.stop_token_ids",
     *("environment.lock.departures.", "environment.variables.", "scores."),
+    *("settings.policy.adapter", "environment.adapter"),
 )
 
 
