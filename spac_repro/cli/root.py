@@ -6,6 +6,7 @@ import typer
 
 import spac_repro
 from spac_repro.cli import expected, image, recipes, sweep
+from spac_repro.cli.archive import archive
 from spac_repro.cli.data import data
 from spac_repro.cli.evaluate import evaluate
 from spac_repro.cli.export import export
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (train, evaluate, verify, compare, report, export, theory, data, prefetch, doctor):
+for _command in (train, evaluate, verify, compare, report, export, archive, theory, data, prefetch, doctor):
     app.command()(_command)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(sweep.app, name="sweep")

@@ -30,7 +30,7 @@ Deep = Annotated[bool, typer.Option("--deep", help="Hash large files too, such a
 
 def verify(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders of one recipe, or bare results.json files.")
+        list[Path] | None, typer.Argument(metavar="RUN", help="Run folders of one recipe, bare results.json files, or one archive.")
     ] = None,
     expected: Annotated[
         Path | None, typer.Option(help="File of expected results.", show_default="the recipe's, in the package")
@@ -51,16 +51,37 @@ def verify(
     First compares file hashes with the manifest; a mismatch ends the command with exit code 2. A bare results.json has no manifest,
     so its numbers are taken as they are. A score that is too good fails as well.
 
+    An archive (`spac-repro archive`) is checked file by file, and each method's runs in it are verified.
+
     Exit codes: 0 verified; 1 a score deviates; 2 unverified (no expected result could decide), a hash mismatch, or bad input.
     """
+    from spac_repro.publish import archive_format
     from spac_repro.trust import terminal
 
+    if scores is None and folders and len(folders) == 1 and archive_format.looks_like_one(folders[0]):
+        raise typer.Exit(_verify_archive(folders[0], expected, as_json))
     verdict = _verdict(folders or [], expected, scores, recipe, method, iteration, deep)
     if as_json:
         print(json.dumps(verdict.as_json()))
     else:
         output.show(terminal.render_verdict(verdict))
     raise typer.Exit(verdict.exit_code)
+
+
+def _verify_archive(path: Path, expected: Path | None, as_json: bool) -> int:
+    """Verify an archive, print what was found, and return the exit code."""
+    from spac_repro.publish import archive_verdicts
+    from spac_repro.trust import terminal
+
+    with output.progress(as_json) as progress:
+        found = archive_verdicts.verify(path, expected, progress)
+    if as_json:
+        print(json.dumps(found.as_json()))
+        return found.exit_code
+    print(f"{path}: {found.files} files are those that were archived; SHA-256 {found.sha256}")
+    for verdict in found.verdicts:
+        output.show(terminal.render_verdict(verdict))
+    return found.exit_code
 
 
 def _verdict(
