@@ -4,6 +4,7 @@ Scores are computed from it (`answer_scores`), and two evaluations are paired by
 `content_sha256`. The file holds no clock times, and equal answers give equal bytes.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from spac_repro.documents import strict_json
+from spac_repro.documents import parquet, strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
@@ -20,9 +21,11 @@ from spac_repro.runs import files
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 SCHEMA = 1
 ABOUT = b"spac_repro.answers"  # the key of `About` in the file's metadata
+MAX_BYTES = 1 << 30  # of all rows, in memory
 REMEDY = "remove it and evaluate again"
 
 Mean = Literal["items", "subjects", "subjects_by_size", "clusters", "clustered_items", "items_without_error", "recorded"]
@@ -264,10 +267,10 @@ def read(path: Path) -> Answers:
     if not path.is_file():
         raise UserError(f"{path}: no such file; `spac-repro evaluate … --answers FILE` writes one, and a run each iterate's")
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
-            metadata, table = parquet.metadata.metadata or {}, parquet.read()
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            metadata, table = file.metadata.metadata or {}, pa.Table.from_batches(_batches(path, file), file.schema_arrow)
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({one_line(error, 100)}); {REMEDY}") from None
     if ABOUT not in metadata:
         raise UserError(f"{path}: not an answers file of spac-repro (its metadata has no {ABOUT.decode()}); name another file")
@@ -277,10 +280,27 @@ def read(path: Path) -> Answers:
     return answers
 
 
+def _batches(path: Path, file: "pq.ParquetFile") -> "Iterator[pa.RecordBatch]":
+    """Read a few rows at a time: a repeated value is stored once, and a small file can unfold to more than the memory holds."""
+    unfolded = 0
+    for batch in file.iter_batches(batch_size=parquet.rows_per_batch(path, file.schema_arrow.names)):
+        unfolded += max(batch.nbytes, batch.num_rows)
+        if unfolded > MAX_BYTES:
+            raise UserError(f"{path}: unfolds to more than {MAX_BYTES:,} bytes; {REMEDY}")
+        yield batch
+
+
 def _read_about(path: Path, text: bytes) -> About:
     content = strict_json.parse(text, f"{path}: metadata", dict, remedy=REMEDY)
     files.check_schema(path, content, SCHEMA)
-    return validate(About, content, NamedSource(str(path)), remedy=REMEDY)
+    about = validate(About, content, NamedSource(str(path)), remedy=REMEDY)
+    names = [task.name for task in about.tasks]
+    if len(set(names)) < len(names) or not set(about.averaged) <= set(names):
+        raise UserError(f"{path}: metadata: a task is there twice, or is averaged and not there; {REMEDY}")
+    for task in about.tasks:
+        if any(metric.mean == "recorded" and metric.recorded is None for metric in task.metrics):
+            raise UserError(f"{path}: metadata: a score of {one_line(task.name, 60)} is recorded and has no value; {REMEDY}")
+    return about
 
 
 def _in_schema(path: Path, table: "pa.Table") -> "pa.Table":
@@ -299,7 +319,7 @@ def _in_schema(path: Path, table: "pa.Table") -> "pa.Table":
 
 
 def _check_rows(path: Path, answers: Answers) -> None:
-    """Check that every row is of a task that the file describes, has the task's metrics, and is there once."""
+    """Check that every row is of a task that the file describes, has the task's metrics, and is there once; no task is empty."""
     metrics = {task.name: {metric.name for metric in task.metrics if metric.mean != "recorded"} for task in answers.about.tasks}
     seen: set[tuple[str, str]] = set()
     for row in answers.rows():
@@ -307,7 +327,11 @@ def _check_rows(path: Path, answers: Answers) -> None:
         if row.task not in metrics:
             raise UserError(f"{where}: the file describes no such task; {REMEDY}")
         if missing := sorted(metrics[row.task] - row.metrics.keys()):
-            raise UserError(f"{where}: no value of {missing[0]}; {REMEDY}")
+            raise UserError(f"{where}: no value of {one_line(missing[0], 60)}; {REMEDY}")
+        if not all(map(math.isfinite, row.metrics.values())):
+            raise UserError(f"{where}: a metric is not finite; {REMEDY}")
         if (row.task, row.item_id) in seen:
             raise UserError(f"{where}: there twice; {REMEDY}")
         seen.add((row.task, row.item_id))
+    if empty := sorted({task for task, names in metrics.items() if names} - {task for task, _ in seen}):
+        raise UserError(f"{path}: no item of the task {one_line(empty[0], 60)}; {REMEDY}")

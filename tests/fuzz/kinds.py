@@ -23,6 +23,24 @@ ROOT = Path(__file__).resolve().parents[2]
 TASKS = ROOT / "spac_repro" / "evaluation" / "leaderboard" / "tasks"
 
 
+ABOUT_ANSWERS = json.dumps(
+    {
+        "schema": 1,
+        "harness": "lm_eval 0.4.13",
+        "suite": "mine",
+        "tasks": [
+            {"name": "arc", "metrics": [{"name": "acc_norm", "rule": "acc_norm"}, {"name": "acc", "rule": "acc"}]},
+            {"name": "sums", "metrics": [{"name": "exact_match", "rule": "exact_match", "ignored": [","]}]},
+        ],
+        "averaged": ["arc", "sums"],
+    }
+).encode()
+TABLE = b"""method,iteration,arc_challenge,truthfulqa_mc2,winogrande,gsm8k,hellaswag,mmlu,average
+n,,1172,817,1267,1319,10042,14042,
+spac,1,62.0,50.0,74.0,33.0,84.0,60.0,60.5
+"""
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of file.
@@ -77,6 +95,18 @@ def _fingerprint(folder: Path) -> object:
     return RunFolder(folder / "a").iteration(1).weights_sha256
 
 
+def _answers(folder: Path) -> object:
+    """Read answers, with the metadata of the file beside them; and compute the scores."""
+    import pyarrow.parquet as pq
+
+    from spac_repro.runs import answer_scores, answers
+
+    file, about = folder / "answers.parquet", folder / "about.json"
+    if about.read_bytes() != ABOUT_ANSWERS:
+        pq.write_table(pq.read_table(file).replace_schema_metadata({answers.ABOUT: about.read_bytes()}), file)
+    return answer_scores.scores(answers.read(file))
+
+
 def _sweep(folder: Path) -> object:
     return matrix.runs(Sweep.load(str(folder / "sweep.yaml")))
 
@@ -87,6 +117,7 @@ def _cluster(folder: Path) -> object:
 
 _RUN = ("verify {}/a", "compare {}/a {}/b", "verify {}/a --json", "compare {}/b {}/a --json", "report {}/a -o {}/out.html")
 _SWEEP = ("sweep status {}", "sweep status {} --json", "sweep collect {}")
+_IMPORT = "expected import {}/table.csv --recipe zephyr-7b --citation x --unit percent -o {}/out.yaml"
 _EXPECTED = ("verify {}/a --expected {}/expected.yaml", "compare {}/a {}/expected.yaml")
 
 
@@ -128,6 +159,9 @@ KINDS = (
     Kind("worked examples", "questions", "gsm8k/train.jsonl", "jsonl", call=_questions),
     Kind("task", "suite", "task.yaml", "yaml", call=_suite),
     Kind("suite", "suite", "suite.yaml", "yaml", call=_suite),
+    Kind("answers", "answers", "answers.parquet", "bytes", call=_answers),
+    Kind("answers, metadata", "answers", "about.json", "json", call=_answers),
+    Kind("published table", "published", "table.csv", "bytes", (_IMPORT,)),
     Kind("config.json", "model", "config.json", "json", ("evaluate {} --suite mini --json",), _model_folder),
     Kind("tokenizer.json", "model", "tokenizer.json", "json", ("evaluate {} --suite mini --json",), _model_folder),
     Kind("tokenizer_config.json", "model", "tokenizer_config.json", "json", ("evaluate {} --suite mini --json",), _model_folder),
@@ -148,6 +182,8 @@ def write_bases(folder: Path) -> None:
         "cluster/cluster.yaml": (ROOT / "launchers" / "clusters" / "gpu-8.yaml").read_bytes(),
         "suite/task.yaml": (TASKS / "mini" / "mini_gsm8k.yaml").read_bytes(),
         "suite/suite.yaml": b"suite: mine\nsummary: of my own\n",
+        "published/table.csv": TABLE,
+        "answers/about.json": ABOUT_ANSWERS,
         "runs/expected.yaml": (ROOT / "expected_results" / "tiny.yaml").read_bytes(),
         "lm-eval/results.json": json.dumps(_lm_eval()).encode(),
     }.items():
@@ -155,6 +191,7 @@ def write_bases(folder: Path) -> None:
         (folder / name).write_bytes(content)
     for seed, run in enumerate(("a", "b")):
         write_run(folder / "runs" / run, seed)
+    _write_answers(folder / "answers" / "answers.parquet")
     _write_preferences(folder)
     _write_questions(folder / "questions" / "gsm8k")
     _write_submitted(folder / "submitted")
@@ -277,6 +314,17 @@ def _write_submitted(folder: Path) -> None:
         {"job": "12", "node": "n", "at": 2.0, "end": "error", "error": "x"},
     ]
     files.write_bytes(attempts, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+
+def _write_answers(file: Path) -> None:
+    from spac_repro.runs import answers
+
+    right = {"acc": 1.0, "acc_norm": 0.0}
+    chosen = {"log_probs": [-1.0, -2.0], "choice_lengths": [1, 2], "correct": True}
+    rows = [answers.Answer("arc", str(i), "a" * 64, "0", right, 5, **chosen) for i in range(4)]  # type: ignore[arg-type]
+    found = {"generated": "#### 1", "extracted": {"exact_match": "1"}, "correct": True}
+    rows += [answers.Answer("sums", str(i), "b" * 64, "1", {"exact_match": 1.0}, 5, **found) for i in range(4)]  # type: ignore[arg-type]
+    answers.write(file, answers.Answers.of(answers.About.model_validate_json(ABOUT_ANSWERS), rows))
 
 
 def _lm_eval() -> dict[str, object]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -242,8 +243,19 @@ def test_damage_is_said_in_one_line(written: Path, tmp_path: Path):
     refused("no column gold")
     _rewrite(written, about, table.set_column(0, "task", pa.array(range(len(ROWS)))))
     refused("type int64 instead of string in the column task")
-    _rewrite(written, about | {"tasks": about["tasks"][1:]}, table)
+    _rewrite(written, about | {"tasks": about["tasks"][1:], "averaged": []}, table)
     refused("item 0 of arc: the file describes no such task")
+    for tasks, averaged in ((about["tasks"] * 2, []), (about["tasks"], ["nope"])):
+        _rewrite(written, about | {"tasks": tasks, "averaged": averaged}, table)
+        refused("a task is there twice, or is averaged and not there")
+    _rewrite(written, about, table.filter(pc.not_equal(table["task"], "sums")))
+    refused("no item of the task sums")
+    arc = about["tasks"][0] | {"metrics": [about["tasks"][0]["metrics"][0] | {"mean": "recorded"}]}
+    _rewrite(written, about | {"tasks": [arc, *about["tasks"][1:]]}, table)
+    refused("a score of arc is recorded and has no value")
+    nan = pa.array([[(name, math.nan) for name, _ in row] for row in table["metrics"].to_pylist()], table["metrics"].type)
+    _rewrite(written, about, table.set_column(4, table.schema.field("metrics"), nan))
+    refused("item 0 of arc: a metric is not finite")
     _rewrite(written, about, pa.concat_tables([table, table[:1]]))
     refused("item 0 of arc: there twice")
     empty = pa.array([[]] * len(ROWS), table["metrics"].type)
@@ -251,3 +263,16 @@ def test_damage_is_said_in_one_line(written: Path, tmp_path: Path):
     refused("item 0 of arc: no value of acc_norm")
     written.unlink()
     refused("no such file")
+
+
+def test_a_small_file_that_unfolds_to_much_is_refused(written: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(answers, "MAX_BYTES", 500)
+    with pytest.raises(UserError, match="unfolds to more than 500 bytes"):
+        answers.read(written)
+
+
+def test_a_column_whose_name_is_no_text_is_damage(written: Path):
+    content = written.read_bytes()
+    written.write_bytes(content.replace(b"cluster", b"cl\xf8ster"))
+    with pytest.raises(UserError, match="is damaged"):
+        answers.read(written)
