@@ -11,7 +11,7 @@ from spac_repro import engines, methods
 from spac_repro.errors import UserError
 from spac_repro.methods import ReferenceMethodSettings
 from spac_repro.policy_settings import ArchitectureSettings, PolicySettings
-from spac_repro.recipe import Run, TrainingSettings
+from spac_repro.recipe import Recipe, Run, TrainingSettings
 from spac_repro.runs import disk as disk_space
 
 GPU = "an A100 80 GB at 40 % of its 312 TFLOP/s in bfloat16 for training, and 1.4 % for generation"
@@ -70,12 +70,10 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
             "that of an adapter is policy.adapter.num_parameters"
         )
     recipe, training, data = run.recipe, run.recipe.training, run.recipe.data
-    bytes_per_weight = 2 if recipe.policy.dtype == "bfloat16" else 4
+    bytes_per_weight = bytes_of_weight(recipe)
     adapter = recipe.policy.adapter
     trained = _adapter_parameters(run) if adapter else parameters
-    memory, checkpoint = _training_state(training, trained, 4 if adapter else bytes_per_weight)
-    if adapter:
-        memory += int(parameters * (_FOUR_BIT_BYTES if adapter.base_bits else bytes_per_weight))
+    memory, checkpoint = training_state(recipe, parameters, trained)
 
     steps = tokens = generated_tokens = training_flops = None
     if preferences is not None:
@@ -112,6 +110,11 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
         engine=training.engine,
         world_size=training.processes,
     )
+
+
+def bytes_of_weight(recipe: Recipe) -> int:
+    """Bytes of one of the policy's weights, as they are computed with."""
+    return 2 if recipe.policy.dtype == "bfloat16" else 4
 
 
 def has_known_size(run: Run) -> bool:
@@ -153,6 +156,21 @@ def _adapter_parameters(run: Run) -> int:
         **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), shape.hidden_size + shape.intermediate_size),
     }
     return adapter.rank * shape.num_hidden_layers * sum(widths.get(target, 0) for target in set(adapter.targets))
+
+
+def training_state(recipe: Recipe, parameters: int, trained: int) -> tuple[int, int]:
+    """Return the bytes of weights, gradients and optimizer state in one process, and those of one checkpoint.
+
+    Args:
+        recipe: the recipe.
+        parameters: of the policy.
+        trained: parameters that are trained: the policy's, or those of its adapter.
+    """
+    adapter, bytes_per_weight = recipe.policy.adapter, bytes_of_weight(recipe)
+    memory, checkpoint = _training_state(recipe.training, trained, 4 if adapter else bytes_per_weight)
+    if adapter:
+        memory += int(parameters * (_FOUR_BIT_BYTES if adapter.base_bits else bytes_per_weight))
+    return memory, checkpoint
 
 
 def _training_state(training: TrainingSettings, parameters: int, bytes_per_weight: int) -> tuple[int, int]:

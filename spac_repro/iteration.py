@@ -35,6 +35,7 @@ from spac_repro.runs import file_hashes
 from spac_repro.runs.iteration import IterationFolder
 from spac_repro.sampling import selfplay, vllm
 from spac_repro.seeds import derive_seed
+from spac_repro.spans import span
 
 
 def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
@@ -73,7 +74,8 @@ def run_iteration(context: RunContext, t: int, metrics: MetricsWriter) -> None:
             warn=context.progress.message,
             advance=context.progress.update,
         )
-        weights = engine.weights()
+        with span("gather"):
+            weights = engine.weights()
         engine.close()
         distributed.on_main_process(lambda: _save(context, t, model, weights))
         distributed.on_main_process(lambda: remove_intermediate_files(folder))

@@ -7,7 +7,7 @@ and every random draw has its own seed.
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from spac_repro.runs.results import IterateScores, Results
 from spac_repro.sampling import vllm
 from spac_repro.seeds import derive_seed
 
+PolicyMaker = Callable[..., tuple[PreTrainedModel, PreTrainedTokenizerBase]]  # a rehearsal has one of its own
+
 
 def train(
     run: Run,
@@ -46,6 +48,7 @@ def train(
     until: int | None = None,
     start_from: Path | None = None,
     check_manifest: Callable[[Manifest], None] = lambda manifest: None,
+    create_policy: PolicyMaker = policy.create_initial,
     progress: Progress,
 ) -> Results | None:
     """Carry out a run, except for the stages whose results are in its folder.
@@ -58,6 +61,7 @@ def train(
         until: stop after this iteration.
         start_from: a run of the same recipe and seed whose start policy is reused.
         check_manifest: gets the manifest before anything is written, and may raise.
+        create_policy: makes the policy before any training.
         progress: where to report.
 
     Returns:
@@ -69,17 +73,15 @@ def train(
     """
     _prepare_process(run, progress)
     folder = RunFolder(path)
-    half = "bfloat16" in (run.recipe.training.compute_dtype, run.recipe.policy.dtype)
-    with files.explain_disk_errors(path), precision.emulate_bf16_matmul() if half else nullcontext(), ExitStack() as stack:
+    with files.explain_disk_errors(path), precision.of(run.recipe), ExitStack() as stack:
         _take_folder(folder, stack)
-        model, tokenizer = _create_policy(run, progress)
+        model, tokenizer = _create_policy(run, create_policy, progress)
         renderer = Renderer(tokenizer, run.recipe.data, generation_config.stop_token_ids(model))
         context = RunContext(run, folder, inputs, renderer, renderer.tokenize(inputs.preferences), progress)
         distributed.on_main_process(lambda: _claim(context, model, start_from, check_manifest, allow_changed_environment))
         if distributed.exists_on_main_process(folder.results_file):
             progress.message(f"{path} is complete; nothing to do")
             return folder.results
-
         for message in context.examples.summary.messages():
             progress.message(message)
         distributed.on_main_process(lambda: contamination.measure(context))
@@ -152,10 +154,10 @@ def _check_same_kernels() -> None:
             )
 
 
-def _create_policy(run: Run, progress: Progress) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _create_policy(run: Run, create: PolicyMaker, progress: Progress) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Create the policy before any training. That its tokenizer fits the recipe is checked before its weights are read."""
     settings, seed = run.recipe.policy, derive_seed(run.seed, "weights")
-    created = policy.create_initial(settings, seed=seed, check_tokenizer=lambda tokenizer: Renderer(tokenizer, run.recipe.data))
+    created = create(settings, seed=seed, check_tokenizer=lambda tokenizer: Renderer(tokenizer, run.recipe.data))
     _check_model(run, created[0], progress)
     return created
 

@@ -28,6 +28,7 @@ from spac_repro.runs import file_hashes, files, timing
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import CARD, write_fingerprint
 from spac_repro.seeds import derive_seed
+from spac_repro.spans import span
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class RunContext:
         """Report and time a stage of iteration t. timing.json also gets what is put into the yielded dict."""
         self.progress.start_stage(f"iteration {t}: {stage}")
         path, computed_from = self.folder.timing_file, self.folder.timing_computed_from
-        with timing.record_stage(path, t, stage, computed_from=computed_from, write=distributed.is_main_process()) as entry:
+        recorded = timing.record_stage(path, t, stage, computed_from=computed_from, write=distributed.is_main_process())
+        with span(stage), recorded as entry:
             yield entry
 
     def computed_from(self, t: int) -> dict[str, Any]:
@@ -87,22 +89,26 @@ class RunContext:
             return self._load_whole(t, base_bits=adapter.base_bits if adapter else None)
         base = self.folder.iteration(0)
         model = self._load_whole(0, base_bits=adapter.base_bits)
-        file_hashes.check_iterate(self.folder, t)
-        its = adapter_folder.read(iteration.policy)
-        adapter_folder.attach(model, its, base_sha256=base.weights_sha256, base=base.policy)
+        with span("load"):
+            file_hashes.check_iterate(self.folder, t)
+            its = adapter_folder.read(iteration.policy)
+            adapter_folder.attach(model, its, base_sha256=base.weights_sha256, base=base.policy)
         self._check_weights(t, model)
         return model
 
     def _load_whole(self, t: int, *, base_bits: int | None) -> PreTrainedModel:
-        file_hashes.check_iterate(self.folder, t)
-        model, _ = policy.load(self.folder.iteration(t).policy, self.recipe.policy, base_bits=base_bits)
+        with span("load"):
+            file_hashes.check_iterate(self.folder, t)
+            model, _ = policy.load(self.folder.iteration(t).policy, self.recipe.policy, base_bits=base_bits)
         if not base_bits:  # in four bits they are other tensors; the files were checked
             self._check_weights(t, model)
         return model
 
     def _check_weights(self, t: int, model: PreTrainedModel) -> None:
         iteration = self.folder.iteration(t)
-        if policy.weights_sha256(model) != iteration.weights_sha256:
+        with span("hash"):
+            found = policy.weights_sha256(model)
+        if found != iteration.weights_sha256:
             raise UserError(
                 f"{iteration.policy}: the weights are not those that were written; remove {iteration.path} and repeat the command"
             )
@@ -122,10 +128,13 @@ class RunContext:
     def save_policy(self, t: int, model: PreTrainedModel) -> None:
         """Write iterate t with its weight hash and model card; the folder appears only when it is complete."""
         path = self.folder.iteration(t).policy
-        with files.atomic_folder(path, before_rename=file_hashes.finish_iteration(self.folder, path)) as folder:
+        finish = file_hashes.finish_iteration(self.folder, path)
+        with span("save"), files.atomic_folder(path, before_rename=finish) as folder:
             stops = self.renderer.stop_token_ids
             policy.save(model, self.renderer.tokenizer, folder, stop_token_ids=stops, base=self._name_of_base(path))
-            write_fingerprint(folder, policy.weights_sha256(model))
+            with span("hash"):
+                found = policy.weights_sha256(model)
+            write_fingerprint(folder, found)
             files.write_bytes(folder / CARD, model_card(self.run, t, audit=self.folder.iteration(t).audit()).encode())
 
     def _name_of_base(self, policy_folder: Path) -> tuple[str, str | None]:

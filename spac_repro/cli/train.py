@@ -142,7 +142,7 @@ def train(
     settings = preference_source.overrides(overrides, preferences, max_pairs)
     run = _recorded_run(context, like, policy) if like else _requested_run(recipe, method, seed, policy, settings)
     folder = out or _default_folder(run, like)
-    questions = questions or _questions_beside(preferences)
+    questions = questions or questions_beside(preferences)
     request = TrainRequest(run, folder, preferences, questions, until, start_from, like, allow_changed_environment, as_json, strict)
     options = container.container_options(memory, network, other_version)
     if dry_run:
@@ -153,7 +153,7 @@ def train(
         raise typer.Exit(container.run_in_image(["train"], context, in_image, options, out=folder))
     elif options != container.container_options():
         raise UserError("--memory, --network and --other-version need an image; name one with --in, or omit them")
-    elif not distributed.is_launched() and _has_process_group(run):
+    elif not distributed.is_launched() and has_process_group(run):
         _check_machine(request)
         raise typer.Exit(launch.launch(run.recipe.training.processes, sys.argv[1:]))
     else:
@@ -190,7 +190,7 @@ def _default_folder(run: "Run", like: Path | None) -> Path:
     return Path("runs") / run.recipe.name / run.method / f"seed-{run.seed}"
 
 
-def _has_process_group(run: "Run") -> bool:
+def has_process_group(run: "Run") -> bool:
     """Whether torchrun has to start the run's processes, even if there is only one."""
     return run.recipe.training.processes > 1 or engines.get(run.recipe.training.engine).needs_process_group
 
@@ -198,7 +198,7 @@ def _has_process_group(run: "Run") -> bool:
 # Preferences
 
 
-def _questions_beside(preferences: str | None) -> Path | None:
+def questions_beside(preferences: str | None) -> Path | None:
     """The folder leaderboard/ next to the preferences' folder, if there is one (docs/decisions/05-questions.md)."""
     if preferences is None or not preference_source.is_local(preferences):
         return None
@@ -237,12 +237,26 @@ def _print_cost(request: TrainRequest) -> None:
     estimate = cost.estimate(run, _preference_count(request))
     if request.as_json:
         identity = {"run": str(folder), "settings_sha256": run.settings_sha256}
-        print(json.dumps({**identity, **asdict(estimate), "gpu_hours": estimate.gpu_hours}))
+        print(json.dumps({**identity, **asdict(estimate), "gpu_hours": estimate.gpu_hours, "rests_on": _rests_on(run, folder)}))
         return
     table = output.table(f"{run.recipe.name} · {run.method} · seed {run.seed} → {folder}", "what", "how much")
     for quantity, amount in cost.table_rows(estimate):
         table.add_row(quantity, amount)
+    table.add_row("rests on", _rests_on(run, folder))
     output.show(table)
+
+
+def _rests_on(run: "Run", folder: Path) -> str:
+    """The rehearsal of this run beside its folder, and what it says; or that the estimate is arithmetic alone."""
+    file = folder.parent / "rehearsal.json"
+    if not file.is_file():
+        return "arithmetic alone; `spac-repro rehearse` measures"
+    from spac_repro.rehearsal import document, verdict
+
+    rehearsal = document.read(file)
+    if rehearsal.settings_sha256 != run.settings_sha256:
+        return f"arithmetic alone; {file} rehearsed other settings"
+    return f"{file}: {verdict.summary(verdict.judge(rehearsal, run, None))}"
 
 
 def _train(request: TrainRequest) -> None:

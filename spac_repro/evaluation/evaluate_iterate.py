@@ -14,6 +14,7 @@ from spac_repro.runs.answers import About, Answers, TaskAnswers
 from spac_repro.runs.results import Score
 from spac_repro.sampling import selfplay
 from spac_repro.seeds import derive_seed
+from spac_repro.spans import span
 
 NUM_SAMPLES = 12  # prompts that every iterate answers for the report
 
@@ -35,7 +36,8 @@ def score(context: RunContext, t: int) -> None:
     if context.recipe.has_heldout:
         tasks.append(heldout.measure(context, t, model))
     answers = _with_leaderboard(context, t, model, tasks)
-    samples = _sample_responses(context, t, model)
+    with span("sample responses"):
+        samples = _sample_responses(context, t, model)
 
     def write() -> None:
         entered = file_hashes.before_rename(context.folder, iteration.answers_file)

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from spac_repro.recipe import Recipe
+
 # docs/decisions/08-bfloat16.md: why products are computed in fp32 from the rounded numbers.
 MATMUL_FUNCTIONS = (linear, scaled_dot_product_attention)
 
@@ -33,6 +35,12 @@ def emulate_bf16_matmul() -> AbstractContextManager[Any]:
     Does nothing where bfloat16 is fast already.
     """
     return nullcontext() if has_native_bf16() else _EmulatedBf16Matmul()
+
+
+def of(recipe: Recipe) -> AbstractContextManager[Any]:
+    """The context in which a recipe computes: that of `emulate_bf16_matmul` if it computes or keeps weights in bfloat16."""
+    half = "bfloat16" in (recipe.training.compute_dtype, recipe.policy.dtype)
+    return emulate_bf16_matmul() if half else nullcontext()
 
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:

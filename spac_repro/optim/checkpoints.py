@@ -18,6 +18,7 @@ from spac_repro.errors import UserError
 from spac_repro.optim import distributed
 from spac_repro.runs.files import atomic_folder, read_json, read_sealed_json, sha256_file, write_sealed_json
 from spac_repro.runs.manifest import WrittenMetrics
+from spac_repro.spans import span
 
 # docs/decisions/02-exactness.md: why checkpoints are hashed safetensors files.
 STATE_FILE, CONTENT_FILE = "state.safetensors", "checkpoint.json"
@@ -91,7 +92,9 @@ def latest_valid(
     `warn` gets a line for each that is damaged or another run's.
     """
     for path in _newest_first(folder):
-        if not (reason := damage(path, computed_from)):
+        with span("checkpoint check"):
+            reason = damage(path, computed_from)
+        if not reason:
             return path
         warn(f"{path} is damaged ({reason}); going back to the checkpoint before it")
     return None

@@ -15,6 +15,7 @@ from spac_repro.optim import checkpoints, distributed, signals
 from spac_repro.optim.engine import Engine
 from spac_repro.optim.metrics_writer import MetricsWriter
 from spac_repro.seeds import permutation
+from spac_repro.spans import span
 
 # A loss function: takes the indices of some examples, returns their losses [examples] and values to log by name, each [examples].
 Objective = Callable[[Sequence[int]], tuple[Tensor, dict[str, Tensor]]]
@@ -141,16 +142,18 @@ def training_loop(
     """
     find = partial(checkpoints.latest_valid, checkpointing.folder, checkpointing.computed_from, warn=warn)
     checkpoint = distributed.on_main_process(find)
-    engine = build_engine(checkpoint)
+    with span("checkpoint read" if checkpoint else "engine"):
+        engine = build_engine(checkpoint)
     objective = make_objective(engine.module)
     first = checkpoints.step_of(checkpoint) if checkpoint else 0
     if distributed.is_main_process():
         metrics.resume(checkpoints.metrics_of(checkpoint) if checkpoint else None, checkpointing.folder)
     for step in range(first, schedule.total_steps):
         advance(step, schedule.total_steps)
-        means = accumulate_gradient(engine, objective, schedule, step)
         learning_rate = schedule.learning_rate_at(step)
-        grad_norm = engine.step(learning_rate)
+        with span("step" if iteration else "supervised step"):
+            means = accumulate_gradient(engine, objective, schedule, step)
+            grad_norm = engine.step(learning_rate)
         if not (math.isfinite(means["loss"]) and math.isfinite(grad_norm)):
             batch = schedule.batch(step)
             raise NonFiniteError(non_finite_message(iteration, step, means["loss"], grad_norm, batch, checkpointing))
@@ -168,15 +171,16 @@ def training_loop(
 
 def _save_checkpoint(checkpointing: CheckpointPolicy, step: int, engine: Engine, metrics: MetricsWriter) -> None:
     """Bring the metrics to the disk, then save a checkpoint that is bound to them."""
-    written = metrics.sync() if distributed.is_main_process() else None
-    checkpoints.save(
-        checkpointing.folder,
-        step,
-        engine.state(),
-        save_total_limit=checkpointing.save_total_limit,
-        computed_from=checkpointing.computed_from,
-        metrics=written,
-    )
+    with span("checkpoint write"):
+        written = metrics.sync() if distributed.is_main_process() else None
+        checkpoints.save(
+            checkpointing.folder,
+            step,
+            engine.state(),
+            save_total_limit=checkpointing.save_total_limit,
+            computed_from=checkpointing.computed_from,
+            metrics=written,
+        )
 
 
 def deal_by_tokens(examples: Sequence[int], lengths: Sequence[int], parts: int) -> list[list[int]]:

@@ -54,3 +54,10 @@ def _handle(number: int, frame: object) -> None:
     if not _deferring:
         raise KeyboardInterrupt
     _stop_requested = True
+
+
+def forget() -> None:
+    """Forget a signal that stopped something on purpose, and be ready for the next one."""
+    global _signal_received
+    _signal_received = False
+    install_handlers()

@@ -30,6 +30,7 @@ from spac_repro.evaluation.leaderboard import answer_rows
 from spac_repro.evaluation.leaderboard.packed_hflm import PackedHFLM
 from spac_repro.evaluation.leaderboard.task import Subtasks, Task
 from spac_repro.runs.answers import TaskAnswers
+from spac_repro.spans import span
 
 Progress = Callable[[str, int, int], None]  # task, requests answered, requests in all
 
@@ -162,7 +163,7 @@ def measure(
                 lm.on_progress = partial(progress, task.name) if progress is not None else lm.on_progress
                 counter.truncated = 0
                 lm.lengths.clear()
-                with TemporaryDirectory(prefix="leaderboard-") as folder, _name_task_in_errors(task):
+                with span(task.name), TemporaryDirectory(prefix="leaderboard-") as folder, _name_task_in_errors(task):
                     loaded, results = _run_harness(lm, task, subtasks, Path(folder), seed)
                     notes = filter(None, (counter.note(lm.max_length), task.note(subtasks)))
                     found.append(answer_rows.collect(task, subtasks, loaded, results, lm.lengths, "; ".join(notes)))

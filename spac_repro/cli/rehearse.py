@@ -1,0 +1,153 @@
+"""`spac-repro rehearse`: whether a run fits this machine or a cluster's job, measured on a few layers of its true widths."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spac_repro import methods
+from spac_repro.cli import choices, output, policy_source, preference_source
+from spac_repro.cli.choices import Method, one_of
+from spac_repro.cli.options import AsJson, MaxPairs, Overrides, Policy, RecipeName, TrainQuestions
+from spac_repro.cli.train import Preferences, has_process_group, questions_beside
+from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.optim import distributed, launch
+
+if TYPE_CHECKING:
+    from spac_repro.rehearsal.verdict import Verdict
+
+
+RehearsedMethod = Annotated[Method, typer.Option("--method", parser=one_of(methods.names()), help="Method of the run.")]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        autocompletion=choices.cluster_names,
+        help="Cluster profile: a name in launchers/clusters/, or a YAML file. On Slurm the rehearsal is one job of its shape.",
+    ),
+]
+Layers = Annotated[
+    int | None, typer.Option(help="Rehearse so many layers, and half as many.", min=2, show_default="4, or what fits")
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Most tokens that a process computes in a batch: fewer rows, then shorter ones.", min=1, show_default="the recipe's"
+    ),
+]
+Minutes = Annotated[float, typer.Option(help="Begin no round that would not end within so many minutes.", min=0.1)]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Document to write. It rehearses on that disk. `train --dry-run` looks for it beside the run folder.",
+        show_default="runs/RECIPE/METHOD/rehearsal.json",
+    ),
+]
+
+
+def rehearse(
+    recipe: RecipeName = "tiny",
+    method: RehearsedMethod = "spac",
+    policy: Policy = None,
+    overrides: Overrides = None,
+    preferences: Preferences = None,
+    max_pairs: MaxPairs = None,
+    questions: TrainQuestions = None,
+    cluster: Profile = None,
+    layers: Layers = None,
+    tokens: Tokens = None,
+    minutes: Minutes = 10,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every stage of a run on a few layers of its true widths, and say whether the whole run fits.
+
+    Nothing is downloaded. Weights are random. Every visit is a small run by the same code as `train`: policy, self-play, reference
+    log-probabilities, optimizer steps, checkpoint, gathering, saving, hashing and the leaderboard. It is stopped by a signal and
+    resumed. Two sizes and two depths give a line in tokens and in layers. Rounds are repeated, at most five, and give the interval.
+
+    Exit codes: 0 the run fits; 2 bad input; 3 it does not fit, and the line says why.
+    """
+    from spac_repro import recipes
+    from spac_repro.launchers.profile import Cluster
+
+    settings = policy_source.overrides(policy, preference_source.overrides(overrides, preferences, max_pairs))
+    run = recipes.load(recipe, method=method, overrides=settings)
+    profile = Cluster.load(cluster) if cluster else None
+    path = out or Path("runs") / run.recipe.name / run.method / "rehearsal.json"
+    from spac_repro.rehearsal import document, measure, verdict
+
+    asked, _ = measure.on_this_machine(run)
+    if not distributed.is_launched() and has_process_group(asked):
+        code = launch.launch(asked.recipe.training.processes, sys.argv[1:])
+        raise typer.Exit(code)
+    with output.progress(as_json) as progress:
+        request = measure.Request(
+            run=run,
+            inputs=measure.inputs_at_hand(run, preferences=preferences, questions=questions or questions_beside(preferences)),
+            layers=layers,
+            tokens=tokens,
+            minutes=minutes,
+            place=path.parent,
+        )
+        rehearsal = measure.rehearse(request, progress)
+    if not distributed.is_main_process():
+        return
+    document.write(path, rehearsal)
+    _finish(verdict.judge(rehearsal, run, profile), path, as_json)
+
+
+def _finish(found: "Verdict", path: Path, as_json: bool) -> None:
+    """Print a verdict; exit with 3 if the run does not fit."""
+    if as_json:
+        print(json.dumps({"file": str(path), **found.as_json()}))
+        raise typer.Exit(0 if not found.reasons else UnfitEnvironmentError.exit_code)
+    _print(found, path)
+    if found.reasons:
+        raise UnfitEnvironmentError(f"{found.rehearsal.recipe} {found.line}")
+
+
+def _print(found: "Verdict", path: Path) -> None:
+    from spac_repro.rehearsal.extrapolation import coverage
+    from spac_repro.rehearsal.verdict import duration
+    from spac_repro.runs import disk
+
+    rehearsal = found.rehearsal
+    depths = " and ".join(map(str, rehearsal.depths))
+    title = f"{rehearsal.recipe} · {rehearsal.method} · {depths} of {rehearsal.layers} layers on {rehearsal.machine.name}"
+    table = output.table(title, "stage", "times", "each", "memory", "of the GPU", "tokens/s", "of matmul")
+    for stage in found.stages:
+        if not stage.count:
+            continue
+        each = stage.seconds
+        table.add_row(
+            stage.name,
+            f"{stage.count:,.0f}" if stage.count >= 10 else f"{stage.count:.3g}",
+            f"{duration(each.middle)} ({duration(each.low)} to {duration(each.high)})",
+            disk.size(stage.host.middle),
+            disk.size(stage.device.middle) if stage.device else "",
+            f"{stage.tokens_per_second:,.0f}" if stage.tokens_per_second else "",
+            f"{stage.share_of_matmul:.0%}" if stage.share_of_matmul else "",
+        )
+    output.show(table)
+    total = found.seconds
+    print(f"whole run  {duration(total.middle)}, between {duration(total.low)} and {duration(total.high)}")
+    rounds = rehearsal.rounds
+    kind = (
+        f"{rounds} rounds: the median lies between them with probability {coverage(rounds):.0%}"
+        if rounds > 1
+        else "one round: no interval"
+    )
+    print(f"interval   {kind}; tokens/s and share of matmul at {rehearsal.depths[-1]} layers, all else at {rehearsal.layers}")
+    if found.planned_gpu_hours is not None:
+        ours = total.middle * rehearsal.rehearsed_processes / 3600
+        print(f"plan       {found.planned_gpu_hours:.2g} hours of an A100 by `train --dry-run`; here {ours:.2g} hours of a process")
+    print(f"rows       {rehearsal.rows}; widths: {rehearsal.shape}")
+    for kind, lines in (("proved", rehearsal.proved), ("note", found.notes)):
+        for line in lines:
+            print(f"{kind:<10} {line}")
+    print(f"file       {path}")
+    if not found.reasons:
+        print("fits")

@@ -1,0 +1,160 @@
+"""rehearsal.json: what a rehearsal measured, and how often the whole run does it. What follows from it is computed anew."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from spac_repro.documents import strict_json
+from spac_repro.documents.base_model import NonNegativeFloat, PositiveInt, Settings
+from spac_repro.documents.errors import one_line
+from spac_repro.errors import UserError
+from spac_repro.runs import files
+from spac_repro.runs.manifest import leaf_differences
+
+FILE = "rehearsal.json"
+SCHEMA: Literal[1] = 1
+
+
+class Work(Settings):
+    """How often the whole run does a stage, and how much of it at a time.
+
+    Attributes:
+        count: times.
+        times: tokens of one time, as a multiple of those of a visit of size 1.
+        most: what is in memory at once, as a multiple of a visit of size 1.
+        most_tokens: the same, of stages whose memory depends on the tokens of a forward pass.
+        by_rows: the time depends on the rows and not on the tokens.
+    """
+
+    count: NonNegativeFloat
+    times: NonNegativeFloat = 1.0
+    most: NonNegativeFloat = 1.0
+    most_tokens: NonNegativeFloat | None = None
+    by_rows: bool = False
+
+
+class Measured(Settings):
+    """A stage of a visit: the median of the times that it occurred, and the largest peaks.
+
+    Attributes:
+        seconds: without the spans inside it.
+        tokens: that passed the policy.
+        most_tokens: of a forward pass.
+        host: peak bytes of a process.
+        device: peak bytes on a device; None without a GPU.
+    """
+
+    seconds: NonNegativeFloat
+    tokens: NonNegativeFloat
+    most_tokens: int
+    host: int
+    device: int | None
+
+
+class Visit(Settings):
+    """One pass through all stages."""
+
+    round: int
+    layers: PositiveInt
+    size: float
+    stages: dict[str, Measured]
+
+
+class Machine(Settings):
+    """The machine that rehearsed.
+
+    Attributes:
+        name: processor or GPU.
+        processes_here: processes of the rehearsal on this machine.
+        host: bytes of memory.
+        device: bytes of a GPU's memory; None without one.
+        disk: free bytes where the rehearsal lay.
+        flops: measured rate of a matrix product, per process.
+    """
+
+    name: str
+    processes_here: PositiveInt
+    host: PositiveInt
+    device: PositiveInt | None
+    disk: int
+    flops: float
+
+
+class Rehearsal(Settings):
+    """A rehearsal.
+
+    Attributes:
+        recipe: its name.
+        settings_sha256: of the run as it was asked for.
+        pairs: preference pairs of the run.
+        processes: that the run asks for.
+        rehearsed_processes: that rehearsed.
+        asks_for_gpus: whether the recipe refuses a machine without GPUs.
+        environment: as a run's manifest describes it.
+        rows: where the rows come from.
+        shape: where the shape comes from.
+        tokens: most tokens of a batch; None: the recipe's batches.
+        layers: of the whole model.
+        depths: that were rehearsed.
+        parameters: by number of layers, those of the whole model included.
+        untouched: parameters that take part in no product.
+        passes: forward passes that an optimizer step costs, by its operations.
+        notes: what the user must know.
+        proved: what was seen to work.
+    """
+
+    schema_: Literal[1] = Field(SCHEMA, alias="schema")
+    recipe: str
+    method: str
+    settings_sha256: str
+    pairs: PositiveInt
+    processes: PositiveInt
+    rehearsed_processes: PositiveInt
+    asks_for_gpus: bool
+    environment: dict[str, Any]
+    rows: str
+    shape: str
+    tokens: PositiveInt | None
+    layers: PositiveInt
+    depths: tuple[int, ...]
+    parameters: dict[int, int]
+    untouched: int
+    passes: int
+    machine: Machine
+    work: dict[str, Work]
+    visits: tuple[Visit, ...]
+    notes: tuple[str, ...]
+    proved: tuple[str, ...]
+
+    @property
+    def rounds(self) -> int:
+        """How often every visit was repeated."""
+        return 1 + max(visit.round for visit in self.visits)
+
+
+def write(path: Path, rehearsal: Rehearsal) -> None:
+    """Write the document."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, rehearsal.model_dump(mode="json", by_alias=True))
+
+
+def read(path: Path) -> Rehearsal:
+    """Read the document.
+
+    Raises:
+        UserError: it is missing or damaged, or not of this version.
+    """
+    content = strict_json.read(path, dict)
+    try:
+        return Rehearsal.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the document"
+        raise UserError(f"{path}: {where}: {one_line(first['msg'], 100)}; rehearse again") from None
+
+
+def differences(rehearsal: Rehearsal, environment: Mapping[str, Any]) -> list[str]:
+    """What differs between the environment of a rehearsal and another one, by dotted name."""
+    return [key for key, _, _ in leaf_differences(rehearsal.environment, dict(environment))]

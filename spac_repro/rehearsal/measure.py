@@ -1,0 +1,348 @@
+"""Carries a rehearsal out: small runs of the pipeline, interrupted and resumed, each stage measured."""
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
+
+import psutil
+import torch
+
+from spac_repro import cost, pipeline
+from spac_repro.data import sources
+from spac_repro.data.sources import Inputs
+from spac_repro.documents.errors import one_line
+from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.model import precision
+from spac_repro.optim import distributed, gpu_host, signals
+from spac_repro.progress import NoProgress, Progress
+from spac_repro.recipe import Run
+from spac_repro.rehearsal import plan as plans
+from spac_repro.rehearsal import rows, shape
+from spac_repro.rehearsal.document import SCHEMA, Machine, Measured, Rehearsal, Visit
+from spac_repro.rehearsal.meter import Meter, Occurrence, matmul_flops, release_memory
+from spac_repro.rehearsal.plan import Plan
+from spac_repro.rehearsal.shape import Shape
+from spac_repro.runs import environment
+
+SUPERVISOR = "SPAC_REPRO_SUPERVISOR"  # environment variable: the process that passes signals on to this one
+ROUNDS = 5  # at most
+DEPTHS = (2, 4)
+SIGNAL_SECONDS = 60.0  # to wait for a signal that comes through other processes
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be rehearsed.
+
+    Attributes:
+        run: the whole run.
+        inputs: its data and questions; None where no data is at hand.
+        layers: the deeper of the two depths; None: four, or what fits.
+        tokens: most tokens that a process computes in a batch; None: as in the recipe.
+        minutes: no round is begun that would not end within them.
+        place: a folder on the disk where runs will lie.
+    """
+
+    run: Run
+    inputs: Inputs | None
+    layers: int | None
+    tokens: int | None
+    minutes: float
+    place: Path
+
+
+def rehearse(request: Request, progress: Progress, clock: Callable[[], float] = time.perf_counter) -> Rehearsal:
+    """Rehearse a run on this machine. All processes call this together.
+
+    Raises:
+        UnfitEnvironmentError: not even two layers fit, or the policy's shape is not known here.
+        UserError: the data or the settings are refused.
+    """
+    begun = time.monotonic()
+    run, notes = on_this_machine(request.run)
+    found = shape.of_policy(run.recipe.policy)
+    plan = plans.make(run, request.inputs, depths(found, run, request.layers), found, request.tokens, tuple(notes))
+    place = distributed.on_main_process(lambda: _make_folder(request.place))
+    visits: list[Visit] = []
+    try:
+        for number in range(ROUNDS):
+            order = [(layers, size) for layers in plan.depths for size in plans.SIZES]
+            began = time.monotonic()
+            for layers, size in order if number % 2 == 0 else reversed(order):  # what drifts with time hits both ends alike
+                progress.message(f"round {number + 1}: {layers} layers, {plan.number_of_rows(size)} rows")
+                visits.append(Visit(round=number, layers=layers, size=size, stages=visit(plan, layers, size, place, clock)))
+            end_of_next = 2 * time.monotonic() - began - begun
+            if distributed.any_process(end_of_next > 60 * request.minutes):
+                break
+    finally:
+        distributed.on_main_process(lambda: shutil.rmtree(place, ignore_errors=True))
+    return _document(request, plan, visits)
+
+
+def on_this_machine(run: Run) -> tuple[Run, list[str]]:
+    """The run, or the same run in one process on the CPU where its recipe asks for GPUs that are not here; and notes on it."""
+    training = run.recipe.training
+    if training.device is None or all(need.met for need in gpu_host.needs(gpu_host.processes_here(run.recipe))):
+        return run, []
+    alone = training.model_copy(update={"device": None, "processes": 1})
+    note = f"no GPU for each of {training.processes} processes: one process rehearses on the CPU, and all times are those of a CPU"
+    return replace(run, recipe=run.recipe.model_copy(update={"training": alone})), [note]
+
+
+def depths(found: Shape, run: Run, layers: int | None) -> tuple[int, ...]:
+    """The two depths that are rehearsed, the shallower first.
+
+    Raises:
+        UnfitEnvironmentError: the deeper one does not fit into memory, by arithmetic; or not even two layers do.
+    """
+    deepest = min(layers or DEPTHS[1], found.layers)
+    room = _memory(run)
+    while (needed := _needed(found, run, deepest)) > room:
+        if layers is not None or deepest <= min(2, found.layers):
+            what = f"{deepest} layers of {run.recipe.policy.name}'s widths"
+            raise UnfitEnvironmentError(
+                f"does not fit: {what} take {needed / 1e9:.1f} GB of weights, gradients and optimizer state, and "
+                f"{room / 1e9:.1f} GB are free; "
+                + ("rehearse fewer with --layers" if deepest > 2 else "rehearse on a larger machine")
+            )
+        deepest -= 1
+    return (deepest,) if deepest == 1 else (max(1, deepest // 2), deepest)
+
+
+def _needed(found: Shape, run: Run, layers: int) -> float:
+    """Bytes of weights, gradients and optimizer state of one process; an adapter's own, which are few, are left out."""
+    parameters = found.parameters(layers)
+    return cost.training_state(run.recipe, parameters, 0 if run.recipe.policy.adapter else parameters)[0]
+
+
+def _memory(run: Run) -> float:
+    """Free bytes for each process."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0])
+    return psutil.virtual_memory().available / gpu_host.processes_here(run.recipe)
+
+
+def _make_folder(place: Path) -> Path:
+    place.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=place))
+
+
+def inputs_at_hand(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs | None:
+    """Read the data and the questions of a run that are on this machine.
+
+    Returns:
+        None where the data is on the hub: then lengths are drawn.
+
+    Raises:
+        UserError: a row is bad, or not even the number of preference pairs is known.
+    """
+    name, data = run.recipe.name, run.recipe.data
+    if preferences is None and data.source != "world" and data.max_pairs is None:
+        raise UserError(f"recipe {name} has no preferences; name some with --preferences FILE, or their number with --max-pairs")
+    if preferences is None and data.source != "world":
+        return Inputs([], None, questions) if questions else None
+    return sources.read(run, preferences=preferences, questions=questions)
+
+
+# One visit
+
+
+def visit(plan: Plan, layers: int, size: float, place: Path, clock: Callable[[], float] = time.perf_counter) -> dict[str, Measured]:
+    """Carry out a small run with the pipeline itself, stop it by a signal in its training, and resume it.
+
+    Args:
+        plan: the rehearsal.
+        layers: the depth.
+        size: of the rows.
+        place: where the run folder is made; it is removed afterwards.
+        clock: of the measurement.
+
+    Returns:
+        What was measured, by stage.
+    """
+    run, folder = plan.at(size), place / plans.folder_name(layers, size)
+    chosen = rows.spread(plan.inputs.preferences, plans.renderer(plan.shape, run.recipe, *_limits(run)), plan.number_of_rows(size))
+    stops = plans.stops(plan, chosen, run)
+    meter, interrupter = Meter(clock), _Interrupter()
+    attempts: list[list[Occurrence]] = []
+    signals.install_handlers()
+    try:
+        for _ in range(2):
+            meter.ended = []
+            try:
+                with _memory_errors(layers), meter.measuring(int(plan.shape.config.vocab_size)):
+                    pipeline.train(
+                        run,
+                        folder,
+                        replace(plan.inputs, preferences=chosen, heldout=plan.inputs.heldout[: plan.number_of_rows(size)]),
+                        allow_changed_environment=False,
+                        create_policy=lambda settings, *, seed, check_tokenizer: (
+                            shape.create(plan.shape, layers, seed, stops),
+                            plan.shape.tokenizer,
+                        ),
+                        progress=interrupter,
+                    )
+            except KeyboardInterrupt:
+                if not distributed.any_process(interrupter.sent) or attempts:
+                    raise
+                signals.forget()
+            attempts.append(meter.ended)
+    finally:
+        distributed.on_main_process(lambda: shutil.rmtree(folder, ignore_errors=True))
+    release_memory()
+    return _largest(_measured(attempts))
+
+
+def _limits(run: Run) -> tuple[int, int]:
+    return run.recipe.data.max_prompt_tokens, run.recipe.data.max_response_tokens
+
+
+class _Interrupter(NoProgress):
+    """Sends this process a signal in its training, as a scheduler does before the time limit."""
+
+    def __init__(self) -> None:
+        self.sent = False
+        self._training = False
+
+    def start_stage(self, name: str) -> None:
+        """Note whether the training begins."""
+        self._training = name.endswith(": training")
+
+    def update(self, done: int, total: int) -> None:
+        """Send the signal before the last step that is to be taken, and wait until it has come."""
+        if not self._training or self.sent or done != plans.INTERRUPTED_AFTER - 1 or not distributed.is_main_process():
+            return
+        self.sent = True
+        os.kill(int(os.environ.get(SUPERVISOR, os.getpid())), signal.SIGUSR2)
+        deadline = time.monotonic() + SIGNAL_SECONDS
+        while not signals.stop_requested():
+            if time.monotonic() > deadline:
+                raise UnfitEnvironmentError(
+                    f"a signal to the job did not reach the training within {SIGNAL_SECONDS:.0f} s: a run would lose its last "
+                    "steps at the time limit; check `setup` and the image of the cluster profile"
+                )
+            time.sleep(0.05)
+
+
+@contextmanager
+def _memory_errors(layers: int) -> Iterator[None]:
+    """Turn an allocation that fails into an error of one line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise UnfitEnvironmentError(
+            f"does not fit: memory ran out with {layers} layers ({one_line(str(error), 80)}); rehearse fewer layers with --layers, "
+            "or fewer tokens with --tokens"
+        ) from None
+
+
+def _measured(attempts: Iterable[list[Occurrence]]) -> dict[str, Measured]:
+    """The medians of each stage. The first optimizer step of an attempt is left out: it also makes what later ones use again."""
+    by_name: dict[str, list[Occurrence]] = {}
+    for ended in attempts:
+        began: set[str] = set()
+        for each in ended:
+            repeated = each.name.endswith("step")
+            if repeated and each.name not in began:
+                began.add(each.name)
+                continue
+            by_name.setdefault(each.name, []).append(each)
+    return {name: _median(found) for name, found in by_name.items()}
+
+
+def _median(found: list[Occurrence]) -> Measured:
+    tokens = fmean(each.tokens for each in found)
+    seconds = median(each.seconds for each in found)
+    if tokens and all(each.tokens for each in found):  # steps have unequally many
+        seconds = tokens * median(each.seconds / each.tokens for each in found)
+    return Measured(
+        seconds=seconds,
+        tokens=tokens,
+        most_tokens=max(each.most_tokens for each in found),
+        host=max(each.host for each in found),
+        device=None if found[0].device is None else max(each.device or 0 for each in found),
+    )
+
+
+def _largest(own: dict[str, Measured]) -> dict[str, Measured]:
+    """The main process's stages, with the largest peaks of all processes."""
+    everyone = distributed.all_gather({distributed.rank(): own})
+
+    def largest(name: str) -> Measured:
+        theirs = [stages[name] for stages in everyone.values() if name in stages]
+        devices = [each.device for each in theirs if each.device is not None]
+        return theirs[0].model_copy(
+            update={
+                "seconds": max(each.seconds for each in theirs),
+                "host": max(each.host for each in theirs),
+                "device": max(devices) if devices else None,
+            }
+        )
+
+    return {name: largest(name) for name in everyone[0]}
+
+
+# The document
+
+
+def _document(request: Request, plan: Plan, visits: list[Visit]) -> Rehearsal:
+    run, found, training = request.run, plan.shape, request.run.recipe.training
+    proved = ["training stopped at a signal, and went on from its checkpoint"]
+    if plan.run.recipe.training.processes > 1:
+        proved.insert(0, f"{plan.run.recipe.training.processes} processes connected")
+    return Rehearsal(
+        schema=SCHEMA,
+        recipe=run.recipe.name,
+        method=run.method,
+        settings_sha256=run.settings_sha256,
+        pairs=plan.pairs,
+        processes=training.processes,
+        rehearsed_processes=plan.run.recipe.training.processes,
+        asks_for_gpus=training.device is not None,
+        environment=environment.describe(),
+        rows=plan.row_source,
+        shape=found.source,
+        tokens=request.tokens,
+        layers=found.layers,
+        depths=plan.depths,
+        parameters={layers: found.parameters(layers) for layers in {*plan.depths, found.layers}},
+        untouched=found.untouched,
+        passes=4 if training.gradient_checkpointing else 3,
+        machine=_machine(request, plan),
+        work=plan.work(),
+        visits=tuple(visits),
+        notes=plan.notes,
+        proved=tuple(proved),
+    )
+
+
+def _machine(request: Request, plan: Plan) -> Machine:
+    recipe, config = plan.run.recipe, plan.shape.config
+    cuda = torch.cuda.is_available()
+    half = recipe.training.compute_dtype == "bfloat16"
+    with precision.of(recipe):
+        flops = matmul_flops(
+            min(4096, plan.batch.micro_batch_tokens),
+            int(config.hidden_size),
+            int(config.intermediate_size),
+            torch.bfloat16 if half else torch.float32,
+            torch.device("cuda" if cuda else "cpu"),
+        )
+    described = environment.describe()
+    return Machine(
+        name=described["gpus"][0] if described["gpus"] else described["cpu"],
+        processes_here=gpu_host.processes_here(recipe),
+        host=psutil.virtual_memory().total,
+        device=torch.cuda.get_device_properties(0).total_memory if cuda else None,
+        disk=shutil.disk_usage(request.place).free,
+        flops=flops,
+    )

@@ -1,0 +1,111 @@
+"""A visit is a small run by the pipeline itself; what is slower in it shows where it is slower."""
+
+import signal
+
+import pytest
+
+from spac_repro import iteration, recipes
+from spac_repro.data import sources
+from spac_repro.model import policy
+from spac_repro.optim import signals
+from spac_repro.optim.replicated import Replicated
+from spac_repro.recipe import Run
+from spac_repro.rehearsal import measure, plan, rows, shape
+from spac_repro.rehearsal.meter import Meter
+from spac_repro.spans import listening, span
+
+SMALL = [
+    *("supervised_start.num_demonstrations=64", "data.max_pairs=32", "selfplay.prompts_per_seed=8"),
+    *("training.global_batch_size=4", "evaluation.suite=none", "evaluation.gold_prompts=0", "evaluation.heldout_pairs=0"),
+]
+
+
+def small(*more: str) -> Run:
+    return recipes.load("tiny", overrides=[*SMALL, *more])
+
+
+def planned(run: Run, tokens: int | None = None) -> plan.Plan:
+    found = shape.of_policy(run.recipe.policy)
+    return plan.make(run, sources.read(run, preferences=None, questions=None), (1, 2), found, tokens, ())
+
+
+@pytest.fixture(autouse=True)
+def as_without_signals(monkeypatch):
+    """A visit installs handlers; the next test knows of none."""
+    monkeypatch.setattr(signals, "_signal_received", False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock that only some functions move, by so many seconds a call: a visit's times do not depend on the machine."""
+    now = [0.0]
+
+    def clock(**costs: float) -> None:
+        for (owner, name), cost in zip(
+            ((Replicated, "step"), (policy, "weights_sha256"), (iteration, "reference_logprobs")), costs.values(), strict=True
+        ):
+            real = getattr(owner, name)
+            monkeypatch.setattr(
+                owner, name, lambda *a, _real=real, _cost=cost, **k: (now.__setitem__(0, now[0] + _cost), _real(*a, **k))[1]
+            )
+
+    clock.read = lambda: now[0]  # type: ignore[attr-defined]
+    return clock
+
+
+@pytest.mark.parametrize(("slow", "stage"), [("step", "step"), ("reference", "reference log-probabilities")])
+def test_a_stage_made_twice_as_slow_shows_in_that_stage(tmp_path, ticking, slow, stage, one_thread):
+    costs = {"step": 1.0, "hash": 3.0, "reference": 5.0}
+    ticking(**{**costs, slow: 2 * costs[slow]})
+    found = measure.visit(planned(small()), 1, 0.5, tmp_path, ticking.read)
+    expected = {"step": 1.0, "hash": 3.0, "reference log-probabilities": 5.0}
+    expected[stage] *= 2
+    assert {name: found[name].seconds for name in expected} == pytest.approx(expected, rel=0.05)
+    assert all(found[name].seconds == 0 for name in found if name not in expected and name != "supervised step")
+    assert {"load", "save", "self-play", "checkpoint write", "checkpoint read", "engine", "gather", "audit"} <= set(found)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_token_budget_cuts_rows_and_then_their_lengths():
+    found, cut = planned(small()).batch, planned(small(), tokens=64).batch
+    assert (found.step, found.decoded, found.prompt_limit, found.response_limit) == (4, 8, 16, 8)
+    assert cut.step < found.step
+    assert cut.micro_batch_tokens == 64
+    run = recipes.load("zephyr-7b")
+    alone, notes = measure.on_this_machine(run)
+    assert alone.recipe.training.processes == 1
+    assert "all times are those of a CPU" in notes[0]
+    mistral = shape.of_policy(alone.recipe.policy)
+    assert mistral.parameters(mistral.layers) == 7_241_732_096
+    short = plan.make(alone, None, (1, 2), mistral, 512, ())
+    small_run = short.at(1.0)
+    tokens = small_run.recipe.data.max_prompt_tokens + 3 * small_run.recipe.data.max_response_tokens
+    assert short.batch.step * short.cut.example(3) <= 512 < 4 * tokens
+    assert short.work()["step"].count == run.recipe.training.iterations * 782 * 3
+    assert any("leaderboard is not rehearsed" in note for note in short.notes)
+
+
+def test_drawn_rows_have_the_lengths_that_are_stated():
+    run, _ = measure.on_this_machine(recipes.load("zephyr-7b"))
+    found = shape.of_policy(run.recipe.policy)
+    lengths = rows.mean_lengths(plan.renderer(found, run.recipe, 512, 512).tokenize(rows.drawn(512, 512, bytewise=True)))
+    assert lengths.prompt == pytest.approx(170, rel=0.15)
+    assert lengths.response == pytest.approx(260, rel=0.15)
+
+
+def test_time_belongs_to_the_innermost_span():
+    now = [0.0]
+    meter = Meter(lambda: now[0])
+    with listening(meter), span("outer"):
+        now[0] += 1
+        with span("inner"):
+            now[0] += 10
+        now[0] += 2
+    assert {each.name: each.seconds for each in meter.ended} == {"inner": 10, "outer": 3}
+    with span("nobody listens"):
+        pass
+    assert len(meter.ended) == 2
