@@ -7,7 +7,7 @@ import typer
 
 from spac_repro.cli import choices
 
-app = typer.Typer(help="Put published scores into a file of expected results.", no_args_is_help=True)
+app = typer.Typer(help="Make files of expected results, from published scores or from runs of your own.", no_args_is_help=True)
 
 
 @app.command("import")
@@ -52,3 +52,37 @@ def import_table(
         print(f"not in the table, so their untranscribed rows were removed: {', '.join(done.removed)}")
     if done.skipped:
         print(f"already there, with the same scores: {', '.join(done.skipped)}")
+
+
+@app.command()
+def measure(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs of three or more seeds, none of them 0.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="YAML file to write. It must not exist.")],
+    primary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK/METRIC",
+            help="Score of the last iterate that decides a verdict. Repeatable.",
+            show_default="heldout/margin and gold/reward",
+        ),
+    ] = None,
+) -> None:
+    """Write expected results from runs of your own: mean and spread over seeds of every score.
+
+    The runs have one recipe, method, inputs and environment, and differ in their seed. Keep seed 0 for the run that is verified.
+
+    \b
+    spac-repro expected measure runs/mine/dpo/seed-1 runs/mine/dpo/seed-2 runs/mine/dpo/seed-3 -o mine-expected.yaml
+    spac-repro verify runs/mine/dpo/seed-0 --expected mine-expected.yaml
+
+    Exit codes: 0 written; 2 runs that do not belong together, or FILE exists.
+    """  # noqa: D301  # \b keeps the lines of the help
+    from spac_repro.errors import UserError
+    from spac_repro.trust import expected_measured
+
+    names = [tuple(name.split("/")) for name in primary or ()]
+    if wrong := [name for name in names if len(name) != 2]:
+        raise UserError(f"--primary {'/'.join(wrong[0])}: write TASK/METRIC, for example heldout/margin")
+    done = expected_measured.measure(runs, output, primary=[(task, metric) for task, metric in names])
+    decisive = ", ".join(f"{row.task} {row.metric}" for row in done.rows if row.primary)
+    print(f"{output}: {len(done.rows)} rows of {len(runs)} seeds; these decide: {decisive}")

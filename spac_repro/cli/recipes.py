@@ -36,14 +36,17 @@ def show(
     policy: Policy = None,
     overrides: Overrides = None,
     as_yaml: Annotated[
-        bool, typer.Option("--yaml", help="Print a complete recipe file, to start a recipe of your own from; then change its name.")
+        bool, typer.Option("--yaml", help="Print a complete recipe file, to start a recipe of your own from.")
     ] = False,
+    own_name: Annotated[
+        str | None, typer.Option("--name", help="Only with --yaml: name of the recipe, after which run folders are named.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show every setting of a recipe: its value, and the source and reason that the recipe states. A null value may have none.
 
     \b
-    spac-repro recipes show smollm2-135m --yaml > mine.yaml
+    spac-repro recipes show smollm2-135m --yaml --name mine > mine.yaml
     spac-repro recipes check mine.yaml
     """  # noqa: D301  # \b keeps the lines of the help
     from spac_repro import recipes
@@ -51,10 +54,12 @@ def show(
     run = recipes.load(name, overrides=policy_source.overrides(policy, overrides))
     if as_yaml and as_json:
         raise UserError("--yaml and --json are two forms of one answer; omit one")
+    if own_name and not as_yaml:
+        raise UserError("--name is the name of the recipe that --yaml prints; add --yaml, or omit it")
     if as_yaml:
         from spac_repro.recipes import writing
 
-        print(writing.as_yaml(run), end="")
+        print(writing.as_yaml(run, own_name), end="")
         return
     values = run.recipe.model_dump(mode="json")
     if as_json:

@@ -4,21 +4,33 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spac_repro.recipe import MARKS, Provenance, Run
+from spac_repro.documents.errors import one_line
+from spac_repro.errors import UserError
+from spac_repro.recipe import MARKS, RECIPE_NAME, Provenance, Run
 
 DEFAULT = Provenance("assumed", "the neutral value of a setting that the recipe leaves out")
 OWN_KEYS = ("name", "summary")  # they describe the recipe, and have no source
 
 
-def as_yaml(run: Run) -> str:
+def as_yaml(run: Run, name: str | None = None) -> str:
     """Write the recipe of a run as a complete recipe file, with the run's overrides.
 
     Marks that no file may use (an override, a default) become `assumed`, with the reason that says so. A suite of the user's own
     keeps its folder.
+
+    Args:
+        run: the recipe, with its overrides.
+        name: the new recipe's name; None: that of the run's.
+
+    Raises:
+        UserError: the name is no name.
     """
+    if name is not None and not RECIPE_NAME.fullmatch(name):
+        raise UserError(f"--name {one_line(name, 60)}: a name has letters, digits, `_`, `.` and `-`; folders are named after it")
     values = run.recipe.model_dump(mode="json")
     if (folder := run.recipe.evaluation.suite.folder) is not None:
         values["evaluation"]["suite"] = str(folder)
+    values["name"] = name or values["name"]
     lines: list[str] = []
     for name, node in values.items():
         if isinstance(node, dict):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from chat_families import FAMILIES, make_model, make_tokenizer
 from spac_repro import recipes
 from spac_repro.model import folder_identity, policy
 from spac_repro.runs.folder import RunFolder
+from spac_repro.trust.expected import load_expected
 
 PAIRS = [{"prompt": f"{number}+1?", "chosen": str(number + 1), "rejected": "no"} for number in range(6)]
 QUICK = ("training.iterations=1", "training.global_batch_size=4", "data.max_prompt_tokens=60", "data.prompt_template=chat")
@@ -205,3 +207,35 @@ def test_the_identity_is_of_the_weights_and_not_of_their_files(model, tmp_path):
     content[-1] ^= 1
     (model / "model.safetensors").write_bytes(content)
     assert folder_identity.sha256(model) != before
+
+
+def test_expected_results_of_ones_own(invoke, refused, own_recipe, pairs, model, tmp_path):
+    """Mean and spread of three seeds; a fourth run agrees with them, and disagrees where the file is off."""
+    train = arguments(own_recipe(), pairs(*PAIRS), "--policy", "model", "--method", "dpo", "--set", "data.heldout_prompts=2")
+    folders = [tmp_path / f"seed-{seed}" for seed in range(4)]
+    for seed, folder in enumerate(folders):
+        assert invoke(*train, "--seed", seed, "--out", folder).code == 0
+    assert "seed 0 is kept" in refused("expected", "measure", *folders, "-o", "numbers.yaml")
+    assert "3 or more" in refused("expected", "measure", *folders[1:3], "-o", "numbers.yaml")
+    assert "heldout/margin" in refused("expected", "measure", *folders[1:], "-o", "numbers.yaml", "--primary", "heldout/margn")
+    done = invoke("expected", "measure", *folders[1:], "-o", "numbers.yaml")
+    assert done.code == 0, done.err
+    assert "of 3 seeds; these decide: heldout margin" in done.out
+    expected = load_expected(tmp_path / "numbers.yaml")
+    (row,) = [row for row in expected.rows if row.primary]
+    last = [RunFolder.open(folder).results.iterations[-1].scores for folder in folders[1:]]
+    margins = [score.value for scores in last for score in scores if (score.task, score.metric) == ("heldout", "margin")]
+    assert row.value == pytest.approx(statistics.fmean(margins))
+    assert row.sd == pytest.approx(statistics.stdev(margins))
+    assert "exists" in refused("expected", "measure", *folders[1:], "-o", "numbers.yaml")
+    said = json.loads(invoke("verify", folders[0], "--expected", "numbers.yaml", "--json").out)
+    assert said["status"] == "verified", said
+    off = expected.as_yaml().replace(f"value: {row.value}", f"value: {row.value + 100 * (1 + row.sd)}")
+    (tmp_path / "off.yaml").write_text(off)
+    assert invoke("verify", folders[0], "--expected", "off.yaml").code == 1
+
+    # Runs that differ in more than their seed make no row.
+    other = [*train, "--set", "training.max_grad_norm=2", "--seed", "4", "--out", tmp_path / "other"]
+    assert invoke(*other).code == 0
+    message = refused("expected", "measure", *folders[1:3], "other", "-o", "third.yaml")
+    assert "settings.training.max_grad_norm" in message
