@@ -51,9 +51,9 @@ def captured_requests(model: Any, tokenizer: Any, task: Any, subtasks: Any) -> l
 
 def count(requests: Sequence[Request]) -> int:
     """Count the tokens of the forward passes for some requests of one process."""
-    from spac_repro.evaluation.leaderboard.packed_hflm import group_by_shared_prompt
+    from spac_repro.evaluation.leaderboard.packed_hflm import group_questions, merge_single_tokens
 
-    return sum(example.num_tokens for example in group_by_shared_prompt(requests))
+    return sum(example.num_tokens for example in group_questions(merge_single_tokens(requests)))
 
 
 def measure(model: Any, tokenizer: Any, task: Any, subtasks: Any, processes: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from spac_repro import suites
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.evaluation.leaderboard.average import average, rows
 from spac_repro.evaluation.leaderboard.question_files import SUFFIXES, even_quotas
-from spac_repro.evaluation.leaderboard.scoring import evaluate, harness_version, read_questions
+from spac_repro.evaluation.leaderboard.scoring import ask, evaluate, harness_version, read_questions
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
 from spac_repro.evaluation.leaderboard.task_keys import STOCK_TASKS
 from spac_repro.model.policy import use_packed_attention
+from spac_repro.runs import answer_scores
+from spac_repro.runs.answers import Answers
 from spac_repro.runs.results import Score
 
 OPENLLM = suites.get("openllm")
@@ -605,6 +608,30 @@ def test_stock_data_sets_are_read_as_files_are(data: Path, monkeypatch: pytest.M
 # Real questions.
 
 
+def unequal_answers(answered: Answers, samples: Iterable[Path]) -> list[str]:
+    """The items whose answers differ from those that the harness logged: log-probabilities by 10⁻⁵ of themselves, or anything else."""
+    logged = {}
+    for file in samples:
+        subtask = file.stem.removeprefix("samples_").rpartition("_")[0]
+        for sample in map(json.loads, file.read_text().splitlines()):
+            task, _, subject = subtask.partition("_") if subtask.startswith("mmlu_") else (subtask, "", "")
+            logged[task, f"{subject}/{sample['doc_id']}" if subject else f"{sample['doc_id']}", sample["filter"]] = sample
+    found, asked = [], set()
+    for row in answered.rows():
+        for name, key in TASKS[row.task].metrics.items():
+            measured, chosen = key.split(",")
+            its = logged[row.task, row.item_id, chosen]
+            asked.add((row.task, row.item_id, chosen))
+            spoken = [response[0][0] if isinstance(response[0], list) else response[0] for response in its["resps"]]
+            equal = row.metrics[name] == pytest.approx(its[measured], rel=1e-5)
+            if row.log_probs is None:
+                equal = equal and [row.generated] == spoken and [row.extracted[name]] == its["filtered_resps"]
+            else:
+                equal = equal and list(row.log_probs) == pytest.approx([float(value) for value in spoken], rel=1e-5)
+            found += [] if equal else [f"{row.task} {row.item_id} {name}"]
+    return found + [f"{key} was not asked" for key in logged.keys() - asked]
+
+
 @pytest.mark.check
 @pytest.mark.real
 def test_scores_equal_the_command_line(
@@ -626,13 +653,18 @@ def test_scores_equal_the_command_line(
     tokenizer.save_pretrained(saved)
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={saved}", "--device", "cpu"]
     command += ["--tasks", ",".join(TASKS), "--include_path", str(own_tasks(tmp_path / "tasks", data))]
-    command += ["--batch_size", "16", "--output_path", str(tmp_path / "out")]
+    command += ["--batch_size", "16", "--output_path", str(tmp_path / "out"), "--log_samples"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     (written,) = (tmp_path / "out").rglob("results_*.json")
-    scores = evaluate(model, tokenizer, OPENLLM, questions_folder=data)
+    answered = ask(model, tokenizer, OPENLLM, questions_folder=data)
     results = json.loads(written.read_text())
-    assert disagreements(scores, results) == []
+    assert disagreements(answer_scores.scores(answered), results) == []
+    assert unequal_answers(answered, (tmp_path / "out").rglob("samples_*.jsonl")) == []
+    answer_scores.check(answered, "here")
+    rows = list(answered.rows())
+    edited = Answers.of(answered.about, [replace(rows[0], log_probs=[0.0] * len(rows[0].log_probs or ())), *rows[1:]])
+    assert unequal_answers(edited, (tmp_path / "out").rglob("samples_*.jsonl")) != []
     assert (
         disagreements(evaluate(build(seed=9), tokenizer, OPENLLM, tasks=["truthfulqa_mc2"], questions_folder=data), results) != []
     )

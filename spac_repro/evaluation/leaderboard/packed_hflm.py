@@ -20,6 +20,10 @@ from spac_repro.optim.loop import batch_by_tokens
 
 MAX_BATCH_TOKENS = 4096
 MIN_SHARED = 0.8  # requests are packed together if they share at least this part of their prompts
+# A question whose choices are one token each, as in MMLU, is read from one position. Such questions are packed together where they
+# share their examples. Short prompts are left alone: there is little to gain, and scores keep their bits.
+MIN_MERGED_PROMPT = 128  # tokens
+MIN_SHARED_MERGED = 0.5
 Request = tuple[tuple[str, str], list[int], list[int]]  # the texts; the tokens of prompt and continuation
 # By task and question: the tokens of its longest request, prompt and answer, and whether one of its prompts was cut.
 Lengths = dict[tuple[str, int], tuple[int, bool]]
@@ -72,10 +76,11 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
             answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *arguments, **options)
             check_finite(torch.tensor([logprob for logprob, _ in answers]), "the model's log-probabilities")
             return answers
-        examples = group_by_shared_prompt([self._truncate(prompt, continuation) for _, prompt, continuation in requests])
-        answers = []
+        merged = merge_single_tokens([self._truncate(prompt, continuation) for _, prompt, continuation in requests])
+        examples = group_questions(merged)
+        alternatives, answers = iter([choices for _, choices in merged]), []
         for batch in batch_by_tokens(range(len(examples)), [example.num_tokens for example in examples], MAX_BATCH_TOKENS):
-            for answer in self._score([examples[i] for i in batch]):
+            for answer in self._score([examples[i] for i in batch], alternatives):
                 self.cache_hook.add_partial("loglikelihood", requests[len(answers)][0], answer)
                 answers.append(answer)
         return answers
@@ -87,15 +92,29 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
             logging.getLogger("lm_eval").warning("Truncating %d tokens from the left.", excess)
         return prompt[max(excess, 0) :], continuation
 
-    def _score(self, examples: Sequence[TokenizedExample]) -> Iterator[tuple[float, bool]]:
-        """Log-probability and greediness of every continuation in the examples, in one forward pass."""
+    def _score(
+        self, examples: Sequence[TokenizedExample], alternatives: Iterator[Sequence[list[int]]]
+    ) -> Iterator[tuple[float, bool]]:
+        """Log-probability and greediness of every continuation in the examples, in one forward pass.
+
+        Args:
+            examples: what is packed into the pass.
+            alternatives: for each response in turn, the continuations that are read from it: itself, or several single tokens.
+        """
         packed = pack(examples, device=self.device)
         logprobs = check_finite(Policy(self.model).logits(packed), "the model's logits").log_softmax(-1)
-        is_greedy = logprobs.argmax(-1) == packed.targets
+        likeliest = logprobs.argmax(-1)
+        is_greedy = likeliest == packed.targets
         values = logprobs.gather(-1, packed.targets[:, None])[:, 0]
         for response in range(packed.num_responses):
             tokens = packed.response_numbers == response
-            yield float(values[tokens].sum()), bool(is_greedy[tokens].all())
+            choices = next(alternatives)
+            if len(choices) == 1:
+                yield float(values[tokens].sum()), bool(is_greedy[tokens].all())
+                continue
+            (position,) = tokens.nonzero()[:, 0].tolist()
+            for (token,) in choices:
+                yield float(logprobs[position, token]), bool(likeliest[position] == token)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """The generated answer to each request; divided among processes."""
@@ -158,11 +177,44 @@ def group_by_question(requests: Sequence[Any]) -> list[range]:
     return found
 
 
-def group_by_shared_prompt(requests: Sequence[tuple[list[int], list[int]]]) -> list[TokenizedExample]:
+Merged = tuple[list[int], list[list[int]]]  # the tokens of a prompt, and of the continuations that are read from one position
+
+
+def merge_single_tokens(requests: Sequence[tuple[list[int], list[int]]]) -> list[Merged]:
+    """Merge neighbouring requests that have the same long prompt and continuations of one token each.
+
+    Args:
+        requests: the tokens of prompt and continuation, in order.
+    """
+    merged: list[Merged] = []
+    for prompt, continuation in requests:
+        single = len(continuation) == 1 and len(prompt) >= MIN_MERGED_PROMPT
+        if single and merged and merged[-1][0] == prompt and len(merged[-1][1][0]) == 1:
+            merged[-1][1].append(continuation)
+        else:
+            merged.append((prompt, [continuation]))
+    return merged
+
+
+def group_questions(merged: Sequence[Merged]) -> list[TokenizedExample]:
+    """Group neighbouring prompts: merged ones that share their examples, and others that share most of their prompts."""
+    examples: list[TokenizedExample] = []
+    for is_merged, run in groupby(merged, lambda each: len(each[1]) > 1):
+        requests = [(prompt, choices[0]) for prompt, choices in run]
+        limits = (MIN_SHARED_MERGED, MAX_BATCH_TOKENS) if is_merged else (MIN_SHARED, None)
+        examples += group_by_shared_prompt(requests, *limits)
+    return examples
+
+
+def group_by_shared_prompt(
+    requests: Sequence[tuple[list[int], list[int]]], min_shared: float = MIN_SHARED, max_tokens: int | None = None
+) -> list[TokenizedExample]:
     """Group neighbouring requests that share most of their prompts into one example each.
 
     Args:
         requests: the tokens of prompt and continuation, in order.
+        min_shared: the part of their prompts that requests share at least.
+        max_tokens: tokens of a group at most; None: no limit.
 
     Returns:
         One example per group, in order; only the tokens of the continuations are scored.
@@ -172,12 +224,17 @@ def group_by_shared_prompt(requests: Sequence[tuple[list[int], list[int]]]) -> l
     shared: list[int] = []
     for prompt, continuation in requests:
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(shared, prompt, strict=False)))
-        if group and common < MIN_SHARED * max(len(prompt), *(len(other) for other, _ in group)):
-            examples.append(_example(shared, group))
+        apart = group and common < min_shared * max(len(prompt), *(len(other) for other, _ in group))
+        if apart or (max_tokens and _num_tokens(common, [*group, (prompt, continuation)]) > max_tokens):
+            examples += [_example(shared, group)] if group else []
             group = []
         shared = prompt[:common] if group else prompt
         group.append((prompt, continuation))
     return [*examples, _example(shared, group)] if group else examples
+
+
+def _num_tokens(common: int, group: Sequence[tuple[list[int], list[int]]]) -> int:
+    return common + sum(len(prompt) - common + len(continuation) for prompt, continuation in group)
 
 
 def _example(shared: list[int], group: Sequence[tuple[list[int], list[int]]]) -> TokenizedExample:
