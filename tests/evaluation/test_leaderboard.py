@@ -609,7 +609,7 @@ def test_stock_data_sets_are_read_as_files_are(data: Path, monkeypatch: pytest.M
 
 
 def unequal_answers(answered: Answers, samples: Iterable[Path]) -> list[str]:
-    """The items whose answers differ from those that the harness logged: log-probabilities by 10⁻⁵ of themselves, or anything else."""
+    """The items whose answers differ from those that the harness logged: log-probabilities by a part of 10⁻⁵, texts at all."""
     logged = {}
     for file in samples:
         subtask = file.stem.removeprefix("samples_").rpartition("_")[0]
