@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spac_repro import suites
 from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.evaluation.leaderboard import greedy
 from spac_repro.evaluation.leaderboard.average import average, rows
 from spac_repro.evaluation.leaderboard.question_files import SUFFIXES, even_quotas
 from spac_repro.evaluation.leaderboard.scoring import ask, evaluate, harness_version, read_questions
@@ -332,6 +333,7 @@ def test_rows_for_json(scores: list[Score]) -> None:
 def test_gsm8k_strict_and_flexible(tokenizer: PreTrainedTokenizerFast, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first answer has the mark, the second the number alone, the third neither."""
     model = build()
+    monkeypatch.setattr(greedy, "serves", lambda model: False)
     spoken = ["6 + 7\n#### 13", "It is 14.", "I cannot tell"]
 
     def generate(input_ids: torch.Tensor, **_: Any) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby, takewhile
 from typing import Any
 
@@ -11,6 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spac_repro.data.example import TokenizedExample
+from spac_repro.evaluation.leaderboard import greedy
 from spac_repro.model import architectures, generation_config
 from spac_repro.model.loading import check_finite
 from spac_repro.model.packing import pack
@@ -24,6 +26,7 @@ MIN_SHARED = 0.8  # requests are packed together if they share at least this par
 # share their examples. Short prompts are left alone: there is little to gain, and scores keep their bits.
 MIN_MERGED_PROMPT = 128  # tokens
 MIN_SHARED_MERGED = 0.5
+TAIL = 8  # tokens of an answer in which a stop string is looked for, beside one a letter
 Request = tuple[tuple[str, str], list[int], list[int]]  # the texts; the tokens of prompt and continuation
 # By task and question: the tokens of its longest request, prompt and answer, and whether one of its prompts was cut.
 Lengths = dict[tuple[str, int], tuple[int, bool]]
@@ -132,16 +135,35 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
         ]
         return texts
 
-    def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any) -> torch.Tensor:
         """Generate up to the first stop token. It and what follows become padding, which is no text.
 
         The harness looks for the tokenizer's end-of-sequence in the text only, and there it is already left out.
         """
-        generated: torch.Tensor = super()._model_generate(context, *arguments, eos_token_id=self.stop_token_ids, **options)
-        answers = generated[:, context.shape[1] :]
+        width, greedily = context.shape[1], not options.get("do_sample") and not options.get("temperature")
+        if greedily and width >= MIN_MERGED_PROMPT and greedy.serves(self.model):
+            generated = greedy.decode(
+                self.model,
+                context,
+                options["attention_mask"],
+                max_new_tokens=max_length - width,
+                pad_token_id=self.tokenizer.pad_token_id,
+                has_ended=partial(self._has_ended, stop),
+            )
+        else:
+            options["eos_token_id"] = self.stop_token_ids
+            generated = super()._model_generate(context, max_length=max_length, stop=stop, **options)
+        answers = generated[:, width:]
         stopped = torch.isin(answers, torch.tensor(self.stop_token_ids, device=answers.device)).cumsum(1) > 0
-        generated[:, context.shape[1] :] = answers.masked_fill(stopped, self.tokenizer.pad_token_id)
+        generated[:, width:] = answers.masked_fill(stopped, self.tokenizer.pad_token_id)
         return generated
+
+    def _has_ended(self, stop: Sequence[str], answer: Sequence[int]) -> bool:
+        """Whether an answer ends with a stop token, or its text holds a stop string. The end of the text is looked at first."""
+        if answer[-1] in self.stop_token_ids:
+            return True
+        tail = self.tokenizer.decode(answer[-max(map(len, stop), default=1) - TAIL :])
+        return any(text in tail for text in stop) and any(text in self.tokenizer.decode(answer) for text in stop)
 
     def _data_parallel(self, requests: list[Any], answer: Callable[..., list[Any]]) -> list[Any]:
         """Answer this process's share of the questions, and gather the answers of all processes.
