@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,15 @@ def prepared(kind: kinds.Kind, rng: random.Random, bases: Path, folder: Path) ->
 
 
 def fuzz(
-    bases: Path, work: Path, *, inputs: int, commands: int, seed: int, seconds: float = float("inf"), part: slice = slice(None)
+    bases: Path,
+    work: Path,
+    *,
+    inputs: int,
+    commands: int,
+    seed: int,
+    seconds: float = float("inf"),
+    part: slice = slice(None),
+    names: Collection[str] = (),
 ) -> tuple[Counter[str], list[str]]:
     """Hand in damaged files, until the time is over.
 
@@ -145,11 +154,12 @@ def fuzz(
         seed: Draws every damage, together with the number of the input.
         seconds: The time.
         part: Of all inputs and commands, the ones that are handed in.
+        names: Of the kinds that are handed in; all if there is none.
 
     Returns:
         The number of answers by kind and exit code, and a line for each failure.
     """
-    available = [kind for kind in kinds.KINDS if (bases / kind.base).is_dir()]
+    available = [kind for kind in kinds.KINDS if (bases / kind.base).is_dir() and (not names or kind.name in names)]
     counts: Counter[str] = Counter()
     failures = []
     end = time.perf_counter() + seconds
@@ -183,6 +193,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--part", default=":", help="FIRST:END, to hand in a part of all inputs and commands")
+    parser.add_argument("--kind", action="append", choices=[kind.name for kind in kinds.KINDS], help="one kind; may be repeated")
     parser.add_argument("--without-models", action="store_true", help="leave out model folders, which need torch")
     options = parser.parse_args()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -202,6 +213,7 @@ def main() -> int:
         seed=options.seed,
         seconds=options.seconds,
         part=slice(int(first or 0), int(end) if end else None),
+        names=options.kind or (),
     )
     for name, count in sorted(counts.items()):
         print(f"{name}: {count}")
