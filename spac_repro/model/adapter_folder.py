@@ -1,6 +1,7 @@
 """Adapter folders: checked before they are read, since they may come from anybody, and put on the base that they belong to."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,9 @@ def base_folder(adapter: AdapterFolder) -> Path:
     name = adapter.base
     if name:
         for folder in (adapter.path / name, Path(name)):
-            if folder.is_dir():
-                return folder
+            with suppress(OSError):  # a name that is too long
+                if folder.is_dir():
+                    return folder
     if name and adapter.revision and COMMIT.fullmatch(adapter.revision):
         from spac_repro.data import hub
 

@@ -7,6 +7,7 @@ depend on the version of zlib. And a file that is stored cannot unpack to more t
 An archive of others is read with suspicion: `members` refuses whatever `write` would not have written.
 """
 
+import errno
 import hashlib
 import re
 import stat
@@ -132,7 +133,7 @@ def unpack(path: Path, folder: Path, wanted: Callable[[str], bool], report: Repo
             _check_sums(path, found, archive.read(SUMS))
             return found
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a damaged offset may lie before the file
             raise
         raise user_error(str(path), f"not a whole archive ({one_line(error, 100)})", remedy="fetch the file again") from None
 

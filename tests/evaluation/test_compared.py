@@ -126,6 +126,12 @@ def test_a_sample_that_lacks_something_is_one_line(tmp_path: Path, change: Calla
     assert len(str(caught.value)) <= 300
 
 
+def test_a_task_of_others_without_a_number_for_each_question_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "samples_my_task.jsonl", [sample(0, {"q": 1}, f1=[0.25])])
+    with pytest.raises(UserError, match="line 1: no metric has a number for each question"):
+        sample_files.read([tmp_path / "samples_my_task.jsonl"])
+
+
 def test_files_of_two_evaluations_are_refused(tmp_path: Path) -> None:
     for name in NAMES[:2]:
         winogrande(tmp_path / name, [1])

@@ -107,6 +107,12 @@ def _answers(folder: Path) -> object:
     return answer_scores.scores(answers.read(file))
 
 
+def _adapter(folder: Path) -> object:
+    from spac_repro.model import adapter_folder
+
+    return adapter_folder.base_folder(adapter_folder.read(folder))
+
+
 def _sweep(folder: Path) -> object:
     return matrix.runs(Sweep.load(str(folder / "sweep.yaml")))
 
@@ -117,6 +123,7 @@ def _cluster(folder: Path) -> object:
 
 _RUN = ("verify {}/a", "compare {}/a {}/b", "verify {}/a --json", "compare {}/b {}/a --json", "report {}/a -o {}/out.html")
 _SWEEP = ("sweep status {}", "sweep status {} --json", "sweep collect {}")
+_SAMPLES = ("compare {}/a {}/b", "compare {}/a {}/b --json", "compare {}/b/samples_mine.jsonl {}/a/samples_mine.jsonl")
 _IMPORT = "expected import {}/table.csv --recipe zephyr-7b --citation x --unit percent -o {}/out.yaml"
 _EXPECTED = ("verify {}/a --expected {}/expected.yaml", "compare {}/a {}/expected.yaml")
 
@@ -162,6 +169,9 @@ KINDS = (
     Kind("answers", "answers", "answers.parquet", "bytes", call=_answers),
     Kind("answers, metadata", "answers", "about.json", "json", call=_answers),
     Kind("published table", "published", "table.csv", "bytes", (_IMPORT,)),
+    Kind("samples of lm-eval", "samples", "a/samples_mine.jsonl", "jsonl", _SAMPLES, numbers_may_disagree=True),
+    Kind("archive", "archive", "runs.zip", "bytes", ("verify {}/runs.zip", "verify {}/runs.zip --json"), None, True),
+    Kind("adapter", "adapter", "adapter_config.json", "json", call=_adapter),
     Kind("config.json", "model", "config.json", "json", ("evaluate {} --suite mini --json",), _model_folder),
     Kind("tokenizer.json", "model", "tokenizer.json", "json", ("evaluate {} --suite mini --json",), _model_folder),
     Kind("tokenizer_config.json", "model", "tokenizer_config.json", "json", ("evaluate {} --suite mini --json",), _model_folder),
@@ -192,9 +202,22 @@ def write_bases(folder: Path) -> None:
     for seed, run in enumerate(("a", "b")):
         write_run(folder / "runs" / run, seed)
     _write_answers(folder / "answers" / "answers.parquet")
+    _write_samples(folder / "samples")
+    _write_archive(folder / "archive" / "runs.zip", RunFolder(folder / "runs" / "a").path)
     _write_preferences(folder)
     _write_questions(folder / "questions" / "gsm8k")
     _write_submitted(folder / "submitted")
+
+
+def write_adapter(folder: Path) -> None:
+    """Write an adapter folder whose weights nobody reads."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    save_file({"lora_A": torch.zeros(1)}, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "base_model_name_or_path": "."}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
 def write_model(folder: Path) -> None:
@@ -325,6 +348,22 @@ def _write_answers(file: Path) -> None:
     found = {"generated": "#### 1", "extracted": {"exact_match": "1"}, "correct": True}
     rows += [answers.Answer("sums", str(i), "b" * 64, "1", {"exact_match": 1.0}, 5, **found) for i in range(4)]  # type: ignore[arg-type]
     answers.write(file, answers.Answers.of(answers.About.model_validate_json(ABOUT_ANSWERS), rows))
+
+
+def _write_samples(folder: Path) -> None:
+    sample = {"target": "1", "resps": [[["-1.0", "False"]], [["-2.0", "False"]]], "filtered_resps": [["-1.0", "False"]]}
+    for name, right in (("a", 1.0), ("b", 0.0)):
+        (folder / name).mkdir(parents=True)
+        rows = [{**sample, "doc_id": i, "doc": {"q": i}, "filter": "none", "metrics": ["acc"], "acc": right} for i in range(6)]
+        (folder / name / "samples_mine.jsonl").write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+
+
+def _write_archive(file: Path, run: Path) -> None:
+    from spac_repro.publish import archive
+    from spac_repro.publish.archive_texts import Deposit
+
+    file.parent.mkdir()
+    archive.archive([run], file, deposit=Deposit())
 
 
 def _lm_eval() -> dict[str, object]:

@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -59,8 +60,10 @@ def problem(answer: Answer, kind: kinds.Kind) -> str:
         return "a traceback"
     if answer.code not in (0, 2, 3) and not (answer.code == 1 and kind.numbers_may_disagree):
         return f"exit code {answer.code}"
-    # tokenizers, a library in Rust, prints such lines itself.
-    error = "".join(line for line in answer.error.splitlines(True) if not line.startswith("Ignored unknown kwarg option"))
+    # tokenizers, a library in Rust, prints the first itself; the second is progress.
+    error = "".join(
+        line for line in answer.error.splitlines(True) if not re.match(r"Ignored unknown kwarg option|\[ *\d+\.\d s\]", line)
+    )
     verdict = kind.numbers_may_disagree and answer.code == 2 and answer.output and not error  # verify's "unverified"
     if answer.code in (2, 3) and not verdict and (len(lines) != 1 or error.count("\n") > 1):
         return f"{answer.error.count(chr(10))} lines"
@@ -203,6 +206,7 @@ def main() -> int:
     kinds.write_bases(work / "bases")
     if not options.without_models:
         kinds.write_model(work / "bases" / "model")
+        kinds.write_adapter(work / "bases" / "adapter")
     started = time.perf_counter()
     first, _, end = options.part.partition(":")
     counts, failures = fuzz(

@@ -27,13 +27,15 @@ def temporary(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # the tracebacks of crashes
 
 
-@pytest.mark.parametrize("kind", [kind for kind in kinds.KINDS if kind.base != "model"], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in kinds.KINDS if kind.base not in ("model", "adapter")], ids=lambda kind: kind.name
+)
 def test_a_valid_file_of_every_kind_is_read(bases, tmp_path, temporary, kind):
     for command in kind.commands[:1] if kind.call is None else [""]:
         kinds.copy_base(bases, kind, tmp_path / "input")
         answer = run.in_process(replace(kind, commands=(command,)), random.Random(0), tmp_path / "input")
         assert answer.code in ((0, 1, 2) if kind.name == "lm-eval results" else (0, 1)), answer.error
-        assert not answer.error
+        assert not answer.error or kind.name == "archive"  # progress
 
 
 def test_damaged_files_get_one_line_or_the_right_answer(bases, tmp_path, temporary):

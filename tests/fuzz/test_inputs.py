@@ -257,6 +257,18 @@ def test_a_tokenizer_that_only_sentencepiece_reads_is_told_how_to_convert_it(mod
         policy.load(model_folder)
 
 
+def test_an_adapter_whose_base_is_no_possible_name_is_refused(tmp_path):
+    import kinds
+
+    from spac_repro.model import adapter_folder
+
+    kinds.write_adapter(tmp_path / "a")
+    config = tmp_path / "a" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "a" * 5000}))
+    with pytest.raises(UserError, match="is no folder here, and no commit is named"):
+        adapter_folder.base_folder(adapter_folder.read(tmp_path / "a"))
+
+
 def test_weights_that_are_a_pointer_are_named(model_folder):
     from spac_repro.model import policy
 

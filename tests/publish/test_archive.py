@@ -236,6 +236,8 @@ def test_a_bit_that_flips_anywhere_changes_nothing_silently(packed, tmp_path):
     for end in (0, 1, 4, 100, len(data) // 2, len(data) - 1):
         damaged.write_bytes(data[:end])
         assert str(damaged) in refused(damaged)
+    damaged.write_bytes(data[:200] + data[600:])  # offsets point before the beginning
+    assert str(damaged) in refused(damaged)
 
 
 @pytest.mark.parametrize(

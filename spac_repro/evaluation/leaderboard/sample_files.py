@@ -118,6 +118,8 @@ def _row(named: _Named, number: int, by_filter: Mapping[str, tuple[str, Sample]]
         checked = validate(named.task.row_model, first.doc, NamedSource(where, ("doc",)), remedy=_REMEDY)
         row = checked.model_dump(by_alias=True)
     metrics, extracted = _values(named, number, by_filter)
+    if not metrics:
+        raise UserError(f"{where}: no metric has a number for each question; {_REMEDY}")
     primary = next(iter(metrics.values()))
     log_probs = _log_probs(first)
     return Answer(
