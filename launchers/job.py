@@ -109,14 +109,14 @@ class Job:
                 "increase the job's time limit or decrease training.save_steps, then `spac-repro sweep retry`"
             )
         if self.cache is not None:
-            _verify_cache(Path(self.cache))
+            verify_cache(Path(self.cache))
         if self.start_from is not None and not RunFolder(self.start_from).iteration(0).finished:
             raise JobError(f"there is no start policy in {self.start_from}; see that run's error, then `spac-repro sweep retry`")
 
     def _wait_for_lock(self) -> None:
         """Wait while another process has the lock of the run folder: after a node's death, one may still be at work there."""
         waiting = False
-        while _rank() == 0 and not self._signals and RunFolder(self.run_folder).in_use:
+        while rank() == 0 and not self._signals and RunFolder(self.run_folder).in_use:
             if not waiting:
                 print(f"{self.run_folder} is in use by another process; waiting for it", file=sys.stderr, flush=True)
                 waiting = True
@@ -137,9 +137,9 @@ class Job:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_prepare_child,
+            preexec_fn=prepare_child,
         )
-        output = _OutputForwarder(child.stderr)
+        output = OutputForwarder(child.stderr)
         signalled = 0.0
         while (code := child.poll()) is None:
             if self._signals and time.monotonic() - signalled > REPEAT_SECONDS:
@@ -177,7 +177,7 @@ class Job:
     def _requeue(self) -> None:
         if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
             raise SystemExit(EXIT_REQUEUE_LOCAL)
-        if _rank() == 0:
+        if rank() == 0:
             requeue_file(self.job_folder, os.environ["SLURM_JOB_ID"]).touch()
         raise SystemExit(0)
 
@@ -195,7 +195,7 @@ class Job:
     def _environment(self, scratch: Path | None) -> dict[str, str]:
         variables = dict(self.environment)
         if self.nodes > 1:  # torchrun's variables: where the processes that `train` starts on each node meet
-            variables |= {"PET_NNODES": str(self.nodes), "PET_NODE_RANK": str(_rank()), "PET_MASTER_PORT": str(_port())}
+            variables |= {"PET_NNODES": str(self.nodes), "PET_NODE_RANK": str(rank()), "PET_MASTER_PORT": str(_port())}
             variables["PET_MASTER_ADDR"] = os.environ["SLURM_LAUNCH_NODE_IPADDR"]
         if self.cache is not None:
             variables["HF_HOME"] = self.cache
@@ -205,7 +205,7 @@ class Job:
         return variables
 
     def _log_attempt(self, **fields: Any) -> None:
-        if _rank() != 0:
+        if rank() != 0:
             return
         self.attempts_file.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"job": _job_id(), "node": _node(), "at": round(time.time(), 1), **fields})
@@ -249,7 +249,12 @@ def _scratch_folder(place: Path | None) -> Iterator[Path | None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _verify_cache(cache: Path) -> None:
+def verify_cache(cache: Path) -> None:
+    """Check the files of a cache that `prefetch` filled.
+
+    Raises:
+        JobError: one was changed or is missing.
+    """
     from spac_repro import prefetch
     from spac_repro.errors import UserError
 
@@ -269,7 +274,7 @@ def requeue_file(job_folder: Path, slurm_job: str) -> Path:
     return job_folder / f"requeue-{slurm_job}"
 
 
-class _OutputForwarder:
+class OutputForwarder:
     """Prints the lines of a stream to stderr, in a thread, and remembers the last one."""
 
     def __init__(self, stream: Any) -> None:
@@ -289,7 +294,7 @@ class _OutputForwarder:
         return self._last
 
 
-def _prepare_child() -> None:
+def prepare_child() -> None:
     """Runs in the child before Python starts: SIGUSR2, not yet handled, must not kill it; the death of this process must."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -297,7 +302,8 @@ def _prepare_child() -> None:
         ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
 
 
-def _rank() -> int:
+def rank() -> int:
+    """The number of this task of the job: one a node."""
     return int(os.environ.get("SLURM_PROCID", "0"))
 
 

@@ -185,7 +185,6 @@ def _run_locally(folder: SweepFolder, tasks: Sequence[JobSpec], on_end: Callable
 def _job(folder: SweepFolder, task: JobSpec) -> Job:
     run, cluster = task.run, folder.cluster
     owner = folder.start_owner(run)
-    image = {"SPAC_REPRO_IMAGE": cluster.image.identity()} if cluster.image else {}  # unknown inside the container
     return Job(
         run=run.name,
         arguments=run.arguments() + (["--until", "0"] if task.kind == "start" else []),
@@ -193,12 +192,18 @@ def _job(folder: SweepFolder, task: JobSpec) -> Job:
         attempts_file=folder.attempts_file(task.kind, run),
         job_folder=folder.job_folder,
         nodes=cluster.nodes,
-        environment={**_timeouts(cluster), **cluster.environment, **image, **(_OFFLINE if cluster.offline else {})},
+        environment=environment(cluster),
         attempts_without_progress=cluster.requeue.attempts_without_progress,
         start_from=folder.run_folder(owner).path if owner.name != run.name else None,
         scratch=cluster.scratch,
         cache=cluster.cache,
     )
+
+
+def environment(cluster: Cluster) -> dict[str, str]:
+    """The environment variables of a job's Python."""
+    image = {"SPAC_REPRO_IMAGE": cluster.image.identity()} if cluster.image else {}  # unknown inside the container
+    return {**_timeouts(cluster), **cluster.environment, **image, **(_OFFLINE if cluster.offline else {})}
 
 
 def _timeouts(cluster: Cluster) -> dict[str, str]:

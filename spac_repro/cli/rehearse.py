@@ -2,8 +2,9 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -12,10 +13,12 @@ from spac_repro.cli import choices, output, policy_source, preference_source
 from spac_repro.cli.choices import Method, one_of
 from spac_repro.cli.options import AsJson, MaxPairs, Overrides, Policy, RecipeName, TrainQuestions
 from spac_repro.cli.train import Preferences, has_process_group, questions_beside
-from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.optim import distributed, launch
 
 if TYPE_CHECKING:
+    from spac_repro.launchers.profile import Cluster
+    from spac_repro.recipe import Run
     from spac_repro.rehearsal.verdict import Verdict
 
 
@@ -79,6 +82,12 @@ def rehearse(
     path = out or Path("runs") / run.recipe.name / run.method / "rehearsal.json"
     from spac_repro.rehearsal import document, measure, verdict
 
+    questions = questions or questions_beside(preferences)
+    if profile is not None and profile.scheduler == "slurm":
+        files = {"--preferences": preferences, "--questions": questions}
+        sizes = {"--layers": layers, "--tokens": tokens, "--minutes": minutes}
+        _in_a_job(profile, run, path, recipe, settings, files, sizes)
+        _finish(verdict.judge(document.read(path), run, profile), path, as_json)
     asked, _ = measure.on_this_machine(run)
     if not distributed.is_launched() and has_process_group(asked):
         code = launch.launch(asked.recipe.training.processes, sys.argv[1:])
@@ -86,7 +95,7 @@ def rehearse(
     with output.progress(as_json) as progress:
         request = measure.Request(
             run=run,
-            inputs=measure.inputs_at_hand(run, preferences=preferences, questions=questions or questions_beside(preferences)),
+            inputs=measure.inputs_at_hand(run, preferences=preferences, questions=questions),
             layers=layers,
             tokens=tokens,
             minutes=minutes,
@@ -99,14 +108,46 @@ def rehearse(
     _finish(verdict.judge(rehearsal, run, profile), path, as_json)
 
 
-def _finish(found: "Verdict", path: Path, as_json: bool) -> None:
-    """Print a verdict; exit with 3 if the run does not fit."""
+def _in_a_job(
+    profile: "Cluster",
+    run: "Run",
+    path: Path,
+    recipe: str,
+    settings: Sequence[str],
+    files: Mapping[str, str | Path | None],
+    sizes: Mapping[str, float | None],
+) -> None:
+    """Let a job of Slurm rehearse, and leave its document at `path`."""
+    from spac_repro.launchers import rehearsal
+    from spac_repro.rehearsal import document
+
+    if run.recipe.training.processes != profile.processes:
+        raise UserError(
+            f"the recipe has training.processes={run.recipe.training.processes}, but the profile starts {profile.processes}; "
+            f"--set training.processes={profile.processes}, or change the profile"
+        )
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arguments = ["--json", "--method", run.method, "--recipe", rehearsal.absolute(recipe), "--out", str(path)]
+    for setting in settings:
+        arguments += ["--set", setting]
+    arguments += [word for name, file in files.items() if file for word in (name, rehearsal.absolute(file))]
+    arguments += [word for name, size in sizes.items() if size is not None for word in (name, f"{size:g}")]
+    minutes = sizes["--minutes"] or 0
+    proved = rehearsal.submit_and_wait(profile, arguments, path, minutes=minutes, say=lambda line: print(line, file=sys.stderr))
+    found = document.read(path)
+    document.write(path, found.model_copy(update={"proved": (*found.proved, *proved)}))
+
+
+def _finish(found: "Verdict", path: Path, as_json: bool) -> NoReturn:
+    """Print a verdict, and exit with 3 if the run does not fit."""
     if as_json:
         print(json.dumps({"file": str(path), **found.as_json()}))
-        raise typer.Exit(0 if not found.reasons else UnfitEnvironmentError.exit_code)
-    _print(found, path)
-    if found.reasons:
-        raise UnfitEnvironmentError(f"{found.rehearsal.recipe} {found.line}")
+    else:
+        _print(found, path)
+        if found.reasons:
+            raise UnfitEnvironmentError(f"{found.rehearsal.recipe} {found.line}")
+    raise typer.Exit(UnfitEnvironmentError.exit_code if found.reasons else 0)
 
 
 def _print(found: "Verdict", path: Path) -> None:

@@ -19,6 +19,7 @@ from spac_repro.data import sources
 from spac_repro.data.sources import Inputs
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.launchers.rehearsal import SIGNAL_REQUEST
 from spac_repro.model import precision
 from spac_repro.optim import distributed, gpu_host, signals
 from spac_repro.progress import NoProgress, Progress
@@ -31,10 +32,10 @@ from spac_repro.rehearsal.plan import Plan
 from spac_repro.rehearsal.shape import Shape
 from spac_repro.runs import environment
 
-SUPERVISOR = "SPAC_REPRO_SUPERVISOR"  # environment variable: the process that passes signals on to this one
 ROUNDS = 5  # at most
 DEPTHS = (2, 4)
 SIGNAL_SECONDS = 60.0  # to wait for a signal that comes through other processes
+SETTLING_SECONDS = 2.0  # such a signal may come twice, from the scheduler and from the job; the second one is ignored so long
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,12 @@ class _Interrupter(NoProgress):
         if not self._training or self.sent or done != plans.INTERRUPTED_AFTER - 1 or not distributed.is_main_process():
             return
         self.sent = True
-        os.kill(int(os.environ.get(SUPERVISOR, os.getpid())), signal.SIGUSR2)
+        request = Path(os.environ.get(SIGNAL_REQUEST, ""))
+        through_scheduler = SIGNAL_REQUEST in os.environ and not request.exists()
+        if through_scheduler:
+            request.touch()
+        else:
+            os.kill(os.getpid(), signal.SIGUSR2)
         deadline = time.monotonic() + SIGNAL_SECONDS
         while not signals.stop_requested():
             if time.monotonic() > deadline:
@@ -229,6 +235,8 @@ class _Interrupter(NoProgress):
                     "steps at the time limit; check `setup` and the image of the cluster profile"
                 )
             time.sleep(0.05)
+        if through_scheduler:
+            time.sleep(SETTLING_SECONDS)
 
 
 @contextmanager

@@ -1,0 +1,84 @@
+"""How well 2 and 4 layers foretell 30: `python bench/rehearsal.py --preferences FILE --keep rounds.json`.
+
+Each call measures one round: a visit of 2, of 4 and of all 30 layers of SmolLM2's widths, in an order that turns with every round.
+It adds the round to the file, so that a busy machine is held for minutes only, and prints what the rounds so far say: the median of
+the whole model as measured, what 2 and 4 layers extrapolate to, and the interval of that (`rehearsal/extrapolation.py`).
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from spac_repro import recipes
+from spac_repro.data import sources
+from spac_repro.rehearsal import extrapolation, measure, plan, shape
+from spac_repro.rehearsal.document import Rehearsal, Visit
+
+# Eight rows of up to 336 tokens, so that a visit of all layers takes two minutes on two cores.
+SETTINGS = (
+    *("data.max_response_tokens=48", "data.max_pairs=64", "selfplay.prompts_per_seed=8", "training.global_batch_size=4"),
+    "evaluation.suite=none",
+)
+DEPTHS, WHOLE = (2, 4), 30
+STAGES = ("load", "hash", "save", "self-play", "reference log-probabilities", "step", "checkpoint write", "checkpoint read")
+
+
+def measure_round(preferences: str, number: int) -> list[Visit]:
+    """Measure the three depths once."""
+    run = recipes.load("smollm2-135m", overrides=[*SETTINGS])
+    found = shape.of_policy(run.recipe.policy)
+    planned = plan.make(run, sources.read(run, preferences=preferences, questions=None), DEPTHS, found, None, ())
+    depths = (*DEPTHS, WHOLE)
+    turn = number % len(depths)
+    with tempfile.TemporaryDirectory() as place:
+        return [
+            Visit(round=number, layers=layers, size=1.0, stages=measure.visit(planned, layers, 1.0, Path(place)))
+            for layers in (*depths[turn:], *depths[:turn])
+        ]
+
+
+def rehearsal(visits: list[Visit]) -> Rehearsal:
+    """The rehearsal of 2 and 4 layers in these visits. Rows are those of the whole model, so one size is enough."""
+    of_depths = [visit for visit in visits if visit.layers in DEPTHS]
+    halves = [visit.model_copy(update={"size": 0.5}) for visit in of_depths]
+    machine = {"name": "", "processes_here": 1, "host": 1, "device": None, "disk": 1, "flops": 1.0}
+    return Rehearsal.model_validate(
+        {
+            **{"schema": 1, "recipe": "smollm2-135m", "method": "spac", "settings_sha256": "", "pairs": 64, "processes": 1},
+            **{"rehearsed_processes": 1, "asks_for_gpus": False, "environment": {}, "rows": "", "shape": "", "tokens": None},
+            **{"layers": WHOLE, "depths": DEPTHS, "parameters": dict.fromkeys((*DEPTHS, WHOLE), 0), "untouched": 0},
+            **{"passes": 3, "machine": machine, "work": {}, "visits": [*halves, *of_depths], "notes": (), "proved": ()},
+        }
+    )
+
+
+def main() -> None:
+    """Measure a round and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preferences", required=True)
+    parser.add_argument("--keep", type=Path, required=True, help="the file of the rounds")
+    parser.add_argument("--only-print", action="store_true")
+    options = parser.parse_args()
+    kept = json.loads(options.keep.read_text()) if options.keep.exists() else []
+    visits = [Visit.model_validate(visit) for visit in kept]
+    if not options.only_print:
+        visits += measure_round(options.preferences, len(visits) // 3)
+        options.keep.write_text(json.dumps([visit.model_dump(mode="json") for visit in visits]))
+    print("| stage | measured at 30 layers | from 2 and 4 layers | interval | off by | peak measured | foretold | off by |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    found = {stage.name: stage for stage in extrapolation.stages(rehearsal(visits))}
+    for name in STAGES:
+        whole = [visit.stages[name] for visit in visits if visit.layers == WHOLE]
+        seconds, peak = median(each.seconds for each in whole), median(each.host for each in whole)
+        told = found[name]
+        print(
+            f"| {name} | {seconds:.2f} s | {told.seconds.middle:.2f} s | {told.seconds.low:.2f} to {told.seconds.high:.2f} s "
+            f"(± {told.seconds.half_width:.0%}) | {told.seconds.middle / seconds - 1:+.0%} | {peak / 1e9:.2f} GB "
+            f"| {told.host.middle / 1e9:.2f} GB | {told.host.middle / peak - 1:+.1%} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
