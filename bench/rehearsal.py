@@ -1,13 +1,14 @@
 """How well 2 and 4 layers foretell 30: `python bench/rehearsal.py --preferences FILE --keep rounds.json`.
 
-Each call measures one round: a visit of 2, of 4 and of all 30 layers of SmolLM2's widths, in an order that turns with every round.
-It adds the round to the file, so that a busy machine is held for minutes only, and prints what the rounds so far say: the median of
-the whole model as measured, what 2 and 4 layers extrapolate to, and the interval of that (`rehearsal/extrapolation.py`).
+A round is a visit of 2, of 4 and of all 30 layers of SmolLM2's widths, in an order that turns with every round. A call adds rounds
+to the file for so many minutes (`--minutes`), so that a busy machine is held for minutes only, and prints what all rounds say: the
+median of the whole model as measured, what 2 and 4 layers extrapolate to, and the interval of that (`rehearsal/extrapolation.py`).
 """
 
 import argparse
 import json
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 
@@ -16,9 +17,9 @@ from spac_repro.data import sources
 from spac_repro.rehearsal import extrapolation, measure, plan, shape
 from spac_repro.rehearsal.document import Rehearsal, Visit
 
-# Eight rows of up to 336 tokens, so that a visit of all layers takes two minutes on two cores.
+# Few rows of up to 288 tokens, so that a round takes about a minute on two cores.
 SETTINGS = (
-    *("data.max_response_tokens=48", "data.max_pairs=64", "selfplay.prompts_per_seed=8", "training.global_batch_size=4"),
+    *("data.max_response_tokens=32", "data.max_pairs=64", "selfplay.prompts_per_seed=8", "training.global_batch_size=2"),
     "evaluation.suite=none",
 )
 DEPTHS, WHOLE = (2, 4), 30
@@ -59,11 +60,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preferences", required=True)
     parser.add_argument("--keep", type=Path, required=True, help="the file of the rounds")
-    parser.add_argument("--only-print", action="store_true")
+    parser.add_argument("--minutes", type=float, default=3.5, help="begin no round that would end later; 0: print only")
+    parser.add_argument("--rounds", type=int, default=5, help="in all")
     options = parser.parse_args()
     kept = json.loads(options.keep.read_text()) if options.keep.exists() else []
     visits = [Visit.model_validate(visit) for visit in kept]
-    if not options.only_print:
+    begun = last = time.monotonic()
+    while len(visits) // 3 < options.rounds and 2 * time.monotonic() - last - begun < 60 * options.minutes:
+        last = time.monotonic()
         visits += measure_round(options.preferences, len(visits) // 3)
         options.keep.write_text(json.dumps([visit.model_dump(mode="json") for visit in visits]))
     print("| stage | measured at 30 layers | from 2 and 4 layers | interval | off by | peak measured | foretold | off by |")

@@ -9,20 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import micro_batches
-from transformers import MistralConfig
 
-from spac_repro import cost, methods, recipes
-from spac_repro.model.logprobs import MAX_LOGITS
+from spac_repro import cost, methods, recipes, stage_memory
 from spac_repro.recipe import Run
+from spac_repro.stage_memory import BF16, CONTEXT, FRAGMENTATION, Line, peak
 
-SHAPE = MistralConfig()  # its defaults are the published shape of Mistral 7B
-BF16, FP32, INT32 = 2, 4, 4  # bytes
-# DeepSpeed's defaults, in elements.
-MAX_LIVE_PARAMETERS, REDUCE_BUCKET = 1_000_000_000, 500_000_000
-BLOCK_MASK_BYTES = 13  # per pair of tokens while FlexAttention's block mask is made; measured on the CPU at 8,192 tokens
-CONTEXT = 2.0e9  # of the CUDA context, NCCL's buffers and compiled kernels, per process [assumed]
+SHAPE, INT32 = stage_memory.MISTRAL_7B, 4  # bytes of a token
 PROCESS = 4.0e9  # host memory of a process with these libraries and a CUDA context [assumed]
-FRAGMENTATION = 0.1  # of the device memory in use [assumed]
 # SPIN (arXiv 2401.01335, appendix): an iteration on eight A100 80 GB.
 SPIN_HOURS, SPIN_RESPONSES, SPIN_TOKENS = {"generation": 1.45, "training": (4.32, 8.64)}, 50_000, 256
 DRAWN = 6400  # examples of assumed lengths: micro_batches.py
@@ -53,96 +46,24 @@ A100 = Gpu("A100 80 GB", 80e9, cost.TRAINING_FLOPS_PER_SECOND, 1.0, 300e9)
 H100 = Gpu("H100 80 GB", 80e9, cost.TRAINING_FLOPS_PER_SECOND * 10_203 / 4_357, 3.35 / 2.04, 450e9)
 
 
-@dataclass(frozen=True)
-class Line:
-    """A quantity with its arithmetic."""
-
-    what: str
-    arithmetic: str
-    value: float
-
-
-def activation_elements(shape: MistralConfig = SHAPE) -> int:
-    """Elements of 2 bytes per token that a decoder layer keeps for its backward pass."""
-    width, inner, heads = shape.hidden_size, shape.intermediate_size, shape.num_attention_heads
-    head = width // heads
-    # Of each norm the input in float32, the normalised values, the output, and a float32 number; queries and attention's output.
-    norms, attention = 2 * (2 + 1 + 1) * width + 2 * 2, 2 * width
-    key_values, rotary, sums = 2 * shape.num_key_value_heads * head, 2 * head, 2 * heads
-    return norms + attention + key_values + rotary + sums + 4 * inner
+def key_values_per_token() -> int:
+    """Bytes of a token in the key-value cache."""
+    return stage_memory.key_values_per_token(SHAPE)
 
 
 def training_memory(run: Run) -> list[Line]:
     """Device memory of one process during training."""
-    training, found = run.recipe.training, cost.estimate(run, None)
-    tokens, layers, width, n = training.micro_batch_tokens, SHAPE.num_hidden_layers, SHAPE.hidden_size, found.parameters
-    layer = activation_elements()
-    return [
-        Line(
-            "weights, gradients, float32 copy, optimizer state",
-            f"(2 + 2 + 4 + 4) B × {n:,} / {training.processes}",
-            found.memory_per_process,
-        ),
-        Line(
-            "gradients in float32, during the optimizer's step",
-            f"4 B × {n:,} / {training.processes}",
-            FP32 * n / training.processes,
-        ),
-        Line("gathered weights of layers", f"2 B × {MAX_LIVE_PARAMETERS:,} (DeepSpeed's limit)", BF16 * MAX_LIVE_PARAMETERS),
-        Line("gradients on their way to other GPUs", f"2 B × {REDUCE_BUCKET:,} (DeepSpeed's bucket)", BF16 * REDUCE_BUCKET),
-        Line("inputs of all layers", f"2 B × {layers} × {tokens:,} × {width:,}", BF16 * layers * tokens * width),
-        Line("one layer, computed again", f"2 B × {tokens:,} × {layer:,}", BF16 * tokens * layer),
-        Line("gradients of that layer's values, at most", "as much again", BF16 * tokens * layer),
-        Line(
-            "logits and their gradient, at most",
-            f"(4 + 2) B × {tokens:,} × {SHAPE.vocab_size:,}",
-            (FP32 + BF16) * tokens * SHAPE.vocab_size,
-        ),
-        Line("block mask, while it is made", f"{BLOCK_MASK_BYTES} B × {tokens:,}²", BLOCK_MASK_BYTES * tokens**2),
-    ]
-
-
-def key_values_per_token() -> int:
-    """Bytes of a token in the key-value cache."""
-    head = SHAPE.hidden_size // SHAPE.num_attention_heads
-    return 2 * SHAPE.num_hidden_layers * SHAPE.num_key_value_heads * head * BF16
+    return stage_memory.training(run, SHAPE)
 
 
 def generation_memory(run: Run) -> list[Line]:
     """Device memory of one process during self-play."""
-    data, rows = run.recipe.data, run.recipe.selfplay.decode_batch_size or run.recipe.selfplay.prompts_per_seed
-    n, longest = cost.estimate(run, None).parameters, data.max_prompt_tokens + data.max_response_tokens
-    widest = 3 * SHAPE.intermediate_size + 2 * SHAPE.hidden_size
-    return [
-        Line("weights", f"2 B × {n:,}", BF16 * n),
-        Line(
-            "key-value cache",
-            f"{rows} × {longest:,} × {key_values_per_token():,} B",
-            rows * longest * key_values_per_token(),
-        ),
-        Line(
-            "a layer's values while prompts are read",
-            f"2 B × {rows} × {data.max_prompt_tokens} × {widest:,}",
-            BF16 * rows * data.max_prompt_tokens * widest,
-        ),
-    ]
+    return stage_memory.generation(run, SHAPE)
 
 
 def reference_memory(run: Run) -> list[Line]:
     """Device memory of one process during the reference log-probabilities."""
-    tokens, n = run.recipe.training.micro_batch_tokens, cost.estimate(run, None).parameters
-    widest = 3 * SHAPE.intermediate_size + 2 * SHAPE.hidden_size
-    return [
-        Line("weights", f"2 B × {n:,}", BF16 * n),
-        Line("a layer's values", f"2 B × {tokens:,} × {widest:,}", BF16 * tokens * widest),
-        Line("logits at once, at most", f"(4 + 2) B × {MAX_LOGITS:,}", (FP32 + BF16) * MAX_LOGITS),
-        Line("block mask, while it is made", f"{BLOCK_MASK_BYTES} B × {tokens:,}²", BLOCK_MASK_BYTES * tokens**2),
-    ]
-
-
-def peak(lines: list[Line]) -> float:
-    """All lines at the same time, with the context and fragmentation."""
-    return sum(line.value for line in lines) * (1 + FRAGMENTATION) + CONTEXT
+    return stage_memory.reference(run, SHAPE)
 
 
 def host_memory(run: Run, processes_per_node: int = 8) -> list[tuple[str, Line]]:

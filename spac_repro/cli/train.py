@@ -231,17 +231,21 @@ def _check_machine(request: TrainRequest) -> None:
 
 
 def _print_cost(request: TrainRequest) -> None:
-    from spac_repro import cost
+    from spac_repro import cost, stage_memory
+    from spac_repro.runs import disk
 
     run, folder = request.run, request.folder
     estimate = cost.estimate(run, _preference_count(request))
     if request.as_json:
         identity = {"run": str(folder), "settings_sha256": run.settings_sha256}
-        print(json.dumps({**identity, **asdict(estimate), "gpu_hours": estimate.gpu_hours, "rests_on": _rests_on(run, folder)}))
+        more = {"gpu_hours": estimate.gpu_hours, "memory": dict(stage_memory.table_rows(run)), "rests_on": _rests_on(run, folder)}
+        print(json.dumps({**identity, **asdict(estimate), **more}))
         return
     table = output.table(f"{run.recipe.name} · {run.method} · seed {run.seed} → {folder}", "what", "how much")
     for quantity, amount in cost.table_rows(estimate):
         table.add_row(quantity, amount)
+    for stage, peak in stage_memory.table_rows(run):
+        table.add_row(f"memory per process in {stage}, at most", disk.size(peak))
     table.add_row("rests on", _rests_on(run, folder))
     output.show(table)
 

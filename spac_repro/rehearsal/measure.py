@@ -1,8 +1,6 @@
 """Carries a rehearsal out: small runs of the pipeline, interrupted and resumed, each stage measured."""
 
-import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,14 +17,14 @@ from spac_repro.data import sources
 from spac_repro.data.sources import Inputs
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.launchers.rehearsal import SIGNAL_REQUEST
 from spac_repro.model import precision
 from spac_repro.optim import distributed, gpu_host, signals
-from spac_repro.progress import NoProgress, Progress
+from spac_repro.progress import Progress
 from spac_repro.recipe import Run
 from spac_repro.rehearsal import plan as plans
 from spac_repro.rehearsal import rows, shape
 from spac_repro.rehearsal.document import SCHEMA, Machine, Measured, Rehearsal, Visit
+from spac_repro.rehearsal.interruption import Interrupter
 from spac_repro.rehearsal.meter import Meter, Occurrence, matmul_flops, release_memory
 from spac_repro.rehearsal.plan import Plan
 from spac_repro.rehearsal.shape import Shape
@@ -34,8 +32,6 @@ from spac_repro.runs import environment
 
 ROUNDS = 5  # at most
 DEPTHS = (2, 4)
-SIGNAL_SECONDS = 60.0  # to wait for a signal that comes through other processes
-SETTLING_SECONDS = 2.0  # such a signal may come twice, from the scheduler and from the job; the second one is ignored so long
 
 
 @dataclass(frozen=True)
@@ -171,7 +167,7 @@ def visit(plan: Plan, layers: int, size: float, place: Path, clock: Callable[[],
     run, folder = plan.at(size), place / plans.folder_name(layers, size)
     chosen = rows.spread(plan.inputs.preferences, plans.renderer(plan.shape, run.recipe, *_limits(run)), plan.number_of_rows(size))
     stops = plans.stops(plan, chosen, run)
-    meter, interrupter = Meter(clock), _Interrupter()
+    meter, interrupter = Meter(clock), Interrupter()
     attempts: list[list[Occurrence]] = []
     signals.install_handlers()
     try:
@@ -203,40 +199,6 @@ def visit(plan: Plan, layers: int, size: float, place: Path, clock: Callable[[],
 
 def _limits(run: Run) -> tuple[int, int]:
     return run.recipe.data.max_prompt_tokens, run.recipe.data.max_response_tokens
-
-
-class _Interrupter(NoProgress):
-    """Sends this process a signal in its training, as a scheduler does before the time limit."""
-
-    def __init__(self) -> None:
-        self.sent = False
-        self._training = False
-
-    def start_stage(self, name: str) -> None:
-        """Note whether the training begins."""
-        self._training = name.endswith(": training")
-
-    def update(self, done: int, total: int) -> None:
-        """Send the signal before the last step that is to be taken, and wait until it has come."""
-        if not self._training or self.sent or done != plans.INTERRUPTED_AFTER - 1 or not distributed.is_main_process():
-            return
-        self.sent = True
-        request = Path(os.environ.get(SIGNAL_REQUEST, ""))
-        through_scheduler = SIGNAL_REQUEST in os.environ and not request.exists()
-        if through_scheduler:
-            request.touch()
-        else:
-            os.kill(os.getpid(), signal.SIGUSR2)
-        deadline = time.monotonic() + SIGNAL_SECONDS
-        while not signals.stop_requested():
-            if time.monotonic() > deadline:
-                raise UnfitEnvironmentError(
-                    f"a signal to the job did not reach the training within {SIGNAL_SECONDS:.0f} s: a run would lose its last "
-                    "steps at the time limit; check `setup` and the image of the cluster profile"
-                )
-            time.sleep(0.05)
-        if through_scheduler:
-            time.sleep(SETTLING_SECONDS)
 
 
 @contextmanager

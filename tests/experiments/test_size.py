@@ -8,7 +8,8 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AttentionInterface, AutoModelForCausalLM, MistralConfig
 
-from spac_repro import cost, recipes
+from spac_repro import cost, recipes, stage_memory
+from spac_repro.model.logprobs import MAX_LOGITS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 
@@ -76,7 +77,22 @@ def test_a_layer_keeps_what_the_arithmetic_says(shape):
     if not shape:
         config.num_hidden_layers = 1
     tokens = 1000
-    assert kept_bytes(on_meta(config), tokens) == 2 * tokens * size.activation_elements(config)
+    assert kept_bytes(on_meta(config), tokens) == 2 * tokens * stage_memory.activation_elements(config)
+
+
+def test_the_shape_is_the_models(model):
+    assert stage_memory.MISTRAL_7B.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert all(getattr(model.config, name) == value for name, value in vars(stage_memory.MISTRAL_7B).items())
+    assert stage_memory.MAX_LOGITS == MAX_LOGITS
+
+
+def test_the_memory_of_a_stage_is_that_of_the_run():
+    large, small = (dict(stage_memory.table_rows(recipes.load(name))) for name in ("zephyr-7b", "tiny"))
+    assert large["training"] == pytest.approx(size.peak(size.training_memory(recipes.load("zephyr-7b"))))
+    assert small["training"] < large["training"] / 100
+    assert stage_memory.table_rows(recipes.load("smollm2-135m")) == []  # its shape is in the package's file
+    whole = recipes.load("zephyr-7b", overrides=["training.gradient_checkpointing=false"])
+    assert dict(stage_memory.table_rows(whole))["training"] > 2 * large["training"]
 
 
 def test_the_cache_of_a_token(model):
@@ -89,8 +105,8 @@ def test_deepspeeds_limits_are_its_defaults():
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     defaults = DeepSpeedZeroConfig(stage=3)
-    assert defaults.max_live_parameters == size.MAX_LIVE_PARAMETERS
-    assert defaults.reduce_bucket_size == size.REDUCE_BUCKET
+    assert defaults.max_live_parameters == stage_memory.MAX_LIVE_PARAMETERS
+    assert defaults.reduce_bucket_size == stage_memory.REDUCE_BUCKET
     # The optimizer steps through groups of so many parameters: one process's part fits in one.
     assert defaults.sub_group_size > cost.estimate(recipes.load("zephyr-7b"), None).parameters / 8
 
