@@ -38,6 +38,12 @@ $(VENV)/tokenizers/.test: $(VENV)/.setup requirements/tokenizers.lock
 	$(LOCKED) --target $(VENV)/tokenizers --upgrade -r requirements/tokenizers.lock
 	touch $@
 
+# lm-eval 0.4.0, which protocol v0.4.0-spin is compared with: only the process that runs it has this folder on its path. It is a
+# source distribution, and is built with the setuptools of the environment, so that nothing unlocked is fetched.
+$(VENV)/lm_eval_0_4_0/.test: $(VENV)/.setup requirements/lm_eval_0_4_0.lock
+	$(LOCKED) --no-build-isolation --target $(VENV)/lm_eval_0_4_0 --upgrade -r requirements/lm_eval_0_4_0.lock
+	touch $@
+
 smollm2: $(VENV)/.setup
 	$(LOCKED) -r requirements/smollm2.lock
 
@@ -73,7 +79,7 @@ test: $(VENV)/.test
 
 check:
 	@$(PYTHON) tests/machine/needs.py
-	$(MAKE) $(VENV)/.test smollm2 lint
+	$(MAKE) $(VENV)/.test $(VENV)/lm_eval_0_4_0/.test smollm2 lint
 	$(SHARED) -m "check and not ($(ALONE))"
 	$(PYTEST) -m "check and ($(ALONE))"
 

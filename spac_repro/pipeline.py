@@ -273,6 +273,7 @@ def _results(context: RunContext) -> Results:
         settings_sha256=run.settings_sha256,
         weights_sha256=iterates[-1].weights_sha256,
         harness=scoring.harness_version(),
+        protocol=run.recipe.evaluation.protocol,
         contamination=folder.contamination(),
         iterations=tuple(iterates),
     )

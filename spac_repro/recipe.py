@@ -30,7 +30,7 @@ from pydantic import (
     model_validator,
 )
 
-from spac_repro import engines, methods, suites
+from spac_repro import engines, methods, protocols, suites
 from spac_repro.documents.base_model import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 from spac_repro.documents.defaults import fill_defaults
 from spac_repro.errors import UserError
@@ -185,6 +185,7 @@ class EvaluationSettings(Settings):
     gold_prompts: Annotated[int, Field(ge=0)]  # held-out prompts of the world; 0 where there is no gold reward
     gold_samples_per_prompt: PositiveInt  # responses sampled for each
     heldout_pairs: Annotated[int, Field(ge=0)]  # of the world's, to measure the distance from the start on
+    protocol: protocols.Name = protocols.CURRENT  # what else than the weights moves a leaderboard score: docs/leaderboard.md
 
     @model_validator(mode="after")
     def _suite_has_the_tasks(self) -> "EvaluationSettings":

@@ -8,7 +8,7 @@ reads the task files. This module imports neither torch nor lm-eval.
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +49,14 @@ class Suite:
     def uses_world(self) -> bool:
         """Whether the questions are generated from the built-in world. Otherwise they come from files or from the hub."""
         return self.question_generator is not None
+
+    def under(self, protocol: str) -> "Suite":
+        """The suite with the task files that a protocol has of its own in place of the suite's."""
+        own = [file.parent / protocol / file.name for file in self.task_files]
+        files = tuple(
+            mine if self.folder is None and mine.is_file() else file for mine, file in zip(own, self.task_files, strict=True)
+        )
+        return replace(self, task_files=files)
 
     def file_hashes(self) -> dict[str, str] | None:
         """Return the SHA-256 of each file of a user's suite, by file name.

@@ -152,7 +152,8 @@ def test_what_is_left_out_is_shown_as_a_default():
     assert {key: shown[key] for key in ADDED} == {**dict.fromkeys(ADDED, "default"), "training.label_noise": "set"}
     assert not any(key.startswith("extras") for key in run.provenance)
     added_since = {key for key, source in OLD.provenance.items() if source.mark == "default"}
-    assert added_since == {"data.chat_template_date", "training.device"}  # the built-in recipes state every other setting
+    # The built-in recipes state every other setting.
+    assert added_since == {"data.chat_template_date", "data.heldout_prompts", "evaluation.protocol", "training.device"}
 
 
 # Old runs

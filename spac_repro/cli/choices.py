@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from spac_repro import methods, suites
+from spac_repro import methods, protocols, suites
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.images import reference
 from spac_repro.theory.runner import EXPERIMENTS
@@ -42,6 +42,11 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
 def suite_names(incomplete: str) -> list[str]:
     """The leaderboard suites that ship with the package."""
     return list(suites.names())
+
+
+def protocol_names(incomplete: str) -> list[str]:
+    """The evaluation protocols."""
+    return list(protocols.names())
 
 
 def recipe_names(incomplete: str) -> list[str]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spac_repro import suites
+from spac_repro import protocols, suites
 from spac_repro.cli import choices, output
-from spac_repro.cli.options import AsJson, Base, Questions
+from spac_repro.cli.options import AsJson, Base, Protocol, Questions
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def evaluate(
         str | None, typer.Option(help="Score only these tasks of the suite, e.g. arc_challenge,gsm8k.", show_default="all")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N questions of each task.", metavar="N", min=1)] = None,
+    protocol: Protocol = protocols.CURRENT,
     batch_size: Annotated[int, typer.Option(help="Questions per batch. Changes scores only by rounding.", min=1)] = 16,
     answers: Annotated[
         Path | None,
@@ -51,11 +52,10 @@ def evaluate(
 ) -> None:
     """Score a model on a leaderboard suite, with lm-evaluation-harness."""
     from spac_repro.evaluation import model_folder
-    from spac_repro.evaluation.leaderboard import scoring
     from spac_repro.runs import answer_scores
     from spac_repro.runs import answers as answer_files
 
-    chosen = suites.get(suite)
+    chosen, known = suites.get(suite), protocols.get(protocol)
     _check_new(answers)
     with output.progress(as_json) as progress:
         progress.start_stage(f"{chosen.name} leaderboard")
@@ -68,10 +68,11 @@ def evaluate(
             batch_size=batch_size,
             base=base,
             progress=progress,
+            protocol=known.name,
         )
         if answers is not None:
             answer_files.write(answers, answered)
-    _show(target, chosen.name, scoring.harness_version(), answer_scores.scores(answered), as_json)
+    _show(target, chosen.name, known, answer_scores.scores(answered), as_json)
 
 
 def _check_new(file: Path | None) -> None:
@@ -81,12 +82,16 @@ def _check_new(file: Path | None) -> None:
         raise UserError(f"--answers {file}: {problem}")
 
 
-def _show(target: Path, suite: str, harness: str, scores: "Sequence[Score]", as_json: bool) -> None:
+def _show(target: Path, suite: str, protocol: protocols.Protocol, scores: "Sequence[Score]", as_json: bool) -> None:
+    from spac_repro.evaluation.leaderboard import scoring
+
     if as_json:
         values = [score.as_dict() for score in scores]
-        print(json.dumps({"model": str(target), "suite": suite, "harness": harness, "scores": values}))
+        about = {"model": str(target), "suite": suite, "harness": scoring.harness_version(), "protocol": protocol.name}
+        print(json.dumps({**about, "scores": values}))
         return
-    table = output.table(f"{target} on {suite} ({harness})", "task", "metric", "value", "stderr", "n", "version")
+    title = f"{target} on {suite} ({scoring.harness_version()}, protocol {protocol.label})"
+    table = output.table(title, "task", "metric", "value", "stderr", "n", "version")
     for score in scores:
         stderr = "" if score.stderr is None else f"{score.stderr:.4f}"
         table.add_row(score.task, score.metric, f"{score.value:.4f}", stderr, str(score.n), score.version)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from spac_repro import protocols
 from spac_repro.cli import choices
 
 # Options of earlier versions. A command that has the new name refuses the old one with it.
@@ -47,6 +48,16 @@ TrainQuestions = Annotated[
 Base = Annotated[
     Path | None,
     typer.Option("--base", metavar="FOLDER", help="Of an adapter folder: the model folder of its base.", show_default="its own"),
+]
+
+Protocol = Annotated[
+    str,
+    typer.Option(
+        autocompletion=choices.protocol_names,
+        help="What else than the weights moves a score. "
+        + "; ".join(f"{known.label}: {known.summary}" for known in protocols.every())
+        + ".",
+    ),
 ]
 
 # Options about a container

@@ -64,6 +64,7 @@ def _with_leaderboard(context: RunContext, t: int, model: PreTrainedModel, tasks
                 batch_size=settings.batch_size,
                 weights_sha256=about.weights_sha256,
                 progress=lambda task, done, total: context.progress.update(done, total),
+                protocol=settings.protocol,
             )
         about, tasks = asked.about, [*tasks, *asked.tasks()]
     return Answers.join(about, tasks)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spac_repro import protocols
 from spac_repro.data import sources
 from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
@@ -32,6 +33,7 @@ def evaluate(
     batch_size: int,
     base: Path | None = None,
     progress: Progress,
+    protocol: str = protocols.CURRENT,
 ) -> Answers:
     """Ask a model the questions of a suite.
 
@@ -45,12 +47,13 @@ def evaluate(
         batch_size: affects speed, and scores only by rounding.
         base: the folder of an adapter's base; None: where the adapter or its run says that it is.
         progress: told how many requests are answered.
+        protocol: the name of the evaluation protocol.
 
     Raises:
         UserError: not a model or run folder, pickle weights, an unknown task, bad questions, an adapter of another base, or a suite
             about the built-in world for a model whose run does not use it.
     """
-    scoring.select_tasks(suite, tasks)
+    scoring.select_tasks(suite.under(protocols.get(protocol).name), tasks)
     folder = iterates.find(target)
     settings = _world(folder.run)
     model, tokenizer = _load(folder, base)
@@ -71,6 +74,7 @@ def evaluate(
             batch_size=batch_size,
             weights_sha256=policy.weights_sha256(model),
             progress=lambda task, done, total: progress.update(done, total),
+            protocol=protocol,
         )
 
 

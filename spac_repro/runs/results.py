@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from spac_repro import protocols
 from spac_repro.documents.location import NamedSource
 from spac_repro.documents.validation import validate
 from spac_repro.recipe import RecipeName
@@ -29,6 +30,11 @@ class Score:
     version: str = ""  # the task's version as the harness states it; empty for our own metrics
     higher_is_better: bool = True
     note: str = ""
+
+    @property
+    def of_leaderboard(self) -> bool:
+        """Whether a task of a suite was asked for it, so that it depends on the evaluation protocol."""
+        return bool(self.version) or self.task == "average"
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for JSON."""
@@ -85,13 +91,14 @@ class Results(BaseModel):
     settings_sha256: str = Field(validation_alias=AliasChoices("settings_sha256", "settings_digest"))
     weights_sha256: str  # of the last iterate
     harness: str | None = ""
+    protocol: str = protocols.CURRENT  # of the leaderboard scores
     # Leaderboard questions that are also preference prompts; version 0.1 wrote it as "overlap".
     contamination: dict[str, Any] | None = Field(default=None, validation_alias=AliasChoices("contamination", "overlap"))
     iterations: tuple[IterateScores, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the content of results.json."""
-        return self.model_dump(mode="json", by_alias=True)
+        """Return the content of results.json. It names the protocol where that is not the current one."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"protocol"} if self.protocol == protocols.CURRENT else None)
 
 
 def read(path: Path) -> Results:

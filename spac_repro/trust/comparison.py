@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spac_repro import recipes
+from spac_repro import protocols, recipes
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
 from spac_repro.runs import file_hashes
@@ -110,7 +110,7 @@ class Comparison:
         unknown = [change for change in changed if change.beyond_noise is None]
         text = f"{len(changed)} of {len(self.score_differences)} scores differ"
         if len(unknown) == len(changed) and self.spread_runs:
-            return f"{text}, on other questions"
+            return f"{text}, on other questions or under other protocols"
         if len(unknown) == len(changed):
             return f"{text}; {seeds_needed(len(self.score_differences))} (name runs of other seeds with --seed-run)"
         if beyond:
@@ -175,7 +175,7 @@ def compare(a: Path, b: Path, seeds: Sequence[Path] = (), *, deep: bool = False)
         b=str(b),
         differences=_ranked(recorded),
         first_difference=find_first_difference(run_a, run_b),
-        score_differences=tuple(score_differences(*scores, of_seeds.spread)),
+        score_differences=tuple(_with_protocols(score_differences(*scores, of_seeds.spread), (run_a, run_b), scores[0])),
         spread_runs=of_seeds.runs,
         left_out=of_seeds.left_out,
         files=tuple(f"{name}: {checked[run]}" for name, run in (("A", run_a), ("B", run_b))),
@@ -268,6 +268,16 @@ def _measured_with(run: RunFolder, scores: Sequence[tuple[int, Score]]) -> dict[
     """The versions of the harness and of each task that measured a run's scores."""
     harness = {"harness": run.results.harness} if run.complete else {}
     return {**harness, **{f"version.{score.task}": score.version for _, score in scores if score.version}}
+
+
+def _with_protocols(
+    changes: Iterable[ScoreDifference], runs: tuple[RunFolder, RunFolder], scores: Sequence[tuple[int, Score]]
+) -> Iterator[ScoreDifference]:
+    """The differences of leaderboard scores with the runs' protocols; under two of them neither noise nor effect can be told."""
+    a, b = (complete(run.manifest.settings).get("evaluation", {}).get("protocol", protocols.CURRENT) for run in runs)
+    asked = {score.task for _, score in scores if score.of_leaderboard}
+    for change in changes:
+        yield replace(change, protocols=(a, b)) if change.task in asked else change
 
 
 def _check_something_shared(runs: tuple[RunFolder, RunFolder], scores: tuple[list[tuple[int, Score]], ...]) -> None:

@@ -37,6 +37,7 @@ from pydantic import (
     PositiveInt,
 )
 
+from spac_repro import protocols
 from spac_repro.documents import yaml_subset
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.suggestions import did_you_mean
@@ -86,6 +87,7 @@ class Measured(StrictModel):
     seeds: Annotated[tuple[int, ...], AfterValidator(_check_seeds)]
     command: str
     harness: str = ""
+    protocol: str = protocols.CURRENT  # under which the leaderboard's tasks were asked
 
     @property
     def commit_in_history(self) -> str:

@@ -41,6 +41,12 @@ THREADS = {
 }
 
 KNOWN_IMPACTS = (
+    # Said first: it decides whether scores can be held against each other at all
+    KnownImpact(
+        "settings.evaluation.protocol",
+        Impact.BY_DESIGN,
+        "other prompts, tokens and extraction: leaderboard scores are not held against each other; weights do not change",
+    ),
     KnownImpact("recipe", Impact.BY_DESIGN, "another experiment"),
     KnownImpact("method", Impact.BY_DESIGN, "another loss"),
     KnownImpact("settings_sha256", Impact.BY_DESIGN, "other settings; the expected results record only their hash"),

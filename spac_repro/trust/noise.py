@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from spac_repro.errors import UserError
+from spac_repro.protocols import CURRENT
 from spac_repro.runs import file_hashes, files
 from spac_repro.runs.folder import RunFolder, find_complete_runs
 from spac_repro.runs.results import Score
@@ -39,6 +40,7 @@ class ScoreDifference:
     limit: float | None  # the largest difference that two seeds explain
     stderr: float | None
     items: tuple[int, int]  # that each value is a mean over; 0 if not known
+    protocols: tuple[str, str] = (CURRENT, CURRENT)  # under which a leaderboard score was measured
 
     @property
     def difference(self) -> float:
@@ -50,13 +52,16 @@ class ScoreDifference:
         """Whether the difference is larger than `limit`; None if the spread is not known or the questions differ."""
         if self.difference == 0:
             return False
-        return None if self.limit is None or self.items[0] != self.items[1] else not abs(self.difference) <= self.limit
+        other_measurement = self.items[0] != self.items[1] or self.protocols[0] != self.protocols[1]
+        return None if self.limit is None or other_measurement else not abs(self.difference) <= self.limit
 
     @property
     def in_words(self) -> str:
         """The difference as a multiple of s·√2, and whether that is noise."""
         if self.difference == 0:
             return "equal"
+        if self.protocols[0] != self.protocols[1]:
+            return f"other protocols: {self.protocols[0]} and {self.protocols[1]}"
         if self.items[0] != self.items[1]:
             return f"other questions: {self.items[0]} and {self.items[1]}"
         if self.spread is None or self.limit is None:

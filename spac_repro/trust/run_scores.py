@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spac_repro import recipes
+from spac_repro import protocols, recipes
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
 from spac_repro.runs import answer_scores, file_hashes
@@ -32,6 +32,7 @@ class RunScores:
     settings_sha256: str | None = None
     weights_sha256: str | None = None
     files: str = ""  # which files were checked
+    protocol: str = protocols.CURRENT  # under which the leaderboard's tasks were asked
 
     @property
     def name(self) -> str:
@@ -82,6 +83,7 @@ def read_run_scores(folder: Path | str, *, deep: bool = False) -> RunScores:
         method=results.method,
         scores={iterate.iteration: iterate.scores for iterate in results.iterations},
         harness=results.harness or "",
+        protocol=results.protocol,
         seed=results.seed,
         settings=run.manifest.settings,
         settings_sha256=run.manifest.settings_sha256 or results.settings_sha256,
@@ -123,6 +125,7 @@ def _read_results_file(file: Path) -> RunScores:
         method=results.method,
         scores={iterate.iteration: iterate.scores for iterate in results.iterations},
         harness=results.harness or "",
+        protocol=results.protocol,
         seed=results.seed,
         settings_sha256=results.settings_sha256,
         weights_sha256=results.weights_sha256,

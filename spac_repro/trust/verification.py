@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from spac_repro import protocols
 from spac_repro.errors import UserError
 from spac_repro.runs import file_hashes, files
 from spac_repro.runs.results import Score
@@ -26,6 +27,7 @@ from spac_repro.trust.expected import (
     ExpectedRow,
     FreshValues,
     Measured,
+    Published,
     expected_path,
     load_expected,
 )
@@ -243,6 +245,10 @@ def _fresh_values(runs: Sequence[RunScores], expected: ExpectedResults) -> tuple
             values, row = fresh.setdefault(key, []), rows.get(key)
             if row is not None:
                 _check_versions(run, score, row, expected)
+            if row is not None and (other := _other_protocol(run, score, row, expected)):
+                left_out.append(f"{run.name}: {key} {other}")
+                if isinstance(expected.sources[row.source], Measured):
+                    continue
             if row is None or row.n is None or score.n == row.n:
                 values.append(score.value)
             else:
@@ -251,9 +257,24 @@ def _fresh_values(runs: Sequence[RunScores], expected: ExpectedResults) -> tuple
     return fresh, left_out
 
 
+def _other_protocol(run: RunScores, score: Score, row: ExpectedRow, expected: ExpectedResults) -> str:
+    """What to say where a leaderboard score was measured under another protocol than its row; empty where it was not.
+
+    A measured row then judges nothing. A published row does: what groups differ by, its tolerance, holds their protocols too.
+    """
+    source = expected.sources[row.source]
+    theirs = source.protocol if isinstance(source, Measured | Published) else ""
+    if not theirs or theirs == run.protocol or not score.of_leaderboard:
+        return ""
+    how = "is not compared with" if isinstance(source, Measured) else "is held against"
+    return f"under protocol {run.protocol} {how} the row under {theirs}"
+
+
 def _check_versions(run: RunScores, score: Score, row: ExpectedRow, expected: ExpectedResults) -> None:
     """Raise IncomparableError if the row was measured with another version of the task or harness."""
     source = expected.sources[row.source]
+    if run.protocol != protocols.CURRENT:
+        return  # it fixes the version of every task
     if row.version is not None and score.version != row.version:
         raise IncomparableError(
             f"{run.source}: {score.task} has version {score.version or 'unknown'}, and the row {row.key} has {row.version}; "

@@ -22,6 +22,7 @@ def test_a_model_folder_with_pickles_only(refused, tmp_path):
         (["."], "no config.json"),
         ([".", "--suite", "openlm"], "(did you mean openllm?)"),
         ([".", "--tasks", "gsm9k"], "gsm8k"),
+        ([".", "--protocol", "v0.4.0"], "unknown protocol 'v0.4.0' (did you mean v0.4.0-spin?); choose current, "),
     ],
 )
 def test_what_cannot_be_evaluated(refused, arguments, words):

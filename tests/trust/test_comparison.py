@@ -27,6 +27,22 @@ def test_what_tells_most_comes_first(make: Make, tmp_path: Path) -> None:
     assert keys == ["inputs.preferences_sha256", "seed", "settings.methods.spac.beta", "environment.cpu"]
 
 
+def test_another_protocol_is_named_first_and_its_scores_are_not_judged(make: Make, tmp_path: Path) -> None:
+    changes = {"environment__cpu": "y", "inputs__preferences_sha256": "c" * 64}
+    current: dict[str, Any] = {"settings__evaluation": {"suite": "openllm"}}
+    others = [make(tmp_path / f"seed-{seed}", seed=seed, scores={0: 0.5 + seed / 1000}, **current) for seed in range(2, 6)]
+    a = make(tmp_path / "a", scores={0: 0.5}, **current)
+    b = make(tmp_path / "b", scores={0: 0.9}, settings__evaluation={"suite": "openllm", "protocol": "v0.4.0-spin"}, **changes)
+    found = compare(a, b, others)
+    assert found.differences[0].key == "settings.evaluation.protocol"
+    assert (found.differences[0].a, found.differences[0].b) == ("current", "v0.4.0-spin")
+    (change,) = found.score_differences
+    assert change.in_words == "other protocols: current and v0.4.0-spin"
+    assert found.beyond_noise is None
+    same = compare(a, make(tmp_path / "c", scores={0: 0.9}, **current), others)
+    assert same.beyond_noise
+
+
 def test_a_library_that_neither_run_uses_cannot_matter(make: Make, tmp_path: Path) -> None:
     a, b = make(tmp_path / "a"), make(tmp_path / "b", environment__libraries={"torch": "2.13.0", "deepspeed": "1"})
     (difference,) = compare(a, b).differences

@@ -433,3 +433,30 @@ def test_a_results_file_alone_is_verified_as_what_it_is(tmp_path, rows_file):
     (tmp_path / "text").write_text("no results")
     with pytest.raises(UserError, match="text, line 1: not JSON"):
         verify_runs([tmp_path / "text"], rows_file)
+
+
+# Protocols
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "words"), [("ours", "unverified", "not compared with"), ("paper", "verified", "held")]
+)
+def test_a_row_under_another_protocol_is_said_and_a_measured_one_judges_nothing(tmp_path, source, status, words):
+    """What groups differ by, the tolerance of a published row, holds their protocols."""
+    one = (
+        row(task="arc", metric="acc", source="ours")
+        if source == "ours"
+        else published(tolerance=ArguedValue(value=1, argument="a"))
+    )
+    sources = {**SOURCES, "paper": SOURCES["paper"].model_copy(update={"protocol": "current"})}
+    file = tmp_path / "rows.yaml"
+    file.write_text(ExpectedResults(recipe="tiny", sources=sources, rows=(one,)).as_yaml())
+    scores = {one.iteration: (Score("arc", "acc", 0.8, None, 100, "1"),)}
+    run = RunScores("run", "tiny", one.method, scores, "lm_eval 1", protocol="v0.4.0-spin")
+    verdict = verify_scores(run, file)
+    assert verdict.status == status
+    (note,) = [note for note in verdict.notes if "protocol" in note]
+    assert words in note
+    same = verify_scores(replace(run, protocol="current"), file)
+    assert same.status == "verified"
+    assert not any("protocol" in note for note in same.notes)

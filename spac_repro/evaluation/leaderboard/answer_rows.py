@@ -37,7 +37,7 @@ def collect(
         note: what is said beside the scores.
     """
     first = next(iter(subtasks))
-    metrics = tuple(_metric(task, name, loaded[first], results) for name in task.metrics)
+    metrics = tuple(_metric(task, name, loaded[first], results) for name in task.metric_names)
     about = TaskAbout(name=task.name, version=str(results["versions"][task.name]), metrics=metrics, note=note)
     rows = [
         row
@@ -64,7 +64,7 @@ def _metric(task: Task, name: str, harness_task: Any, results: Mapping[str, Any]
         return Metric(**settings, mean="recorded", recorded=recorded)
     mean: Mean = "items"
     if task.by_subject:
-        mean = "subjects" if name == task.primary_metric else "subjects_by_size"
+        mean = "subjects" if name == task.subjects_metric else "subjects_by_size"
     return Metric(**settings, mean=mean, **_rule(harness_task, measured, chosen))
 
 
@@ -126,7 +126,7 @@ def _rows(
             task=task.name,
             item_id=f"{number}" if subject is None else f"{subject}/{number}",
             content_sha256=files.sha256_json(questions[number] if own_rows else any_sample["doc"]),
-            gold=_gold(harness_task, any_sample["doc"], about),
+            gold=_gold(harness_task, any_sample["doc"]),
             metrics=values,
             tokens=tokens,
             cut=cut,
@@ -160,9 +160,9 @@ def _answer(task: Any, sample: Sample) -> dict[str, Any]:
     return {"log_probs": log_probs, "choice_lengths": lengths}
 
 
-def _gold(task: Any, question: Mapping[str, Any], about: TaskAbout) -> str:
+def _gold(task: Any, question: Mapping[str, Any]) -> str:
     """What is right: the position of a choice, a JSON list of positions, or a text."""
-    if about.metrics[0].rule == "mc2":
+    if task.config.process_results is not None and "mc2_targets" in question:
         return json.dumps([i for i, label in enumerate(question["mc2_targets"]["labels"]) if label == 1])
     gold = task.doc_to_text(question) if task.multiple_input else task.doc_to_target(question)
     if task.OUTPUT_TYPE == "multiple_choice" and isinstance(gold, str):

@@ -6,7 +6,8 @@ and seeds the global random generators of the process. Nothing here uses these.
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spac_repro import protocols
 from spac_repro.documents import yaml_subset
 from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import answer_rows
@@ -95,6 +97,12 @@ def load_rows(*, rows: str, **_: Any) -> datasets.DatasetDict:
     return datasets.DatasetDict(splits)
 
 
+def share_of_leading_answers(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
+    """TruthfulQA's mc2 where the answers before the first false one are taken to be all that are true, as up to lm-eval 0.4.0."""
+    probabilities = [math.exp(logprob) for logprob, _ in results]
+    return {"acc": sum(probabilities[: doc["mc2_targets"]["labels"].index(0)]) / sum(probabilities)}
+
+
 def write_task(task: Task, subtasks: Subtasks, folder: Path) -> None:
     """Write a task in the harness's form: a task file for each subtask, with its questions in a folder beside it.
 
@@ -115,6 +123,8 @@ def write_task(task: Task, subtasks: Subtasks, folder: Path) -> None:
         if included is None or _stock_splits(included) != task.splits:
             keys |= task.harness_splits()
         loader = f"custom_dataset: !function {__name__}.{load_rows.__name__}\n"
+        if task.true_answers == "leading":
+            loader += f"process_results: !function {__name__}.{share_of_leading_answers.__name__}\n"
         (folder / f"{subtask}.yaml").write_text(yaml_subset.dump(keys) + loader, encoding="utf-8")
     if task.by_subject:
         (folder / f"{task.name}.yaml").write_text(yaml_subset.dump(task.harness_group(list(subtasks))), encoding="utf-8")
@@ -140,6 +150,7 @@ def measure(
     batch_size: int,
     seed: int,
     progress: Progress | None = None,
+    protocol: str = protocols.CURRENT,
 ) -> list[TaskAnswers]:
     """Ask a model the given questions, task by task, so that the answers of a task do not depend on other tasks.
 
@@ -152,12 +163,13 @@ def measure(
         batch_size: of generation, and of models that cannot be packed.
         seed: of the few-shot examples.
         progress: called with (task, requests answered, requests in all).
+        protocol: how texts become tokens, and logits log-probabilities.
     """
     was_training = model.training
     found: list[TaskAnswers] = []
     with _silenced() as counter:
         try:
-            lm = PackedHFLM(model, tokenizer, batch_size)
+            lm = PackedHFLM(model, tokenizer, batch_size, protocols.get(protocol))
             for task, subtasks in questions.items():
                 _check_context(task, lm.max_length)
                 lm.on_progress = partial(progress, task.name) if progress is not None else lm.on_progress

@@ -11,6 +11,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spac_repro import protocols
 from spac_repro.data.example import TokenizedExample
 from spac_repro.evaluation.leaderboard import greedy
 from spac_repro.model import architectures, generation_config
@@ -19,6 +20,7 @@ from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy, supports_packing
 from spac_repro.optim import distributed
 from spac_repro.optim.loop import batch_by_tokens
+from spac_repro.protocols import Protocol
 
 MAX_BATCH_TOKENS = 4096
 MIN_SHARED = 0.8  # requests are packed together if they share at least this part of their prompts
@@ -35,11 +37,20 @@ Lengths = dict[tuple[str, int], tuple[int, bool]]
 class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
     """lm-eval's HFLM that computes a shared prompt once, divides questions among processes, and reports progress."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, protocol: Protocol | None = None
+    ) -> None:
+        protocol = protocol or protocols.get(protocols.CURRENT)
         if not architectures.batches_exactly(model):
             batch_size = 1  # the longest row of a batch, or its padding, would change the other rows' scores
         # A copy of the tokenizer, because the harness adds a padding token to one that has none.
-        super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
+        super().__init__(
+            pretrained=model,
+            tokenizer=copy.deepcopy(tokenizer),
+            batch_size=batch_size,
+            add_bos_token=protocol.add_special_tokens,
+        )
+        self._in_model_dtype = protocol.softmax_dtype == "model"
         self.on_progress: Callable[[int, int], None] = lambda done, total: None
         self._done = self._total = 0
         self.lengths: Lengths = {}  # of what was asked since it was last cleared
@@ -105,7 +116,8 @@ class PackedHFLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
             alternatives: for each response in turn, the continuations that are read from it: itself, or several single tokens.
         """
         packed = pack(examples, device=self.device)
-        logprobs = check_finite(Policy(self.model).logits(packed), "the model's logits").log_softmax(-1)
+        logits = check_finite(Policy(self.model).logits(packed), "the model's logits")
+        logprobs = (logits.to(self.model.dtype) if self._in_model_dtype else logits).log_softmax(-1)
         likeliest = logprobs.argmax(-1)
         is_greedy = likeliest == packed.targets
         values = logprobs.gather(-1, packed.targets[:, None])[:, 0]

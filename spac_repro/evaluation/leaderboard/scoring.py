@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spac_repro import protocols
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.errors import UserError
@@ -100,6 +101,7 @@ def ask(
     seed: int = FEWSHOT_SEED,
     weights_sha256: str = "",
     progress: "Progress | None" = None,
+    protocol: str = protocols.CURRENT,
 ) -> Answers:
     """Ask a model the questions of a suite with lm-eval. `answer_scores.scores` computes the scores from the answers.
 
@@ -118,6 +120,7 @@ def ask(
         seed: of the few-shot examples; the default is the harness's own.
         weights_sha256: hash of the model's weights, which is recorded with the answers.
         progress: called with (task, requests answered, requests in all).
+        protocol: the name of the evaluation protocol.
 
     Returns:
         The answers of each task. Their scores end with the average if all tasks of the suite were asked.
@@ -126,23 +129,22 @@ def ask(
         UserError: a wrong task file, an unknown task, a bad limit; missing, empty or garbled files, with file and line.
         UnfitEnvironmentError: the questions are neither in files, nor cached, nor to be had from the hub.
     """
+    suite = suite.under(protocols.get(protocol).name)
     questions = read_questions(suite, tasks=tasks, questions_folder=questions_folder, world=world, limit=limit)
 
     from spac_repro.evaluation.leaderboard.harness import measure
 
     with _task_errors_as_user_errors(suite):
-        tasks_answered = measure(model, tokenizer, questions, batch_size=batch_size, seed=seed, progress=progress)
+        tasks_answered = measure(
+            model, tokenizer, questions, batch_size=batch_size, seed=seed, progress=progress, protocol=protocol
+        )
     for score in (score for task in tasks_answered for score in answer_scores.task_scores(task)):
         if not math.isfinite(score.value):
             raise UserError(f"{score.task} {score.metric} is {score.value}: the model's outputs are not numbers")
-    every = [task.name for task in tasks_of(suite)]
-    about = About(
-        harness=harness_version(),
-        suite=suite.name,
-        suite_files=suite.file_hashes(),
-        weights_sha256=weights_sha256,
-        averaged=tuple(every) if {*every} == {task.name for task in questions} else (),
-    )
+    every = tuple(task.name for task in tasks_of(suite))
+    averaged = every if {*every} == {task.name for task in questions} else ()
+    about = About(harness=harness_version(), protocol=protocol, suite=suite.name, suite_files=suite.file_hashes())
+    about = about.model_copy(update={"weights_sha256": weights_sha256, "averaged": averaged})
     return Answers.join(about, tasks_answered)
 
 

@@ -42,7 +42,7 @@ class Hub(Settings):
 class Task(Settings):
     """A leaderboard task.
 
-    `metrics` maps our name of a metric to the harness's key ("metric,filter"). The first one is the primary metric, which counts in
+    `metrics` maps our name of a metric to the harness's key ("metric,filter"). The primary one, by default the first, counts in
     the average. A task with subjects has two metrics for one key: the plain mean over its subjects, and the mean over its
     questions.
     """
@@ -53,6 +53,7 @@ class Task(Settings):
     fewshot_split: Word | None = None  # the split that few-shot examples are drawn from
     test_split: Word  # the split whose questions are asked
     metrics: Annotated[dict[Word, Key], Field(min_length=1)]
+    primary: Word | None = None  # the metric that counts in the average; None: the first
     row_schema: RowSchema | None = None  # a schema of rows that the package has …
     columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # … or the columns that every row must have
     contamination_column: str | None = None  # with `columns`: the one compared with training prompts; None: the first
@@ -60,6 +61,8 @@ class Task(Settings):
     hub: Hub | None = None  # None: questions come from files only
     by_subject: bool = False  # the column `subject` holds the subject
     max_gen_toks: Annotated[int, Field(ge=0)] = 0  # of a generated answer; 0 for multiple choice
+    regexes_to_ignore: tuple[str, ...] | None = None  # removed from a generated answer before comparison; None: the prompt's own
+    true_answers: Literal["labels", "leading"] = "labels"  # of TruthfulQA: those labelled so, or those before the first false one
     version: int | float = 1.0  # of a prompt written in the file, and of a group of subjects; a stock prompt has its own version
 
     def __hash__(self) -> int:
@@ -78,6 +81,16 @@ class Task(Settings):
     @property
     def primary_metric(self) -> str:
         """The metric that counts in the average."""
+        return self.primary or next(iter(self.metrics))
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics, the primary one first."""
+        return (self.primary_metric, *(name for name in self.metrics if name != self.primary_metric))
+
+    @property
+    def subjects_metric(self) -> str:
+        """Of a task with subjects, the metric that is the plain mean over them: the first one. The other is over all questions."""
         return next(iter(self.metrics))
 
     @property
@@ -95,8 +108,11 @@ class Task(Settings):
         if self.prompt.include is None:
             metrics = dict.fromkeys(key.partition(",")[0] for key in self.metrics.values())
             keys["metric_list"] = [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in metrics]
-        if self.prompt.include is None or self.prompt.harness_keys():
+        if self.prompt.include is None or self.prompt.harness_keys() or self.true_answers != "labels":
             keys["metadata"] = {"version": self.version}
+        if self.regexes_to_ignore is not None:
+            ignored = {"ignore_case": True, "ignore_punctuation": False, "regexes_to_ignore": list(self.regexes_to_ignore)}
+            keys["metric_list"] = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, **ignored}]
         if self.prompt.is_generative:
             keys["generation_kwargs"] |= {"max_gen_toks": self.max_gen_toks, "do_sample": False, "temperature": 0.0}
         return {**keys, "num_fewshot": self.num_fewshot}

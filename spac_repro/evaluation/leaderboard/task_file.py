@@ -87,6 +87,11 @@ def _column_problems(task: Task) -> Iterator[Problem]:
 def _metric_problems(task: Task) -> Iterator[Problem]:
     """Metrics that the harness does not compute, or would have to download."""
     prompt = task.prompt
+    if task.primary is not None and task.primary not in task.metrics:
+        yield (
+            ("primary",),
+            f"no metric {task.primary}{did_you_mean(task.primary, task.metrics)}; there are {', '.join(task.metrics)}",
+        )
     if task.by_subject and (len(task.metrics) != 2 or len({*task.metrics.values()}) != 1):
         yield ("metrics",), "a task with by_subject has two, for one key: the mean over subjects, and the mean over questions"
     if prompt.is_generative != (task.max_gen_toks > 0) and prompt.include is None:
