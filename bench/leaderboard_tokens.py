@@ -1,6 +1,6 @@
 """Tokens of a leaderboard's forward passes over several processes: whole questions or single requests dealt out, by arithmetic.
 
-    python bench/leaderboard_tokens.py QUESTIONS [--processes 8] [--limit 400] [--json]
+    python bench/leaderboard_tokens.py QUESTIONS [--processes 8] [--limit 400] [--tasks mmlu,winogrande] [--json]
 
 The harness makes its requests for the multiple-choice tasks of `openllm`. They are encoded with the tokenizer of SmolLM2, and no
 model runs. A prompt that neighbouring requests share counts once in each process that has one of them. Each count is divided by
@@ -86,8 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--limit", type=int, help="questions a task")
     parser.add_argument("--json", action="store_true", help="one object a line")
+    parser.add_argument("--tasks", default="arc_challenge,hellaswag,truthfulqa_mc2,mmlu,winogrande")
     given = parser.parse_args(arguments)
-    tasks = ["arc_challenge", "hellaswag", "truthfulqa_mc2", "mmlu", "winogrande"]
+    tasks = given.tasks.split(",")
     questions = read_questions(suites.get("openllm"), tasks=tasks, questions_folder=given.questions, limit=given.limit)
     model, tokenizer = small_model()
     for task, subtasks in questions.items():
