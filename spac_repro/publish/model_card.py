@@ -1,10 +1,12 @@
 """The model card (README.md) of a saved policy: what it is, how it was trained, its scores and its limits."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from spac_repro.publish.audit_section import card_section
 from spac_repro.recipe import Run
 from spac_repro.runs.audit import Audit
+from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import FINGERPRINT
 from spac_repro.runs.results import Results, Score
 from spac_repro.runs.verdict import Verdict
@@ -60,15 +62,16 @@ def model_card(
 def _how_to_load(run: Run) -> str:
     settings = run.recipe.policy
     assert settings.adapter is not None  # the caller asked for it
+    start = RunFolder(Path()).iteration(0).policy
     quantized = " in four bits" if settings.adapter.base_bits else ""
     return f"""\
-It is an adapter (LoRA, rank {settings.adapter.rank}) on the start policy{quantized}, which is `iteration-0/policy` of the run:
+It is an adapter (LoRA, rank {settings.adapter.rank}) on the start policy{quantized}, which is `{start}` of the run:
 
 ```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained("iteration-0/policy")
+base = AutoModelForCausalLM.from_pretrained("{start}")
 model = PeftModel.from_pretrained(base, "this folder")
 ```
 
