@@ -4,7 +4,6 @@ Scores are computed from it (`answer_scores`), and two evaluations are paired by
 `content_sha256`. The file holds no clock times, and equal answers give equal bytes.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 ABOUT = b"spac_repro.answers"  # the key of `About` in the file's metadata
 MAX_BYTES = 1 << 30  # of all rows, in memory
+MAX_VALUE = 1e100  # of a metric: the squares of larger ones are not finite
 REMEDY = "remove it and evaluate again"
 
 Mean = Literal["items", "subjects", "subjects_by_size", "clusters", "clustered_items", "items_without_error", "recorded"]
@@ -328,8 +328,8 @@ def _check_rows(path: Path, answers: Answers) -> None:
             raise UserError(f"{where}: the file describes no such task; {REMEDY}")
         if missing := sorted(metrics[row.task] - row.metrics.keys()):
             raise UserError(f"{where}: no value of {one_line(missing[0], 60)}; {REMEDY}")
-        if not all(map(math.isfinite, row.metrics.values())):
-            raise UserError(f"{where}: a metric is not finite; {REMEDY}")
+        if not all(abs(value) <= MAX_VALUE for value in row.metrics.values()):
+            raise UserError(f"{where}: a metric is too large, or no number; {REMEDY}")
         if (row.task, row.item_id) in seen:
             raise UserError(f"{where}: there twice; {REMEDY}")
         seen.add((row.task, row.item_id))

@@ -109,6 +109,7 @@ def test_samples_of_a_generated_answer_by_filter_and_of_subjects(tmp_path: Path)
         (lambda s: s.pop("acc"), "line 1: the metric acc is missing"),
         (lambda s: s["doc"].pop("option1"), "line 1: doc.option1: missing"),
         (lambda s: s.update(acc="yes"), "line 1: the metric acc is 'yes' and no number"),
+        (lambda s: s.update(acc=1e308), "line 1: the metric acc is '1e+308' and no number"),
         (lambda s: s.update(filter="other"), "question 0 of winogrande has no line with the filter none"),
         (lambda s: s.update(doc_id=1), "line 2: question 1 is there twice"),
         (lambda s: s.clear(), "line 1: doc_id: missing"),

@@ -5,7 +5,6 @@ row where the task is not the package's. So files of both kinds can be paired.
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard.question_files import json_lines
 from spac_repro.evaluation.leaderboard.task import Task
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
-from spac_repro.runs import files
+from spac_repro.runs import answers, files
 from spac_repro.runs.answers import About, Answer, Answers, Mean, Metric, TaskAbout
 
 _NAME = re.compile(r"(?:samples_)?(?P<task>.+?)(?:_\d{4}-\d\d-\d\dT[\d.:-]+)?")
@@ -165,7 +164,7 @@ def _every_metric(by_filter: Mapping[str, tuple[str, Sample]]) -> dict[str, str]
 
 
 def _number(where: str, metric: str, value: Any) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not abs(value) <= answers.MAX_VALUE:
         what = "is missing" if value is None else f"is {str(value)[:40]!r} and no number"
         raise UserError(f"{where}: the metric {metric} {what}; {_REMEDY}")
     return float(value)
