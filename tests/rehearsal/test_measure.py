@@ -3,14 +3,17 @@
 import signal
 
 import pytest
+import torch
 
 from spac_repro import iteration, recipes
 from spac_repro.data import sources
+from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.launchers.rehearsal import SIGNAL_REQUEST
 from spac_repro.model import policy
 from spac_repro.optim import signals
 from spac_repro.optim.replicated import Replicated
 from spac_repro.recipe import Run
-from spac_repro.rehearsal import measure, plan, rows, shape
+from spac_repro.rehearsal import interruption, measure, plan, rows, shape
 from spac_repro.rehearsal.meter import Meter
 from spac_repro.spans import listening, span
 
@@ -109,3 +112,31 @@ def test_time_belongs_to_the_innermost_span():
     with span("nobody listens"):
         pass
     assert len(meter.ended) == 2
+
+
+def test_a_signal_that_does_not_come_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv(SIGNAL_REQUEST, str(tmp_path / "requested"))
+    monkeypatch.setattr(interruption, "SIGNAL_SECONDS", 0.1)
+    asked = interruption.Interrupter()
+    asked.start_stage("iteration 1: training")
+    with pytest.raises(UnfitEnvironmentError, match="did not reach the training"):
+        asked.update(1, 4)
+    assert (tmp_path / "requested").exists()
+
+
+def test_an_allocation_that_fails_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(shape, "create", lambda *_: torch.empty(2**60))
+    with pytest.raises(UnfitEnvironmentError, match="does not fit: memory ran out with 2 layers"):
+        measure.visit(planned(small()), 2, 0.5, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_do_not_fit_are_not_begun(monkeypatch):
+    run = small()
+    found = shape.of_policy(run.recipe.policy)
+    monkeypatch.setattr(measure, "_memory", lambda run: measure._needed(found, run, 2))
+    assert measure.depths(found, run, None) == (1, 2)
+    monkeypatch.setattr(measure, "_memory", lambda run: measure._needed(found, run, 1))
+    for layers in (None, 2):
+        with pytest.raises(UnfitEnvironmentError, match="does not fit: 2 layers"):
+            measure.depths(found, run, layers)
