@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from spac_repro import protocols
 from spac_repro.cli import choices
 
 app = typer.Typer(help="Make files of expected results, from published scores or from runs of your own.", no_args_is_help=True)
@@ -21,7 +22,9 @@ def import_table(
         str, typer.Option(parser=choices.one_of(("percent", "share")), metavar="percent|share", help="Of the numbers.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="YAML file to write. It must not exist.")],
-    protocol: Annotated[str, typer.Option(help="Protocol of the evaluation, if it is stated, e.g. v0.4.0-spin.")] = "",
+    protocol: Annotated[
+        str, typer.Option(help=f"Protocol of the evaluation, if it is stated: {', '.join(protocols.names())}.")
+    ] = "",
     expected: Annotated[
         Path | None, typer.Option(help="File of expected results to copy.", show_default="the recipe's, in the package")
     ] = None,

@@ -183,7 +183,7 @@ def _introduction(facts: Facts) -> list[str]:
 def _readme(facts: Facts) -> str:
     lines = _introduction(facts)
     for run in facts.runs:
-        hours = "not recorded" if run.hours is None else f"{run.hours:.2f}"
+        hours = "not recorded" if run.hours is None else f"{run.hours:.3g}"
         lines += [
             "",
             f"### {run.folder}",

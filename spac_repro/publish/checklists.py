@@ -106,7 +106,7 @@ def _neurips(facts: Facts) -> list[Item]:
             "8 compute",
             "Are the resources of each experiment stated?",
             "yes" if of_all else "partly" if hours else "no",
-            f"{sum(hours):.2f} hours in all, {len(hours)} of {len(facts.runs)} runs timed, on: {hardware}",
+            f"{sum(hours):.3g} hours in all, {len(hours)} of {len(facts.runs)} runs timed, on: {hardware}",
         ),
         Item(NEURIPS, "9 ethics", "Does the research keep the code of ethics?", "open", paper),
         Item(NEURIPS, "10 impact", "Are impacts on society discussed?", "open", paper),

@@ -107,7 +107,7 @@ class Published(StrictModel):
 
     kind: Literal["published"]
     citation: str
-    protocol: str = ""  # of the evaluation; empty where it is not stated
+    protocol: protocols.Name | None = None  # of the evaluation; None where it is not stated
 
 
 class NotTranscribed(StrictModel):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spac_repro import protocols
 from spac_repro.documents import yaml_subset
 from spac_repro.documents.errors import one_line, user_error
 from spac_repro.documents.suggestions import did_you_mean
@@ -71,7 +72,7 @@ def import_table(
         output: the file to write; must not exist.
         citation: where the numbers were published: paper, table, rows.
         unit: of the numbers, one of `UNITS`.
-        protocol: of the evaluation, if it is stated.
+        protocol: name of the evaluation's protocol, if it is stated.
         base: the file of expected results to copy; by default the package's for the recipe.
 
     Raises:
@@ -79,6 +80,8 @@ def import_table(
     """
     if output.exists():
         raise UserError(f"{output}: exists; nothing is overwritten: name another file")
+    if protocol:
+        protocols.get(protocol)
     if not citation.strip():
         raise UserError("--citation is empty; name paper, table and rows, so that others can find the numbers")
     source_file = base or expected_path(recipe)
@@ -228,7 +231,7 @@ def _merge(
     gone = {(row.method, row.iteration) for row in expected.rows if row not in kept} - {
         (line.method, line.iteration) for line in new
     }
-    sources = {**expected.sources, name: Published(kind="published", citation=citation, protocol=protocol)}
+    sources = {**expected.sources, name: Published(kind="published", citation=citation, protocol=protocol or None)}
     used = {row.source for row in (*kept, *added)}
     sources = {key: source for key, source in sources.items() if key in used or not isinstance(source, NotTranscribed)}
     merged = expected.model_copy(update={"rows": (*kept, *added), "sources": sources})

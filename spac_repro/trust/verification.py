@@ -263,7 +263,7 @@ def _other_protocol(run: RunScores, score: Score, row: ExpectedRow, expected: Ex
     A measured row then judges nothing. A published row does: what groups differ by, its tolerance, holds their protocols too.
     """
     source = expected.sources[row.source]
-    theirs = source.protocol if isinstance(source, Measured | Published) else ""
+    theirs = source.protocol if isinstance(source, Measured | Published) else None
     if not theirs or theirs == run.protocol or not score.of_leaderboard:
         return ""
     how = "is not compared with" if isinstance(source, Measured) else "is held against"

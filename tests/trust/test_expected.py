@@ -91,6 +91,11 @@ def test_loads_and_round_trips(tmp_path):
         ("2026-01-31", "someday", "sources.ours.date: "),
         ("{source: paper, method: start", "{source: papr, method: start", "observations.0.source: unknown source 'papr' (did you"),
         ("{source: paper, method: start", "{source: ours, method: start", "observations.0: its source 'ours' is not published"),
+        (
+            "citation: Somebody 2024}",
+            "citation: Somebody 2024, protocol: curent}",
+            "unknown protocol 'curent' (did you mean current?)",
+        ),
         ("{arc: 0.5}", "{arcs: 0.5}", "observations.0: no row has the task 'arcs' (did you mean arc?)"),
         ("weights: same", "weights: others", "observations.0.weights: "),
         ("{arc: 0.5}}", "{arc: 0.5}}\n- {source: paper, method: start, iteration: 0, weights: own, scores: {}}", "occurs twice"),

@@ -129,6 +129,7 @@ def test_a_missing_task_a_wrong_unit_and_no_citation(tmp_path):
     assert "62.0 is not between 0 and 1; say --unit percent" in refusal(tmp_path, unit="share")
     shares = HEADER + "spac,1,.62,.50,.74,.33,.84,.60,.605\n"
     assert "so these look like shares; say --unit share" in refusal(tmp_path, shares)
+    assert "unknown protocol 'v0.4.0' (did you mean v0.4.0-spin?)" in refusal(tmp_path, protocol="v0.4.0")
     assert "--citation is empty" in refusal(tmp_path, citation=" ")
     assert "not UTF-8" in refusal(tmp_path, b"\xff\xfe")
     with pytest.raises(UserError, match="no such file"):

@@ -65,6 +65,16 @@ def test_the_files_starts_borrow_it_and_its_methods_do_not():
     assert not [row for row in EXPECTED.rows if row.harness_shift]
 
 
+def test_each_source_is_compared_with_the_mean_that_its_protocol_reports():
+    sources = EXPECTED.sources
+    assert {name: source.protocol for name, source in sources.items() if source.kind == "published"} == {
+        "spin-paper": "v0.4.0-spin",
+        "open-llm-leaderboard": "leaderboard-v1",
+        "repetition": None,
+    }
+    assert {row.metric for row in EXPECTED.rows if row.task == "mmlu"} == {"acc"}  # tests/evaluation/test_protocols.py has it
+
+
 def test_every_published_score_is_within_the_tolerance_of_its_row():
     compared = 0
     for observed in EXPECTED.observations:
