@@ -158,6 +158,12 @@ def _adapter_parameters(run: Run) -> int:
     return adapter.rank * shape.num_hidden_layers * sum(widths.get(target, 0) for target in set(adapter.targets))
 
 
+def bytes_of_loaded_weight(recipe: Recipe) -> float:
+    """Bytes of one of the policy's weights in memory: of a base in four bits they are fewer than it is computed with."""
+    adapter = recipe.policy.adapter
+    return _FOUR_BIT_BYTES if adapter and adapter.base_bits else bytes_of_weight(recipe)
+
+
 def training_state(recipe: Recipe, parameters: int, trained: int) -> tuple[int, int]:
     """Return the bytes of weights, gradients and optimizer state in one process, and those of one checkpoint.
 
@@ -169,7 +175,7 @@ def training_state(recipe: Recipe, parameters: int, trained: int) -> tuple[int, 
     adapter, bytes_per_weight = recipe.policy.adapter, bytes_of_weight(recipe)
     memory, checkpoint = _training_state(recipe.training, trained, 4 if adapter else bytes_per_weight)
     if adapter:
-        memory += int(parameters * (_FOUR_BIT_BYTES if adapter.base_bits else bytes_per_weight))
+        memory += int(parameters * bytes_of_loaded_weight(recipe))
     return memory, checkpoint
 
 

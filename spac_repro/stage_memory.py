@@ -188,8 +188,8 @@ def _limited(what: str, size: int, limit: int, parameters: int, whose: str) -> L
 
 
 def _weights(run: Run) -> Line:
-    n, size = cost.estimate(run, None).parameters, cost.bytes_of_weight(run.recipe)
-    return Line("weights", f"{size} B × {n:,}", size * n)
+    n, size = cost.estimate(run, None).parameters, cost.bytes_of_loaded_weight(run.recipe)
+    return Line("weights", f"{size:.3g} B × {n:,}", size * n)
 
 
 def _mask(recipe: Recipe) -> list[Line]:
