@@ -44,4 +44,7 @@ def test_runs_of_one_seed_share_their_start_and_train_at_the_chosen_rate():
     tuning = matrix.runs(matrix.Sweep.load("smollm2_tuning"))
     assert len(tuning) == 6
     assert {run.seed for run in tuning}.isdisjoint({run.seed for run in runs})
-    assert campaign.TOOTH_SEED not in {run.seed for run in runs}
+    assert {run.seed for run in tuning} == {campaign.TUNING_SEED}
+    assert {f"data.max_pairs={campaign.PAIRS}"} == {
+        each for run in (*runs, *tuning) for each in run.settings if "max_pairs" in each
+    }
