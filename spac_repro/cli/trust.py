@@ -58,8 +58,8 @@ def verify(
     from spac_repro.publish import archive_format
     from spac_repro.trust import terminal
 
-    if scores is None and folders and len(folders) == 1 and archive_format.looks_like_one(folders[0]):
-        raise typer.Exit(_verify_archive(folders[0], expected, as_json))
+    if scores is None and any(map(archive_format.looks_like_one, folders or ())):
+        raise typer.Exit(_verify_archive(folders or [], expected, as_json))
     verdict = _verdict(folders or [], expected, scores, recipe, method, iteration, deep)
     if as_json:
         print(json.dumps(verdict.as_json()))
@@ -68,11 +68,14 @@ def verify(
     raise typer.Exit(verdict.exit_code)
 
 
-def _verify_archive(path: Path, expected: Path | None, as_json: bool) -> int:
+def _verify_archive(paths: list[Path], expected: Path | None, as_json: bool) -> int:
     """Verify an archive, print what was found, and return the exit code."""
     from spac_repro.publish import archive_verdicts
     from spac_repro.trust import terminal
 
+    if len(paths) > 1:
+        raise UserError("an archive is verified alone; name one archive, or run folders")
+    (path,) = paths
     with output.progress(as_json) as progress:
         found = archive_verdicts.verify(path, expected, progress)
     if as_json:

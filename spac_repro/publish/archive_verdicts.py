@@ -7,6 +7,7 @@ from typing import Any
 
 from spac_repro.documents import strict_json
 from spac_repro.documents.errors import user_error
+from spac_repro.errors import UserError
 from spac_repro.progress import NoProgress, Progress
 from spac_repro.publish import archive_format
 from spac_repro.publish.archive import INDEX, read_index
@@ -15,6 +16,8 @@ from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.verdict import Verdict
 from spac_repro.trust import verification
 from spac_repro.trust.expected import expected_path
+
+OTHER_EXPECTED = "the archive holds other expected results for this recipe than those that the scores were compared with"
 
 
 @dataclass(frozen=True)
@@ -53,24 +56,34 @@ def verify(path: Path, expected: Path | None = None, progress: Progress | None =
     progress.start_stage("checking the hash of every file")
     with tempfile.TemporaryDirectory(prefix="spac-repro-") as temporary, files.explain_disk_errors(Path(temporary)):
         folder = Path(temporary)
-        hashes = archive_format.unpack(path, folder, lambda name: not _is_large(name), progress.update)
-        if INDEX not in hashes:
-            raise user_error(str(path), f"no {INDEX}", remedy="name a file that `spac-repro archive` wrote")
-        index = strict_json.read(folder / INDEX)
-        groups: dict[tuple[str, str, str | None], list[RunFolder]] = {}
-        for place in read_index(index, str(path)):
-            run = RunFolder.open(folder / place)
-            _check_against_manifest(path, place, run, hashes)
-            manifest = run.manifest
-            groups.setdefault((manifest.recipe, manifest.method, manifest.settings_sha256), []).append(run)
-        progress.start_stage("comparing scores")
-        verdicts = []
-        for (recipe, _, _), runs in groups.items():
-            own = folder / "expected_results" / f"{recipe}.yaml"
-            chosen = expected or (own if not expected_path(recipe).exists() and own.exists() else None)
-            verdict = verification.verify_runs([run.path for run in runs], chosen)
-            verdicts.append(_without_place(verdict, str(folder)))
-        return ArchiveVerdict(str(path), files.sha256_file(path), len(hashes), tuple(verdicts))
+        try:
+            return _verify(path, folder, expected, progress)
+        except UserError as error:
+            raise type(error)(str(error).replace(f"{folder}/", f"{path}: ")) from None
+
+
+def _verify(path: Path, folder: Path, expected: Path | None, progress: Progress) -> ArchiveVerdict:
+    """Verify an archive that is unpacked to a folder."""
+    hashes = archive_format.unpack(path, folder, lambda name: not _is_large(name), progress.update)
+    if INDEX not in hashes:
+        raise user_error(str(path), f"no {INDEX}", remedy="name a file that `spac-repro archive` wrote")
+    index = strict_json.read(folder / INDEX)
+    groups: dict[tuple[str, str, str | None], list[RunFolder]] = {}
+    for place in read_index(index, str(path)):
+        run = RunFolder.open(folder / place)
+        _check_against_manifest(path, place, run, hashes)
+        manifest = run.manifest
+        groups.setdefault((manifest.recipe, manifest.method, manifest.settings_sha256), []).append(run)
+    progress.start_stage("comparing scores")
+    verdicts = []
+    for (recipe, _, _), runs in groups.items():
+        own = folder / "expected_results" / f"{recipe}.yaml"
+        chosen = expected or (own if not expected_path(recipe).exists() and own.exists() else None)
+        verdict = verification.verify_runs([run.path for run in runs], chosen)
+        if own.exists() and verdict.expected_file and verdict.expected_file.sha256 != files.sha256_file(own):
+            verdict = replace(verdict, notes=(*verdict.notes, OTHER_EXPECTED))
+        verdicts.append(_without_place(verdict, str(folder)))
+    return ArchiveVerdict(str(path), files.sha256_file(path), len(hashes), tuple(verdicts))
 
 
 def _is_large(name: str) -> bool:

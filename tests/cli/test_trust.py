@@ -43,6 +43,7 @@ def test_runs_go_into_an_archive_that_can_be_verified(invoke, tmp_path):
     assert found.code == 2  # its settings have no row
     assert f"SHA-256 {sha256}" in found.out
     assert "unverified" in found.out
+    assert "an archive is verified alone" in invoke("verify", "claim.zip", "runs").err
     as_json = json.loads(invoke("verify", "claim.zip", "--json").out)
     assert (as_json["sha256"], [verdict["status"] for verdict in as_json["verdicts"]]) == (sha256, ["unverified"])
     (tmp_path / "claim.zip").write_bytes((tmp_path / "claim.zip").read_bytes()[:-100])

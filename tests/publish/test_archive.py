@@ -208,6 +208,9 @@ def test_scores_are_compared_with_expected_results(tmp_path):
         assert found.verdicts[0].status == status
         assert found.exit_code == code
         assert found.verdicts[0].expected_file.name == "expected_results/own.yaml"
+        assert not found.verdicts[0].notes
+    (tmp_path / "mine.yaml").write_text(text + "\n")
+    assert archive_verdicts.OTHER_EXPECTED in archive_verdicts.verify(path, tmp_path / "mine.yaml").verdicts[0].notes
 
 
 def test_every_member_that_is_edited_is_found(packed, tmp_path):
@@ -311,7 +314,7 @@ def test_a_run_that_was_altered_before_is_found_by_its_manifest(packed, tmp_path
 @pytest.mark.parametrize(
     ("index", "message"),
     [([], "is not the index"), ({"runs": []}, "names no runs"), ({"runs": [{"folder": "../x"}]}, "is not one of an archive"),
-     ({"schema": 99, "runs": [{"folder": "a"}]}, "newer version"), ({"runs": [{"folder": "requirements"}]}, "no manifest"),
+     ({"schema": 99, "runs": [{"folder": "a"}]}, "newer version"), ({"runs": [{"folder": "requirements"}]}, "zip: requirements has no"),
      (None, "no archive.json")],
 )  # fmt: skip
 def test_an_index_of_something_else_is_refused(packed, tmp_path, index, message):
