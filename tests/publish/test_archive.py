@@ -313,10 +313,15 @@ def test_a_run_that_was_altered_before_is_found_by_its_manifest(packed, tmp_path
 
 @pytest.mark.parametrize(
     ("index", "message"),
-    [([], "is not the index"), ({"runs": []}, "names no runs"), ({"runs": [{"folder": "../x"}]}, "is not one of an archive"),
-     ({"schema": 99, "runs": [{"folder": "a"}]}, "newer version"), ({"runs": [{"folder": "requirements"}]}, "zip: requirements has no"),
-     (None, "no archive.json")],
-)  # fmt: skip
+    [
+        ([], "is not the index"),
+        ({"runs": []}, "names no runs"),
+        ({"runs": [{"folder": "../x"}]}, "is not one of an archive"),
+        ({"schema": 99, "runs": [{"folder": "a"}]}, "newer version"),
+        ({"runs": [{"folder": "requirements"}]}, "b.zip: requirements has no manifest"),
+        (None, "no archive.json"),
+    ],
+)
 def test_an_index_of_something_else_is_refused(packed, tmp_path, index, message):
     contents = {key: value for key, value in members(packed).items() if key not in (archive_format.SUMS, "archive.json")}
     if index is not None:
