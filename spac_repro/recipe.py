@@ -51,7 +51,7 @@ def _suite(given: Any) -> Any:
     if not isinstance(given, str):
         return given
     try:
-        return suites.get(given)
+        return suites.of_recipe(given)
     except UserError as error:
         raise ValueError(str(error)) from None
 

@@ -22,6 +22,7 @@ from spac_repro.registry import import_object
 TASKS_FOLDER = Path(__file__).parent / "evaluation" / "leaderboard" / "tasks"
 SUITE_FILE = "suite.yaml"  # in a user's folder: name and summary of the suite
 
+HARNESS = "lm-eval:"  # in front of tasks that are lm-eval's own
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_.-]{0,99}"  # of a suite's name
 
 
@@ -34,16 +35,17 @@ class Suite:
     task_files: tuple[Path, ...]  # one task each, in the order of the scores
     question_generator: str | None = None  # "module:function" that generates the questions from the built-in world
     folder: Path | None = None  # of a user's suite; None: a suite of the package
+    harness_tasks: tuple[str, ...] = ()  # of lm-eval itself, in place of task files
 
     @property
     def has_tasks(self) -> bool:
         """Whether the suite has any task. The suite `none` has none."""
-        return bool(self.task_files)
+        return bool(self.task_files or self.harness_tasks)
 
     @property
     def task_names(self) -> tuple[str, ...] | None:
         """The names of the tasks of a suite of the package; None for a user's, whose files have to be read for them."""
-        return tuple(file.stem for file in self.task_files) if self.folder is None else None
+        return self.harness_tasks or (tuple(file.stem for file in self.task_files) if self.folder is None else None)
 
     @property
     def uses_world(self) -> bool:
@@ -131,10 +133,33 @@ def get(name: str) -> Suite:
     for suite in (*_SUITES, NONE):
         if suite.name == name:
             return suite
+    if name.startswith(HARNESS):
+        return _harness_suite(name)
     if name and Path(name).is_dir():
         return _user_suite(Path(name))
     known = [*names(), NONE.name]
-    raise UserError(f"unknown suite {name!r}{did_you_mean(name, known)}; choose {', '.join(known)}, or a folder of task files")
+    others = f"or a folder of task files; {HARNESS}TASK,… are tasks of lm-eval"
+    raise UserError(f"unknown suite {name!r}{did_you_mean(name, known)}; choose {', '.join(known)}, {others}")
+
+
+def of_recipe(name: str) -> Suite:
+    """Return the suite of this name, or in this folder, for a recipe.
+
+    Raises:
+        UserError: as in `get`; or it holds tasks of lm-eval, whose questions a run could not hash.
+    """
+    suite = get(name)
+    if suite.harness_tasks:
+        raise UserError(f"{name} is for `evaluate --suite`; in a recipe, give a suite of the package or a folder of task files")
+    return suite
+
+
+def _harness_suite(name: str) -> Suite:
+    """Make a suite of tasks of lm-eval, which whoever asks them looks up."""
+    tasks = tuple(task.strip() for task in name.removeprefix(HARNESS).split(","))
+    if not all(tasks) or len({*tasks}) < len(tasks):
+        raise UserError(f"{name!r}: name each task of lm-eval once, as in {HARNESS}arc_easy,piqa")
+    return Suite(HARNESS + ",".join(tasks), "tasks of lm-eval", (), harness_tasks=tasks)
 
 
 def _user_suite(folder: Path) -> Suite:

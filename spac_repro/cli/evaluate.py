@@ -29,7 +29,7 @@ def evaluate(
             autocompletion=choices.suite_names,
             help="Leaderboard suite. "
             + "; ".join(f"{known.name}: {known.summary}" for known in suites.builtin())
-            + "; or a folder of task files.",
+            + "; a folder of task files; or lm-eval:TASK,… for any tasks of lm-eval by name.",
         ),
     ] = "openllm",
     questions: Questions = None,

@@ -33,17 +33,22 @@ def test_what_cannot_be_evaluated(refused, arguments, words):
 def test_the_table_says_what_json_says_of_cut_prompts(monkeypatch, capsys, as_json):
     from spac_repro.cli import evaluate
     from spac_repro.evaluation import model_folder
+    from spac_repro.runs import answer_scores
+    from spac_repro.runs.answers import About, Answers
     from spac_repro.runs.results import Score
 
     asked = []
 
     def measure(*_, tasks, **__):
         asked.append(tasks)
-        return [Score("gsm8k", "exact_match", 0.5, 0.1, 3, note="3 prompts cut to the model's 300 tokens")]
+        return Answers.of(About(), ())
 
+    score = Score("gsm8k", "exact_match", 0.5, 0.1, 3, note="3 prompts cut to the model's 300 tokens")
     monkeypatch.setattr(model_folder, "evaluate", measure)
-    evaluate.evaluate(Path("[/nope]"), suite="openllm", tasks="gsm8k, arc_challenge", as_json=as_json)
+    monkeypatch.setattr(answer_scores, "scores", lambda _: [score])
+    evaluate.evaluate(Path("[/nope]"), suite="openllm", tasks="gsm8k, arc_challenge", protocol="v0.4.0-spin", as_json=as_json)
     printed = capsys.readouterr().out
     assert "3 prompts cut to the model's 300 tokens" in printed
     assert "[/nope]" in printed
+    assert "v0.4.0-spin" in printed
     assert asked == [["gsm8k", "arc_challenge"]]

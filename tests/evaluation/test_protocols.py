@@ -6,15 +6,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lm_eval
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from spac_repro import protocols, suites
 from spac_repro.errors import UserError
@@ -37,6 +35,7 @@ OLD_FILES = {
     "gsm8k": "gsm8k/gsm8k",
 }
 SHOTS = {"arc_challenge": 25, "hellaswag": 10, "truthfulqa_mc2": 0}  # as somebody types them; 5 for the others
+Tiny = Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]]
 SUBJECT_SIZES = {"anatomy": 2, "marketing": 5, "virology": 3}
 
 
@@ -193,21 +192,6 @@ def score_differences(scores: Iterable[Score], old: dict[str, Any]) -> list[str]
     return found
 
 
-def tiny() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A model of one layer, whose tokenizer puts BOS before every text. Every byte is a token."""
-    alphabet = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    inner = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.decoder = decoders.ByteLevel()
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(
-        vocab_size=258, max_position_embeddings=16384, bos_token_id=0, eos_token_id=1, initializer_range=0.2, **shape
-    )
-    return LlamaForCausalLM(config).eval(), PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
-
-
 # Names and files
 
 
@@ -268,7 +252,7 @@ def test_the_share_of_true_answers_by_order_and_by_label() -> None:
 @pytest.mark.check
 @pytest.mark.real
 def test_spins_protocol_equals_lm_eval_0_4_0_item_by_item(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Tiny
 ) -> None:
     """Six tasks with real questions; the tokenizer would put BOS before every prompt. Other protocols do not equal it."""
     if not (OLD / "lm_eval").is_dir():

@@ -59,7 +59,7 @@ def _sandboxed(templates: Environment) -> Environment:
 
 
 @contextmanager
-def _silenced() -> Iterator[_TruncationCounter]:
+def silenced() -> Iterator[_TruncationCounter]:
     """Switch off log lines, progress bars and code in templates, of the harness and its libraries; restore them afterwards."""
     counter, templates = _TruncationCounter(), lm_eval.utils.env
     logger = logging.getLogger("lm_eval")
@@ -167,7 +167,7 @@ def measure(
     """
     was_training = model.training
     found: list[TaskAnswers] = []
-    with _silenced() as counter:
+    with silenced() as counter:
         try:
             lm = PackedHFLM(model, tokenizer, batch_size, protocols.get(protocol))
             for task, subtasks in questions.items():

@@ -38,8 +38,14 @@ def select_tasks(suite: Suite, tasks: Sequence[str] | None = None) -> list[Task]
     Raises:
         UserError: an unknown task (the message suggests a similar name), no task, or an empty suite.
     """
+    if suite.harness_tasks:
+        from spac_repro.evaluation.leaderboard import harness_tasks
+
+        if tasks is not None:
+            raise UserError(f"--tasks {','.join(tasks)}: the suite {suite.name} names its tasks itself; omit --tasks")
+        harness_tasks.check(suite.harness_tasks)
     known = {task.name: task for task in tasks_of(suite)}
-    if not known:
+    if not known and not suite.harness_tasks:
         raise UserError(f"the suite {suite.name} asks nothing; choose another with --suite")
     for name in tasks or ():
         if name not in known:
@@ -66,6 +72,8 @@ def read_questions(
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; ask at least 1 question a task")
     chosen = select_tasks(suite, tasks)
+    if suite.harness_tasks and questions_folder is not None:
+        raise UserError(f"the suite {suite.name} asks lm-eval's own questions; omit --questions, or write a task file")
     if suite.uses_world:
         from_world = _world_questions(suite, chosen, questions_folder, world)
         return {task: task.limited(subtasks, limit) for task, subtasks in from_world.items()}
@@ -131,13 +139,15 @@ def ask(
     """
     suite = suite.under(protocols.get(protocol).name)
     questions = read_questions(suite, tasks=tasks, questions_folder=questions_folder, world=world, limit=limit)
+    options: Any = {"batch_size": batch_size, "seed": seed, "progress": progress, "protocol": protocol}
 
-    from spac_repro.evaluation.leaderboard.harness import measure
+    from spac_repro.evaluation.leaderboard import harness, harness_tasks
 
     with _task_errors_as_user_errors(suite):
-        tasks_answered = measure(
-            model, tokenizer, questions, batch_size=batch_size, seed=seed, progress=progress, protocol=protocol
-        )
+        if suite.harness_tasks:
+            tasks_answered = harness_tasks.measure(model, tokenizer, suite.harness_tasks, limit=limit, **options)
+        else:
+            tasks_answered = harness.measure(model, tokenizer, questions, **options)
     for score in (score for task in tasks_answered for score in answer_scores.task_scores(task)):
         if not math.isfinite(score.value):
             raise UserError(f"{score.task} {score.metric} is {score.value}: the model's outputs are not numbers")
