@@ -40,6 +40,15 @@ SCORES = {
     "exact_match_flexible": "GSM8K: exact_match with the last number of the answer",
     "mean": "average: plain mean over the tasks of the suite, each by its first metric. sweep collect: mean over seeds",
 }
+PAIRED = {
+    "gained": "questions that B alone answers, of two models",
+    "lost": "questions that A alone answers, of two models",
+    "paired-interval": "interval of B − A on the same questions: Bonett and Price's for shares of two models, else Student's t",
+    "paired-p": "p of no difference: McNemar's exact test for shares, sign flips for means, Student's t for groups of runs",
+    "holm": "p corrected over the primary metric of each task and the average, by Holm's method",
+    "paired-detectable": "true difference that is found with probability 0.8, at the level 0.05 over the number of corrected rows",
+    "paired-noise": "the test; for groups of runs, the standard errors that seeds and questions have",
+}
 AUDIT = {
     "audit-cut": "share of responses that reached the limit, and have no stop token at their end",
     "audit-lengths": "quantiles of the length, in tokens with the stop token",
@@ -67,6 +76,11 @@ SYMBOLS = {
 }
 # What tables and figures show, where it is not the anchor.
 NAMES = {
+    "paired-interval": "95 % interval",
+    "paired-p": "p",
+    "holm": "p (Holm)",
+    "paired-detectable": "detectable",
+    "paired-noise": "noise",
     "underpowered": "without power",
     "plus-minus": "±",
     "audit-cut": "cut",
@@ -89,7 +103,7 @@ NAMES = {
     "pi_0": "π_0",
     "beta": "β",
 }
-DEFINITIONS = {**COLUMNS, **AUDIT, **SCORES, **STEP_METRICS, **SYMBOLS}
+DEFINITIONS = {**COLUMNS, **PAIRED, **AUDIT, **SCORES, **STEP_METRICS, **SYMBOLS}
 
 
 def terms_shown(metrics: Collection[str]) -> list[dict[str, str]]:
@@ -98,5 +112,5 @@ def terms_shown(metrics: Collection[str]) -> list[dict[str, str]]:
     Args:
         metrics: The metrics that its score tables show. A metric of a user's own suite has no definition here.
     """
-    anchors = [*COLUMNS, *AUDIT, *(metric for metric in SCORES if metric in metrics), *STEP_METRICS, *SYMBOLS]
+    anchors = [*COLUMNS, *PAIRED, *AUDIT, *(metric for metric in SCORES if metric in metrics), *STEP_METRICS, *SYMBOLS]
     return [{"anchor": anchor, "name": NAMES.get(anchor, anchor), "definition": DEFINITIONS[anchor]} for anchor in anchors]

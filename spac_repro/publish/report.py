@@ -12,6 +12,7 @@ from spac_repro.errors import UserError
 from spac_repro.publish import audit_section, glossary, svg
 from spac_repro.publish.curves import figures
 from spac_repro.publish.groups import Group, RunView, group_by_settings
+from spac_repro.publish.question_section import question_sections
 from spac_repro.publish.responses import response_cards
 from spac_repro.publish.scores import score_names, score_tables
 from spac_repro.publish.settings_section import flatten, setting_rows, train_command
@@ -83,6 +84,7 @@ def _render(views: Sequence[RunView], groups: Sequence[Group]) -> str:
         warnings=audit_section.warnings(views),
         audits=list(audit_section.audit_tables(groups)),
         tables=list(score_tables(groups)),
+        questions=list(question_sections(groups)),
         figures=rendered,
         responses=list(response_cards(groups)),
         settings=[(group.label, list(setting_rows(group.first))) for group in groups],

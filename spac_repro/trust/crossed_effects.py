@@ -73,8 +73,8 @@ class Estimate:
     questions: float | None = None
 
     def interval(self, alpha: float) -> tuple[float, float] | None:
-        """The interval of level 1 − alpha; None if the standard error is not known."""
-        if self.stderr is None:
+        """The interval of level 1 − alpha; None if the standard error is not known, or 0 because nothing varies."""
+        if not self.stderr:
             return None
         half = t_quantile(self.df, alpha) * self.stderr
         return self.difference - half, self.difference + half

@@ -116,7 +116,7 @@ def paired_scores(
 def _score(task: PairedTask, metric: Metric, assumed: _Assumed) -> PairedScore:
     a, b = task.values(metric.name)
     questions = task.weighting(metric, by_subject=assumed.by_subject)
-    row = _row((task.about.name, metric.name, metric is task.metrics[0]), task.asked, (a, b), questions, assumed)
+    row = _row((task.about.name, metric.name, metric is task.primary), task.asked, (a, b), questions, assumed)
     if len(a) > 1 or len(b) > 1 or not (_is_share(a) and _is_share(b)):
         return row
     gained, lost, count = int((b > a).sum()), int((a > b).sum()), row.questions
@@ -132,8 +132,8 @@ def _average(parts: Sequence[PairedTask], assumed: _Assumed) -> PairedScore:
     """The row of the average over tasks, each by its primary metric. Each task is a stratum of its own."""
     import numpy as np
 
-    values = [part.values(part.metrics[0].name) for part in parts]
-    own = [part.weighting(part.metrics[0], by_subject=assumed.by_subject) for part in parts]
+    values = [part.values(part.primary.name) for part in parts]
+    own = [part.weighting(part.primary, by_subject=assumed.by_subject) for part in parts]
     starts = np.cumsum([0, *(each.clusters.max() + 1 for each in own)])
     questions = Questions(
         np.concatenate([each.weights for each in own]) / len(own),
@@ -158,6 +158,10 @@ def _row(
     a, b = sides
     found = estimate(a, b, questions, matched=assumed.matched)
     low, high = found.interval(ALPHA) or (None, None)
+    detectable = found.detectable(assumed.level)
+    if min(a.min(), b.min()) >= 0.0 and max(a.max(), b.max()) <= 1.0:  # then no difference is larger than 1
+        low, high = low and max(low, -1.0), high and min(high, 1.0)
+        detectable = None if detectable is None or detectable > 1.0 else detectable
     if len(a) == len(b) == 1:
         p: PValue | None = sign_flips(np.bincount(questions.clusters, questions.weights * (b - a)[0]))
     else:
@@ -175,7 +179,7 @@ def _row(
         low=low,
         high=high,
         p=p,
-        detectable=found.detectable(assumed.level),
+        detectable=detectable,
         seeds_stderr=found.seeds,
         questions_stderr=found.questions,
     )

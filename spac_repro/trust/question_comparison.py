@@ -179,7 +179,7 @@ def _same_seeds(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> bool:
 
 def _changed(task: PairedTask) -> list[ChangedQuestion]:
     """The questions of a task on which the primary metric differs, by the size of the difference and then in their order."""
-    metric = task.metrics[0].name
+    metric = task.primary.name
     a, b = (side.mean(axis=0) for side in task.values(metric))
     found = []
     for place in sorted((int(place) for place in (a != b).nonzero()[0]), key=lambda place: -abs(b[place] - a[place])):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from spac_repro.trust.crossed_effects import Questions
 
+# Of the package's own tasks, the metric that is tested; the first one of any other task is its primary one.
+PRIMARY = {"gold": "reward", "heldout": "margin"}
 Key = tuple[str, int]  # the hash of the content, and how often it was asked before
 
 
@@ -44,7 +46,7 @@ class PairedTask:
 
     Attributes:
         about: The task as the first evaluation describes it.
-        metrics: The metrics that every evaluation has, the primary one first.
+        metrics: The metrics that every evaluation has.
         a: [evaluations of A][questions] the answers.
         b: [evaluations of B][questions] the answers to the same questions.
         asked: The smallest and the largest number of questions that an evaluation was asked.
@@ -55,6 +57,12 @@ class PairedTask:
     a: tuple[tuple[Answer, ...], ...]
     b: tuple[tuple[Answer, ...], ...]
     asked: tuple[int, int]
+
+    @property
+    def primary(self) -> Metric:
+        """The metric by which the task is judged."""
+        wanted = PRIMARY.get(self.about.name)
+        return next((metric for metric in self.metrics if metric.name == wanted), self.metrics[0])
 
     @property
     def questions(self) -> tuple[Answer, ...]:
@@ -137,7 +145,11 @@ def _pair_task(name: str, every: Sequence[Evaluation], rows: Sequence[Sequence[A
             "evaluate both on the same questions"
         )
     answers = tuple(tuple(own[key] for key in common) for own in by_key)
-    metrics = tuple(metric for metric in abouts[0].metrics if all(metric.name in row.metrics for own in answers for row in own))
+    metrics = tuple(
+        metric
+        for metric in abouts[0].metrics
+        if metric.mean != "recorded" and all(metric.name in row.metrics for own in answers for row in own)
+    )
     if not metrics:
         raise UserError(
             f"{one_line(name, 60)}: {every[0].name} has the metrics {', '.join(_metric_names(abouts[0]))}, "

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from spac_repro.trust.mismatch import format_value
 from spac_repro.trust.paired_scores import PairedScore
-from spac_repro.trust.question_comparison import QuestionComparison
+from spac_repro.trust.question_comparison import ChangedQuestion, QuestionComparison
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -77,9 +77,11 @@ def _question_table(comparison: QuestionComparison, show: int) -> "Table":
 
     table = Table("task", "question", "hash", "right", "A", "B", "A answers", "B answers")
     for each in comparison.changed[:show]:
-        answers = (format_value(text, 40) for text in (each.answer_a, each.answer_b))
-        values = (f"{each.a:.3g}", f"{each.b:.3g}")
-        table.add_row(
-            *map(Text, (each.task, each.item_id, each.content_sha256[:8], format_value(each.gold, 40), *values, *answers))
-        )
+        table.add_row(*map(Text, question_cells(each)))
     return table
+
+
+def question_cells(each: ChangedQuestion) -> tuple[str, ...]:
+    """The cells of a question that changed: task, question, hash, what is right, values of A and B, and their answers."""
+    right, *answers = (format_value(text, 40) for text in (each.gold, each.answer_a, each.answer_b))
+    return (each.task, each.item_id, each.content_sha256[:8], right, f"{each.a:.3g}", f"{each.b:.3g}", *answers)

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spac_repro import suites
 from spac_repro.errors import UnfitEnvironmentError, UserError
-from spac_repro.evaluation.leaderboard import greedy
+from spac_repro.evaluation.leaderboard import greedy, sample_files
 from spac_repro.evaluation.leaderboard.average import average, rows
 from spac_repro.evaluation.leaderboard.question_files import SUFFIXES, even_quotas
 from spac_repro.evaluation.leaderboard.scoring import ask, evaluate, harness_version, read_questions
@@ -31,6 +31,8 @@ from spac_repro.model.policy import use_packed_attention
 from spac_repro.runs import answer_scores
 from spac_repro.runs.answers import Answers
 from spac_repro.runs.results import Score
+from spac_repro.trust.question_comparison import compare_questions
+from spac_repro.trust.question_pairs import Evaluation
 
 OPENLLM = suites.get("openllm")
 TASKS = {task.name: task for task in tasks_of(OPENLLM)}
@@ -670,6 +672,11 @@ def test_scores_equal_the_command_line(
     assert (
         disagreements(evaluate(build(seed=9), tokenizer, OPENLLM, tasks=["truthfulqa_mc2"], questions_folder=data), results) != []
     )
+    logged = Evaluation("theirs", sample_files.read(sample_files.find(written.parent)), protocol=None)
+    paired = compare_questions([Evaluation("ours", ask(model, tokenizer, OPENLLM, questions_folder=data))], [logged])
+    assert {score.task for score in paired.scores} == {*TASKS}
+    assert all(score.asked == (score.questions, score.questions) for score in paired.scores)  # every question has its partner
+    assert all(abs(question.a - question.b) < 1e-5 for question in paired.changed)
 
 
 @pytest.mark.real
