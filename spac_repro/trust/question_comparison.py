@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from spac_repro import protocols
 from spac_repro.errors import UserError
 from spac_repro.runs.answers import Answer
 from spac_repro.trust.paired_scores import ALPHA, PairedScore, paired_scores
@@ -136,7 +137,7 @@ def compare_questions(
         UserError: different protocols without `across_protocols`, or no question in common.
     """
     every = (*a, *b)
-    protocols = _say_protocols(a, b, across_protocols)
+    said = _say_protocols(a, b, across_protocols)
     matched = _same_seeds(a, b)
     if matched:
         places = {each.seed: place for place, each in enumerate(a)}
@@ -147,7 +148,7 @@ def compare_questions(
     return QuestionComparison(
         tuple(each.name for each in a),
         tuple(each.name for each in b),
-        protocols,
+        said,
         matched,
         by_subject,
         tuple(paired_scores(tasks, averaged(tasks, every), matched=matched, by_subject=by_subject)),
@@ -157,7 +158,7 @@ def compare_questions(
 
 
 def _say_protocols(a: Sequence[Evaluation], b: Sequence[Evaluation], across_protocols: bool) -> str:
-    of_a, of_b = (sorted({each.protocol or "not recorded" for each in side}) for side in (a, b))
+    of_a, of_b = (sorted({_protocol_label(each.protocol) for each in side}) for side in (a, b))
     if of_a == of_b and len(of_a) == 1:
         return f"protocol of A and B: {of_a[0]}"
     text = f"protocol of A: {', '.join(of_a)}; of B: {', '.join(of_b)}"
@@ -169,6 +170,12 @@ def _say_protocols(a: Sequence[Evaluation], b: Sequence[Evaluation], across_prot
             "evaluate both under one, or add --across-protocols"
         )
     return f"{text}: a difference comes from the protocol and the model together"
+
+
+def _protocol_label(name: str | None) -> str:
+    if name is None:
+        return "not recorded"
+    return protocols.get(name).label if name in protocols.names() else name
 
 
 def _same_seeds(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> bool:
