@@ -152,15 +152,18 @@ def _values(named: _Named, number: int, by_filter: Mapping[str, tuple[str, Sampl
 
 
 def _every_metric(by_filter: Mapping[str, tuple[str, Sample]]) -> dict[str, str]:
-    """The metrics of a task that the package does not have: those with a number for each question."""
-    found = {}
-    for chosen, (_, sample) in by_filter.items():
-        extra = sample.model_extra or {}
-        for measured in sample.metrics:
-            if not isinstance(extra.get(measured, 0.0), list | dict):
-                key = f"{measured},{chosen}"
-                found[key.removesuffix(",none")] = key
-    return found
+    """The metrics of a task that the package does not have, under the names of `harness_tasks`: those with a number a question."""
+    keys = [
+        (measured, chosen)
+        for chosen, (_, sample) in by_filter.items()
+        for measured in sample.metrics
+        if not isinstance((sample.model_extra or {}).get(measured, 0.0), list | dict)
+    ]
+    measured_by = [measured for measured, _ in keys]
+    return {
+        measured if measured_by.count(measured) == 1 else f"{measured}@{chosen}": f"{measured},{chosen}"
+        for measured, chosen in keys
+    }
 
 
 def _number(where: str, metric: str, value: Any) -> float:
@@ -200,4 +203,4 @@ def _about(name: str, named: Sequence[_Named], rows: Sequence[Answer]) -> TaskAb
 def _mean(task: Task | None, metric: str) -> Mean:
     if task is None or not task.by_subject:
         return "items"
-    return "subjects" if metric == task.primary_metric else "subjects_by_size"
+    return "subjects" if metric == task.subjects_metric else "subjects_by_size"
