@@ -153,7 +153,7 @@ def test_what_is_left_out_is_shown_as_a_default():
     assert not any(key.startswith("extras") for key in run.provenance)
     added_since = {key for key, source in OLD.provenance.items() if source.mark == "default"}
     # The built-in recipes state every other setting.
-    assert added_since == {"data.chat_template_date", "data.heldout_prompts", "evaluation.protocol", "training.device"}
+    assert added_since == {"data.chat_template_date", "data.heldout_prompts", "training.device"}
 
 
 # Old runs

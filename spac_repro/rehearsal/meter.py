@@ -107,7 +107,7 @@ def release_memory() -> None:
 def _peak_of_host() -> int:
     """The peak of this process's memory in bytes since `_reset_peaks`; since its start where the system keeps no other."""
     try:
-        for line in STATUS.read_text().splitlines():
+        for line in STATUS.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
     except OSError:
@@ -117,7 +117,7 @@ def _peak_of_host() -> int:
 
 def _reset_peaks() -> None:
     with suppress(OSError):
-        CLEAR.write_text("5")  # Linux: the peak is the present value
+        CLEAR.write_text("5", encoding="ascii")  # Linux: the peak is the present value
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from spac_repro.model.stored_tensors import StoredTensor, stored_tensors
+from spac_repro.documents.stored_tensors import StoredTensor, stored_tensors
 from spac_repro.trust.mismatch import Mismatch
 
 CHUNK_BYTES = 4 * 2**20  # of a weight file in memory at once
