@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 
 from spac_repro.documents import strict_json
+from spac_repro.documents.stored_tensors import StoredTensor, stored_tensors
 from spac_repro.errors import UserError
 from spac_repro.model import trusted_folder
-from spac_repro.documents.stored_tensors import StoredTensor, stored_tensors
 
 CHUNK_BYTES = 16 * 2**20  # of a weight file in memory at once
 # What `save_pretrained` writes by itself, and does not change the model.
