@@ -71,7 +71,7 @@ def train(
         UserError: the folder belongs to another run or is in use; a file is damaged; the loss is not finite.
         UnfitEnvironmentError: the disk is full, or an input is not available on this machine.
     """
-    _prepare_process(run, progress)
+    prepare_process(run, progress)
     folder = RunFolder(path)
     with files.explain_disk_errors(path), precision.of(run.recipe), ExitStack() as stack:
         _take_folder(folder, stack)
@@ -101,7 +101,7 @@ def train(
         return folder.results
 
 
-def _prepare_process(run: Run, progress: Progress) -> None:
+def prepare_process(run: Run, progress: Progress) -> None:
     """Set deterministic kernels and threads, connect the processes, and check that the method and the sampler are available."""
     training = run.recipe.training
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; without it cuBLAS may vary

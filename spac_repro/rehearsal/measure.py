@@ -64,8 +64,10 @@ def rehearse(request: Request, progress: Progress, clock: Callable[[], float] = 
     """
     begun = time.monotonic()
     run, notes = on_this_machine(request.run)
+    pipeline.prepare_process(run, progress)
     found = shape.of_policy(run.recipe.policy)
-    plan = plans.make(run, request.inputs, depths(found, run, request.layers), found, request.tokens, tuple(notes))
+    chosen = distributed.on_main_process(lambda: depths(found, run, request.layers))  # free memory differs between processes
+    plan = plans.make(run, request.inputs, chosen, found, request.tokens, tuple(notes))
     place = distributed.on_main_process(lambda: _make_folder(request.place))
     visits: list[Visit] = []
     try:
