@@ -47,7 +47,8 @@ class Command(NamedTuple):
     @property
     def words(self) -> list[str]:
         """The command's words, a loop's body for the loop, its variable replaced."""
-        text = re.sub(r"^torchrun (--\S+ +)+-m spac_repro", "spac-repro", self.text)
+        text = re.sub(r" > \S+$", "", self.text)  # into a file
+        text = re.sub(r"^torchrun (--\S+ +)+-m spac_repro", "spac-repro", text)
         text = re.sub(r"^for (\w+) in (\S+).*?; do (.*?); done$", lambda m: m[3].replace(f"${m[1]}", m[2]), text)
         words = shlex.split(text)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -60,6 +61,8 @@ class Command(NamedTuple):
 
     @property
     def elsewhere(self) -> str | None:
+        if self.page == "docs/your-own.md":
+            return "tests/e2e/test_your_own.py"
         return next((place for start, place in ELSEWHERE.items() if self.text.startswith(start)), None)
 
 
