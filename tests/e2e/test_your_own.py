@@ -32,6 +32,7 @@ model.config.layer_types = None
 model.save_pretrained("my-model")
 """
 OF_WEIGHTS = ("evaluate", "train", "verify")  # what they print depends on the weights: numbers are compared as `#`
+SKIPPED = r"…|agrees|lm_eval|^current\)$"  # cut short, of other numbers, or a title that is wrapped
 VERDICTS = ("verified", "unverified", "disagrees", "expected results")  # of other numbers
 
 
@@ -61,7 +62,7 @@ def lines(text: str, *, numbers: bool) -> list[str]:
     plain = [" ".join(re.sub(r"[│┃┏┓┗┛┡┩└┘├┤┬┴┼╇╈━─┳┻]", " ", line).split()) for line in text.splitlines()]
     if not numbers:
         plain = [re.sub(r"-?\b\d+(\.\d+)?(e-\d+)?\b|\b[0-9a-f]{64}\b", "#", line) for line in plain]
-    return [line for line in plain if line and not re.search("…|agrees", line) and not line.startswith(VERDICTS)]
+    return [line for line in plain if line and not re.search(SKIPPED, line) and not line.startswith(VERDICTS)]
 
 
 def missing(shown: str, printed: str, before: list[list[str]]) -> list[str]:
