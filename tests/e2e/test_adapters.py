@@ -132,14 +132,21 @@ def test_killed_at_every_moment_ends_with_the_same_bits(run: Path, tmp_path: Pat
 
 
 @pytest.mark.check
-@pytest.mark.parametrize("method", ["dpo", "sft"])
-def test_methods_whose_reference_is_the_start_or_none(uninterrupted: Path, tmp_path: Path, method: str) -> None:
-    """In iteration 2 the reference of DPO is the start policy: its log-probabilities are those of iteration 1, computed again."""
-    out = cut_down.trained(tmp_path / method, "--method", method, "--start-from", str(uninterrupted), settings=SETTINGS)
+def test_the_start_as_reference_is_the_model_in_memory_without_its_adapter(uninterrupted: Path, tmp_path: Path) -> None:
+    """Log-probabilities of the data's responses in iteration 2 are those of iteration 1, computed again."""
+    settings = (*SETTINGS, "methods.spac.reference_policy=start")
+    out = cut_down.trained(tmp_path / "start", "--start-from", str(uninterrupted), settings=settings)
     first, second = (RunFolder(out).iteration(t).read_dataset() for t in (1, 2))
-    names = [name for name in first if name.startswith("reference_logprob")]
-    assert bool(names) == (method == "dpo")
-    assert all(first[name] == second[name] for name in names)
+    assert first["selfplay_tokens"] != second["selfplay_tokens"]
+    for name in ("chosen_reference_logprob", "rejected_reference_logprob"):
+        assert second[name] == pytest.approx(first[name], abs=1e-4)  # rows with other self-play responses are packed otherwise
+
+
+@pytest.mark.check
+@pytest.mark.parametrize("method", ["dpo", "sft"])
+def test_methods_without_self_play_train_an_adapter_too(uninterrupted: Path, tmp_path: Path, method: str) -> None:
+    out = cut_down.trained(tmp_path / method, "--method", method, "--start-from", str(uninterrupted), settings=SETTINGS)
+    assert adapter_folder.is_adapter(RunFolder(out).iteration(2).policy)
 
 
 @pytest.mark.check
