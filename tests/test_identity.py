@@ -238,3 +238,17 @@ def test_equal_bits_are_claimed_only_where_sums_have_one_order(settings, device_
     """tests/distributed shows that three processes on CPUs give equal bits."""
     run = recipes.load("tiny", overrides=settings)
     assert pipeline.claims_equal_bits(run.recipe, device_type) is claimed
+
+
+def test_files_of_a_run_of_0_2_stay_bound_to_it():
+    """A setting that came later must not change what timing.json and others are bound to."""
+    from spac_repro.runs.manifest import Manifest
+
+    fields = {"schema": 2, "recipe": "tiny", "method": "spac", "seed": 0, "inputs": {}, "environment": {}}
+    before = Manifest.model_validate(fields | {"settings": {"data": {}, "evaluation": {}}})
+    later = Manifest.model_validate(
+        fields | {"settings": {"data": {"heldout_prompts": None}, "evaluation": {"protocol": "current"}}}
+    )
+    assert "heldout_prompts" in before.identity()["settings"]["data"]
+    assert before.identity_sha256() == later.identity_sha256()
+    assert before.identity_sha256() == "cdd77a8cff45fec0e3212b643e42668cd758be02a4e30f5c4ec242bd14fc66a2"

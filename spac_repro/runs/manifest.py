@@ -36,6 +36,10 @@ class WrittenMetrics(BaseModel):
     sha256: str = hashlib.sha256().hexdigest()
 
 
+# Settings that came after version 0.2, with the values that reproduce the behaviour before.
+LATER: dict[tuple[str, str], Any] = {("data", "heldout_prompts"): None, ("evaluation", "protocol"): "current"}
+
+
 class Manifest(BaseModel):
     """The identity of a run. Keys that this version does not know are kept."""
 
@@ -77,8 +81,15 @@ class Manifest(BaseModel):
         return {part: getattr(self, part) for part in IDENTITY_KEYS} | {"settings": complete(self.settings)}
 
     def identity_sha256(self) -> str:
-        """Return the SHA-256 of the identity. Intermediate files are bound to it."""
-        return files.sha256_json(self.identity())
+        """Return the SHA-256 of the identity. Intermediate files are bound to it, so settings that came later do not change it."""
+        identity = self.identity()
+        settings = {
+            group: {key: value for key, value in values.items() if LATER.get((group, key), LATER) != value}
+            if isinstance(values, dict)
+            else values
+            for group, values in identity["settings"].items()
+        }
+        return files.sha256_json(identity | {"settings": settings})
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of manifest.json: all fields, and a hash of them."""

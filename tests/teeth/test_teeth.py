@@ -5,7 +5,6 @@ Whole runs, as the expected results are for whole ones: by hand, `make test-teet
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -67,12 +66,11 @@ def honest(runs: Path) -> Path:
     return runs / f"nothing-{SEEDS[0]}"
 
 
-def forged(results: dict[str, Any], honest: Path, folder: Path) -> Path:
-    """A run folder that claims these results for the honest run's settings."""
+def forged(results: dict[str, Any], folder: Path) -> Path:
+    """A results file that claims the honest run's settings. It stands alone: in the run's folder its hash would give it away."""
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(results))
-    shutil.copy(honest / "manifest.json", folder)
-    return folder
+    return folder / "results.json"
 
 
 def test_an_honest_run_passes(runs: Path) -> None:
@@ -93,7 +91,7 @@ def test_swapped_labels_are_found_or_too_small_to_be(runs: Path) -> None:
 def test_dpo_passed_off_as_spac_is_found_in_five_runs(runs: Path, tmp_path: Path) -> None:
     """Not in one: the two differ by about two standard deviations over seeds, see docs/results.md."""
     claims = {key: its for key, its in _results(honest(runs)).items() if key in ("method", "settings_sha256")}
-    folders = [forged({**_results(runs / f"dpo-{seed}"), **claims}, honest(runs), tmp_path / str(seed)) for seed in SEEDS]
+    folders = [forged({**_results(runs / f"dpo-{seed}"), **claims}, tmp_path / str(seed)) for seed in SEEDS]
     assert "heldout margin" in found(*folders)
 
 
@@ -106,7 +104,7 @@ def test_a_score_edited_by_twice_the_tolerance_is_found(runs: Path, tmp_path: Pa
     for score in results["iterations"][-1]["scores"]:
         if f"{score['task']} {score['metric']}" == row:
             score["value"] = its["expected"] + sign * 2 * its["tolerance"]
-    assert found(forged(results, honest(runs), tmp_path / "edited")) == {row}
+    assert found(forged(results, tmp_path / "edited")) == {row}
 
 
 def _results(folder: Path) -> dict[str, Any]:
