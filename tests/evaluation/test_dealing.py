@@ -47,16 +47,16 @@ def answered(lm: PackedHFLM, requests: list[Instance], processes: int) -> tuple[
     def gather(own: dict[int, Any]) -> dict[int, Any]:
         assert not own.keys() & gathered.keys()
         gathered.update(own)
-        return {i: gathered.get(i) for i in range(len(requests))}
+        return {i: gathered.get(i, (None, (0, False))) for i in range(len(requests))}  # (answer, (tokens, cut))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLD_SIZE", str(processes))
         patch.setattr(distributed, "all_gather", gather)
         for rank in range(processes):
 
-            def counted(examples: Any, rank: int = rank) -> Any:
+            def counted(examples: Any, alternatives: Any, *, rank: int = rank) -> Any:
                 tokens[rank] += sum(example.num_tokens for example in examples)
-                return score(examples)
+                return score(examples, alternatives)
 
             patch.setattr(lm, "_score", counted)
             patch.setenv("RANK", str(rank))
