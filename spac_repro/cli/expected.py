@@ -53,6 +53,8 @@ def import_table(
     print(f"{output}: {done.rows} rows added")
     if done.removed:
         print(f"not in the table, so their untranscribed rows were removed: {', '.join(done.removed)}")
+    if done.unknown:
+        print(f"no run is compared with these, because no method has the name: {', '.join(done.unknown)}")
     if done.skipped:
         print(f"already there, with the same scores: {', '.join(done.skipped)}")
 

@@ -228,6 +228,9 @@ def check(answers: Answers, where: str) -> None:
             place = f"{where}: item {one_line(row.item_id, 40)} of {task.name}"
             for metric in task.metrics:
                 _check_value(metric, row, place)
+            primary = task.metrics[0]
+            if primary.rule is not None and row.correct is not None and row.metrics.get(primary.name) != row.correct:
+                raise UserError(f"{place}: correct is {row.correct} there, and {primary.name} is not; evaluate again")
 
 
 def _check_value(metric: Metric, row: Answer, place: str) -> None:

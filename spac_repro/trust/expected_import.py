@@ -7,6 +7,7 @@ it. A line whose method is `n` states how many questions each task has. Numbers 
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from spac_repro.documents.suggestions import did_you_mean
 from spac_repro.documents.text import read_text
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
+from spac_repro.methods import names
 from spac_repro.runs import files
 from spac_repro.trust.expected import (
     START,
@@ -33,6 +35,7 @@ from spac_repro.trust.expected import (
 AVERAGE = "average"
 MAX_BYTES = 1 << 16
 UNITS = ("percent", "share")
+NUMBER = re.compile(r"-?([0-9]{1,9}(\.[0-9]{0,15})?|\.[0-9]{1,15})")  # as tables print them: `float` takes 6_0, 6e1 and nan too
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Imported:
     rows: int  # added
     removed: tuple[str, ...]  # models whose untranscribed rows the table does not have
     skipped: tuple[str, ...]  # models that the file has already, with the same scores
+    unknown: tuple[str, ...]  # methods that neither the file nor the package has, each with the name that may be meant
 
 
 def import_table(
@@ -135,11 +139,12 @@ def read_table(path: Path, tasks: Mapping[str, ExpectedRow], unit: str) -> list[
         lines.append(_line(path, number, record, unit))
         if any((line.method, line.iteration) == (lines[-1].method, lines[-1].iteration) for line in lines[:-1]):
             raise user_error(str(path), f"{lines[-1].method} iteration {lines[-1].iteration} occurs twice", line=number)
-    values = [score for line in lines for score in line.scores.values()]
-    if not values:
+    if not lines:
         raise user_error(str(path), "has no scores below its first line")
-    if unit == "percent" and max(values) <= 0.01:
-        raise user_error(str(path), "no number is above 1, so these look like shares", remedy="say --unit share")
+    for line in lines:
+        if unit == "percent" and max(line.scores.values()) <= 0.01:
+            problem, remedy = "no number is above 1, so these look like shares", "say --unit share, with all lines as shares"
+            raise user_error(str(path), problem, line=line.number, remedy=remedy)
     return lines
 
 
@@ -149,6 +154,8 @@ def _header(tasks: Mapping[str, ExpectedRow]) -> str:
 
 def _check_header(path: Path, header: Sequence[str], tasks: Mapping[str, ExpectedRow]) -> Sequence[str]:
     known = ["method", "iteration", *tasks]
+    if len(header) == 1:
+        raise user_error(str(path), "only one column", line=1, remedy=f"put commas between the columns {_header(tasks)}")
     for name in header:
         if name not in known:
             raise user_error(
@@ -172,6 +179,8 @@ def _check_n(path: Path, number: int, record: Mapping[str, str], tasks: Mapping[
 def _line(path: Path, number: int, record: Mapping[str, str], unit: str) -> Line:
     if not record["method"]:
         raise user_error(str(path), "no method", line=number)
+    if not record["method"].isprintable():
+        raise user_error(str(path), f"{one_line(record['method'], 40)!r} is no name of a method", line=number)
     if not (record["iteration"].isascii() and record["iteration"].isdigit()) or len(record["iteration"]) > 6:
         raise user_error(str(path), f"iteration is {record['iteration']!r}, not a whole number", line=number)
     iteration = int(record["iteration"])
@@ -193,10 +202,9 @@ def _line(path: Path, number: int, record: Mapping[str, str], unit: str) -> Line
 
 
 def _score(path: Path, number: int, name: str, cell: str, unit: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        raise user_error(str(path), f"{one_line(cell, 30)!r} is not a number", line=number, key=name) from None
+    if not NUMBER.fullmatch(cell):
+        raise user_error(str(path), f"{one_line(cell, 30)!r} is not a number such as 61.5", line=number, key=name)
+    value = float(cell)
     most = 100 if unit == "percent" else 1
     if not 0 <= value <= most:
         remedy = "say --unit percent" if unit == "share" and 1 < value <= 100 else ""
@@ -236,7 +244,9 @@ def _merge(
     sources = {key: source for key, source in sources.items() if key in used or not isinstance(source, NotTranscribed)}
     merged = expected.model_copy(update={"rows": (*kept, *added), "sources": sources})
     removed = tuple(f"{method} {iteration}" for method, iteration in sorted(gone, key=str))
-    return merged, Imported(len(added), removed, tuple(skipped))
+    named = {*(row.method for row in expected.rows), *names()}
+    unknown = tuple(f"{name}{did_you_mean(name.lower(), named)}" for name in sorted(methods - named))
+    return merged, Imported(len(added), removed, tuple(skipped), unknown)
 
 
 def _rows(

@@ -1,15 +1,18 @@
 """Two models, or two groups of runs, question by question: what differs, whether that is more than noise, and what flipped."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from spac_repro import protocols
 from spac_repro.errors import UserError
-from spac_repro.runs.answers import Answer
+from spac_repro.runs.answers import Answer, Metric
 from spac_repro.trust.paired_scores import ALPHA, PairedScore, paired_scores
 from spac_repro.trust.question_pairs import Evaluation, PairedTask, averaged, pair
+
+HELDOUT = "heldout"
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class QuestionComparison:
             units = "questions are independent, given their task and subject"
         if not self.several_runs:
             return f"assumed: {units}; it is about these two models, and says nothing about other seeds of their methods"
-        seeds = "runs of the same seed are paired" if self.matched else "no seed of A belongs to one of B"
+        seeds = "runs of the same seed are paired" if self.matched else "runs are not paired"
         one = [side for side, names in (("A", self.a), ("B", self.b)) if len(names) == 1]
         lacking = f"; {one[0]} is one run, whose seed is not taken as noise" if one else ""
         return f"assumed: {units}; seeds and questions are both random, and {seeds}{lacking}"
@@ -134,9 +137,12 @@ def compare_questions(
         across_protocols: whether evaluations under different protocols are compared.
 
     Raises:
-        UserError: different protocols without `across_protocols`, or no question in common.
+        UserError: an evaluation is there twice on one side, different protocols without `across_protocols`, or no question in
+            common.
     """
     every = (*a, *b)
+    _check_distinct(a)
+    _check_distinct(b)
     said = _say_protocols(a, b, across_protocols)
     matched = _same_seeds(a, b)
     if matched:
@@ -155,6 +161,17 @@ def compare_questions(
         tuple(changed for task in tasks for changed in _changed(task)),
         tuple(left_out),
     )
+
+
+def _check_distinct(side: Sequence[Evaluation]) -> None:
+    """Check that no evaluation is there twice: a run that counts as two would make the noise of seeds too small."""
+    names: dict[object, str] = {}
+    for each in side:
+        weights = each.answers.about.weights_sha256
+        model = each.name if each.seed is None or not weights else (each.seed, weights)
+        if model in names:
+            raise UserError(f"{each.name}: is the same run as {names[model]}, and a run counts once; name it once on its side")
+        names[model] = each.name
 
 
 def _say_protocols(a: Sequence[Evaluation], b: Sequence[Evaluation], across_protocols: bool) -> str:
@@ -201,15 +218,23 @@ def _changed(task: PairedTask) -> list[ChangedQuestion]:
                 float(a[place]),
                 float(b[place]),
                 row.gold,
-                _answer(row, metric),
-                _answer(other, metric),
+                _answer(row, task.primary),
+                _answer(other, task.primary),
             )
         )
     return found
 
 
-def _answer(row: Answer, metric: str) -> str:
-    """What was answered, in the form of `Answer.gold`: the likeliest choice, or the text that was extracted."""
+def _answer(row: Answer, metric: Metric) -> str:
+    """What was answered, in the form of `Answer.gold`: the likeliest choice, or the text that was extracted.
+
+    The responses of a held-out preference are no choices: the one with the larger log-ratio is preferred, chosen (0) or rejected
+    (1), and none in a tie.
+    """
+    if row.task == HELDOUT:
+        return {True: "0", False: "1", None: ""}[row.correct]
     if row.log_probs is not None:
-        return json.dumps(max(range(len(row.log_probs)), key=row.log_probs.__getitem__))
-    return row.extracted.get(metric, row.generated or "")
+        scaled = row.choice_lengths if metric.rule == "acc_norm" and row.choice_lengths is not None else [1] * len(row.log_probs)
+        normed = [value / length if length else -math.inf for value, length in zip(row.log_probs, scaled, strict=True)]
+        return json.dumps(normed.index(max(normed)))
+    return row.extracted.get(metric.name, row.generated or "")

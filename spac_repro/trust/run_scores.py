@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro import protocols, recipes
+from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
 from spac_repro.recipe import complete
 from spac_repro.runs import answer_scores, file_hashes
@@ -97,7 +98,7 @@ def check_answers(run: RunFolder) -> None:
 
     Raises:
         UserError: an answer gives another value than is recorded, the answers give another score than results.json has, or they
-            are of other weights.
+            are of other weights or under another protocol.
     """
     for iterate in run.results.iterations:
         folder = run.iteration(iterate.iteration)
@@ -107,6 +108,11 @@ def check_answers(run: RunFolder) -> None:
         file = folder.answers_file
         if iterate.weights_sha256 and found.about.weights_sha256 not in ("", iterate.weights_sha256):
             raise UserError(f"{file}: its answers are of the weights {found.about.weights_sha256[:12]}; evaluate again")
+        if found.about.protocol != run.results.protocol:
+            raise UserError(
+                f"{file}: its answers are under the protocol {one_line(found.about.protocol, 60)}, and {run.results_file.name} "
+                f"says {run.results.protocol}; the run is damaged, train it again in another folder"
+            )
         answer_scores.check(found, str(file))
         for recorded_file, recorded in ((run.results_file, iterate.scores), (folder.scores_file, folder.scores())):
             if differences := answer_scores.differences(found, recorded):

@@ -65,7 +65,9 @@ CHANGES: list[tuple[str, Callable[[Answer], Answer], str]] = [
     ("mini_gsm8k", lambda row: replace(row, generated="7", extracted={"exact_match": row.gold}), "was extracted otherwise"),
     (
         "mini_gsm8k",
-        lambda row: replace(row, generated=row.gold, extracted={"exact_match": row.gold}, metrics={"exact_match": 1.0}),
+        lambda row: replace(
+            row, generated=row.gold, extracted={"exact_match": row.gold}, metrics={"exact_match": 1.0}, correct=True
+        ),
         r"mini_gsm8k exact_match: .* in the scores, and .* from the answers \(results.json\)",
     ),
     ("gold", lambda row: replace(row, metrics={**row.metrics, "reward": 2.0}), r"gold reward: .* from the answers"),
@@ -87,6 +89,15 @@ def test_answers_of_other_weights_are_refused(run: RunFolder):
     shutil.copyfile(run.iteration(1).answers_file, file)
     repair(run)
     with pytest.raises(UserError, match="its answers are of the weights"):
+        read_run_scores(run.path)
+
+
+def test_answers_under_another_protocol_are_refused(run: RunFolder):
+    file = run.iteration(2).answers_file
+    there = answers.read(file)
+    answers.write(file, Answers(there.about.model_copy(update={"protocol": "v0.4.0-spin"}), there.table))
+    repair(run)
+    with pytest.raises(UserError, match=r"under the protocol v0.4.0-spin, and results.json says current"):
         read_run_scores(run.path)
 
 

@@ -112,6 +112,8 @@ def test_means_over_clusters():
     [
         (0, {"log_probs": [-5.0, -2.0]}, "item 0 of arc: acc_norm is 1 there, and its answer gives 0"),
         (0, {"gold": "1"}, "acc_norm is 1 there"),
+        (0, {"correct": False}, "item 0 of arc: correct is False there, and acc_norm is not"),
+        (2, {"correct": True}, "item 0 of truth: correct is True there, and mc2 is not"),
         (0, {"gold": "one"}, "acc_norm cannot be computed from it"),
         (0, {"choice_lengths": [1]}, "acc_norm cannot be computed from it"),
         (2, {"gold": "[2]"}, "item 0 of truth: mc2 is 0.375 there, and its answer gives 0.625"),

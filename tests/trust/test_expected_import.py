@@ -70,6 +70,29 @@ def test_averages_and_n_may_be_left_out(tmp_path):
     assert next(row.value for row in load_expected(output).rows if row.method == "spac" and row.task == "average") == 0.605
 
 
+def test_a_number_is_what_a_table_prints(tmp_path):
+    for wrong in ("6_2.0", "6.2e1", "６２.0", "nan", "inf", "+62.0"):
+        assert f"line 3: arc_challenge: '{wrong}' is not a number" in refusal(tmp_path, TABLE.replace("62.0", wrong))
+
+
+def test_one_line_of_shares_among_percent_is_found(tmp_path):
+    shares = "spac,2,0.63,0.51,0.74,0.34,0.84,0.60,0.61\n"
+    assert "table.csv, line 4: no number is above 1" in refusal(tmp_path, "".join(TABLE.splitlines(True)[:3]) + shares)
+
+
+def test_other_separators_are_explained(tmp_path):
+    assert "line 1: only one column; put commas between the columns" in refusal(tmp_path, TABLE.replace(",", ";"))
+
+
+def test_a_method_that_no_run_can_have_is_said(tmp_path):
+    done, _ = put_in(tmp_path, TABLE.replace("spac,", "SPAC,"))
+    assert done.unknown == ("SPAC (did you mean spac?)",)
+
+
+def test_a_method_is_one_line(tmp_path):
+    assert "no name of a method" in refusal(tmp_path, TABLE.replace("spac,1", '"sp\nac",1'))
+
+
 def test_rows_that_are_there_are_not_added_twice(tmp_path):
     known = "start,0,60.41,43.73,74.19,26.76,82.85,60.92,58.14\n"
     done, _ = put_in(tmp_path, TABLE + known)
@@ -103,7 +126,7 @@ def test_a_copy_can_be_added_to_and_nothing_is_overwritten(tmp_path):
         ("33.0,84.0", "35.0,84.0", "line 3: average: is 60.5, and the mean of the tasks is 60.8"),
         ("62.0", "620", "line 3: arc_challenge: 620 is not between 0 and 100"),
         ("62.0", "-1", "line 3: arc_challenge: -1 is not between 0 and 100"),
-        ("62.0", "nan", "line 3: arc_challenge: nan is not between"),
+        ("62.0", "nan", "line 3: arc_challenge: 'nan' is not a number"),
         ("62.0", "high", "line 3: arc_challenge: 'high' is not a number"),
         ("62.0", "", "line 3: arc_challenge: '' is not a number"),
         ("1319", "1320", "line 2: gsm8k: n is 1320, and the recipe asks 1319 questions"),

@@ -149,9 +149,48 @@ def test_groups_of_seeds():
     unmatched = compare_questions(*groups(np.random.default_rng(1), 0.0, (5, 6, 7)))
     assert not unmatched.matched
     assert not unmatched.significant
-    assert "no seed of A belongs to one of B" in unmatched.assumptions
+    assert "seeds and questions are both random, and runs are not paired" in unmatched.assumptions
     one = compare_questions(a, b[:1])
     assert "B is one run, whose seed is not taken as noise" in one.assumptions
+
+
+def test_a_run_that_is_there_twice_is_no_second_seed():
+    a, b = groups(np.random.default_rng(1), 0.8)
+    with pytest.raises(UserError, match=r"is the same run as .* a run counts once"):
+        compare_questions([a[0], a[0]], b[:2])
+    weights = [Evaluation(name, each.answers, 1) for name, each in zip(("copy", "run"), (a[0], a[0]), strict=True)]
+    about = a[0].answers.about.model_copy(update={"weights_sha256": "w" * 64})
+    copies = [Evaluation(each.name, Answers(about, each.answers.table), each.seed) for each in weights]
+    with pytest.raises(UserError, match="run: is the same run as copy"):
+        compare_questions(b[:2], copies)
+    other_seed = Evaluation("run", copies[1].answers, 2)  # a learning rate of 0 leaves two seeds with one start's weights
+    assert compare_questions(b[:2], [copies[0], other_seed]).several_runs
+
+
+def test_seeds_that_both_sides_have_in_part_are_not_denied():
+    a, b = groups(np.random.default_rng(1), 0.8)
+    assert "runs are not paired" in compare_questions(a[:3], b[1:4]).assumptions
+
+
+def test_the_answer_that_is_shown_is_the_one_that_was_judged():
+    """The likeliest choice by character where the score takes it so; of a held-out preference the response that is preferred."""
+    norm = TaskAbout(name="arc", metrics=(Metric(name="acc_norm", rule="acc_norm"),))
+    held = TaskAbout(name="heldout", metrics=(Metric(name="margin"), Metric(name="accuracy")))
+    long_choice = {"log_probs": [-3.0, -2.5], "choice_lengths": [3, 1]}
+    three = {"log_probs": [-5.0, -4.0, -1.0]}
+    about = About(tasks=(norm, held))
+    a, b = (
+        Evaluation(
+            name,
+            Answers.of(
+                about,
+                [row(norm, "0", value, **(long_choice if value else {})), row(held, "0", value, **three, correct=bool(value))],
+            ),
+        )
+        for name, value in (("A", 1.0), ("B", 0.0))
+    )
+    shown = {changed.task: (changed.answer_a, changed.answer_b) for changed in compare_questions([a], [b]).changed}
+    assert shown == {"arc": ("0", "1"), "heldout": ("0", "1")}
 
 
 def test_what_is_shown(capsys: pytest.CaptureFixture[str]):
