@@ -156,5 +156,8 @@ def read(path: Path) -> Rehearsal:
 
 
 def differences(rehearsal: Rehearsal, environment: Mapping[str, Any]) -> list[str]:
-    """What differs between the environment of a rehearsal and another one, by dotted name."""
-    return [key for key, _, _ in leaf_differences(rehearsal.environment, dict(environment))]
+    """What differs between the environment of a rehearsal and another one, by dotted name.
+
+    `deterministic` is left out: every run switches it on, and a dry run has not.
+    """
+    return [key for key, _, _ in leaf_differences(rehearsal.environment, dict(environment)) if key != "deterministic"]
