@@ -115,7 +115,7 @@ def _download_packages(folder: Path, variant: str, log: Log) -> None:
     """Download the packages of the lock files, checking every hash. Without network access if they are all there already."""
     # The build tools and the shipped packages are two environments, which may hold one package in two versions.
     for locks in (("image",), SHIPPED_LOCKS[variant]):
-        if _pip_download(folder, locks, "--no-index").returncode == 0:
+        if _pip_download(folder, locks, offline=True).returncode == 0:
             continue
         log(f"downloading the packages of {' and '.join(f'requirements/{name}.lock' for name in locks)}")
         done = _pip_download(folder, locks)
@@ -126,12 +126,16 @@ def _download_packages(folder: Path, variant: str, log: Log) -> None:
             raise UnfitEnvironmentError(f"pip cannot download the image's packages: {problem}{hint}")
 
 
-def _pip_download(folder: Path, locks: Sequence[str], *options: str) -> subprocess.CompletedProcess[str]:
+def _pip_download(folder: Path, locks: Sequence[str], *, offline: bool = False) -> subprocess.CompletedProcess[str]:
+    """Download into a folder. Offline, pip sees this folder and no configuration: another one may hold PyTorch's other build."""
     # A few packages have no wheel. To read their metadata, pip uses the build tools of this environment and downloads none.
     always = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--require-hashes")
     files = [f"--requirement={CHECKOUT / 'requirements' / name}.lock" for name in locks]
+    options = ["--no-index"] if offline else []
     command = [sys.executable, "-m", "pip", "download", *always, f"--find-links={folder}", f"--dest={folder}", *options, *files]
-    return subprocess.run(command, capture_output=True, text=True)
+    unconfigured = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    variables = {**unconfigured, "PIP_CONFIG_FILE": os.devnull} if offline else None
+    return subprocess.run(command, capture_output=True, text=True, env=variables)
 
 
 def _build_with_docker(folder: Path, arguments: Mapping[str, str], tag: str, log: Log) -> None:
