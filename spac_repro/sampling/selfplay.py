@@ -109,7 +109,8 @@ def _sample_batch(
 ) -> list[list[int]]:
     was_training = model.training
     model.eval()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng():
+    # Without `devices`, torch would warn and start every GPU of the node in every process.
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         responses = _decode(model, prompts, settings, max_response_tokens, pad_token_id=pad_token_id, stop_token_ids=stop_token_ids)
     model.train(was_training)

@@ -50,6 +50,13 @@ def test_the_same_seed_gives_the_same_responses_and_another_gives_others(model):
     assert respond(model, seed=2) != first
 
 
+def test_gpus_of_other_processes_are_left_alone(model, monkeypatch):
+    """On a node with eight GPUs only the model's own device is touched; here it has none."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: pytest.fail(f"{device} is started"))
+    respond(model)
+
+
 def test_no_other_draw_is_disturbed_and_the_model_is_left_as_it_was(model):
     torch.manual_seed(3)
     expected = torch.rand(4)
