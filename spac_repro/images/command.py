@@ -13,9 +13,10 @@ from typing import Any
 
 from spac_repro.data.row_sources import local_path
 from spac_repro.errors import UnfitEnvironmentError, UserError
+from spac_repro.optim.distributed import TIMEOUT_VARIABLES
 from spac_repro.optim.gpu_host import CACHE_VARIABLES
 
-# The only environment variables that are passed from the host into the container.
+# The environment variables that are passed from the host into the container.
 PASSED_VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY",
@@ -23,7 +24,10 @@ PASSED_VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "SLURMD_NODENAME",
     "TERM",
+    *TIMEOUT_VARIABLES.values(),
 )
+# And NCCL's, but for those that name a network, which is not there.
+PASSED_PATTERN = re.compile(r"NCCL_(?!SOCKET_|IB_|NET|COMM_ID)\w+")
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ def environment_variables(digest: str, options: ContainerOptions, *, caches: str
         options: without the network, the hub is switched off, so that a missing model is reported at once.
         caches: folder in the container for compiled code, from which it can be loaded. HOME may be mounted without execution.
     """
-    passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+    passed = {name: value for name, value in os.environ.items() if name in PASSED_VARIABLES or PASSED_PATTERN.fullmatch(name)}
     offline = {} if options.network else {"HF_HUB_OFFLINE": "1"}
     hub = {"HF_HOME": "/tmp/huggingface", **{name: str(folder) for name, folder in hub_caches().items()}}
     compiled = {name: f"{caches}/{folder}" for name, folder in CACHE_VARIABLES.items()}

@@ -1,4 +1,4 @@
-"""The packages of an image: taken from the folder of the build where they are there, whatever pip is configured to do."""
+"""What gets into an image and into a container: packages from the folder of the build, and few of the host's variables."""
 
 import hashlib
 import zipfile
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spac_repro.errors import UnfitEnvironmentError
-from spac_repro.images import building
+from spac_repro.images import building, command
 
 
 def wheel(folder: Path, version: str) -> str:
@@ -52,3 +52,14 @@ def test_a_package_that_cannot_be_had_is_named(packages: Path) -> None:
         file.unlink()
     with pytest.raises(UnfitEnvironmentError, match="pip cannot download the image's packages: "):
         building._download_packages(packages, "cuda", lambda line: None)
+
+
+def test_variables_of_nccl_and_limits_reach_a_container_and_those_of_networks_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the GPUs of a machine that has no peer-to-peer access, a run hangs without the first."""
+    passed = {"NCCL_P2P_DISABLE": "1", "NCCL_DEBUG": "WARN", "SPAC_REPRO_NCCL_MINUTES": "5", "SPAC_REPRO_GLOO_MINUTES": "9"}
+    of_networks = {"NCCL_SOCKET_IFNAME": "ib0", "GLOO_SOCKET_IFNAME": "ib0", "NCCL_IB_HCA": "mlx5_0", "NCCL_COMM_ID": "node:1"}
+    for name, value in {**passed, **of_networks}.items():
+        monkeypatch.setenv(name, value)
+    variables = command.environment_variables("digest", command.ContainerOptions(), caches="/cache")
+    assert {**variables, **passed} == variables
+    assert not of_networks.keys() & variables.keys()
