@@ -7,6 +7,7 @@ does this, where the extra `liger` is installed.
 
 from collections.abc import Callable
 from functools import cache
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from spac_repro.model import precision
 
+# That of the extra. Liger 0.6.2 takes every token's gradient times that of the first: with `reduction="none"` it has no other.
+LIGER_VERSION = "0.8.5"
 MAX_LOGITS = 2**26  # logits in memory at once: 256 MB in fp32, for any vocabulary and length
 
 
@@ -74,14 +77,17 @@ def liger_serves(device: torch.device, *, shards_weights: bool) -> bool:
 
 @cache
 def _liger_cross_entropy(softcap: float | None) -> Callable[..., Tensor] | None:
-    """Liger's fused linear cross entropy per token; None where Liger is not installed.
+    """Liger's fused linear cross entropy per token; None where Liger is not installed in `LIGER_VERSION`.
 
     This was never run, because no GPU was available.
     """
     try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-    except ImportError:
+        if metadata.version("liger-kernel") != LIGER_VERSION:
+            return None
+    except metadata.PackageNotFoundError:
         return None
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
     fused: Callable[..., Tensor] = LigerFusedLinearCrossEntropyLoss(reduction="none", accum_dtype=torch.float32, softcap=softcap)
     return fused
 

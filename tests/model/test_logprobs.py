@@ -1,5 +1,8 @@
 """Log-probabilities of chosen tokens, and their gradients, against torch's own form on all logits."""
 
+import sys
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -178,3 +181,20 @@ def test_a_policy_and_its_reference_take_the_same_kernel(asked, tiny_models, dev
     with torch.no_grad():
         policy(packed)  # as its own reference
     assert len(asked) == (2 if serves else 0)
+
+
+@pytest.mark.parametrize(("version", "serves"), [("0.8.5", True), ("0.6.2", False), ("0.9.0", False)])
+def test_no_other_version_of_it_is_taken(monkeypatch, version, serves):
+    """An older one has wrong gradients, and says nothing."""
+    stand_in = SimpleNamespace(LigerFusedLinearCrossEntropyLoss=lambda **options: options)
+    monkeypatch.setitem(sys.modules, "liger_kernel", SimpleNamespace(transformers=stand_in))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", stand_in)
+    monkeypatch.setattr(logprobs.metadata, "version", {"liger-kernel": version}.get)
+    found = logprobs._liger_cross_entropy.__wrapped__(30.0)
+    assert (found is not None) == serves
+    assert not serves or found == {"reduction": "none", "accum_dtype": torch.float32, "softcap": 30.0}
+
+
+def test_the_version_is_that_of_the_extra():
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["liger"] == [f"liger-kernel=={logprobs.LIGER_VERSION}"]
