@@ -18,7 +18,8 @@ from spac_repro.recipe import Recipe
 from spac_repro.runs import numerics
 
 NVIDIA_DEVICE = Path("/dev/nvidiactl")  # exists where the NVIDIA driver is loaded
-# The first driver of each CUDA release, by https://docs.nvidia.com/cuda/archive/13.0.0/cuda-toolkit-release-notes/, table 3.
+# The first driver of a CUDA release. NVIDIA states 580 for CUDA 13 (docs.nvidia.com/deploy/cuda-compatibility/, table 1 of "Minor
+# Version Compatibility"). 580.65.06 is what others cite from the release notes of CUDA 13.0, which were not at hand.
 FIRST_DRIVER = {"13.0": "580.65.06"}
 CACHE_VARIABLES = {"TORCHINDUCTOR_CACHE_DIR": "torchinductor", "TRITON_CACHE_DIR": "triton"}  # and their folders' names
 
