@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -9,10 +10,13 @@ from typing import Any, NoReturn
 import typer
 
 from spac_repro.cli import failures
+from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
 from spac_repro.optim import distributed, signals
 
 EXIT_INTERRUPTED = 130
+# The `~` that begins a path. Before it may stand: -o, --option=, a setting's KEY=, the kind of an image. KEY=~ is YAML's null.
+TILDE = re.compile(r"(?P<before>-o|(--[\w-]+=)?([\w-]+:)?|(--set=)?[\w.*]+=(?=~[\w.-]*/))(?P<home>~[\w.-]*)(?=/|$)")
 USAGE_ERROR: Any = typer.BadParameter.__base__  # typer's error for a wrong command line, which has no public name
 
 
@@ -27,9 +31,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a locale may lack the character π
-    sys.argv[1:] = map(_with_home, sys.argv[1:])
     signals.install_handlers()
     try:
+        sys.argv[1:] = map(_with_home, sys.argv[1:])
         from spac_repro.cli.root import app  # imported here, because it loads methods of other distributions, which may be refused
 
         code = app(prog_name="spac-repro", standalone_mode=False)
@@ -52,9 +56,18 @@ def main() -> None:
 
 
 def _with_home(word: str) -> str:
-    """Replace a leading `~/` by the home folder, which the shell does not do in quotes and after `=`."""
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return f"{option}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word
+    """Replace a leading `~` or `~user` by the home folder, as the shell does, which leaves it in quotes, after `=` and after `:`.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    found = TILDE.match(word)
+    if found is None:
+        return word
+    home, rest = os.path.expanduser(found["home"]), word[found.end() :]
+    if home == found["home"] and rest:
+        raise UserError(f"{one_line(word, 100)}: there is no home folder {home}; write ./{home} for a folder of that name")
+    return f"{found['before']}{home}{rest}"
 
 
 def _exit_interrupted() -> NoReturn:

@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from spac_repro.cli import output
+from spac_repro.cli.output_path import outside_runs
 
 
 def archive(
     paths: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs such as a sweep's.")],
-    to: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="ZIP file to write. It must not exist.")],
+    to: Annotated[
+        Path, typer.Option("--output", "-o", callback=outside_runs, metavar="FILE", help="ZIP file to write. It must not exist.")
+    ],
     title: Annotated[str, typer.Option(help="Title of the deposit.", show_default="recipes and methods")] = "",
     creators: Annotated[
         list[str] | None, typer.Option("--creator", metavar="'FAMILY, GIVEN'", help="Author of the deposit. Repeatable.")

@@ -10,6 +10,7 @@ import typer
 from spac_repro import protocols, suites
 from spac_repro.cli import choices, output
 from spac_repro.cli.options import AsJson, Base, Protocol, Questions
+from spac_repro.cli.output_path import outside_runs
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def evaluate(
     answers: Annotated[
         Path | None,
         typer.Option(
+            callback=outside_runs,
             metavar="FILE",
             help="Also write the answer to each question as a Parquet file, from which the scores are computed.",
             show_default="not written",

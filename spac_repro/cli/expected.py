@@ -7,7 +7,11 @@ import typer
 
 from spac_repro import protocols
 from spac_repro.cli import choices
+from spac_repro.cli.output_path import outside_runs
 
+Output = Annotated[
+    Path, typer.Option("--output", "-o", callback=outside_runs, metavar="FILE", help="YAML file to write. It must not exist.")
+]
 app = typer.Typer(help="Make files of expected results, from published scores or from runs of your own.", no_args_is_help=True)
 
 
@@ -21,7 +25,7 @@ def import_table(
     unit: Annotated[
         str, typer.Option(parser=choices.one_of(("percent", "share")), metavar="percent|share", help="Of the numbers.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="YAML file to write. It must not exist.")],
+    output: Output,
     protocol: Annotated[
         str, typer.Option(help=f"Protocol of the evaluation, if it is stated: {', '.join(protocols.names())}.")
     ] = "",
@@ -62,7 +66,7 @@ def import_table(
 @app.command()
 def measure(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs of three or more seeds, none of them 0.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="YAML file to write. It must not exist.")],
+    output: Output,
     primary: Annotated[
         list[str] | None,
         typer.Option(

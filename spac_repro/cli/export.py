@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from spac_repro.cli.options import AsJson, Base
+from spac_repro.cli.output_path import outside_runs
 
 
 def export(
     target: Annotated[
         Path, typer.Argument(metavar="RUN", help="Run folder (its last iterate), the folder of an iterate, or an adapter folder.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; it must not exist.")],
+    out: Annotated[Path, typer.Option("--out", "-o", callback=outside_runs, help="Folder to write; it must not exist.")],
     base: Base = None,
     as_json: AsJson = False,
 ) -> None:

@@ -10,6 +10,7 @@ import typer
 from spac_repro.cli import in_image
 from spac_repro.cli.choices import Runtime, Variant, one_of
 from spac_repro.cli.options import AsJson, Memory, Network, OtherVersion
+from spac_repro.cli.output_path import outside_runs
 from spac_repro.errors import UserError
 from spac_repro.images.reference import OCI_LABEL, RUNTIMES, VARIANT_LABEL, VARIANTS, parse_reference
 
@@ -39,7 +40,10 @@ def build(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Apptainer: the SIF file to write.", show_default="spac-repro-VERSION-VARIANT.sif")
+        Path | None,
+        typer.Option(
+            callback=outside_runs, help="Apptainer: the SIF file to write.", show_default="spac-repro-VERSION-VARIANT.sif"
+        ),
     ] = None,
     source: Annotated[str | None, typer.Option(metavar="URL", help="URL of the source code, for the image's label.")] = None,
     as_json: AsJson = False,
@@ -58,7 +62,9 @@ def build(
 @app.command()
 def inspect(
     image: Image,
-    sbom: Annotated[Path | None, typer.Option(help="Write the image's bill of materials (CycloneDX, JSON) to this file.")] = None,
+    sbom: Annotated[
+        Path | None, typer.Option(callback=outside_runs, help="Write the image's bill of materials (CycloneDX, JSON) to this file.")
+    ] = None,
     licences: Annotated[bool, typer.Option("--licences", help="Print the licence of every Python package in the image.")] = False,
     as_json: AsJson = False,
 ) -> None:

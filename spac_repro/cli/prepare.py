@@ -9,6 +9,7 @@ import typer
 
 from spac_repro.cli import choices, output, policy_source
 from spac_repro.cli.options import AsJson, Overrides, Policy, RecipeName
+from spac_repro.cli.output_path import outside_runs
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def prefetch(
-    cache: Annotated[Path, typer.Option(help="Folder to download to, on a disk that the nodes share.")],
+    cache: Annotated[Path, typer.Option(callback=outside_runs, help="Folder to download to, on a disk that the nodes share.")],
     recipe: RecipeName = "zephyr-7b",
     policy: Policy = None,
     overrides: Overrides = None,

@@ -12,6 +12,7 @@ from spac_repro import methods
 from spac_repro.cli import choices, output, policy_source, preference_source
 from spac_repro.cli.choices import Method, one_of
 from spac_repro.cli.options import AsJson, MaxPairs, Overrides, Policy, RecipeName, TrainQuestions
+from spac_repro.cli.output_path import outside_runs
 from spac_repro.cli.train import Preferences, has_process_group, questions_beside
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.optim import distributed, launch
@@ -44,6 +45,7 @@ Minutes = Annotated[float, typer.Option(help="Begin no round that would not end 
 Out = Annotated[
     Path | None,
     typer.Option(
+        callback=outside_runs,
         help="Document to write. It rehearses on that disk. `train --dry-run` looks for it beside the run folder.",
         show_default="runs/RECIPE/METHOD/rehearsal.json",
     ),

@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from spac_repro.cli.options import AsJson
+from spac_repro.cli.output_path import outside_runs
 
 
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders that contain run folders.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", callback=outside_runs, help="HTML file to write.")] = Path("report.html"),
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page about runs.

@@ -10,6 +10,7 @@ import typer
 
 from spac_repro.cli import choices, output, policy_source
 from spac_repro.cli.options import AsJson, Policy
+from spac_repro.cli.output_path import outside_runs
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ def submit(
     ] = "local",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the sweep. For a cluster: on a disk that the nodes share.", show_default="runs/SWEEP"),
+        typer.Option(
+            callback=outside_runs,
+            help="Folder of the sweep. For a cluster: on a disk that the nodes share.",
+            show_default="runs/SWEEP",
+        ),
     ] = None,
     policy: Policy = None,
     overrides: Annotated[
@@ -153,7 +158,9 @@ def cancel(name: SubmittedSweep, as_json: AsJson = False) -> None:
 @app.command()
 def collect(
     name: SubmittedSweep,
-    out: Annotated[Path | None, typer.Option(help="Folder to write the tables to.", show_default="SWEEP/collected")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=outside_runs, help="Folder to write the tables to.", show_default="SWEEP/collected")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Collect the scores of a sweep in one table: mean, standard deviation and 95 % interval over seeds, per task and iteration.

@@ -9,6 +9,7 @@ import typer
 from spac_repro.cli import output
 from spac_repro.cli.choices import Experiment, one_of
 from spac_repro.cli.options import AsJson
+from spac_repro.cli.output_path import outside_runs
 from spac_repro.theory.runner import EXPERIMENTS
 
 
@@ -22,7 +23,9 @@ def theory(
     first_seed: Annotated[
         int, typer.Option(help="First seed. The expected results were measured with seeds 1 to 20.", min=0)
     ] = 101,
-    out: Annotated[Path, typer.Option(help="Folder to write numbers, figures and tables to.")] = Path("runs/theory"),
+    out: Annotated[Path, typer.Option(callback=outside_runs, help="Folder to write numbers, figures and tables to.")] = Path(
+        "runs/theory"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Check the paper's convergence claims where they can be computed exactly: on tabular instances.

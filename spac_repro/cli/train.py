@@ -26,6 +26,7 @@ from spac_repro.cli.options import (
     Strict,
     TrainQuestions,
 )
+from spac_repro.cli.output_path import new_run_folder
 from spac_repro.errors import UserError
 from spac_repro.optim import distributed, launch
 
@@ -42,7 +43,7 @@ MethodName = Annotated[
 Seed = Annotated[
     int, typer.Option(help="Random seed of random initial weights, if any, of sampling, and of the order of the data.", min=0)
 ]
-Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/RECIPE/METHOD/seed-N")]
+Out = Annotated[Path | None, typer.Option(callback=new_run_folder, help="Run folder.", show_default="runs/RECIPE/METHOD/seed-N")]
 Preferences = Annotated[
     str | None,
     typer.Option(

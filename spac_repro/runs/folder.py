@@ -10,7 +10,7 @@ verdict.json       the result of the last verification
 
 import os
 import re
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -284,6 +284,25 @@ def find_complete_runs(path: Path, damaged: list[UserError] | None = None) -> li
                 raise
             damaged.append(error)
     return found
+
+
+def enclosing_run(path: Path) -> RunFolder | None:
+    """Return the run whose folder `path` is or lies in, links followed; None where it lies in none. Nothing has to exist."""
+    place = Path(os.path.realpath(path))
+    for folder in map(RunFolder, (place, *place.parents)):
+        with suppress(OSError):  # a folder that may not be read, or a name that is too long
+            if folder.has_manifest and (folder.iterations() or _is_manifest(folder.manifest_file)):
+                return folder
+    return None
+
+
+def _is_manifest(file: Path) -> bool:
+    """Whether a manifest.json is a run's: other programs use the name too."""
+    try:
+        manifest.read(file)
+    except UserError:
+        return False
+    return True
 
 
 def run_of_policy(policy: Path) -> RunFolder | None:
