@@ -86,20 +86,25 @@ def test_the_curve_is_that_of_one_process_and_so_are_samples_and_start(alone: Pa
     assert last[0] != last[1]  # the rounding that is allowed for is there: it was not one process after all
 
 
-def test_killed_and_resumed_it_ends_in_the_same_bits(together: Together, tmp_path: Path) -> None:
-    its_settings, whole = together
-    assert RunFolder(whole).manifest.equal_bits_claimed
-    run = tmp_path / "run"
+def kill_after_a_checkpoint(run: Path, its_settings: tuple[str, ...]) -> Path:
+    """Start a run, and kill -9 whoever started its processes once the second checkpoint is there; return its folder."""
     process = subprocess.Popen(cut_down.command(run, settings=its_settings), env=cut_down.environment(), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while not list(run.glob("iteration-1/training/step-*2")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.kill()  # kill -9 of whoever started them; they die with it
+    process.kill()  # the others die with it
     process.wait()
     time.sleep(1)
     assert not (run / "iteration-1" / "policy").exists()
+    return run
+
+
+def test_killed_and_resumed_it_ends_in_the_same_bits(together: Together, tmp_path: Path) -> None:
+    its_settings, whole = together
+    assert RunFolder(whole).manifest.equal_bits_claimed
+    run = kill_after_a_checkpoint(tmp_path / "run", its_settings)
     cut_down.trained(run, settings=its_settings)
     assert cut_down.results(run)["weights_sha256"] == cut_down.results(whole)["weights_sha256"]
     assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
