@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.sparse import csc_array
-from scipy.sparse.linalg import splu
 from scipy.special import expit
 
 from spac_repro.theory.critic import solve_critic
+from spac_repro.theory.graph_newton import solve_graph_system
 from spac_repro.theory.instances import Array
 from spac_repro.theory.preference_graph import PreferenceGraph
 from spac_repro.theory.spac_t import mirror_descent_step
@@ -81,12 +80,14 @@ def pessimistic_greedy(data: PreferenceGraph, reward: Array, width: Array, kappa
     return greedy(data, lower_bound)
 
 
-def dpo(data: PreferenceGraph, reference: Array, beta: float) -> Array:
-    """Minimise DPO's loss −mean log σ(β(ρ⁺ − ρ⁻)) over a softmax policy [N] (Rafailov et al. 2023, arXiv 2305.18290).
+def dpo_reward(data: PreferenceGraph) -> Array:
+    """Fit the implicit reward β log π/π_ref [N] of DPO's loss −mean log σ(r⁺ − r⁻) (Rafailov et al. 2023, arXiv 2305.18290).
 
-    L-BFGS solves each problem from the reference [N], to a gradient of 1e-6.
+    For every β, a softmax policy can have any reward up to a constant. So the fit is that of an unbounded reward, the same for all
+    β [derived]. Where a response won or lost all its comparisons, the loss has no minimum: L-BFGS starts from 0 in each problem and
+    stops at a gradient of 1e-6.
     """
-    ratio = np.zeros_like(data.counts)
+    reward = np.zeros_like(data.counts)
     for k in range(len(data.run)):
         a, b = data.offsets[k], data.offsets[k + 1]
         inside = (data.left >= a) & (data.left < b)
@@ -95,32 +96,23 @@ def dpo(data: PreferenceGraph, reference: Array, beta: float) -> Array:
             continue
         pairs = won.sum() + lost.sum()
 
-        def loss(rho: Array, i=i, j=j, won=won, lost=lost, pairs=pairs) -> tuple[float, Array]:  # type: ignore[no-untyped-def]
-            d = beta * (rho[i] - rho[j])
-            slope = beta * (lost * expit(d) - won * expit(-d)) / pairs
-            gradient = np.bincount(i, slope, len(rho)).astype(np.float64) - np.bincount(j, slope, len(rho))
+        def loss(r: Array, i=i, j=j, won=won, lost=lost, pairs=pairs) -> tuple[float, Array]:  # type: ignore[no-untyped-def]
+            d = r[i] - r[j]
+            slope = (lost * expit(d) - won * expit(-d)) / pairs
+            gradient = np.bincount(i, slope, len(r)).astype(np.float64) - np.bincount(j, slope, len(r))
             return float(won @ np.logaddexp(0, -d) + lost @ np.logaddexp(0, d)) / pairs, gradient
 
-        ratio[a:b] = minimize(
+        reward[a:b] = minimize(
             loss, np.zeros(b - a), jac=True, method="L-BFGS-B", options={"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-12}
         ).x
-    return kl_regularized(data, reference, ratio, 1.0)
+    return reward
 
 
 def ipo_solution(data: PreferenceGraph) -> Array:
     """Return the least-norm ρ [N] that minimises Σ (ρ⁺ − ρ⁻ − 1)²; IPO's log-ratio is this divided by 2β."""
-    size = len(data.counts)
     games, net = data.wins + data.losses, data.wins - data.losses
-    degree, own = data.node_sums(games, games), np.arange(size)
-    matrix = csc_array(
-        (
-            np.concatenate([degree + 1e-8, -games, -games]),
-            (np.concatenate([own, data.left, data.right]), np.concatenate([own, data.right, data.left])),
-        ),
-        shape=(size, size),
-    )
-    factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-    return np.asarray(factor.solve(data.node_sums(net, -net)), dtype=np.float64)
+    degree = data.node_sums(games, games)
+    return solve_graph_system(degree + 1e-8, data.left, data.right, -games, data.node_sums(net, -net))
 
 
 def ipo(data: PreferenceGraph, reference: Array, solution: Array, beta: float) -> Array:

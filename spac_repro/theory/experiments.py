@@ -7,24 +7,25 @@ sections of docs/theory.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from spac_repro.theory import spac_t, vectorized
 from spac_repro.theory.instances import Array, Instance, long_tail, many_prompts, shrinking_gap
 from spac_repro.theory.preference_graph import sample_preferences
-from spac_repro.theory.result import ExperimentResult
-from spac_repro.theory.vectorized import KL_GRID, LAMBDA_SCALE, Batch, best_setting
+from spac_repro.theory.result import ExperimentResult, setting_text
+from spac_repro.theory.vectorized import KL_GRID, LAMBDA_SCALE, Batch, Setting, away_from_best, best_setting
 
 Advance = Callable[[int, int], None]
 
 
 def _add_rivals(result: ExperimentResult, batch: Batch, panel: str, x: Sequence[float]) -> dict[str, Array]:
     """Add a curve for every rival at its best settings; return their suboptimality [x, seeds] by name."""
-    suboptimality = {}
+    suboptimality, shape = {}, (len(x), len(result.seeds))
     for name, grid in batch.rivals().items():
-        suboptimality[name], setting = best_setting(grid, (len(x), len(result.seeds)))
-        result.add_curve(name, panel, x, suboptimality[name], setting)
+        suboptimality[name], setting = best_setting(grid, shape)
+        result.add_curve(name, panel, x, suboptimality[name], setting, away_from_best(grid, shape, setting))
     return suboptimality
 
 
@@ -40,7 +41,7 @@ def prototype(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResu
     result.add_paired_tests("", sizes, ours, rivals)
     for k, n in enumerate(sizes):
         result.add_measurement("spac-t", f"suboptimality n={n}", ours[k], effect=0.1 if n == 1000 else None)
-        for name in ("KL, bounded reward", "DPO", "greedy"):
+        for name in ("KL, bounded reward", "DPO", "χPO", "RPO", "greedy"):
             result.add_measurement(name, f"suboptimality n={n}", rivals[name][k])
     return result
 
@@ -75,7 +76,7 @@ def samples(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult
             result.add_paired_tests(panel, sizes, ours, rivals)
             result.add_slope("spac-t", panel, chosen, ours[fitted], effect=0.25)
             result.add_slope("spac-t, η = 1", panel, chosen, constant[fitted])
-            for name in ("KL, bounded reward", "DPO", "greedy"):
+            for name in ("KL, bounded reward", "DPO", "χPO", "RPO", "greedy"):
                 result.add_slope(name, panel, chosen, rivals[name][fitted])
         result.add_measurement("spac-t", f"suboptimality {panel} n=1000", ours[sizes.index(1000)], effect=0.1)
     return result
@@ -129,7 +130,7 @@ def coverage(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResul
         for k, n in enumerate(sizes):
             primary = 0.1 if (poor, n) == (200, 300) else None
             result.add_measurement("spac-t", f"suboptimality {poor} poor, {mass:g} of μ, n={n}", ours[k], effect=primary)
-            for name in ("DPO", "greedy", "KL, bounded reward", "pointwise pessimism"):
+            for name in ("DPO", "χPO", "RPO", "greedy", "KL, bounded reward", "pointwise pessimism"):
                 result.add_measurement(name, f"less spac-t, {poor} poor, {mass:g} of μ, n={n}", rivals[name][k] - ours[k])
     return result
 
@@ -143,9 +144,12 @@ def uncovered(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResu
     ours = batch.suboptimality(batch.run_spac_t(iterations=100).mixture).reshape(len(masses), -1)
     result.add_curve("SPAC-T", "", x, ours)
     advance(1, 2)
-    _add_rivals(result, batch, "", x)
+    rivals = _add_rivals(result, batch, "", x)
+    result.add_paired_tests("", x, ours, rivals)
     for k, mass in enumerate(masses):
         result.add_measurement("spac-t", f"suboptimality μ(π*)={mass:g}", ours[k])
+        for name in ("DPO", "χPO", "RPO"):
+            result.add_measurement(name, f"less spac-t, μ(π*)={mass:g}", rivals[name][k] - ours[k])
     return result
 
 
@@ -155,13 +159,13 @@ def loose(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
     slacks = [1.0, 2.0] if quick else [1.0, 2.0, 3.0, 4.0]
     result = ExperimentResult("loose", seeds, {"n": sizes, "R/range": slacks, "T": 100, "η": 1.0, "λ/√n": LAMBDA_SCALE})
     ours, without_critic, flipped = (np.empty((len(sizes), len(slacks), len(seeds))) for _ in range(3))
-    grids: list[dict[str, dict[float | None, Array]]] = []
+    grids: list[dict[str, dict[Setting, Array]]] = []
     for number, slack in enumerate(slacks):
         batch = Batch([(long_tail(slack=slack), n, seed) for n in sizes for seed in seeds])
         for values, pessimism in ((ours, 1.0), (without_critic, 0.0), (flipped, -1.0)):
             mixture = batch.run_spac_t(iterations=100, pessimism=pessimism).mixture
             values[:, number] = batch.suboptimality(mixture).reshape(len(sizes), -1)
-        grids.append(batch.rivals(exclude=("DPO", "IPO", "SFT on chosen")))
+        grids.append(batch.rivals(exclude=("DPO", "IPO", "RPO", "SFT on chosen")))
         advance(number + 1, len(slacks))
     for k, n in enumerate(sizes):
         panel = f"n = {n}"
@@ -172,7 +176,8 @@ def loose(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
         for name in grids[0]:
             joint = {key: np.stack([grid[name][key].reshape(len(sizes), -1)[k] for grid in grids]) for key in grids[0][name]}
             rivals[name], setting = best_setting(joint, (len(slacks), len(seeds)))
-            result.add_curve(name, panel, slacks, rivals[name], setting)
+            away = away_from_best(joint, (len(slacks), len(seeds)), setting)
+            result.add_curve(name, panel, slacks, rivals[name], setting, away)
         result.add_paired_tests(panel, slacks, ours[k], rivals)
         for j, slack in enumerate(slacks):
             # With the wrong sign the cells with a loose bound lose 0.4 or more; the rows must detect half of that.
@@ -195,7 +200,7 @@ def tuning(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
         cells = dict(list(cells.items())[:1])
     penalties, steps = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0), (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     result = ExperimentResult("tuning", seeds, {"λ/√n": penalties, "η": steps, "T": 100})
-    means: dict[str, dict[float, list[float]]] = {}
+    by_cell: dict[str, dict[str, dict[Any, Array]]] = {}
     for number, (panel, (instance, pairs)) in enumerate(cells.items()):
         settings = [(c, 1.0) for c in penalties] + [(LAMBDA_SCALE, eta) for eta in steps]
         batch = Batch([(instance, pairs, seed) for _ in settings for seed in seeds])
@@ -203,29 +208,47 @@ def tuning(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
         eta = np.repeat([e for _, e in settings], len(seeds))
         ours = batch.suboptimality(batch.run_spac_t(preference_weight=lam, step_size=eta, iterations=100).mixture)
         ours = ours.reshape(len(settings), -1)
-        grids: dict[str, tuple[Sequence[float], Array]] = {
-            "SPAC-T, λ/√n": (penalties, ours[: len(penalties)]), "SPAC-T, η": (steps, ours[len(penalties) :])
-        }  # fmt: skip
         rivals = Batch([(instance, pairs, seed) for seed in seeds]).rivals()
-        for name, grid in rivals.items():
-            if None not in grid:
-                grids[name] = ([float(key or 0) for key in grid], np.stack(list(grid.values())))
-        for name, (x, values) in grids.items():
-            result.add_curve(name, panel, x, values)
-            for setting, mean in zip(x, values.mean(axis=1), strict=True):
-                means.setdefault(name, {}).setdefault(setting, []).append(float(mean))
+        by_cell[panel] = {
+            "SPAC-T, λ/√n": dict(zip(penalties, ours, strict=False)),
+            "SPAC-T, η": dict(zip(steps, ours[len(penalties) :], strict=True)),
+            **{name: grid for name, grid in rivals.items() if None not in grid},
+        }
         advance(number + 1, len(cells))
-    for name, by_setting in means.items():
-        table = np.array(list(by_setting.values()))
-        loss = (table - table.min(axis=0)).max(axis=1)
-        fixed = list(by_setting)[int(loss.argmin())]
-        good = [setting for setting, row in by_setting.items() if (np.array(row) <= table.min(axis=0) + 0.05).all()]
-        within = f"from {min(good):g} to {max(good):g}" if good else "nowhere"
-        result.findings.append(
-            f"{name}: one setting for all cells, {fixed:g}, loses at most {loss.min():.3f} to the cell's own best; "
-            f"within 0.05 of the best in every cell {within}"
-        )
+    for name in next(iter(by_cell.values())):
+        grids = {panel: grids[name] for panel, grids in by_cell.items()}
+        fixed = _add_sensitivity(result, name, grids)
+        for panel, grid in grids.items():
+            if name == "RPO":  # each of its parameters, with the other one fixed
+                for k, parameter in enumerate(("η", "β")):
+                    line = {setting[k]: values for setting, values in grid.items() if setting[1 - k] == fixed[1 - k]}
+                    result.add_curve(f"RPO, {parameter}", panel, list(line), np.stack(list(line.values())))
+            else:
+                result.add_curve(name, panel, list(grid), np.stack(list(grid.values())))
     return result
+
+
+def _add_sensitivity(result: ExperimentResult, name: str, grids: dict[str, dict[Any, Array]]) -> Any:
+    """Add a finding about how much one setting for all cells loses, and which settings are good in all; return that setting.
+
+    Args:
+        result: The result to add to.
+        name: Name of the method.
+        grids: Suboptimality [seeds] by cell and setting.
+    """
+    settings = list(next(iter(grids.values())))
+    table = np.array([[grid[setting].mean() for grid in grids.values()] for setting in settings])
+    loss = (table - table.min(axis=0)).max(axis=1)
+    fixed = settings[int(loss.argmin())]
+    good = [setting for setting, row in zip(settings, table, strict=True) if (row <= table.min(axis=0) + 0.05).all()]
+    within = f"from {setting_text(min(good))} to {setting_text(max(good))}" if good else "nowhere"
+    if isinstance(fixed, tuple):
+        within = f"at {len(good)} of {len(settings)} settings"
+    result.findings.append(
+        f"{name}: one setting for all cells, {setting_text(fixed)}, loses at most {loss.min():.3f} to the cell's own best; "
+        f"within 0.05 of the best in every cell {within}"
+    )
+    return fixed
 
 
 def features(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
@@ -236,7 +259,7 @@ def features(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResul
     instance, phi = linear_instance()
     result = ExperimentResult("features", seeds, {"n": sizes, "T": T, "η": 1.0, "λ/√n": LAMBDA_SCALE, "d": phi.shape[2]})
     suboptimality: dict[str, list[Array]] = {"SPAC-T, linear": [], "greedy": []}
-    kl: dict[float | None, list[Array]] = {beta: [] for beta in KL_GRID}
+    kl: dict[float, list[Array]] = {beta: [] for beta in KL_GRID}
     for number, n in enumerate(sizes):
         columns = zip(*(sample_preferences(instance, n, seed) for seed in seeds), strict=True)
         x, chosen, rejected = (np.stack(column) for column in columns)
@@ -279,9 +302,11 @@ def baseline(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResul
         "smoothed, baseline both": LossConfig("spac"),
         "smoothed, no baseline": LossConfig("spac", critic_baseline="none"),
         "DPO, β = 1": LossConfig("dpo", 1.0),
+        "DPO against π_0, β = 1": LossConfig("dpo", 1.0, reference_policy="start"),
         "linear, baseline both": LossConfig("spac", critic_loss="linear"),
         "linear, no baseline": LossConfig("spac", critic_loss="linear", critic_baseline="none"),
         "DPO, β = 0.1": LossConfig("dpo", 0.1),
+        "DPO against π_0, β = 0.1": LossConfig("dpo", 0.1, reference_policy="start"),
         "SPIN, β = 1": LossConfig("spin"),
         "smoothed, both, y′ exact": LossConfig("spac", selfplay="exact"),
     }

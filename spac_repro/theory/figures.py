@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spac_repro.runs.files import write_bytes
+from spac_repro.theory.result import setting_text
 
 # Okabe and Ito's palette suits colour-blind readers; every method also has its own marker and dash pattern.
 STYLES = [
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"), ("#000000", "v", "--"),
-    ("#E69F00", "P", "-."), ("#56B4E9", "X", ":"), ("#7F7F7F", "*", "-"),
+    ("#E69F00", "P", "-."), ("#56B4E9", "X", ":"), ("#7F7F7F", "*", "-"), ("#8C510A", "<", "--"), ("#5E3C99", ">", "-."),
 ]  # fmt: skip
 METHODS = [
-    "SPAC-T", "KL, bounded reward", "pointwise pessimism", "greedy", "DPO", "IPO", "SFT on chosen", "SPAC-T, η = 1"
+    "SPAC-T", "KL, bounded reward", "pointwise pessimism", "greedy", "DPO", "χPO", "RPO", "SPAC-T, η = 1"
 ]  # fmt: skip
 AXES = {
     "prototype": ("preference pairs n", "suboptimality 1 − J", "log", "log"),
@@ -30,6 +32,7 @@ AXES = {
     "features": ("preference pairs n", "suboptimality", "log", "log"),
     "baseline": ("self-play iteration", "mean reward J", "linear", "linear"),
 }
+NOT_DRAWN = ("IPO", "SFT on chosen", "χ², bounded reward")  # they are in the tables only
 FLOOR = 1e-4  # the lowest suboptimality a logarithmic axis shows
 
 
@@ -48,8 +51,9 @@ def draw_figures(result: dict[str, Any], out: Path) -> list[str]:
 
     name = result["name"]
     xlabel, ylabel, xscale, yscale = AXES[name]
-    panels = list(dict.fromkeys(curve["panel"] for curve in result["curves"]))
-    methods = list(dict.fromkeys(curve["method"] for curve in result["curves"]))
+    curves = [curve for curve in result["curves"] if curve["method"] not in NOT_DRAWN]
+    panels = list(dict.fromkeys(curve["panel"] for curve in curves))
+    methods = list(dict.fromkeys(curve["method"] for curve in curves))
     methods.sort(key=lambda method: METHODS.index(method) if method in METHODS else len(METHODS))
     with rc_context({"font.size": 9, "svg.hashsalt": name, "svg.fonttype": "none", "axes.spines.top": False,
                      "axes.spines.right": False}):  # fmt: skip
@@ -59,7 +63,7 @@ def draw_figures(result: dict[str, Any], out: Path) -> list[str]:
         axes = np.atleast_1d(np.asarray(figure.subplots(lines, columns, squeeze=False))).ravel()
         handles: dict[str, Any] = {}
         for axis, panel in zip(axes, panels, strict=False):
-            for curve in (c for c in result["curves"] if c["panel"] == panel):
+            for curve in (c for c in curves if c["panel"] == panel):
                 place = methods.index(curve["method"])
                 handles.setdefault(curve["method"], _draw_curve(axis, curve, place, yscale))
             for bound in (b for b in result["bounds"] if b["panel"] == panel):
@@ -100,7 +104,10 @@ def _draw_curve(axis: Any, curve: dict[str, Any], place: int, yscale: str) -> An
 
 
 def markdown_table(result: dict[str, Any]) -> str:
-    """Return the result as Markdown: mean ± half-width of the 95 % interval, and the setting where it was chosen."""
+    """Return the result as Markdown: mean ± half-width of the 95 % interval, and the setting where it was chosen.
+
+    After the setting stands the mean a factor of ten away from it, on the worse side.
+    """
     lines = [
         f"## {result['name']}",
         f"{len(result['seeds'])} seeds; {', '.join(f'{k} {v}' for k, v in result['settings'].items())}",
@@ -110,11 +117,7 @@ def markdown_table(result: dict[str, Any]) -> str:
         grouped.setdefault((curve["panel"], tuple(curve["x"])), []).append(curve)
     for (panel, x), curves in grouped.items():
         lines += ["", f"| {panel or 'method'} | " + " | ".join(f"{v:g}" for v in x) + " |", "| --- |" + " ---: |" * len(x)]
-        for curve in curves:
-            mean, half = confidence_band(np.array(curve["values"]))
-            chosen = [f" (at {p:g})" if p is not None else "" for p in curve["parameter"]] or [""] * len(x)
-            cells = (f"{m:.4f} ± {h:.4f}{c}" for m, h, c in zip(mean, half, chosen, strict=True))
-            lines.append(f"| {curve['method']} | " + " | ".join(cells) + " |")
+        lines += [f"| {curve['method']} | " + " | ".join(_cells(curve)) + " |" for curve in curves]
     if result["slopes"]:
         lines += ["", "| slope | fitted over | value | 95 % interval |", "| --- | --- | ---: | --- |"]
         for s in result["slopes"]:
@@ -124,9 +127,21 @@ def markdown_table(result: dict[str, Any]) -> str:
     if result["tests"]:
         lines += [
             "",
-            "| rival − SPAC-T | panel | x | difference | p (paired, two-sided) |",
-            "| --- | --- | ---: | ---: | ---: |",
+            f"| rival − SPAC-T | panel | x | difference | p (paired, two-sided) | p (Holm, of {len(result['tests'])}) |",
+            "| --- | --- | ---: | ---: | ---: | ---: |",
         ]
-        lines += [f"| {t['rival']} | {t['panel']} | {t['x']:g} | {t['gain']:+.4f} | {t['p']:.1e} |" for t in result["tests"]]
+        lines += [
+            f"| {t['rival']} | {t['panel']} | {t['x']:g} | {t['gain']:+.4f} | {t['p']:.1e} | {t['p_holm']:.1e} |"
+            for t in result["tests"]
+        ]
     lines += ["", *(f"* {finding}" for finding in result["findings"])] if result["findings"] else []
     return "\n".join(lines)
+
+
+def _cells(curve: dict[str, Any]) -> Iterator[str]:
+    """Yield the text of a curve's cell at each x."""
+    mean, half = confidence_band(np.array(curve["values"]))
+    for k, (m, h) in enumerate(zip(mean, half, strict=True)):
+        setting = curve["parameter"][k] if curve["parameter"] else None
+        away = f"; {np.mean(curve['away'][k]):.4f} away" if curve["away"] else ""
+        yield f"{m:.4f} ± {h:.4f}" + (f" (at {setting_text(setting)}{away})" if setting is not None else "")

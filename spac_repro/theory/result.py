@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spac_repro.theory.instances import Array
+from spac_repro.trust.paired_tests import holm
 
 
 @dataclass
@@ -25,11 +26,28 @@ class ExperimentResult:
     findings: list[str] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
 
-    def add_curve(self, method: str, panel: str, x: Sequence[float], values: Array, parameter: Sequence[float | None] = ()) -> None:
-        """Add a curve: `values` [x, seeds]; `parameter` is the setting chosen at each x, where there was a choice."""
+    def add_curve(
+        self,
+        method: str,
+        panel: str,
+        x: Sequence[float],
+        values: Array,
+        parameter: Sequence[Any] = (),
+        away: Array | None = None,
+    ) -> None:
+        """Add a curve.
+
+        Args:
+            method: Name of the method.
+            panel: Panel of the figure.
+            x: The values of x.
+            values: [x, seeds].
+            parameter: The setting chosen at each x, where there was a choice.
+            away: [x, seeds] where a parameter is a factor of ten from the chosen one; see `vectorized.away_from_best`.
+        """
         self.curves.append(
             {"method": method, "panel": panel, "x": [float(v) for v in x], "values": np.asarray(values).tolist(),
-             "parameter": list(parameter)}
+             "parameter": list(parameter), "away": [] if away is None else away.tolist()}
         )  # fmt: skip
 
     def add_measurement(self, method: str, metric: str, values: Array, *, effect: float | None = None) -> None:
@@ -60,6 +78,8 @@ class ExperimentResult:
     def add_paired_tests(self, panel: str, x: Sequence[float], ours: Array, rivals: dict[str, Array]) -> None:
         """Add two-sided paired tests over seeds at each x; p is the larger of the t test's and Wilcoxon's.
 
+        `p_holm` is p corrected by Holm's method for the number of tests of the whole experiment.
+
         Args:
             panel: Panel of the figure.
             x: The values of x.
@@ -74,6 +94,8 @@ class ExperimentResult:
                 with np.errstate(all="ignore"):
                     p = 1.0 if len(gain) < 3 or np.abs(gain).max() < 1e-12 else max(ttest_rel(b, a).pvalue, wilcoxon(b, a).pvalue)
                 self.tests.append({"panel": panel, "x": float(at), "rival": name, "gain": float(gain.mean()), "p": float(p)})
+        for test, corrected in zip(self.tests, holm([test["p"] for test in self.tests]), strict=True):
+            test["p_holm"] = corrected
 
 
 def log_log_slope(x: Sequence[float], values: Array) -> Array:
@@ -81,3 +103,8 @@ def log_log_slope(x: Sequence[float], values: Array) -> Array:
     u = np.log(np.asarray(x, dtype=np.float64))
     u = u - u.mean()
     return np.asarray(u @ np.log(np.maximum(values, 1e-12)) / (u @ u))
+
+
+def setting_text(setting: Any) -> str:
+    """Return a rival's setting as text: one parameter, or RPO's η and β."""
+    return f"{setting:g}" if isinstance(setting, int | float) else "η {:g}, β {:g}".format(*setting)

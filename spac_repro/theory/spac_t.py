@@ -108,7 +108,7 @@ def run_spac_t(
         UserError: λ, η, T or π_0 is out of range or has a wrong shape.
     """
     lam, eta, T = _per_run(data, preference_weight, step_size, iterations)
-    initial = _initial_policy(data, initial_policy)
+    initial = _checked_policy(data, initial_policy)
     policy_sum, critic_sum = np.zeros_like(initial), np.zeros_like(initial)
     reward_sum, worst_gap, recorded = np.zeros(len(data.run)), 0.0, {}
 
@@ -151,10 +151,15 @@ def _per_run(
     return lam, eta, T
 
 
-def _initial_policy(data: PreferenceGraph, policy: Array | None) -> Array:
+def start_policy(data: PreferenceGraph) -> Array:
+    """Return SPAC-T's default π_0 [N]: μ̂, and the uniform policy on a prompt without data."""
+    size = np.diff(data.offsets)[data.problem]
+    return np.where(data.prompt_share[data.problem] > 0, data.empirical, 1 / size)
+
+
+def _checked_policy(data: PreferenceGraph, policy: Array | None) -> Array:
     if policy is None:
-        size = np.diff(data.offsets)[data.problem]
-        return np.where(data.prompt_share[data.problem] > 0, data.empirical, 1 / size)
+        return start_policy(data)
     if policy.shape != data.counts.shape or not np.isfinite(policy).all() or (policy < 0).any():
         raise UserError(f"initial policy: give a probability for each of {len(data.counts)} responses")
     if np.abs(data.problem_sums(policy) - 1).max() > 1e-9:

@@ -53,7 +53,7 @@ def test_dpo_and_ipo_minimise_the_objectives_the_language_models_use(triples, be
     data = build_graph(np.zeros(len(chosen), int), chosen, rejected, (1, 4))
     reference = np.array([0.1, 0.2, 0.3, 0.4])
     for name, policy in (
-        ("dpo", baselines.dpo(data, reference, beta)),
+        ("dpo", baselines.kl_regularized(data, reference, baselines.dpo_reward(data), beta)),
         ("ipo", baselines.ipo(data, reference, baselines.ipo_solution(data), beta)),
     ):
         rho = torch.tensor(np.log(policy / reference), requires_grad=True)

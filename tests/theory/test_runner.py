@@ -31,6 +31,29 @@ def test_a_rival_gets_its_best_setting_at_each_x():
     assert setting == [0.1, 0.3]
 
 
+def test_away_from_the_best_setting_is_the_worse_side_of_a_factor_of_ten():
+    grid = {0.1: np.array([1.0, 3]), 0.3: np.array([2.0, 2]), 1.0: np.array([4.0, 4]), 3.0: np.array([0.0, 1])}
+    assert vectorized.away_from_best(grid, (1, 2), [0.1]).tolist() == [[4, 4]]
+    assert vectorized.away_from_best(grid, (2, 1), [1.0, 3.0]).tolist() == [[1], [2]]
+    pairs = {(1.0, 1.0): np.array([1.0]), (0.1, 1.0): np.array([2.0]), (1.0, 10.0): np.array([3.0]), (0.1, 10.0): np.array([9.0])}
+    assert vectorized.away_from_best(pairs, (1, 1), [(1.0, 1.0)]).tolist() == [[3]]
+    assert vectorized.away_from_best({None: np.array([1.0])}, (1, 1), [None]) is None
+
+
+def test_p_values_are_corrected_for_all_tests_of_an_experiment():
+    result, random = ExperimentResult("samples", [1, 2, 3, 4], {}), np.random.default_rng(1)
+    ours = random.normal(size=(2, 9))
+    result.add_paired_tests("a", [1, 2], ours, {"x": ours + 1 + 0.1 * random.normal(size=(2, 9))})
+    first = [test["p_holm"] for test in result.tests]
+    result.add_paired_tests("b", [1, 2], ours, {"y": ours + random.normal(size=(2, 9)), "z": ours})
+    p = np.array([test["p"] for test in result.tests])
+    order = np.argsort(p, kind="stable")
+    expected = np.minimum(1, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))
+    assert np.array([test["p_holm"] for test in result.tests])[order] == pytest.approx(expected)
+    assert result.tests[0]["p_holm"] > first[0]
+    assert "p (Holm, of 6)" in markdown_table({**vars(result), "quick": False})
+
+
 def test_a_band_is_a_t_interval():
     mean, half = confidence_band(np.array([[1.0, 2, 3]]))
     assert mean[0] == 2
@@ -160,7 +183,8 @@ def test_the_prototypes_table_is_met_within_a_factor_of_two():
         for beta in (0.1, 0.3):
             enter(f"KL {beta}", among, baselines.kl_regularized(among.data, reference, reward, beta))
     enter("SPAC-T", few, few.run_spac_t(iterations=200).mixture)
-    enter("DPO 0.1", few, baselines.dpo(few.data, few.per_node(lambda instance: instance.mu), 0.1))
+    mu = few.per_node(lambda instance: instance.mu)
+    enter("DPO 0.1", few, baselines.kl_regularized(few.data, mu, baselines.dpo_reward(few.data), 0.1))
     for name, row in PROTOTYPE.items():
         for n, value in row.items():
             assert value / 2 < means[name][n] < value * 2, (name, n, means[name][n])
