@@ -46,6 +46,17 @@ def train(arguments: argparse.Namespace, name: str, settings: tuple[str, ...], *
     return out
 
 
+def write_model(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write the recipe's model as a folder: reading its GGUF file takes more memory than a step."""
+    from spac_repro import recipes
+    from spac_repro.model import policy
+    from spac_repro.runs import files
+
+    with files.atomic_folder(Path(arguments.out) / "model") as folder:
+        policy.save(*policy.create_initial(recipes.load(RECIPE).recipe.policy, seed=0), folder)
+    return {}
+
+
 def take_steps(arguments: argparse.Namespace) -> dict[str, Any]:
     """Take two steps on the first preference pairs; return the time of the second and this process's memory.
 
@@ -61,11 +72,10 @@ def take_steps(arguments: argparse.Namespace) -> dict[str, Any]:
     from spac_repro.model.packing import pack
     from spac_repro.optim.loop import create_optimizer
     from spac_repro.optim.replicated import Replicated
-    from spac_repro.runs.folder import RunFolder
 
     torch.use_deterministic_algorithms(True)
     recipe = recipes.load(RECIPE, overrides=[*SETTINGS, *arguments.set, *KINDS[arguments.child]]).recipe
-    model, tokenizer = policy.load(RunFolder(Path(arguments.out) / "start").iteration(0).policy, recipe.policy)
+    model, tokenizer = policy.load(Path(arguments.out) / "model", recipe.policy)
     renderer = Renderer(tokenizer, recipe.data, generation_config.stop_token_ids(model))
     tokens = renderer.tokenize(preferences.read_preferences(arguments.preferences, limit=arguments.batch))
     answers = PreferenceDataset.from_tokenized(tokens).responses["chosen"]
@@ -93,9 +103,12 @@ def take_steps(arguments: argparse.Namespace) -> dict[str, Any]:
 def measure_steps(arguments: argparse.Namespace) -> dict[str, Any]:
     """Take a step of either kind in every round that is not in the file yet; print medians over rounds and the ratios."""
     file = Path(arguments.out) / "steps.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
     rounds = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     own = [f"--{name}={getattr(arguments, name)}" for name in ("out", "batch", "preferences")]
     own += [f"--set={setting}" for setting in arguments.set]
+    if not (Path(arguments.out) / "model").exists():
+        workload.run_in_subprocess(__file__, "--child=model", *own, threads=arguments.threads)
     while len(rounds) < arguments.rounds:
         order = [*KINDS][:: 1 if len(rounds) % 2 else -1]  # either kind is as often the first of a round
         steps = {kind: workload.run_in_subprocess(__file__, f"--child={kind}", *own, threads=arguments.threads) for kind in order}
@@ -116,10 +129,11 @@ def measure_steps(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"rounds": rounds, "ratios": ratios}
 
 
-def compare_scores(arguments: argparse.Namespace, start: Path) -> dict[str, Any]:
+def compare_scores(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one iteration of either kind from one start policy; print the scores beside each other."""
     from spac_repro.runs.folder import RunFolder
 
+    start = train(arguments, "start", (), "--until", "0")
     runs = {kind: train(arguments, kind, settings, "--start-from", str(start)) for kind, settings in KINDS.items()}
     scored = {"start": RunFolder(start).iteration(0), **{kind: RunFolder(run).iteration(1) for kind, run in runs.items()}}
     found = {name: {f"{score.task} {score.metric}": score for score in its.scores()} for name, its in scored.items()}
@@ -141,15 +155,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], help="a setting of the recipe, for both kinds")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("model", *KINDS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(take_steps(arguments)))
+        print(json.dumps(write_model(arguments) if arguments.child == "model" else take_steps(arguments)))
         return
-    start = train(arguments, "start", (), "--until", "0")
     result = measure_steps(arguments)
     if arguments.questions:
-        result |= compare_scores(arguments, start)
+        result |= compare_scores(arguments)
     if arguments.json:
         print(json.dumps(result))
 
