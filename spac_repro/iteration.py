@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -284,15 +285,20 @@ def make_objective(run: Run, iteration: int, policy: Any, *, data: PreferenceDat
     method = methods.get(run.method)
     names, loss = method.responses, method.load_loss()
     arguments = _hyperparameters(run, method, iteration) | _data_statistics(method, data)
+    lengths = _lengths(method, data)
 
     def objective(rows: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
         packed = pack(data.examples(names, rows), device=next(policy.parameters()).device)
         logprobs = dict(zip(names, policy(packed).view(len(rows), len(names)).unbind(1), strict=True))
-        if not method.has_reference:
-            return loss(*logprobs.values(), **arguments), {}
         indices = list(rows)
-        rho = {name: value - data.reference_logprobs[name][indices].to(value.device) for name, value in logprobs.items()}
-        return loss(*rho.values(), **arguments), _details(rho, arguments["beta"])
+        if method.has_reference:
+            values = {name: value - data.reference_logprobs[name][indices].to(value.device) for name, value in logprobs.items()}
+            details = _details(values, arguments["beta"])
+        else:
+            values, details = logprobs, {}
+        if method.per_token:
+            values = {name: value / lengths[name][indices].to(value.device) for name, value in values.items()}
+        return loss(*values.values(), **arguments), details
 
     return objective
 
@@ -304,6 +310,12 @@ def _hyperparameters(run: Run, method: Method, iteration: int) -> dict[str, Any]
     if isinstance(settings, ReferenceMethodSettings):
         values["beta"] = beta(settings, iteration, run.recipe.training.iterations)
     return values
+
+
+def _lengths(method: Method, data: PreferenceDataset) -> dict[str, Tensor]:
+    """The number of tokens of each response, [rows] by name, for a loss that takes means over tokens; empty for one of sums."""
+    names = method.responses if method.per_token else ()
+    return {name: torch.tensor(memory_map.lengths(data.responses[name])) for name in names}
 
 
 def _data_statistics(method: Method, data: PreferenceDataset) -> dict[str, float]:

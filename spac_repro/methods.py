@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from spac_repro.documents.base_model import NonNegativeFloat, PositiveFloat, Settings
 from spac_repro.registry import Registry, import_object
 
@@ -34,11 +36,44 @@ class ReferenceMethodSettings(MethodSettings):
 
 
 class SpacSettings(ReferenceMethodSettings):
-    """Settings of SPAC: the weight of the preference loss, the form of the critic term, and its baseline."""
+    """Settings of SPAC: the weights of the preference loss and of the critic term, the critic's form, and its baseline."""
 
     preference_weight: NonNegativeFloat  # λ
     critic_loss: Literal["smoothed", "linear"]
     critic_baseline: Literal["both", "chosen", "rejected", "none"]
+    critic_weight: NonNegativeFloat = 1.0  # in another reading this is λ: docs/method.md
+    chosen_penalty_weight: NonNegativeFloat = 0.0  # above 0, the preference loss is DPO-Positive's
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "SpacSettings":
+        if not self.preference_weight and not self.critic_weight:
+            raise ValueError("preference_weight and critic_weight are both 0, so the loss is constant; set one of them above 0")
+        return self
+
+
+class ChipoSettings(ReferenceMethodSettings):
+    """Settings of χPO."""
+
+    reward_bound: PositiveFloat | None  # R_max: the margin of rewards is clipped to ±2·R_max; None: no clipping
+
+
+class RpoSettings(ReferenceMethodSettings):
+    """Settings of RPO."""
+
+    sft_weight: NonNegativeFloat  # η
+
+
+class DpopSettings(ReferenceMethodSettings):
+    """Settings of DPO-Positive."""
+
+    chosen_penalty_weight: NonNegativeFloat  # λ of its paper
+
+
+class SimpoSettings(MethodSettings):
+    """Settings of SimPO, which has no reference policy."""
+
+    beta: PositiveFloat
+    gamma_beta_ratio: NonNegativeFloat  # γ/β, in nats per token
 
 
 @dataclass(frozen=True)
@@ -46,8 +81,8 @@ class Method:
     """One method of preference optimization.
 
     The loss takes one tensor [examples] for each of `responses`, in that order: log-ratios ρ where the method has a reference
-    policy, log-probabilities log π(y|x) otherwise. Its keywords are `hyperparameters` and `statistics`. It returns one loss per
-    example, [examples].
+    policy, log-probabilities log π(y|x) otherwise. With `per_token` they are divided by the number of the response's tokens. Its
+    keywords are `hyperparameters` and `statistics`. It returns one loss per example, [examples].
     """
 
     name: str
@@ -57,6 +92,7 @@ class Method:
     settings: type[MethodSettings]
     loss: str  # "module:function"
     statistics: tuple[Literal["mean_length"], ...] = ()  # mean_length: mean number of tokens of a chosen response
+    per_token: bool = False  # the loss takes means over a response's tokens, the stop token included, instead of sums
 
     @property
     def uses_self_play(self) -> bool:
@@ -142,6 +178,57 @@ register(
         settings=MethodSettings,
         loss="spac_repro.objectives:sft",
         statistics=("mean_length",),
+    )
+)
+register(
+    Method(
+        name="chipo",
+        summary="χ²-preference optimization: DPO with χ² beside KL regularization",
+        citation="Huang et al. 2024, arXiv 2407.13399",
+        responses=("chosen", "rejected"),
+        settings=ChipoSettings,
+        loss="spac_repro.objectives:chipo",
+    )
+)
+register(
+    Method(
+        name="rpo",
+        summary="regularized preference optimization: DPO and a supervised loss on chosen",
+        citation="Liu et al. 2024, arXiv 2405.16436",
+        responses=("chosen", "rejected"),
+        settings=RpoSettings,
+        loss="spac_repro.objectives:rpo",
+    )
+)
+register(
+    Method(
+        name="dpop",
+        summary="DPO-Positive: DPO that keeps chosen responses as probable as under the reference",
+        citation="Pal et al. 2024, arXiv 2402.13228",
+        responses=("chosen", "rejected"),
+        settings=DpopSettings,
+        loss="spac_repro.objectives:dpop",
+    )
+)
+register(
+    Method(
+        name="sppo",
+        summary="self-play preference optimization, with the preferences as hard labels",
+        citation="Wu et al. 2024, arXiv 2405.00675",
+        responses=("chosen", "rejected"),
+        settings=ReferenceMethodSettings,
+        loss="spac_repro.objectives:sppo",
+    )
+)
+register(
+    Method(
+        name="simpo",
+        summary="simple preference optimization: mean log-probabilities, no reference",
+        citation="Meng et al. 2024, arXiv 2405.14734",
+        responses=("chosen", "rejected"),
+        settings=SimpoSettings,
+        loss="spac_repro.objectives:simpo",
+        per_token=True,
     )
 )
 _METHODS.load_plugins()

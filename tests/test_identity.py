@@ -252,3 +252,17 @@ def test_files_of_a_run_of_0_2_stay_bound_to_it():
     assert "heldout_prompts" in before.identity()["settings"]["data"]
     assert before.identity_sha256() == later.identity_sha256()
     assert before.identity_sha256() == "cdd77a8cff45fec0e3212b643e42668cd758be02a4e30f5c4ec242bd14fc66a2"
+
+
+def test_the_weights_that_spac_got_later_do_not_unbind_its_files():
+    """Only where they stand at their neutral values."""
+    recorded = OLD.settings()
+    neutral = {"critic_weight": 1.0, "chosen_penalty_weight": 0.0}
+    assert not neutral.keys() & recorded["methods"]["spac"].keys()
+
+    def sha256(**more: float) -> str:
+        settings = {**recorded, "methods": {"spac": {**recorded["methods"]["spac"], **more}}}
+        return manifest(OLD, settings=settings).identity_sha256()
+
+    assert sha256() == sha256(**neutral) == "c5e09743cc67e1afc9cf55c7e3102415b303adbd67d17a92b90d4e230e7a473b"
+    assert len({sha256(), sha256(critic_weight=0.5), sha256(chosen_penalty_weight=0.5)}) == 3

@@ -104,6 +104,7 @@ def test_spac(tiny_models, data, rho, critic, baseline):
         ("dpo", lambda chosen, rejected, selfplay: softplus(-0.3 * (chosen - rejected))),
         ("ipo", lambda chosen, rejected, selfplay: (chosen - rejected - 1 / 0.6) ** 2),
         ("spin", lambda chosen, rejected, selfplay: softplus(-0.3 * (chosen - selfplay))),
+        ("sppo", lambda chosen, rejected, selfplay: (chosen - 1 / 0.6) ** 2 + (rejected + 1 / 0.6) ** 2),
     ],
 )
 def test_the_other_methods_with_a_reference(tiny_models, data, rho, method, formula):
@@ -119,6 +120,34 @@ def test_sft_imitates_the_chosen_in_units_of_their_mean_length(tiny_models, data
         expected = [-slow_logprob(tiny_models["llama"], EXAMPLES.prompt[i], EXAMPLES.chosen[i]).item() / unit for i in ROWS]
     assert losses == pytest.approx(expected, rel=1e-4)
     assert details == {}
+
+
+def test_simpo_takes_means_over_tokens_and_no_reference(tiny_models, data, slow_logprob):
+    losses, details = evaluate(tiny_models, data, run("simpo", method__beta=2.0, method__gamma_beta_ratio=0.5))
+
+    def mean(name: str, i: int) -> float:
+        tokens = data.responses[name][i]
+        return slow_logprob(tiny_models["llama"], data.prompts[i], tokens).item() / len(tokens)
+
+    with torch.no_grad():
+        expected = [softplus(1 - 2 * (mean("chosen", i) - mean("rejected", i))) for i in ROWS]
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert details == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ("chipo", {"reward_bound": 1e-3}),
+        ("rpo", {"sft_weight": 7.0}),
+        ("dpop", {"chosen_penalty_weight": 70.0}),
+        ("spac", {"critic_weight": 0.3}),
+        ("spac", {"chosen_penalty_weight": 70.0}),
+    ],
+)
+def test_a_setting_of_a_method_reaches_its_loss(tiny_models, data, method, setting):
+    with_it = run(method, **{f"method__{name}": value for name, value in setting.items()})
+    assert evaluate(tiny_models, data, with_it)[0] != evaluate(tiny_models, data, run(method))[0]
 
 
 def test_a_method_asks_for_no_response_that_it_does_not_use(tiny_models, data, rho):

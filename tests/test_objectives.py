@@ -144,6 +144,15 @@ EVERY_LOSS = {
     "dpo": lambda p, m, s: objectives.dpo(p, m, beta=0.8),
     "ipo": lambda p, m, s: objectives.ipo(p, m, beta=0.8),
     "spin": lambda p, m, s: objectives.spin(p, s, beta=0.8),
+    "spac, both terms weighted, with a penalty": lambda p, m, s: objectives.spac(
+        p, m, s, beta=0.8, preference_weight=1.5, critic_weight=0.4, chosen_penalty_weight=2.0
+    ),
+    "chipo": lambda p, m, s: objectives.chipo(p, m, beta=0.05),
+    "chipo, clipped": lambda p, m, s: objectives.chipo(p, m, beta=0.05, reward_bound=0.3),
+    "rpo": lambda p, m, s: objectives.rpo(p, m, beta=0.8, sft_weight=0.3),
+    "dpop": lambda p, m, s: objectives.dpop(p, m, beta=0.8, chosen_penalty_weight=3.0),
+    "sppo": lambda p, m, s: objectives.sppo(p, m, beta=0.8),
+    "simpo": lambda p, m, s: objectives.simpo(p, m, beta=2.0, gamma_beta_ratio=0.5),
 }
 
 

@@ -128,6 +128,26 @@ DIGESTS = {
         "466f7ab6ffb4f9d940827295245b74b23a270758f4b44b9bab96392541dffc99",
         "060f0d705c48858292c9582abf959208b173c31f4abcfefef9997d330c501a7c",
     ),
+    "smollm2-135m/chipo": (
+        "e71ebf47917bcfc6ec9a3c55647fe5dd6f1f8384d0a4e95f95979680da1b19cf",
+        "060f0d705c48858292c9582abf959208b173c31f4abcfefef9997d330c501a7c",
+    ),
+    "smollm2-135m/rpo": (
+        "d8d411c65ff1dacd196f4c2c764d7ef94f51be44ceedf3cac169e32f67918e40",
+        "060f0d705c48858292c9582abf959208b173c31f4abcfefef9997d330c501a7c",
+    ),
+    "smollm2-135m/dpop": (
+        "bd7885bfcea06e631eed5eb047cc5049e3805718b2a2bd6742b2d791607fe514",
+        "060f0d705c48858292c9582abf959208b173c31f4abcfefef9997d330c501a7c",
+    ),
+    "smollm2-135m/sppo": (
+        "95ce13cd03c8c6a955a74889881f4bcb50250c8975fe6404ec17c694dcdfeb41",
+        "060f0d705c48858292c9582abf959208b173c31f4abcfefef9997d330c501a7c",
+    ),
+    "smollm2-135m/simpo": (
+        "2e701db457c19b5f48d357636c39b890a5bb3786dd59cfa3604fe9de1580b2d5",
+        "060f0d705c48858292c9582abf959208b173c31f4abcfefef9997d330c501a7c",
+    ),
     "tiny/spac": (
         "6189de85818f953ebddbd04f0fb4d6a25639d9d85a74b13418fe1deb14c9e7db",
         "b175b594eccc1553e51ddcea6cde3fd126b7d6180d2789ded982f8cc32af045d",
@@ -146,6 +166,26 @@ DIGESTS = {
     ),
     "tiny/sft": (
         "edf00d6cd05a4eb903ac0343e8aa2997924340fbcdffb79d3530b9ab3a64ba5a",
+        "b175b594eccc1553e51ddcea6cde3fd126b7d6180d2789ded982f8cc32af045d",
+    ),
+    "tiny/chipo": (
+        "3bb4da1ecf80f1b9a3dcf0ac87642c0880a9b1c4d162760408eec9c6e7bc9d41",
+        "b175b594eccc1553e51ddcea6cde3fd126b7d6180d2789ded982f8cc32af045d",
+    ),
+    "tiny/rpo": (
+        "a76023a770e82b35b98aa4429cb042f881a5b49137836e1baf3e501a6a3ec5a3",
+        "b175b594eccc1553e51ddcea6cde3fd126b7d6180d2789ded982f8cc32af045d",
+    ),
+    "tiny/dpop": (
+        "792d9ba4f1fcc0a23120f01efdd7eb7e409b76eb58e4c813733ba2946b6605bf",
+        "b175b594eccc1553e51ddcea6cde3fd126b7d6180d2789ded982f8cc32af045d",
+    ),
+    "tiny/sppo": (
+        "a3f628943920a6eff64fd0f5b3382fa65294ae0ec9d8c2e784e72093d0f7ac04",
+        "b175b594eccc1553e51ddcea6cde3fd126b7d6180d2789ded982f8cc32af045d",
+    ),
+    "tiny/simpo": (
+        "9d2794bc3bbcdf3a4d4cbc6ec770cfce209b1f101eb28150d196445d1221c779",
         "b175b594eccc1553e51ddcea6cde3fd126b7d6180d2789ded982f8cc32af045d",
     ),
     "zephyr-7b/spac": (
@@ -168,6 +208,26 @@ DIGESTS = {
         "23b75b10cd149d311ae37b9c8cdd6ffe0f282c15432cc3feb475ef47b7f8fd21",
         "5651895d58b687f7cdfd6c6a8cde212db5446aa19d7054001a708e1f7033ced8",
     ),
+    "zephyr-7b/chipo": (
+        "56d3bdad2243b2dd6e276b2a987c1874fba6962e2d35f496cb95481c663a1d2f",
+        "5651895d58b687f7cdfd6c6a8cde212db5446aa19d7054001a708e1f7033ced8",
+    ),
+    "zephyr-7b/rpo": (
+        "333f900ad90ce527beba08de6804e204411850291eb7c80aa051a63506b991a9",
+        "5651895d58b687f7cdfd6c6a8cde212db5446aa19d7054001a708e1f7033ced8",
+    ),
+    "zephyr-7b/dpop": (
+        "5a93db3c4edb4e6710a5e20ccc116fd9d5918020a968abe32354b39413b7644d",
+        "5651895d58b687f7cdfd6c6a8cde212db5446aa19d7054001a708e1f7033ced8",
+    ),
+    "zephyr-7b/sppo": (
+        "a7a545527b93bc3718f9abc2399979a387060c4c05b421a128a636c2452be9ca",
+        "5651895d58b687f7cdfd6c6a8cde212db5446aa19d7054001a708e1f7033ced8",
+    ),
+    "zephyr-7b/simpo": (
+        "6bb91066c0f67cb1661a23a9d962d5ae31094370152a70dd68f887cf4aff4b1d",
+        "5651895d58b687f7cdfd6c6a8cde212db5446aa19d7054001a708e1f7033ced8",
+    ),
     "zephyr-7b-lora/spac": (
         "365fbf6d2a048f745e00885b13a34d13038050e1bdcf464712bf05e2b4fcffd3",
         "98146887eca8048d868406d171eb3c7e6004f18eadd0717beb7c963e949859e4",
@@ -186,6 +246,26 @@ DIGESTS = {
     ),
     "zephyr-7b-lora/sft": (
         "6ceb2bc3ba316035350242e53be4ecfef76b579882fcb62207c1a99081a839cc",
+        "98146887eca8048d868406d171eb3c7e6004f18eadd0717beb7c963e949859e4",
+    ),
+    "zephyr-7b-lora/chipo": (
+        "d8363e8843f291f69c38adb4565c1329ae18de02006aacdb48324ddb260fe7ab",
+        "98146887eca8048d868406d171eb3c7e6004f18eadd0717beb7c963e949859e4",
+    ),
+    "zephyr-7b-lora/rpo": (
+        "92c77cb038b0603edf0e511219f447ca3de77cd134b562c1f34814c11d3dcc41",
+        "98146887eca8048d868406d171eb3c7e6004f18eadd0717beb7c963e949859e4",
+    ),
+    "zephyr-7b-lora/dpop": (
+        "03a1a14a955a54fd3de74930a779737cd34b67fd3ff6c29a711f38b38c3a56a1",
+        "98146887eca8048d868406d171eb3c7e6004f18eadd0717beb7c963e949859e4",
+    ),
+    "zephyr-7b-lora/sppo": (
+        "50831c1e63f3cf8024e8fe2f47555003d3f6ba42d6cb255aafb7043f6f829fb6",
+        "98146887eca8048d868406d171eb3c7e6004f18eadd0717beb7c963e949859e4",
+    ),
+    "zephyr-7b-lora/simpo": (
+        "3504d698f1a3013413adc7aff8b3127bbc1b6a63bb251ba7edab921ce0c8cb03",
         "98146887eca8048d868406d171eb3c7e6004f18eadd0717beb7c963e949859e4",
     ),
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spac_repro import methods, recipes
+from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.recipe import settings_digest
 from spac_repro.renamed_settings import RENAMED, new_name, upgrade
@@ -72,7 +72,7 @@ def test_new_names_are_settings_and_old_ones_are_not():
         assert old not in groups, old
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", DIGESTS_OF_0_1)
 def test_the_settings_of_tiny_are_those_of_0_1_under_new_names(method):
     """So the rows measured with version 0.1 hold for the recipe of today."""
     old = settings_of_0_1(method)
@@ -80,7 +80,7 @@ def test_the_settings_of_tiny_are_those_of_0_1_under_new_names(method):
     assert upgrade(old, method) == recipes.load("tiny", method=method).settings()
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", DIGESTS_OF_0_1)
 def test_a_manifest_of_0_1_is_the_run_of_today(tmp_path, method):
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(manifest_of_0_1(method)))

@@ -36,8 +36,13 @@ class WrittenMetrics(BaseModel):
     sha256: str = hashlib.sha256().hexdigest()
 
 
-# Settings that came after version 0.2, with the values that reproduce the behaviour before.
-LATER: dict[tuple[str, str], Any] = {("data", "heldout_prompts"): None, ("evaluation", "protocol"): "current"}
+# Settings that came after version 0.2, by dotted key, with the values that reproduce the behaviour before.
+LATER: dict[str, Any] = {
+    "data.heldout_prompts": None,
+    "evaluation.protocol": "current",
+    "methods.spac.critic_weight": 1.0,
+    "methods.spac.chosen_penalty_weight": 0.0,
+}
 
 
 class Manifest(BaseModel):
@@ -83,13 +88,7 @@ class Manifest(BaseModel):
     def identity_sha256(self) -> str:
         """Return the SHA-256 of the identity. Intermediate files are bound to it, so settings that came later do not change it."""
         identity = self.identity()
-        settings = {
-            group: {key: value for key, value in values.items() if LATER.get((group, key), LATER) != value}
-            if isinstance(values, dict)
-            else values
-            for group, values in identity["settings"].items()
-        }
-        return files.sha256_json(identity | {"settings": settings})
+        return files.sha256_json(identity | {"settings": _without_later(identity["settings"])})
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of manifest.json: all fields, and a hash of them."""
@@ -101,6 +100,15 @@ class Manifest(BaseModel):
     def with_segment(self, environment: Mapping[str, Any]) -> "Manifest":
         """Return the manifest of the run resumed in another environment. It no longer claims equal bits."""
         return self.model_copy(update={"segments": [*self.segments, dict(environment)], "equal_bits_claimed": False})
+
+
+def _without_later(settings: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+    """The settings of a group without those that came later and stand at their neutral values."""
+    return {
+        key: _without_later(value, f"{group}{key}.") if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if LATER.get(f"{group}{key}", LATER) != value
+    }
 
 
 def read(path: Path) -> Manifest:

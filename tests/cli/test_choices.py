@@ -62,7 +62,7 @@ def test_completion_begins_with_the_commands(completed):
     ("arguments", "known", "near"),
     [
         (["train", "--method", "spca"], methods.names(), "spac"),
-        (["verify", "--scores", "results.json", "--method", "dop"], methods.names(), "dpo"),
+        (["verify", "--scores", "results.json", "--method", "ipoo"], methods.names(), "ipo"),
         (["theory", "--experiment", "sample"], EXPERIMENTS, "samples"),
         (["image", "build", "--runtime", "pod"], reference.RUNTIMES, "podman"),
         (["image", "build", "--variant", "cud"], reference.VARIANTS, "cuda"),

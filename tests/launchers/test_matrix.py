@@ -6,11 +6,12 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from spac_repro import methods, recipes
+from spac_repro import recipes
 from spac_repro.errors import UserError
 from spac_repro.launchers import matrix
 from spac_repro.launchers.matrix import Sweep, SweepRun
 from spac_repro.launchers.profile import Cluster
+from spac_repro.trust.expected import START, expected_path, load_expected
 
 SWEEP = {"name": "mine", "summary": "a sweep", "recipe": "tiny", "seeds": [1, 2], "methods": ["spac", "dpo"]}
 
@@ -26,9 +27,10 @@ def test_packaged_sweeps_have_runs(name):
     assert len({run.seed for run in runs}) == 5
 
 
-def test_the_seeds_sweep_is_five_seeds_of_five_methods():
+def test_the_seeds_sweep_is_five_seeds_of_the_five_methods_with_expected_results():
     runs = matrix.runs(Sweep.load("seeds"))
-    assert {(run.method, run.seed) for run in runs} == {(method, seed) for method in methods.names() for seed in range(1, 6)}
+    expected = {row.method for row in load_expected(expected_path("tiny")).rows} - {START}
+    assert {(run.method, run.seed) for run in runs} == {(method, seed) for method in expected for seed in range(1, 6)}
     assert 0 not in {run.seed for run in runs}, "seed 0 is the one that everybody runs first"
 
 
