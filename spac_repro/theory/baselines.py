@@ -62,7 +62,7 @@ def confidence_width(data: PreferenceGraph, reward: Array, *, ridge: float = 1e-
     width = np.full(size, np.inf)
     for k in range(len(data.run)):
         a, b = data.offsets[k], data.offsets[k + 1]
-        inside = (data.left >= a) & (data.left < b)
+        inside = data.edges_of(k)
         i, j, h = data.left[inside] - a, data.right[inside] - a, info[inside]
         matrix = np.diag(np.full(b - a, ridge))
         np.add.at(matrix, (np.concatenate([i, j, i, j]), np.concatenate([i, j, j, i])), np.concatenate([h, h, -h, -h]))
@@ -90,7 +90,7 @@ def dpo_reward(data: PreferenceGraph) -> Array:
     reward = np.zeros_like(data.counts)
     for k in range(len(data.run)):
         a, b = data.offsets[k], data.offsets[k + 1]
-        inside = (data.left >= a) & (data.left < b)
+        inside = data.edges_of(k)
         i, j, won, lost = data.left[inside] - a, data.right[inside] - a, data.wins[inside], data.losses[inside]
         if len(i) == 0:
             continue

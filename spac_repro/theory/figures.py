@@ -30,6 +30,7 @@ AXES = {
     "loose": ("critic's bound R / range of the reward", "suboptimality", "linear", "linear"),
     "tuning": ("the method's own parameter", "suboptimality", "log", "linear"),
     "features": ("preference pairs n", "suboptimality", "log", "log"),
+    "instance": ("preference pairs n", "suboptimality", "log", "log"),
     "baseline": ("self-play iteration", "mean reward J", "linear", "linear"),
 }
 NOT_DRAWN = ("IPO", "SFT on chosen", "χ², bounded reward")  # they are in the tables only

@@ -29,7 +29,7 @@ class PreferenceGraph:
         prompt_share: [P] fraction of the run's pairs whose prompt is the problem's.
         pairs: [P] number of preference pairs n of the problem's whole run.
         counts: [N] occurrences of a response (a pair counts twice).
-        left: [E] node i of an edge.
+        left: [E] node i of an edge, in ascending order.
         right: [E] node j of an edge.
         wins: [E] how often i was preferred to j.
         losses: [E] how often j was preferred to i.
@@ -54,6 +54,14 @@ class PreferenceGraph:
     def empirical(self) -> Array:
         """μ̂ [N]: the empirical distribution of responses in each problem; all zero for a prompt without data."""
         return self.counts / np.maximum(self.problem_sums(self.counts), 1.0)[self.problem]
+
+    def edges_of(self, problem: int) -> slice:
+        """Return the range of one problem's edges."""
+        return slice(*self._edge_offsets[problem : problem + 2])
+
+    @cached_property
+    def _edge_offsets(self) -> Index:
+        return np.searchsorted(self.left, self.offsets)
 
     def problem_sums(self, values: Array) -> Array:
         """Sum `values` [N] over the nodes of each problem: [P]."""

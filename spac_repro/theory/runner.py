@@ -1,4 +1,7 @@
-"""`spac-repro theory`: run the experiments, reuse finished ones, draw figures and tables, verify against expected_results."""
+"""`spac-repro theory`: run the experiments, reuse finished ones, draw figures and tables, verify against expected_results.
+
+The same for an instance of the user's own, which there is nothing to verify against.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +22,7 @@ from spac_repro.runs.files import sha256_file, write_bytes, write_json
 if TYPE_CHECKING:
     from spac_repro.progress import Progress
     from spac_repro.runs.verdict import Verdict
+    from spac_repro.theory.result import ExperimentResult
     from spac_repro.trust.expected import FreshValues
 
 EXPERIMENTS = {
@@ -32,6 +37,28 @@ EXPERIMENTS = {
     "baseline": "the practical losses on softmax policies, with and without the critic's baseline",
 }
 FIRST_SEED = 101  # expected_results/theory.yaml was measured on seeds 1 … 20; a fresh run takes others
+
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class InstanceReport:
+    """The outcome of `run_instance`.
+
+    Attributes:
+        result: The result, as in its JSON file.
+        files: The files written, relative to the output folder.
+        table: The content of table.md.
+    """
+
+    result: dict[str, Any]
+    files: list[str]
+    table: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `spac-repro theory --instance FILE --json` prints."""
+        return {"studies": {"instance": _summary(self.result)}, "files": self.files}
 
 
 @dataclass(frozen=True)
@@ -52,8 +79,15 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return what `spac-repro theory --json` prints."""
-        summaries = {name: {key: result[key] for key in ("slopes", "tests", "findings")} for name, result in self.results.items()}
-        return {"studies": summaries, "verdict": self.verdict.as_json(), "files": self.files}
+        return {
+            "studies": {name: _summary(result) for name, result in self.results.items()},
+            "verdict": self.verdict.as_json(),
+            "files": self.files,
+        }
+
+
+def _summary(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: result[key] for key in ("slopes", "tests", "findings")}
 
 
 def run(
@@ -86,28 +120,72 @@ def run(
     from spac_repro.progress import MessagesOnly
 
     names = _known(experiments)
-    seeds = seeds if seeds is not None else (5 if quick else 20)
-    if seeds < 2:
-        raise UserError(f"seeds: is {seeds}; a confidence band needs at least 2")
-    if first_seed < 0:
-        raise UserError(f"first seed: is {first_seed}; give a number from 0")
+    chosen_seeds = _seeds(5 if seeds is None and quick else seeds, first_seed)
     progress = progress or MessagesOnly()
-    chosen_seeds = list(range(first_seed, first_seed + seeds))
+    from spac_repro.theory.experiments import FUNCTIONS
+
     results = {}
     for name in names:
         progress.start_stage(name)
-        results[name] = _load_or_run(name, chosen_seeds, quick, out, progress.update)
+        results[name] = _load_or_run(name, FUNCTIONS[name], chosen_seeds, quick, out, progress.update)
     progress.start_stage("figures and verdict")
-    files = [f"{name}.json" for name in names]
+    files, table = _write_figures_and_table(results, out)
+    verdict = judge(fresh_values(results), chosen_seeds, expected, partial=quick or set(names) != set(EXPERIMENTS))
+    verdict_file = verdicts.write(out, verdict)
+    return Report(results, verdict, [*files, verdict_file.name], table)
+
+
+def run_instance(
+    file: Path, *, out: Path, seeds: int | None = None, first_seed: int = FIRST_SEED, progress: Progress | None = None
+) -> InstanceReport:
+    """Compare SPAC-T with its rivals on an instance of the user's own. A finished comparison is made again only if it changed.
+
+    Files written into `out`: instance.json, instance.png and instance.svg, table.md. There is nothing to verify them against.
+
+    Args:
+        file: The instance; `own_instance.InstanceFile` describes its keys.
+        out: The output folder.
+        seeds: Number of seeds; by default 20.
+        first_seed: The first seed.
+        progress: Told what is running.
+
+    Raises:
+        UserError: The file is not valid, there are fewer than 2 seeds, or a seed is negative.
+    """
+    from spac_repro.progress import MessagesOnly
+    from spac_repro.theory.own_instance import InstanceFile, compare_on_instance
+
+    instance = InstanceFile.read(file)
+    chosen_seeds = _seeds(seeds, first_seed)
+    progress = progress or MessagesOnly()
+    progress.start_stage(f"instance {file.name}")
+    result = _load_or_run(
+        "instance", partial(compare_on_instance, instance), chosen_seeds, False, out, progress.update, instance.model_dump_json()
+    )
+    progress.start_stage("figure and table")
+    files, table = _write_figures_and_table({"instance": result}, out)
+    return InstanceReport(result, files, table)
+
+
+def _seeds(number: int | None, first: int) -> list[int]:
+    number = 20 if number is None else number
+    if number < 2:
+        raise UserError(f"seeds: is {number}; a confidence band needs at least 2")
+    if first < 0:
+        raise UserError(f"first seed: is {first}; give a number from 0")
+    return list(range(first, first + number))
+
+
+def _write_figures_and_table(results: dict[str, dict[str, Any]], out: Path) -> tuple[list[str], str]:
+    """Write the figures and table.md; return the names of all files of the results, and the table."""
     from spac_repro.theory.figures import draw_figures, markdown_table
 
+    files = [f"{name}.json" for name in results]
     for result in results.values():
         files += draw_figures(result, out)
     table = "\n\n".join(markdown_table(result) for result in results.values()) + "\n"
     write_bytes(out / "table.md", table.encode())
-    verdict = judge(fresh_values(results), chosen_seeds, expected, partial=quick or set(names) != set(EXPERIMENTS))
-    verdict_file = verdicts.write(out, verdict)
-    return Report(results, verdict, [*files, "table.md", verdict_file.name], table)
+    return [*files, "table.md"], table
 
 
 def _known(experiments: Sequence[str] | None) -> list[str]:
@@ -119,11 +197,22 @@ def _known(experiments: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(experiments))
 
 
-def _load_or_run(name: str, seeds: list[int], quick: bool, out: Path, advance: Callable[[int, int], None]) -> dict[str, Any]:
-    """Return an experiment's result: read from `out` if the file there has the same identity, else computed and written."""
-    from spac_repro.theory import experiments, vectorized
+def _load_or_run(
+    name: str,
+    function: Callable[[list[int], bool, Advance], ExperimentResult],
+    seeds: list[int],
+    quick: bool,
+    out: Path,
+    advance: Advance,
+    inputs: str = "",
+) -> dict[str, Any]:
+    """Return an experiment's result: read from `out` if the file there has the same identity, else computed and written.
 
-    identity = _identity(name, seeds, quick, vectorized.PESSIMISM)
+    `inputs` is what the result depends on beside the settings and the code.
+    """
+    from spac_repro.theory import vectorized
+
+    identity = _identity(f"{name}{inputs}", seeds, quick, vectorized.PESSIMISM)
     path = out / f"{name}.json"
     try:
         stored: dict[str, Any] = strict_json.read(path, dict)
@@ -131,7 +220,7 @@ def _load_or_run(name: str, seeds: list[int], quick: bool, out: Path, advance: C
             return stored
     except UserError:
         pass  # missing, truncated or not ours: compute it again
-    result = experiments.FUNCTIONS[name](seeds, quick, advance)
+    result = function(seeds, quick, advance)
     content = {"identity": identity, "quick": quick, **vars(result)}
     write_json(path, content)
     return dict(strict_json.read(path, dict))
