@@ -13,6 +13,7 @@ from spac_repro.cli.export import export
 from spac_repro.cli.prepare import doctor, prefetch
 from spac_repro.cli.rehearse import rehearse
 from spac_repro.cli.report import report
+from spac_repro.cli.returned import returned
 from spac_repro.cli.theory import theory
 from spac_repro.cli.train import train
 from spac_repro.cli.trust import compare, verify
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (train, evaluate, verify, compare, report, export, archive, theory, data, prefetch, doctor, rehearse):
+for _command in (train, evaluate, verify, compare, report, returned, export, archive, theory, data, prefetch, doctor, rehearse):
     app.command()(_command)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(sweep.app, name="sweep")

@@ -1,7 +1,8 @@
 """Gold reward: the true reward, in the built-in world, of responses that a policy samples to held-out prompts."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from transformers import PreTrainedModel
 
@@ -133,3 +134,19 @@ def _rows(rewards: GoldRewards, start: GoldRewards, sampled: Sampled) -> Iterato
             cluster=str(prompt),
             generated=sampled.texts[i],
         )
+
+
+def mixture(iterates: Sequence[TaskAnswers]) -> TaskAnswers:
+    """The gold reward of a uniform mixture of iterates: one of them is drawn, and answers.
+
+    Every metric is an expectation over responses, so the mixture's is the mean over the iterates, for each prompt.
+
+    Args:
+        iterates: the answers of each iterate to the same prompts.
+    """
+    return TaskAnswers(iterates[0].about, [_mean(rows) for rows in zip(*(each.rows for each in iterates), strict=True)])
+
+
+def _mean(rows: Sequence[Answer]) -> Answer:
+    means = {name: statistics.fmean(row.metrics[name] for row in rows) for name in rows[0].metrics}
+    return replace(rows[0], metrics=means, correct=None, generated=None)

@@ -7,7 +7,8 @@ the policy tells chosen from rejected responses (the margin is ρ(y⁺) − ρ(y
 say how far the policy has moved away from its start.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from transformers import PreTrainedModel
@@ -132,7 +133,7 @@ def answers(
     rows = []
     for i, (log_probs, ratios) in enumerate(zip(zip(*now, strict=True), zip(*rho, strict=True), strict=True)):
         prompt, texts = list(data.prompts[i]), {name: list(data.responses[name][i]) for name in RESPONSES}
-        values = _values(*ratios) | (dict(zip(RHO, ratios, strict=True)) if each_response else {})
+        values = _values(ratios, each_response=each_response)
         rows.append(
             Answer(
                 task="heldout",
@@ -141,7 +142,7 @@ def answers(
                 gold="0",
                 metrics=values,
                 tokens=len(prompt) + max(map(len, texts.values())),
-                correct=None if values["accuracy"] == TIE else bool(values["accuracy"]),
+                correct=_correct(values),
                 cluster=str(clusters.setdefault(tuple(prompt), len(clusters))),
                 log_probs=log_probs,
             )
@@ -150,11 +151,44 @@ def answers(
     return TaskAnswers(TaskAbout(name="heldout", metrics=metrics, note=NOTE), rows)
 
 
-def _values(chosen: float, rejected: float, selfplay: float) -> dict[str, float]:
+def mixture(iterates: Sequence[TaskAnswers], start: TaskAnswers) -> TaskAnswers:
+    """The scores of a uniform mixture of iterates: log π(y|x) = log mean_t π_t(y|x), as a density over whole responses.
+
+    Args:
+        iterates: the answers of each iterate to the same preferences.
+        start: those of the start policy, to which the log-ratios are.
+    """
+    rows = []
+    for zero, *of_iterates in zip(start.rows, *(each.rows for each in iterates), strict=True):
+        log_probs = [_log_mean_exp(values) for values in zip(*(_log_probs(row) for row in of_iterates), strict=True)]
+        ratios = [now - before for now, before in zip(log_probs, _log_probs(zero), strict=True)]
+        values = _values(ratios, each_response=RHO[0] in zero.metrics)
+        rows.append(replace(zero, metrics=values, correct=_correct(values), log_probs=log_probs))
+    return TaskAnswers(start.about, rows)
+
+
+def _log_probs(row: Answer) -> Sequence[float]:
+    assert row.log_probs is not None  # `answers` writes them
+    return row.log_probs
+
+
+def _log_mean_exp(values: Sequence[float]) -> float:
+    largest = max(values)
+    return largest + math.log(math.fsum(math.exp(value - largest) for value in values) / len(values))
+
+
+def _values(ratios: Sequence[float], *, each_response: bool) -> dict[str, float]:
     """The metrics of a preference, from the log-ratios ρ of its responses."""
-    return {
+    chosen, rejected, selfplay = ratios
+    values = {
         "critic_gap": selfplay - (chosen + rejected) / 2,
         "margin": chosen - rejected,
         "accuracy": (chosen > rejected) + TIE * (chosen == rejected),
         "divergence": -selfplay,
     }
+    return values | (dict(zip(RHO, ratios, strict=True)) if each_response else {})
+
+
+def _correct(values: Mapping[str, float]) -> bool | None:
+    """Whether the policy tells chosen from rejected; None for a tie."""
+    return None if values["accuracy"] == TIE else bool(values["accuracy"])

@@ -1,4 +1,7 @@
-"""Whole weights out of a run: an iterate as one model folder, with its adapter merged if it has one (`spac-repro export`)."""
+"""Whole weights out of a run: an iterate, or the average of all iterates, as one model folder (`spac-repro export`).
+
+An adapter is merged into its base.
+"""
 
 import os
 import shutil
@@ -7,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spac_repro.errors import UserError
-from spac_repro.model import adapter_folder, adapters, policy, trusted_folder
+from spac_repro.model import adapter_folder, adapters, policy, trusted_folder, weight_average
 from spac_repro.runs import files, iterates
+from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.iteration import FINGERPRINT
 
 
@@ -22,6 +27,7 @@ class Exported:
     folder: str
     merged: bool  # an adapter was merged into its base
     weights_sha256: str
+    averaged: tuple[int, ...] = ()  # the iterates whose weights were averaged
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -39,11 +45,8 @@ def export(target: Path, out: Path, *, base: Path | None = None) -> Exported:
     Raises:
         UserError: `out` exists, the target is no model, or a file of it was changed.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists; choose another folder with --out")
+    _prepare(out)
     source = iterates.find(target)
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed, which PEFT imports, warns that it guessed
     with files.explain_disk_errors(out):
         if adapter_folder.is_adapter(source.path):
             return _merge(source, out, base)
@@ -52,16 +55,51 @@ def export(target: Path, out: Path, *, base: Path | None = None) -> Exported:
         return _copy(source, out)
 
 
+def average(target: Path, out: Path, *, with_start: bool = False) -> Exported:
+    """Write the average of the weights of a finished run's iterates 1 … T as one model folder.
+
+    Args:
+        target: the run folder.
+        out: the folder to write.
+        with_start: average the start policy with them, as WARP's interpolation towards it does.
+
+    Raises:
+        UserError: `out` exists, the target is no finished run, or an iterate was removed or changed.
+    """
+    _prepare(out)
+    run = RunFolder.open(target)
+    if not run.complete:
+        raise UserError(f"{target}: the run is unfinished, and the average is over all iterates; repeat its `train` command")
+    averaged = tuple(each.iteration for each in run.results.iterations if with_start or each.iteration)
+    model, tokenizer = weight_average.of_run(run, averaged)
+    sources = {"averaged_from_sha256": {str(t): run.iteration(t).weights_sha256 for t in averaged}}
+    with files.explain_disk_errors(out):
+        return Exported(str(target), str(out), False, _write(model, tokenizer, out, sources), averaged)
+
+
+def _prepare(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists; choose another folder with --out")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed, which PEFT imports, warns that it guessed
+
+
 def _merge(source: iterates.ModelFolder, out: Path, base: Path | None) -> Exported:
     model, tokenizer = adapter_folder.load(source.path, base=base or source.base(), dequantize=True)
     adapter_sha256 = adapters.sha256(model)
-    merged = policy.weights_sha256(adapters.merge(model))
+    merged = _write(adapters.merge(model), tokenizer, out, {"merged_from_sha256": adapter_sha256})
+    return Exported(str(source.path), str(out), merged=True, weights_sha256=merged)
+
+
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path, sources: dict[str, Any]) -> str:
+    """Write a model folder, read it back, and return the hash of its weights; `sources` says beside it what it was made of."""
+    sha256 = policy.weights_sha256(model)
     with files.atomic_folder(out) as folder:
         policy.save(model, tokenizer, folder)
-        files.write_json(folder / FINGERPRINT, {"weights_sha256": merged, "merged_from_sha256": adapter_sha256})
-        if policy.weights_sha256(policy.load(folder)[0]) != merged:
+        files.write_json(folder / FINGERPRINT, {"weights_sha256": sha256, **sources})
+        if policy.weights_sha256(policy.load(folder)[0]) != sha256:
             raise UserError(f"{out}: the weights that were read back are not those that were written; check the disk, and repeat")
-    return Exported(str(source.path), str(out), merged=True, weights_sha256=merged)
+    return sha256
 
 
 def _copy(source: iterates.ModelFolder, out: Path) -> Exported:
