@@ -26,7 +26,7 @@ import workload
 RECIPE = "smollm2-135m"
 SETTINGS = (
     "training.iterations=1", "data.heldout_prompts=8",
-    "evaluation.tasks=[arc_challenge, winogrande]", "evaluation.limit=8",
+    "evaluation.tasks=[winogrande, hellaswag]", "evaluation.limit=12",
 )  # fmt: skip
 TARGETS = "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"
 ADAPTER = ("policy.adapter.rank=16", "policy.adapter.alpha=16", f"policy.adapter.targets={TARGETS}", "methods.*.learning_rate=2e-5")

@@ -6,6 +6,7 @@ compute-bound; generation is memory-bound and reaches a much smaller share of th
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from spac_repro import engines, methods
 from spac_repro.errors import UserError
@@ -63,16 +64,16 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
     Raises:
         UserError: the recipe does not say how many parameters the policy has.
     """
-    parameters = _number_of_parameters(run.recipe.policy)
-    if parameters is None or not _adapter_has_known_size(run.recipe.policy):
-        raise UserError(
-            "the size of the policy is unknown before it is read; write it into the recipe as policy.num_parameters, or fetch it; "
-            "that of an adapter is policy.adapter.num_parameters"
-        )
     recipe, training, data = run.recipe, run.recipe.training, run.recipe.data
-    bytes_per_weight = bytes_of_weight(recipe)
     adapter = recipe.policy.adapter
-    trained = _adapter_parameters(run) if adapter else parameters
+    parameters, trained = _number_of_parameters(recipe.policy), _number_of_trained_parameters(recipe.policy)
+    if parameters is None or trained is None:
+        what, setting = ("policy", "policy") if parameters is None else ("adapter", "policy.adapter")
+        raise UserError(
+            f"the size of the {what} is unknown before the policy is read; write it into the recipe as {setting}.num_parameters, "
+            "or start from a folder with --policy FOLDER"
+        )
+    bytes_per_weight = bytes_of_weight(recipe)
     memory, checkpoint = training_state(recipe, parameters, trained)
 
     steps = tokens = generated_tokens = training_flops = None
@@ -118,37 +119,52 @@ def bytes_of_weight(recipe: Recipe) -> int:
 
 
 def has_known_size(run: Run) -> bool:
-    """Whether the recipe tells the number of the policy's parameters, or the hub's cache does; and its adapter's."""
-    return _adapter_has_known_size(run.recipe.policy) and _number_of_parameters(run.recipe.policy) is not None
-
-
-def _adapter_has_known_size(policy: PolicySettings) -> bool:
-    return policy.adapter is None or bool(policy.adapter.num_parameters or policy.architecture)
+    """Whether the numbers of the policy's and its adapter's parameters are known: from the recipe, a folder or the hub's cache."""
+    policy = run.recipe.policy
+    return _number_of_parameters(policy) is not None and _number_of_trained_parameters(policy) is not None
 
 
 def _number_of_parameters(policy: PolicySettings) -> int | None:
-    """The number that the recipe states, that follows from the architecture, or of a model in the hub's cache; None: unknown."""
+    """The number that the recipe states, that follows from the architecture, or of a model that is at hand; None: unknown."""
     if policy.num_parameters or policy.architecture:
         return policy.num_parameters or _count_parameters(policy.architecture)
-    if policy.source != "hub":
+    from spac_repro.model import folder_identity
+
+    folder = _folder(policy)
+    return None if folder is None else folder_identity.number_of_parameters(folder)
+
+
+def _folder(policy: PolicySettings) -> Path | None:
+    """The policy's own folder, or that in the hub's cache; None where there is none that can be trusted."""
+    if policy.source not in ("folder", "hub"):
         return None
-    from spac_repro.data import hub
-    from spac_repro.model import folder_identity, trusted_folder
+    from spac_repro.model import trusted_folder
 
     try:
-        folder = hub.snapshot(policy.name, policy.revision, local_files_only=True)
+        if policy.source == "folder":
+            folder = Path(policy.name)
+        else:
+            from spac_repro.data import hub
+
+            folder = hub.snapshot(policy.name, policy.revision, local_files_only=True)
         trusted_folder.check_folder(folder)
     except UserError:
         return None
-    return folder_identity.number_of_parameters(folder)
+    return folder
 
 
-def _adapter_parameters(run: Run) -> int:
-    """The parameters of A [rank, in] and B [out, rank], over all targets of all layers."""
-    adapter, shape = run.recipe.policy.adapter, run.recipe.policy.architecture
-    assert adapter is not None  # the caller asked for it
-    if adapter.num_parameters or shape is None:
-        return adapter.num_parameters or 0  # `has_known_size` asked for one of the two
+def _number_of_trained_parameters(policy: PolicySettings) -> int | None:
+    """The policy's parameters, or those of its adapter: A [rank, in] and B [out, rank], over all targets of all layers."""
+    adapter, shape = policy.adapter, policy.architecture
+    if adapter is None:
+        return _number_of_parameters(policy)
+    if adapter.num_parameters:
+        return adapter.num_parameters
+    if shape is None:
+        from spac_repro.model import folder_identity
+
+        folder = _folder(policy)
+        return None if folder is None else adapter.rank * folder_identity.summed_widths(folder, adapter.targets)
     keys = shape.num_key_value_heads * (shape.hidden_size // shape.num_attention_heads)
     widths = {
         **dict.fromkeys(("q_proj", "o_proj"), 2 * shape.hidden_size),

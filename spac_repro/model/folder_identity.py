@@ -7,6 +7,7 @@ hashes of their own in the manifest.
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def number_of_parameters(folder: Path) -> int:
         UserError: a weight file is damaged.
     """
     return sum(math.prod(tensor.shape) for tensor in _tensors(folder).values())
+
+
+def summed_widths(folder: Path, layers: Sequence[str]) -> int:
+    """Sum rows and columns of the weight matrices of a checked model folder that belong to layers of these names.
+
+    Args:
+        folder: the folder.
+        layers: names of layers, such as q_proj, in every block.
+
+    Raises:
+        UserError: a weight file is damaged.
+    """
+    ends = tuple(f".{layer}.weight" for layer in layers)
+    return sum(sum(tensor.shape) for name, tensor in _tensors(folder).items() if f".{name}".endswith(ends))
 
 
 def check(folder: Path, expected: str | None) -> None:
