@@ -68,11 +68,11 @@ def estimate(run: Run, preferences: int | None) -> CostEstimate:
     adapter = recipe.policy.adapter
     parameters, trained = _number_of_parameters(recipe.policy), _number_of_trained_parameters(recipe.policy)
     if parameters is None or trained is None:
-        what, setting = ("policy", "policy") if parameters is None else ("adapter", "policy.adapter")
-        raise UserError(
-            f"the size of the {what} is unknown before the policy is read; write it into the recipe as {setting}.num_parameters, "
-            "or start from a folder with --policy FOLDER"
-        )
+        if parameters is None:
+            what, setting = "policy is unknown before it is read", "policy.num_parameters"
+        else:
+            what, setting = "adapter is unknown before the policy is read", "policy.adapter.num_parameters"
+        raise UserError(f"the size of the {what}; write it into the recipe as {setting}, or name a model folder with --policy")
     bytes_per_weight = bytes_of_weight(recipe)
     memory, checkpoint = training_state(recipe, parameters, trained)
 

@@ -10,7 +10,7 @@ import pytest
 from chat_families import FAMILIES, make_model, make_tokenizer
 
 from spac_repro import recipes
-from spac_repro.model import folder_identity, policy
+from spac_repro.model import adapters, folder_identity, policy
 from spac_repro.runs.folder import RunFolder
 from spac_repro.trust.expected import load_expected
 
@@ -111,6 +111,18 @@ def test_other_commands_take_it(invoke, name, model, tmp_path):
     assert invoke("train", "--recipe", name, "--policy", "model", "--dry-run").code == 0
     done = invoke("doctor", "--recipe", name, "--policy", "model", "--out", tmp_path / "runs", "--json")
     assert {check["verdict"] for check in json.loads(done.out)["checks"] if check["what"] == "disk"} == {"ok"}
+
+
+def test_the_plan_counts_an_adapter_on_the_folder(invoke, refused, model):
+    lora = ["policy.adapter.rank=3", "policy.adapter.alpha=6", "policy.adapter.targets=[q_proj, k_proj, down_proj]"]
+    sets = [part for setting in lora for part in ("--set", setting)]
+    plan = json.loads(invoke("train", "--recipe", "smollm2-135m", "--policy", "model", *sets, "--dry-run", "--json").out)
+    loaded, _ = policy.load(model)
+    adapters.add(loaded, recipes.load("tiny", overrides=lora).recipe.policy.adapter, base_sha256="")
+    assert plan["trained"] == sum(tensor.numel() for tensor in adapters.tensors(loaded).values())
+    assert plan["parameters"] > plan["trained"]
+    message = refused("train", "--recipe", "smollm2-135m", *sets, "--dry-run")
+    assert "the size of the adapter is unknown before the policy is read; write it into the recipe as policy.adapter" in message
 
 
 def test_data_shows_the_tokens_of_the_folder(invoke, pairs, model):
