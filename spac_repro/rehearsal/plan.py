@@ -19,8 +19,10 @@ from spac_repro.rehearsal import rows, shape
 from spac_repro.rehearsal.document import Work
 from spac_repro.rehearsal.shape import Shape
 
-STEPS = 4  # optimizer steps of a visit: two before it is interrupted, and two after it is resumed
-INTERRUPTED_AFTER = 2
+# Optimizer steps of a visit: three before it is interrupted, and three after it is resumed. The first of each three is not counted,
+# and the median of the other four bears one that something disturbed.
+STEPS = 6
+INTERRUPTED_AFTER = 3
 SIZES = (0.5, 1.0)  # of the rows
 
 

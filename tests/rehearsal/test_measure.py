@@ -120,7 +120,7 @@ def test_a_signal_that_does_not_come_is_one_line(monkeypatch, tmp_path):
     asked = interruption.Interrupter()
     asked.start_stage("iteration 1: training")
     with pytest.raises(UnfitEnvironmentError, match="did not reach the training"):
-        asked.update(1, 4)
+        asked.update(plan.INTERRUPTED_AFTER - 1, plan.STEPS)
     assert (tmp_path / "requested").exists()
 
 
