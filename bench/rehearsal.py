@@ -15,8 +15,9 @@ from statistics import median
 
 from spac_repro import recipes
 from spac_repro.data import sources
-from spac_repro.rehearsal import extrapolation, measure, plan, shape
+from spac_repro.rehearsal import extrapolation, plan, shape
 from spac_repro.rehearsal.document import Rehearsal, Visit
+from spac_repro.rehearsal.visits import visit as measure_visit
 
 # Few rows of up to 288 tokens, so that a round takes about a minute on two cores.
 SETTINGS = (
@@ -40,7 +41,7 @@ def measure_round(of: plan.Plan, number: int) -> list[Visit]:
     turn = number % len(DEPTHS)
     with tempfile.TemporaryDirectory() as place:
         return [
-            Visit(round=number, layers=layers, size=1.0, stages=measure.visit(of, layers, 1.0, Path(place)))
+            Visit(round=number, layers=layers, size=1.0, stages=measure_visit(of, layers, 1.0, Path(place)))
             for layers in (*DEPTHS[turn:], *DEPTHS[:turn])
         ]
 
@@ -86,7 +87,7 @@ def main() -> None:
 def measure_warm_up(of: plan.Plan) -> None:
     """Do once what only the first visit of a process does, as a rehearsal."""
     with tempfile.TemporaryDirectory() as place:
-        measure.visit(of, DEPTHS[0], 1.0, Path(place))
+        measure_visit(of, DEPTHS[0], 1.0, Path(place))
 
 
 def show(visits: list[Visit], depths: tuple[int, int]) -> None:

@@ -308,6 +308,12 @@ def test_a_star_stands_for_the_runs_own_method():
     assert run.recipe.methods.spac.beta == load("tiny").recipe.methods.spac.beta
 
 
+@pytest.mark.parametrize(("given", "lacks"), [("rank=4", "alpha"), ("alpha=4", "rank"), ("targets=[q_proj]", "rank")])
+def test_a_group_that_overrides_begin_lacks_a_key(given, lacks):
+    message = refusal("tiny", overrides=[f"policy.adapter.{given}"])
+    assert message == f"--set policy.adapter.{given}: policy.adapter.{lacks}: missing; add --set policy.adapter.{lacks}=…"
+
+
 @pytest.mark.parametrize("override", ["training.epochs_per_iteration", "", "training epochs 3"])
 def test_set_without_an_equals_sign(override):
     assert "write key=value, for example --set training.epochs_per_iteration=1" in refusal("tiny", overrides=[override])

@@ -12,11 +12,13 @@ import typer
 from spac_repro.cli import failures
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
-from spac_repro.optim import distributed, signals
+from spac_repro.optim import distributed, launch, signals
 
 EXIT_INTERRUPTED = 130
 # The `~` that begins a path. Before it may stand: -o, --option=, a setting's KEY=, the kind of an image. KEY=~ is YAML's null.
 TILDE = re.compile(r"(?P<before>-o|(--[\w-]+=)?([\w-]+:)?|(--set=)?[\w.*]+=(?=~[\w.-]*/))(?P<home>~[\w.-]*)(?=/|$)")
+# Commands whose finished work is kept; all others begin anew.
+_WHAT_REPEATING_DOES = {"train": "resume from the last checkpoint", **dict.fromkeys(("sweep", "prefetch", "image"), "go on")}
 USAGE_ERROR: Any = typer.BadParameter.__base__  # typer's error for a wrong command line, which has no public name
 
 
@@ -73,7 +75,9 @@ def _with_home(word: str) -> str:
 def _exit_interrupted() -> NoReturn:
     """Exit with code 130. Files are closed by now; `os._exit` is used because Python's own exit may die by SIGINT instead."""
     if distributed.is_main_process():
-        print("spac-repro: interrupted; repeat the command to resume from the last checkpoint", file=sys.stderr)
+        print(
+            f"spac-repro: interrupted; repeat the command to {_WHAT_REPEATING_DOES.get(sys.argv[1], 'start over')}", file=sys.stderr
+        )
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

@@ -7,6 +7,7 @@ import typer
 
 from spac_repro import protocols
 from spac_repro.cli import choices
+from spac_repro.errors import UserError
 
 # Options of earlier versions. A command that has the new name refuses the old one with it.
 RENAMED = {"--engine": "--runtime", "--data": "--questions", "--limit": "--max-pairs", "--seeds": "--seed-run"}
@@ -37,12 +38,28 @@ MaxPairs = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else, to stdout.")]
 _QUESTIONS = "Folder with the leaderboard's questions, one subfolder per task (arc_challenge/, gsm8k/, …)."
-Questions = Annotated[Path | None, typer.Option("--questions", help=_QUESTIONS, show_default="the hub")]
+
+
+def _folder_of_questions(folder: Path | None) -> Path | None:
+    """Refuse what is no folder, also where a recipe would ask no questions.
+
+    Raises:
+        UserError: it is not there, or not a folder.
+    """
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--questions {folder} is not a folder; give the folder that holds the questions, one folder a benchmark")
+    return folder
+
+
+Questions = Annotated[
+    Path | None, typer.Option("--questions", help=_QUESTIONS, show_default="the hub", callback=_folder_of_questions)
+]
 TrainQuestions = Annotated[
     Path | None,
     typer.Option(
         "--questions",
         help=f"{_QUESTIONS} Default: the folder leaderboard/ next to the folder of --preferences if it exists, else the hub.",
+        callback=_folder_of_questions,
     ),
 ]
 Base = Annotated[

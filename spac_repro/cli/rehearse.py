@@ -38,10 +38,17 @@ Layers = Annotated[
 Tokens = Annotated[
     int | None,
     typer.Option(
-        help="Most tokens that a process computes in a batch: fewer rows, then shorter ones.", min=1, show_default="the recipe's"
+        help="Most tokens that a process computes in a batch: fewer rows, then shorter ones.",
+        min=1,
+        show_default="the recipe's, or 256 where a CPU stands in for GPUs",
     ),
 ]
-Minutes = Annotated[float, typer.Option(help="Begin no round that would not end within so many minutes.", min=0.1)]
+Minutes = Annotated[
+    float,
+    typer.Option(
+        help="Begin no second or later round that would not end within so many minutes; the first one is finished.", min=0.1
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -92,8 +99,10 @@ def rehearse(
         _finish(verdict.judge(document.read(path), run, profile), path, as_json)
     asked, _ = measure.on_this_machine(run)
     if not distributed.is_launched() and has_process_group(asked):
-        code = launch.launch(asked.recipe.training.processes, sys.argv[1:])
-        raise typer.Exit(code)
+        try:
+            raise typer.Exit(launch.launch(asked.recipe.training.processes, sys.argv[1:]))
+        finally:
+            measure.remove_leftovers(path.parent)  # of processes that were killed
     with output.progress(as_json) as progress:
         request = measure.Request(
             run=run,

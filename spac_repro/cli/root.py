@@ -25,7 +25,7 @@ app = typer.Typer(
     "Exit codes: 0 success, and verified where expected results apply; 1 finished, but the numbers disagree; "
     "2 wrong usage or bad input, or (verify) unverified; 3 this machine or environment cannot do it; "
     "70 an error of spac-repro itself; "
-    "130 interrupted: repeat the command to resume.",
+    "130 interrupted: repeat the command; `train` resumes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

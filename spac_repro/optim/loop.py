@@ -138,7 +138,7 @@ def training_loop(
 
     Raises:
         NonFiniteError: names the step, its examples and the latest valid checkpoint; nothing after that checkpoint is kept.
-        KeyboardInterrupt: a process received a signal; all processes stop after the same step and save a checkpoint of it.
+        Stopped: a process received a signal; all processes stop after the same step and save a checkpoint of it.
     """
     find = partial(checkpoints.latest_valid, checkpointing.folder, checkpointing.computed_from, warn=warn)
     checkpoint = distributed.on_main_process(find)
@@ -164,7 +164,7 @@ def training_loop(
         if stop or (done % checkpointing.save_steps == 0 and done < schedule.total_steps):
             _save_checkpoint(checkpointing, done, engine, metrics)
         if stop:
-            raise KeyboardInterrupt
+            raise signals.Stopped
     advance(schedule.total_steps, schedule.total_steps)
     return engine
 

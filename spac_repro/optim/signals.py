@@ -11,6 +11,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 _deferring = False
 _stop_requested = False
 _signal_received = False
+_end_requested = False
+
+
+class Stopped(KeyboardInterrupt):
+    """The training stopped at a signal, and all that it had computed is saved."""
 
 
 def install_handlers() -> None:
@@ -47,8 +52,9 @@ def signal_received() -> bool:
 
 
 def _handle(number: int, frame: object) -> None:
-    global _stop_requested, _signal_received
+    global _stop_requested, _signal_received, _end_requested
     _signal_received = True
+    _end_requested = _end_requested or number == signal.SIGTERM
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     if not _deferring:
@@ -56,8 +62,19 @@ def _handle(number: int, frame: object) -> None:
     _stop_requested = True
 
 
+def hear_the_end() -> None:
+    """Notice SIGTERM although another signal has arrived, so that `forget` does not swallow it."""
+    signal.signal(signal.SIGTERM, _handle)
+
+
 def forget() -> None:
-    """Forget a signal that stopped something on purpose, and be ready for the next one."""
+    """Forget a signal that stopped something on purpose, and be ready for the next one.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM arrived, which nobody sends on purpose.
+    """
     global _signal_received
+    if _end_requested:
+        raise KeyboardInterrupt
     _signal_received = False
     install_handlers()

@@ -72,6 +72,7 @@ class _RecipeSource:
     file: Document
     overrides: dict[str, Document] = field(default_factory=dict)  # by dotted key
     provenance: dict[str, Provenance] = field(default_factory=dict)
+    begun: dict[str, str] = field(default_factory=dict)  # keys that an override's group lacks, with the override that began it
 
     def error(self, path: KeyPath, problem: str, remedy: str = "") -> UserError:
         """Make an error about a setting. It names the override instead of the file where exactly one override can be the cause."""
@@ -79,6 +80,8 @@ class _RecipeSource:
         candidates = [document for name, document in self.overrides.items() if not key or f"{name}.".startswith(f"{key}.")]
         if len(candidates) == 1:
             return user_error(candidates[0].name, problem, key=key, remedy=remedy)
+        if key in self.begun:
+            return user_error(self.begun[key], "missing", key=key, remedy=f"add --set {key}=…")
         return self.file.error(path, problem, remedy)
 
     def literal(self, path: KeyPath) -> str | None:
@@ -116,13 +119,14 @@ def _read_provenance(source: _RecipeSource, path: tuple[str, ...], node: Mapping
     return Provenance(mark, str(node.get("why", "")))
 
 
-def _begin_group(source: _RecipeSource, values: dict[str, Any], path: Sequence[str]) -> None:
+def _begin_group(source: _RecipeSource, values: dict[str, Any], path: Sequence[str], where: str) -> None:
     """Begin an optional group of settings that the recipe leaves out, such as `policy.adapter`; any other one is left as it is.
 
     Args:
         source: Gets the provenance of the group's defaults.
         values: The settings that the group belongs to.
         path: The parts of the group's dotted key.
+        where: The override that begins it.
     """
     field: Any = None
     model: Any = recipe.Recipe
@@ -136,6 +140,7 @@ def _begin_group(source: _RecipeSource, values: dict[str, Any], path: Sequence[s
     defaults = fill_defaults(model, {})
     values[path[-1]] = dict.fromkeys(model.model_fields) | defaults
     source.provenance.update({".".join((*path, name)): Provenance("default") for name in defaults})
+    source.begun.update({".".join((*path, name)): where for name in model.model_fields if name not in defaults})
 
 
 def _apply_override(source: _RecipeSource, values: dict[str, Any], override: str, method: str) -> None:
@@ -150,7 +155,7 @@ def _apply_override(source: _RecipeSource, values: dict[str, Any], override: str
     node: Any = values
     for number, group in enumerate(groups, 1):
         if isinstance(node, dict) and node.get(group) is None:
-            _begin_group(source, node, groups[:number])
+            _begin_group(source, node, groups[:number], where)
         node = node.get(group) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node or key in ("name", "summary"):
         raise _unknown_key(where, key, values)

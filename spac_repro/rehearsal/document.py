@@ -1,13 +1,14 @@
 """rehearsal.json: what a rehearsal measured, and how often the whole run does it. What follows from it is computed anew."""
 
 from collections.abc import Mapping
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from spac_repro.documents import strict_json
-from spac_repro.documents.base_model import NonNegativeFloat, PositiveInt, Settings
+from spac_repro.documents.base_model import Settings
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UserError
 from spac_repro.runs import files
@@ -15,6 +16,13 @@ from spac_repro.runs.manifest import leaf_differences
 
 FILE = "rehearsal.json"
 SCHEMA: Literal[1] = 1
+SIZES = (0.5, 1.0)  # of the rows of a visit, as a share of the largest
+
+# Numbers that a machine may measure: products of a few of them stay finite.
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Positive = Annotated[int, Field(gt=0, le=2**63 - 1)]
+Amount = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=1, le=1e24, allow_inf_nan=False)]
 
 
 class Work(Settings):
@@ -28,10 +36,10 @@ class Work(Settings):
         by_rows: the time depends on the rows and not on the tokens.
     """
 
-    count: NonNegativeFloat
-    times: NonNegativeFloat = 1.0
-    most: NonNegativeFloat = 1.0
-    most_tokens: NonNegativeFloat | None = None
+    count: Amount
+    times: Amount = 1.0
+    most: Amount = 1.0
+    most_tokens: Amount | None = None
     by_rows: bool = False
 
 
@@ -46,18 +54,18 @@ class Measured(Settings):
         device: peak bytes on a device; None without a GPU.
     """
 
-    seconds: NonNegativeFloat
-    tokens: NonNegativeFloat
-    most_tokens: int
-    host: int
-    device: int | None
+    seconds: Amount
+    tokens: Amount
+    most_tokens: Count
+    host: Count
+    device: Count | None
 
 
 class Visit(Settings):
     """One pass through all stages."""
 
-    round: int
-    layers: PositiveInt
+    round: Count
+    layers: Positive
     size: float
     stages: dict[str, Measured]
 
@@ -75,11 +83,11 @@ class Machine(Settings):
     """
 
     name: str
-    processes_here: PositiveInt
-    host: PositiveInt
-    device: PositiveInt | None
-    disk: int
-    flops: float
+    processes_here: Positive
+    host: Positive
+    device: Positive | None
+    disk: Count
+    flops: Rate
 
 
 class Rehearsal(Settings):
@@ -109,24 +117,46 @@ class Rehearsal(Settings):
     recipe: str
     method: str
     settings_sha256: str
-    pairs: PositiveInt
-    processes: PositiveInt
-    rehearsed_processes: PositiveInt
+    pairs: Positive
+    processes: Positive
+    rehearsed_processes: Positive
     asks_for_gpus: bool
     environment: dict[str, Any]
     rows: str
     shape: str
-    tokens: PositiveInt | None
-    layers: PositiveInt
-    depths: tuple[int, ...]
-    parameters: dict[int, int]
-    untouched: int
-    passes: int
+    tokens: Positive | None
+    layers: Positive
+    depths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=2)]
+    parameters: dict[Positive, Positive]
+    untouched: Count
+    passes: Positive
     machine: Machine
     work: dict[str, Work]
-    visits: tuple[Visit, ...]
+    visits: Annotated[tuple[Visit, ...], Field(min_length=1)]
     notes: tuple[str, ...]
     proved: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _check_depths_and_visits(self) -> Self:
+        """Check what `extrapolation` takes for granted: rising depths, each at two sizes in each round, and the same stages.
+
+        Raises:
+            ValueError: one of these is not so; pydantic makes a ValidationError of it.
+        """
+        if any(below >= above for below, above in pairwise((*self.depths, self.layers + 1))):
+            raise ValueError(f"depths {self.depths} do not rise to at most {self.layers} layers")
+        if missing := {*self.depths, self.layers} - {*self.parameters}:
+            raise ValueError(f"parameters of {min(missing)} layers are missing")
+        if self.untouched >= min(self.parameters.values()):
+            raise ValueError(f"{self.untouched} untouched parameters are more than there are")
+        rounds, rest = divmod(len(self.visits), len(self.depths) * len(SIZES))
+        expected = sorted(product(range(rounds), self.depths, SIZES))
+        if rest or sorted((visit.round, visit.layers, visit.size) for visit in self.visits) != expected:
+            raise ValueError("the visits are not one of each size and depth in each round")
+        stages = {*self.visits[0].stages}
+        if not stages or any({*visit.stages} != stages for visit in self.visits):
+            raise ValueError("the visits have no stages, or not the same ones")
+        return self
 
     @property
     def rounds(self) -> int:
@@ -152,7 +182,7 @@ def read(path: Path) -> Rehearsal:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the document"
-        raise UserError(f"{path}: {where}: {one_line(first['msg'], 100)}; rehearse again") from None
+        raise UserError(f"{path}: {where}: {one_line(first['msg'].removeprefix('Value error, '), 120)}; rehearse again") from None
 
 
 def differences(rehearsal: Rehearsal, environment: Mapping[str, Any]) -> list[str]:

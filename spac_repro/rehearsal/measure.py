@@ -1,13 +1,14 @@
 """Carries a rehearsal out: small runs of the pipeline, interrupted and resumed, each stage measured."""
 
+import glob
+import os
 import shutil
+import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
 
 import psutil
 import torch
@@ -15,22 +16,23 @@ import torch
 from spac_repro import cost, pipeline
 from spac_repro.data import sources
 from spac_repro.data.sources import Inputs
-from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError, UserError
 from spac_repro.model import precision
-from spac_repro.optim import distributed, gpu_host, signals
+from spac_repro.optim import distributed, gpu_host
 from spac_repro.progress import Progress
 from spac_repro.recipe import Run
 from spac_repro.rehearsal import plan as plans
-from spac_repro.rehearsal import rows, shape
-from spac_repro.rehearsal.document import SCHEMA, Machine, Measured, Rehearsal, Visit
+from spac_repro.rehearsal import shape
+from spac_repro.rehearsal.document import SCHEMA, SIZES, Machine, Rehearsal, Visit
 from spac_repro.rehearsal.interruption import Interrupter
-from spac_repro.rehearsal.meter import Meter, Occurrence, matmul_flops, release_memory
+from spac_repro.rehearsal.meter import matmul_flops
 from spac_repro.rehearsal.plan import Plan
 from spac_repro.rehearsal.shape import Shape
+from spac_repro.rehearsal.visits import visit
 from spac_repro.runs import environment
 
 ROUNDS = 5  # at most
+CPU_TOKENS = 256  # of a batch, where a CPU stands in for GPUs
 LEAST_DEPTH = 4  # of the deeper depth, unless it is asked for
 
 
@@ -42,8 +44,8 @@ class Request:
         run: the whole run.
         inputs: its data and questions; None where no data is at hand.
         layers: the deeper of the two depths; None: chosen by the embeddings' size, or what fits (see `depths`).
-        tokens: most tokens that a process computes in a batch; None: as in the recipe.
-        minutes: no round is begun that would not end within them.
+        tokens: most tokens that a process computes in a batch; None: as in the recipe, or few where a CPU stands in for GPUs.
+        minutes: no second or later round is begun that would not end within them.
         place: a folder on the disk where runs will lie.
     """
 
@@ -64,27 +66,48 @@ def rehearse(request: Request, progress: Progress, clock: Callable[[], float] = 
     """
     begun = time.monotonic()
     run, notes = on_this_machine(request.run)
+    if notes and request.tokens is None:
+        request = replace(request, tokens=CPU_TOKENS)
+        notes.append(f"batches are cut to {CPU_TOKENS} tokens, because a CPU computes them; --tokens N chooses")
     pipeline.prepare_process(run, progress)
     found = shape.of_policy(run.recipe.policy)
     chosen = distributed.on_main_process(lambda: depths(found, run, request.layers))  # free memory differs between processes
     plan = plans.make(run, request.inputs, chosen, found, request.tokens, tuple(notes))
+    for line in plan.lines():
+        progress.message(line)
     place = distributed.on_main_process(lambda: _make_folder(request.place))
     visits: list[Visit] = []
     try:
-        progress.message(f"not counted: {plan.depths[0]} layers, {plan.number_of_rows(plans.SIZES[0])} rows")
-        visit(plan, plan.depths[0], plans.SIZES[0], place, clock)  # imports and compiles what later visits find in memory
+        _warm_up(plan, request, place, progress)
         for number in range(ROUNDS):
-            order = [(layers, size) for layers in plan.depths for size in plans.SIZES]
+            order = [(layers, size) for layers in plan.depths for size in SIZES]
             began = time.monotonic()
             for layers, size in order if number % 2 == 0 else reversed(order):  # what drifts with time hits both ends alike
-                progress.message(f"round {number + 1}: {layers} layers, {plan.number_of_rows(size)} rows")
-                visits.append(Visit(round=number, layers=layers, size=size, stages=visit(plan, layers, size, place, clock)))
+                what = f"round {number + 1}, {layers} layers, {plan.number_of_rows(size)} rows"
+                progress.message(what)
+                shown = Interrupter(progress, what) if number == 0 else Interrupter()
+                visits.append(Visit(round=number, layers=layers, size=size, stages=visit(plan, layers, size, place, clock, shown)))
             end_of_next = 2 * time.monotonic() - began - begun
             if distributed.any_process(end_of_next > 60 * request.minutes):
                 break
     finally:
-        distributed.on_main_process(lambda: shutil.rmtree(place, ignore_errors=True))
+        if distributed.is_main_process():  # alone: another process may have failed
+            shutil.rmtree(place, ignore_errors=True)
     return _document(request, plan, visits)
+
+
+def _warm_up(plan: Plan, request: Request, place: Path, progress: Progress) -> None:
+    """Make a visit that is not counted: it imports and compiles what later visits find in memory. Say how long a round may take."""
+    layers, size = plan.depths[0], SIZES[0]
+    what = f"not counted, {layers} layers, {plan.number_of_rows(size)} rows"
+    progress.message(what)
+    began = time.monotonic()
+    visit(plan, layers, size, place, interrupter=Interrupter(progress, what))
+    visits_of_round = len(plan.depths) * len(SIZES)
+    least = visits_of_round * (time.monotonic() - began) / 60  # others have as many rows and layers, or more
+    if least > request.minutes:
+        fewer = "" if request.tokens and request.tokens <= CPU_TOKENS else f"; --tokens {CPU_TOKENS} takes less"
+        progress.message(f"the first round takes {least:.0f} minutes or more: it is finished whatever --minutes is{fewer}")
 
 
 def on_this_machine(run: Run) -> tuple[Run, list[str]]:
@@ -100,8 +123,8 @@ def on_this_machine(run: Run) -> tuple[Run, list[str]]:
 def depths(found: Shape, run: Run, layers: int | None) -> tuple[int, ...]:
     """The two depths that are rehearsed, the shallower first.
 
-    What two depths differ by is extrapolated, with its noise: by 2 and 4 of 30 layers, 13 times. So the layers that the deeper depth
-    has more have at least as many parameters as the embeddings, beside which small layers vanish.
+    What two depths differ by is extrapolated, with its noise: by 2 and 4 of 30 layers, 13 times. So the layers by which they differ
+    have about as many parameters as the embeddings, beside which small layers vanish.
 
     Raises:
         UnfitEnvironmentError: the deeper one does not fit into memory, by arithmetic; or not even two layers do.
@@ -136,7 +159,20 @@ def _memory(run: Run) -> float:
 
 def _make_folder(place: Path) -> Path:
     place.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=place))
+    remove_leftovers(place)
+    return Path(tempfile.mkdtemp(prefix=f"{_of_this_machine()}{os.getpid()}-", dir=place))
+
+
+def remove_leftovers(place: Path) -> None:
+    """Remove the folders of rehearsals of this machine whose process was killed before it could do that itself."""
+    for folder in place.glob(f"{glob.escape(_of_this_machine())}*"):
+        process = folder.name.removeprefix(_of_this_machine()).partition("-")[0]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _of_this_machine() -> str:
+    return f".rehearsal-{socket.gethostname()}-"
 
 
 def inputs_at_hand(run: Run, *, preferences: str | None, questions: Path | None) -> Inputs | None:
@@ -154,119 +190,6 @@ def inputs_at_hand(run: Run, *, preferences: str | None, questions: Path | None)
     if preferences is None and data.source != "world":
         return Inputs([], None, questions) if questions else None
     return sources.read(run, preferences=preferences, questions=questions)
-
-
-# One visit
-
-
-def visit(plan: Plan, layers: int, size: float, place: Path, clock: Callable[[], float] = time.perf_counter) -> dict[str, Measured]:
-    """Carry out a small run with the pipeline itself, stop it by a signal in its training, and resume it.
-
-    Args:
-        plan: the rehearsal.
-        layers: the depth.
-        size: of the rows.
-        place: where the run folder is made; it is removed afterwards.
-        clock: of the measurement.
-
-    Returns:
-        What was measured, by stage.
-    """
-    run, folder = plan.at(size), place / plans.folder_name(layers, size)
-    chosen = rows.spread(plan.inputs.preferences, plans.renderer(plan.shape, run.recipe, *_limits(run)), plan.number_of_rows(size))
-    stops = plans.stops(plan, chosen, run)
-    meter, interrupter = Meter(clock), Interrupter()
-    attempts: list[list[Occurrence]] = []
-    signals.install_handlers()
-    try:
-        for _ in range(2):
-            meter.ended = []
-            try:
-                with _memory_errors(layers), meter.measuring(int(plan.shape.config.vocab_size)):
-                    pipeline.train(
-                        run,
-                        folder,
-                        replace(plan.inputs, preferences=chosen, heldout=plan.inputs.heldout[: plan.number_of_rows(size)]),
-                        allow_changed_environment=False,
-                        create_policy=lambda settings, *, seed, check_tokenizer: (
-                            shape.create(plan.shape, layers, seed, stops),
-                            plan.shape.tokenizer,
-                        ),
-                        progress=interrupter,
-                    )
-            except KeyboardInterrupt:
-                if not distributed.any_process(interrupter.sent) or attempts:
-                    raise
-                signals.forget()
-            attempts.append(meter.ended)
-    finally:
-        distributed.on_main_process(lambda: shutil.rmtree(folder, ignore_errors=True))
-    release_memory()
-    return _largest(_measured(attempts))
-
-
-def _limits(run: Run) -> tuple[int, int]:
-    return run.recipe.data.max_prompt_tokens, run.recipe.data.max_response_tokens
-
-
-@contextmanager
-def _memory_errors(layers: int) -> Iterator[None]:
-    """Turn an allocation that fails into an error of one line."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        raise UnfitEnvironmentError(
-            f"does not fit: memory ran out with {layers} layers ({one_line(str(error), 80)}); rehearse fewer layers with --layers, "
-            "or fewer tokens with --tokens"
-        ) from None
-
-
-def _measured(attempts: Iterable[list[Occurrence]]) -> dict[str, Measured]:
-    """The medians of each stage. The first optimizer step of an attempt is left out: it also makes what later ones use again."""
-    by_name: dict[str, list[Occurrence]] = {}
-    for ended in attempts:
-        began: set[str] = set()
-        for each in ended:
-            repeated = each.name.endswith("step")
-            if repeated and each.name not in began:
-                began.add(each.name)
-                continue
-            by_name.setdefault(each.name, []).append(each)
-    return {name: _median(found) for name, found in by_name.items()}
-
-
-def _median(found: list[Occurrence]) -> Measured:
-    tokens = fmean(each.tokens for each in found)
-    seconds = median(each.seconds for each in found)
-    if tokens and all(each.tokens for each in found):  # steps have unequally many
-        seconds = tokens * median(each.seconds / each.tokens for each in found)
-    return Measured(
-        seconds=seconds,
-        tokens=tokens,
-        most_tokens=max(each.most_tokens for each in found),
-        host=max(each.host for each in found),
-        device=None if found[0].device is None else max(each.device or 0 for each in found),
-    )
-
-
-def _largest(own: dict[str, Measured]) -> dict[str, Measured]:
-    """The main process's stages, with the largest peaks of all processes."""
-    everyone = distributed.all_gather({distributed.rank(): own})
-
-    def largest(name: str) -> Measured:
-        theirs = [stages[name] for stages in everyone.values() if name in stages]
-        devices = [each.device for each in theirs if each.device is not None]
-        return theirs[0].model_copy(
-            update={
-                "seconds": max(each.seconds for each in theirs),
-                "host": max(each.host for each in theirs),
-                "device": max(devices) if devices else None,
-            }
-        )
-
-    return {name: largest(name) for name in everyone[0]}
 
 
 # The document

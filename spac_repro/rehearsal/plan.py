@@ -16,14 +16,13 @@ from spac_repro.evaluation.leaderboard import scoring
 from spac_repro.methods import ReferenceMethodSettings
 from spac_repro.recipe import Recipe, Run
 from spac_repro.rehearsal import rows, shape
-from spac_repro.rehearsal.document import Work
+from spac_repro.rehearsal.document import SIZES, Work
 from spac_repro.rehearsal.shape import Shape
 
 # Optimizer steps of a visit: three before it is interrupted, and three after it is resumed. The first of each three is not counted,
 # and the median of the other four bears one that something disturbed.
 STEPS = 6
 INTERRUPTED_AFTER = 3
-SIZES = (0.5, 1.0)  # of the rows
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,17 @@ class Plan:
         """Preference pairs of a visit: as many as are decoded at the same time, and as two optimizer steps take."""
         processes = self.run.recipe.training.processes
         return processes * max(_scaled(self.batch.decoded, size), 2 * _scaled(self.batch.step, size))
+
+    def lines(self) -> list[str]:
+        """What will be done, and what the user must know, before it begins."""
+        numbers = " and ".join(str(self.number_of_rows(size)) for size in SIZES)
+        depths = " and ".join(map(str, self.depths))
+        batch, names = self.batch, f"{self.run.recipe.name} · {self.run.method}"
+        return [
+            f"{names}: {depths} of {self.shape.layers} layers, each with {numbers} preference pairs; prompts of at most "
+            f"{batch.prompt_limit} tokens, responses of {batch.response_limit}",
+            *(f"note: {note}" for note in self.notes),
+        ]
 
     def at(self, size: float) -> Run:
         """The run of a visit: one iteration of a few steps on few rows, with everything else as in the recipe."""

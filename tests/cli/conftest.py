@@ -25,6 +25,7 @@ class Finished(NamedTuple):
 def as_without_signals(monkeypatch):
     """`cli.main` installs handlers, and remembers a signal until the process ends; the next test knows of neither."""
     monkeypatch.setattr(signals, "_signal_received", False)
+    monkeypatch.setattr(signals, "_end_requested", False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
     yield
     for number, handler in handlers.items():

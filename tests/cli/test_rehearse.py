@@ -15,6 +15,10 @@ SETS = [word for setting in SMALL for word in ("--set", setting)]
 def test_a_rehearsal_leaves_a_document_that_a_dry_run_names(invoke, refused, tmp_path):
     done = invoke("rehearse", *SETS, "--minutes", "0.1", "--layers", "2", "--json")
     assert done.code == 0, done.err
+    said = done.err.splitlines()
+    assert said[0].startswith("tiny · spac: 1 and 2 of 3 layers, each with 4 and 8 preference pairs; prompts of at most 16 tokens")
+    assert said[1].startswith("not counted, 1 layers")
+    assert [line.partition(",")[0] for line in said[-4:]] == ["round 1"] * 4
     said = json.loads(done.out)
     assert said["fits"]
     assert said["rehearsal"]["depths"] == [1, 2]
@@ -40,6 +44,8 @@ LARGE = [
         (["--recipe", "smollm2-135m"], 2, "has no preferences"),
         (LARGE, 3, "GB"),
         (["--layers", "1"], 2, "greater than or equal to 2"),
+        ([*SETS, "--questions", "nope"], 2, "nope is not a folder; give the folder"),
+        ([*SETS, "--questions", __file__], 2, "is not a folder; give the folder"),
     ],
 )
 def test_what_cannot_be_rehearsed(refused, arguments, code, words):

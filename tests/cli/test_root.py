@@ -126,15 +126,16 @@ def test_what_fails_after_a_signal_is_an_interruption(invoke, monkeypatch):
     assert invoke("train").code == 130
 
 
-def test_an_interruption_says_how_to_go_on(invoke, monkeypatch):
+@pytest.mark.parametrize(("command", "then"), [("train", "resume from the last checkpoint"), ("rehearse", "start over")])
+def test_an_interruption_says_how_to_go_on(invoke, monkeypatch, command, then):
     def interrupted(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(recipes, "load", interrupted)
     monkeypatch.setattr("os._exit", sys.exit)
-    done = invoke("train")
+    done = invoke(command)
     assert done.code == 130
-    assert done.err == "spac-repro: interrupted; repeat the command to resume from the last checkpoint\n"
+    assert done.err == f"spac-repro: interrupted; repeat the command to {then}\n"
 
 
 # Methods from outside

@@ -1,5 +1,6 @@
 """From a rehearsal to the whole run: exact where the truth is linear, wider where rounds differ, and against limits."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,39 @@ def test_the_document_is_read_strictly(tmp_path: Path):
     file.write_text(file.read_text().replace('"round": 1', '"round": "x"', 1))
     with pytest.raises(UserError, match=r"rehearsal\.json: visits\.\d+\.round: .*rehearse again"):
         document.read(file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("visits", []), ("visits.-1", None), ("visits.0.size", 0.7), ("visits.0.stages", {}), ("visits.0.stages.step", None)),
+        *(("visits.0.round", 1), ("visits.3.layers", 2), ("visits.0.stages.step.seconds", float("nan"))),
+        *(("depths", []), ("depths", [4, 2]), ("depths", [2, 31]), ("depths", [2, 4, 8]), ("depths", [2]), ("depths", [2, 6])),
+        *(("parameters", {}), ("parameters.4", None), ("parameters.30", None), ("parameters.4", 0), ("untouched", 10)),
+        *(
+            ("machine.flops", 0),
+            ("machine.flops", float("inf")),
+            ("machine.disk", -1),
+            ("layers", 3),
+            ("layers", 40),
+            ("passes", 0),
+        ),
+        *(("work.step.times", float("nan")), ("machine.host", 10**299), ("visits.0.round", 10**9)),
+    ],
+)
+def test_a_document_that_cannot_be_extrapolated_is_refused(key, value, tmp_path: Path):
+    file = tmp_path / "rehearsal.json"
+    document.write(file, made(rounds=2))
+    content = json.loads(file.read_text())
+    *path, last = (int(part) if part.lstrip("-").isdigit() and key.startswith("visits") else part for part in key.split("."))
+    node = content
+    for part in path:
+        node = node[part]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"rehearsal\.json: .*; rehearse again") as error:
+        document.read(file)
+    assert len(str(error.value)) <= 300 + len(str(file))

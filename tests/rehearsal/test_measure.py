@@ -1,6 +1,8 @@
 """A visit is a small run by the pipeline itself; what is slower in it shows where it is slower."""
 
+import os
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -10,10 +12,11 @@ from spac_repro.data import sources
 from spac_repro.errors import UnfitEnvironmentError
 from spac_repro.launchers.rehearsal import SIGNAL_REQUEST
 from spac_repro.model import policy
-from spac_repro.optim import signals
+from spac_repro.optim import checkpoints, signals
 from spac_repro.optim.replicated import Replicated
+from spac_repro.progress import NoProgress
 from spac_repro.recipe import Run
-from spac_repro.rehearsal import interruption, measure, plan, rows, shape
+from spac_repro.rehearsal import interruption, measure, plan, rows, shape, visits
 from spac_repro.rehearsal.meter import Meter
 from spac_repro.spans import listening, span
 
@@ -36,6 +39,7 @@ def planned(run: Run, tokens: int | None = None) -> plan.Plan:
 def as_without_signals(monkeypatch):
     """A visit installs handlers; the next test knows of none."""
     monkeypatch.setattr(signals, "_signal_received", False)
+    monkeypatch.setattr(signals, "_end_requested", False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
     yield
     for number, handler in handlers.items():
@@ -64,7 +68,7 @@ def ticking(monkeypatch):
 def test_a_stage_made_twice_as_slow_shows_in_that_stage(tmp_path, ticking, slow, stage, one_thread):
     costs = {"step": 1.0, "hash": 3.0, "reference": 5.0}
     ticking(**{**costs, slow: 2 * costs[slow]})
-    found = measure.visit(planned(small()), 1, 0.5, tmp_path, ticking.read)
+    found = visits.visit(planned(small()), 1, 0.5, tmp_path, ticking.read)
     expected = {"step": 1.0, "hash": 3.0, "reference log-probabilities": 5.0}
     expected[stage] *= 2
     assert {name: found[name].seconds for name in expected} == pytest.approx(expected, rel=0.05)
@@ -127,7 +131,7 @@ def test_a_signal_that_does_not_come_is_one_line(monkeypatch, tmp_path):
 def test_an_allocation_that_fails_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(shape, "create", lambda *_: torch.empty(2**60))
     with pytest.raises(UnfitEnvironmentError, match="does not fit: memory ran out with 2 layers"):
-        measure.visit(planned(small()), 2, 0.5, tmp_path)
+        visits.visit(planned(small()), 2, 0.5, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -140,3 +144,58 @@ def test_layers_that_do_not_fit_are_not_begun(monkeypatch):
     for layers in (None, 2):
         with pytest.raises(UnfitEnvironmentError, match="does not fit: 2 layers"):
             measure.depths(found, run, layers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_ends_the_rehearsal_is_not_taken_for_its_own(monkeypatch, tmp_path, number, one_thread):
+    """It comes while the checkpoint is written at which the rehearsal stopped itself."""
+    real, seen = checkpoints.save, []
+
+    def save(*arguments, **options):
+        seen.append(signal.getsignal(number))
+        os.kill(os.getpid(), number)
+        real(*arguments, **options)
+
+    monkeypatch.setattr(checkpoints, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        visits.visit(planned(small()), 1, 0.5, tmp_path)
+    assert len(seen) == 1  # it did not go on
+    assert not list(tmp_path.iterdir())
+
+
+class Recorder(NoProgress):
+    """Keeps what it is told, and interrupts at a stage."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def message(self, line: str) -> None:
+        self.told.append(line)
+
+    def start_stage(self, name: str) -> None:
+        self.told.append(f"stage {name}")
+        if name.startswith("round 1") and name.endswith(": self-play"):
+            raise KeyboardInterrupt
+
+
+def test_notes_come_first_and_stages_as_they_begin_and_nothing_is_left(monkeypatch, tmp_path, one_thread):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left, kept = (tmp_path / f"{measure._of_this_machine()}{process}-abc" for process in (dead.pid, os.getpid()))
+    for folder in (left, kept):
+        folder.mkdir()
+    monkeypatch.setattr(measure, "on_this_machine", lambda run: (run, ["no GPU"]))
+    run, shown = small(), Recorder()
+    inputs = sources.read(run, preferences=None, questions=None)
+    with pytest.raises(KeyboardInterrupt):
+        measure.rehearse(measure.Request(run, inputs, 2, None, 1e-6, tmp_path), shown)
+    assert "1 and 2 of 3 layers" in shown.told[0]
+    assert shown.told[1:4] == [
+        "note: no GPU",
+        "note: batches are cut to 256 tokens, because a CPU computes them; --tokens N chooses",
+        "not counted, 1 layers, 4 rows",
+    ]
+    assert "stage not counted, 1 layers, 4 rows: iteration 1: self-play" in shown.told
+    assert shown.told[-1] == "stage round 1, 1 layers, 4 rows: iteration 1: self-play"
+    assert any(line.endswith("minutes or more: it is finished whatever --minutes is") for line in shown.told)
+    assert list(tmp_path.iterdir()) == [kept]
