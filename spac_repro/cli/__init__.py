@@ -74,10 +74,10 @@ def _with_home(word: str) -> str:
 
 def _exit_interrupted() -> NoReturn:
     """Exit with code 130. Files are closed by now; `os._exit` is used because Python's own exit may die by SIGINT instead."""
-    if distributed.is_main_process():
-        print(
-            f"spac-repro: interrupted; repeat the command to {_WHAT_REPEATING_DOES.get(sys.argv[1], 'start over')}", file=sys.stderr
-        )
+    left_to_launcher = distributed.is_launched() and launch.FAILURES_VARIABLE in os.environ
+    if distributed.is_main_process() and not left_to_launcher:
+        then = _WHAT_REPEATING_DOES.get(next(iter(sys.argv[1:]), ""), "start over")
+        print(f"spac-repro: interrupted; repeat the command to {then}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
