@@ -19,6 +19,7 @@ from spac_repro.errors import UserError
 from spac_repro.evaluation.leaderboard import harness
 from spac_repro.evaluation.leaderboard.scoring import evaluate
 from spac_repro.evaluation.leaderboard.task_file import tasks_of
+from spac_repro.model import policy
 from spac_repro.model.policy import use_packed_attention
 from spac_repro.runs.results import Score
 
@@ -277,3 +278,22 @@ def test_spins_protocol_equals_lm_eval_0_4_0_item_by_item(
         "gsm8k:",
     }
     assert score_differences(others, old) != []
+
+
+@pytest.mark.check
+@pytest.mark.real
+def test_spins_protocol_equals_lm_eval_0_4_0_on_a_model_of_your_own(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    """The same with a model folder, two questions a task: minutes for SmolLM2-135M, so it needs to be asked for."""
+    folder = os.environ.get("SPAC_REPRO_MODEL")
+    if not folder or not (OLD / "lm_eval").is_dir():
+        pytest.skip(f"takes minutes; name a model folder in SPAC_REPRO_MODEL, and run make {OLD}/.test")
+    data = some_questions(shared / "leaderboard", tmp_path / "data", 2)
+    model, tokenizer = policy.load(Path(folder))
+    old = ask_old(model.eval(), tokenizer, data, tmp_path)
+    recorder = Recorder(monkeypatch)
+    use_packed_attention(model, "sdpa")
+    scores = evaluate(model, tokenizer, OPENLLM, questions_folder=data, protocol=SPIN)
+    assert differences(recorder.samples, old, stop=str(tokenizer.eos_token), tolerance=1e-5) == []
+    assert score_differences(scores, old) == []

@@ -2,12 +2,12 @@
 
 `generate` joins each new token to keys and values by a copy of them all, and repeats them for every head of a group. With prompts
 of a thousand tokens that takes most of the time. Here they lie in a buffer with room for the answer, and are read where they are.
-Prompts are padded on the right while they are read, so that attention needs no mask and skips what a token does not see; `generate`
-pads them on the left. Rows whose answer has ended leave the batch once they are a quarter of it.
+Prompts are read one by one: each is long enough for the processor, none is padded, and attention needs no mask and so skips what a
+token does not see. Rows whose answer has ended leave the batch once they are a quarter of it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -60,10 +60,10 @@ def decode(
     rows = list(range(len(prompts)))  # those that are still in the batch
     going_on = [True] * len(prompts)
     lengths = mask.sum(-1)
-    cache = DynamicCache()
     num_layers = model.config.get_text_config().num_hidden_layers
-    cache.layers = [_BufferedLayer(lengths.tolist(), max_new_tokens) for _ in range(num_layers)]
-    logits = _read(model, prompts, lengths, cache)
+    cache = DynamicCache()
+    cache.layers = [_BufferedLayer(len(prompts), prompts.shape[1], max_new_tokens) for _ in range(num_layers)]
+    logits = torch.cat([_read(model, prompt[-length:], cache) for prompt, length in zip(prompts, lengths.tolist(), strict=True)])
     positions = lengths[:, None] - 1
     for _ in range(max_new_tokens):
         likeliest = check_finite(logits, "the next token's logits").argmax(-1)
@@ -94,43 +94,53 @@ def decode(
     return torch.cat([prompts, torch.tensor(padded, dtype=prompts.dtype)], 1)
 
 
-def _read(model: PreTrainedModel, prompts: Tensor, lengths: Tensor, cache: DynamicCache) -> Tensor:
-    """Read the prompts, [n, w] left-padded, into the cache; return the logits of the token after each, [n, vocabulary]."""
-    width = prompts.shape[1]
-    right_padded = prompts.gather(1, (torch.arange(width)[None] + (width - lengths)[:, None]) % width)
-    output = model(input_ids=right_padded, past_key_values=cache, use_cache=True, logits_to_keep=lengths - 1)
-    each = torch.arange(len(prompts))
-    logits: Tensor = output.logits[each, each]
+def _read(model: PreTrainedModel, prompt: Tensor, cache: DynamicCache) -> Tensor:
+    """Read one prompt, [tokens], into the next row of the cache; return the logits of the token after it, [1, vocabulary]."""
+    own = DynamicCache()
+    own.layers = [DynamicLayer() for _ in cache.layers]  # type: ignore[no-untyped-call]
+    output = model(input_ids=prompt[None], past_key_values=own, use_cache=True, logits_to_keep=1)
+    for layer, of_prompt in zip(cache.layers, own.layers, strict=True):
+        cast("_BufferedLayer", layer).add_prompt(of_prompt)
+    logits: Tensor = output.logits[:, -1]
     return logits
 
 
 class _BufferedLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers' class has no types
-    """Keys and values of a layer in a buffer that has room for the answers.
+    """Keys and values of a layer in a buffer that has room for the answers. Prompts are padded on the left, answers follow them.
 
-    Prompts come padded on the right and are stored padded on the left, so that the answers follow them.
+    Args:
+        rows: prompts.
+        width: tokens of the longest.
+        room: tokens of an answer at most.
     """
 
-    def __init__(self, lengths: Sequence[int], room: int) -> None:
+    def __init__(self, rows: int, width: int, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.prompt_lengths, self.room, self.length = lengths, room, 0
+        self.rows, self.length, self.room, self.filled = rows, width, room, 0
+
+    def add_prompt(self, of_prompt: Any) -> None:
+        """Put the keys and values of a prompt into the next row."""
+        new = (of_prompt.keys, of_prompt.values)
+        if not self.is_initialized:
+            self.lazy_initialization(*new)
+            _, heads, _, width = of_prompt.keys.shape
+            # Zeros: padding is masked, but 0 · NaN would be NaN.
+            self._buffers = [new[0].new_zeros(self.rows, heads, self.length + self.room, width) for _ in new]
+        for buffer, its in zip(self._buffers, new, strict=True):
+            buffer[self.filled, :, self.length - its.shape[2] : self.length] = its[0]
+        self.filled += 1
 
     def update(self, key_states: Tensor, value_states: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values behind the others, [n, heads, tokens, d]; return all, of prompts those given."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            n, heads, self.length, width = key_states.shape
-            # Zeros, because a masked logit is −∞ whatever the key is, but 0 · NaN is NaN.
-            self._buffers = [key_states.new_zeros(n, heads, self.length + self.room, width) for _ in range(2)]
-            for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-                for row, tokens in enumerate(self.prompt_lengths):
-                    buffer[row, :, self.length - tokens : self.length] = new[row, :, :tokens]
-            self.keys, self.values = (buffer[:, :, : self.length] for buffer in self._buffers)
-            return key_states, value_states
+        """Write the new keys and values behind the others, [n, heads, tokens, d]."""
         begin, self.length = self.length, self.length + key_states.shape[-2]
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, begin : self.length] = new
         self.keys, self.values = (buffer[:, :, : self.length] for buffer in self._buffers)
         return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Tokens of prompt and answer, padding included."""
+        return self.length
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only these rows."""
