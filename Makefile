@@ -79,7 +79,7 @@ test: $(VENV)/.test
 
 check:
 	@$(PYTHON) tests/machine/needs.py
-	$(MAKE) $(VENV)/.test $(VENV)/lm_eval_0_4_0/.test smollm2 lint
+	$(MAKE) $(VENV)/.test $(VENV)/lm_eval_0_4_0/.test $(VENV)/peers/.bench smollm2 lint
 	$(SHARED) -m "check and not ($(ALONE))"
 	$(PYTEST) -m "check and ($(ALONE))"
 

@@ -72,7 +72,7 @@ SYMBOLS = {
     "selfplay": "self-play response: one sample of π_{t−1} to the same prompt",
     "pi": "iterate t: the policy after self-play iteration t",
     "pi_0": "start policy: iterate 0, before any preference is seen",
-    "beta": "scale of ρ in the loss: 1/η for SPAC, strength of the KL penalty for DPO, IPO and SPIN",
+    "beta": "scale of ρ in the loss: 1/η for SPAC and SPPO, strength of the penalty on leaving the reference for other methods",
 }
 # What tables and figures show, where it is not the anchor.
 NAMES = {
