@@ -1,4 +1,4 @@
-"""The experiments. Instances, sizes, T, η and fit ranges are constants of this module and of no other.
+"""The experiments. Instances, sizes, T, η and fit ranges are constants of this module, those of (f) of `practical_experiment`.
 
 Each is a function of the seeds, of `quick` (fewer settings) and of a callback that is told how much is done. The letters are the
 sections of docs/theory.md.
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from spac_repro.theory import spac_t, vectorized
-from spac_repro.theory.instances import Array, Instance, long_tail, many_prompts, shrinking_gap
+from spac_repro.theory.instances import Array, Instance, long_tail, shrinking_gap
+from spac_repro.theory.practical_experiment import practical_losses
 from spac_repro.theory.preference_graph import sample_preferences
 from spac_repro.theory.result import ExperimentResult, setting_text
 from spac_repro.theory.vectorized import KL_GRID, LAMBDA_SCALE, Batch, Setting, away_from_best, best_setting
@@ -294,38 +295,6 @@ def features(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResul
     return result
 
 
-def baseline(seeds: list[int], quick: bool, advance: Advance) -> ExperimentResult:
-    """(f) Train softmax policies with the practical losses: 40 prompts × 40 responses, n = 2,000, 150 Adam steps an iteration."""
-    from spac_repro.theory.practical import LossConfig, train_softmax_policies
-
-    methods = {
-        "smoothed, baseline both": LossConfig("spac"),
-        "smoothed, no baseline": LossConfig("spac", critic_baseline="none"),
-        "DPO, β = 1": LossConfig("dpo", 1.0),
-        "DPO against π_0, β = 1": LossConfig("dpo", 1.0, reference_policy="start"),
-        "linear, baseline both": LossConfig("spac", critic_loss="linear"),
-        "linear, no baseline": LossConfig("spac", critic_loss="linear", critic_baseline="none"),
-        "DPO, β = 0.1": LossConfig("dpo", 0.1),
-        "DPO against π_0, β = 0.1": LossConfig("dpo", 0.1, reference_policy="start"),
-        "SPIN, β = 1": LossConfig("spin"),
-        "smoothed, both, y′ exact": LossConfig("spac", selfplay="exact"),
-    }
-    if quick:
-        methods = dict(list(methods.items())[:2])
-    instance, iterations = many_prompts(), 4
-    result = ExperimentResult(
-        "baseline", seeds, {"n": 2000, "iterations": iterations, "steps": 150, "rate": 0.05, "β": 1.0, "λ": 10.0}
-    )
-    for number, (name, method) in enumerate(methods.items()):
-        values = train_softmax_policies(instance, method, pairs=2000, seeds=seeds, iterations=iterations)
-        result.add_curve(name, "", range(iterations + 1), values)
-        effect = 0.1 if name in ("smoothed, baseline both", "smoothed, no baseline") else None
-        result.add_measurement(name, f"reward after iteration {iterations}", values[-1], effect=effect)
-        result.add_measurement(name, "reward, last iteration less first", values[-1] - values[1])
-        advance(number + 1, len(methods))
-    return result
-
-
 FUNCTIONS: dict[str, Callable[[list[int], bool, Advance], ExperimentResult]] = {
     "prototype": prototype,
     "samples": samples,
@@ -335,5 +304,5 @@ FUNCTIONS: dict[str, Callable[[list[int], bool, Advance], ExperimentResult]] = {
     "loose": loose,
     "tuning": tuning,
     "features": features,
-    "baseline": baseline,
+    "baseline": practical_losses,
 }

@@ -128,7 +128,7 @@ def markdown_table(result: dict[str, Any]) -> str:
     if result["tests"]:
         lines += [
             "",
-            f"| rival − SPAC-T | panel | x | difference | p (paired, two-sided) | p (Holm, of {len(result['tests'])}) |",
+            f"| rival − SPAC(-T) | panel | x | difference | p (paired, two-sided) | p (Holm, of {len(result['tests'])}) |",
             "| --- | --- | ---: | ---: | ---: | ---: |",
         ]
         lines += [

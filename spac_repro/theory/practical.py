@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -26,15 +27,19 @@ class LossConfig:
         preference_weight: λ, for SPAC.
         critic_loss: SPAC's critic term.
         critic_baseline: The data's responses that stand for E_μ f in SPAC's critic term.
+        reward_bound: R_max, for χPO; None leaves its margins unclipped.
+        sft_weight: η, for RPO.
         reference_policy: The policy that the log-ratios ρ are relative to.
         selfplay: "sampled" draws one y′ a pair; "exact" takes the expectation over π_{t−1}.
     """
 
-    loss: Literal["spac", "dpo", "ipo", "spin"]
+    loss: Literal["spac", "dpo", "ipo", "spin", "chipo", "rpo"]
     beta: float = 1.0
     preference_weight: float = 10.0
     critic_loss: objectives.CriticLoss = "smoothed"
     critic_baseline: objectives.CriticBaseline = "both"
+    reward_bound: float | None = None
+    sft_weight: float = 0.1
     reference_policy: Literal["previous", "start"] = "previous"
     selfplay: Literal["sampled", "exact"] = "sampled"
 
@@ -125,8 +130,14 @@ def loss_function(
     Raises:
         UserError: The loss has no exact expectation.
     """
-    if config.loss in ("dpo", "ipo"):
-        pairwise_loss = objectives.dpo if config.loss == "dpo" else objectives.ipo
+    pairwise_losses: dict[str, Callable[..., Tensor]] = {
+        "dpo": objectives.dpo,
+        "ipo": objectives.ipo,
+        "chipo": partial(objectives.chipo, reward_bound=config.reward_bound),
+        "rpo": partial(objectives.rpo, sft_weight=config.sft_weight),
+    }
+    if config.loss in pairwise_losses:
+        pairwise_loss = pairwise_losses[config.loss]
         return lambda rho: pairwise_loss(data.select(rho, data.chosen), data.select(rho, data.rejected), beta=config.beta)
     if config.selfplay == "exact":
         return _expected_loss(config, data, policy)

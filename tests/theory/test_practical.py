@@ -3,8 +3,11 @@ import pytest
 import torch
 
 from spac_repro.errors import UserError
+from spac_repro.theory.baselines import dpo_reward, kl_regularized, sft
 from spac_repro.theory.instances import many_prompts
 from spac_repro.theory.practical import LossConfig, PreferenceIndices, loss_function, train_softmax_policies
+from spac_repro.theory.preference_graph import sample_graph
+from spac_repro.theory.provable import chi_squared_regularized, chipo_reward, rpo
 
 SMALL = many_prompts(prompts=4, responses=5)
 
@@ -39,7 +42,13 @@ def test_spin_is_spac_with_nothing_but_the_critic_on_the_chosen():
 
 
 def test_every_loss_moves_the_policy():
-    for method in (LossConfig("dpo", 0.1), LossConfig("ipo", 0.1, reference_policy="start"), LossConfig("spac", selfplay="exact")):
+    for method in (
+        LossConfig("dpo", 0.1),
+        LossConfig("chipo", 0.1),
+        LossConfig("rpo", 0.1),
+        LossConfig("ipo", 0.1, reference_policy="start"),
+        LossConfig("spac", selfplay="exact"),
+    ):
         values = train_softmax_policies(SMALL, method, pairs=60, seeds=[1], iterations=1, steps=5)
         assert np.isfinite(values).all()
         assert values[1, 0] != values[0, 0]
@@ -52,3 +61,20 @@ def test_wrong_settings_are_refused():
         train_softmax_policies(SMALL, LossConfig("spac"), pairs=10, seeds=[])
     with pytest.raises(UserError, match="pairs"):
         train_softmax_policies(SMALL, LossConfig("spac"), pairs=0, seeds=[1])
+
+
+def test_chipo_and_rpo_move_towards_their_exact_optimum():
+    """The practical losses on softmax policies and the exact solvers of `provable` agree, where Adam has steps enough."""
+    instance = many_prompts(prompts=2, responses=3)
+    data = sample_graph(instance, 400, 1)
+    mu = instance.mu.ravel()
+    exact = {
+        LossConfig("chipo", 1.0, reward_bound=3.0, reference_policy="start"): chi_squared_regularized(
+            data, mu, chipo_reward(data, 3.0), 1.0
+        ),
+        LossConfig("rpo", 0.5, sft_weight=0.3, reference_policy="start"): rpo(data, mu, sft(data), 0.3, 0.5),
+        LossConfig("dpo", 0.5, reference_policy="start"): kl_regularized(data, mu, dpo_reward(data), 0.5),
+    }
+    for config, policy in exact.items():
+        reached = train_softmax_policies(instance, config, pairs=400, seeds=[1], iterations=1, steps=1500, learning_rate=0.02)
+        assert reached[-1, 0] == pytest.approx(float(instance.value(policy.reshape(instance.shape))), abs=2e-3), config.loss
