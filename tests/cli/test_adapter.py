@@ -135,7 +135,13 @@ def test_a_target_that_the_model_lacks_is_refused(refused: Any, train: Any) -> N
     assert "policy.adapter.targets: mistral has no linear layers 'q_porj' (did you mean q_proj?)" in message
 
 
-@pytest.mark.parametrize("engine", ["deepspeed-zero2", "deepspeed-zero3"])
-def test_an_engine_that_shards_is_refused(refused: Any, train: Any, engine: str) -> None:
-    message = refused(*train("run", f"training.engine={engine}", "training.processes=2"))
-    assert f"`policy.adapter` is not supported with `training.engine: {engine}`" in message
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("training.engine=deepspeed-zero2", "training.processes=2"), "`training.engine: deepspeed-zero2`"),
+        (("training.engine=deepspeed-zero3", "training.processes=2"), "`training.engine: deepspeed-zero3`"),
+        (("selfplay.backend=vllm",), "`selfplay.backend: vllm`"),
+    ],
+)
+def test_what_cannot_train_an_adapter_is_refused(refused: Any, train: Any, settings: tuple[str, ...], said: str) -> None:
+    assert f"`policy.adapter` is not supported with {said}" in refused(*train("run", *settings))
