@@ -8,6 +8,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from scipy.stats import t as student
 
@@ -96,7 +97,7 @@ def mean_with_interval(differences: Sequence[float]) -> str:
     return f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
 
 
-def plot_rewards(groups: dict[str, list[RunScores]], path: Path) -> None:
+def plot_rewards(groups: dict[str, list[RunScores]], path: Path | IO[bytes]) -> None:
     """Plot gold reward over iterates, one panel per group: a thin line per seed, and a thick line for their mean."""
     import matplotlib
 
@@ -120,8 +121,10 @@ def plot_rewards(groups: dict[str, list[RunScores]], path: Path) -> None:
     for row in grid:
         row[0].set_ylabel("gold reward, held-out prompts")
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from spac_repro.progress import NoProgress
 from spac_repro.publish import export
 from spac_repro.runs.answers import Answers
 from spac_repro.runs.folder import RunFolder
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
+
+import records
 
 POLICIES = ("start", "iterate 1", "iterate 2", "mixture", "mixture with the start", "average", "average with the start")
 
@@ -100,3 +105,30 @@ def test_flags_that_do_not_go_together_are_refused(uninterrupted: Path, tmp_path
         done = CliRunner().invoke(app, ["export", str(uninterrupted), "-o", str(tmp_path / "out"), *map(str, flags)])
         assert isinstance(done.exception, UserError)
         assert problem in str(done.exception)
+
+
+def test_the_records_of_a_run_hold_its_scores_and_those_of_what_it_returns(
+    uninterrupted: Path, scored: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "check_one_environment", lambda runs: None)  # this run is of code that no commit holds
+    run_folder = tmp_path / "runs" / "beta=1.0" / "spac" / "seed-0"
+    shutil.copytree(uninterrupted, run_folder)
+    shutil.copytree(uninterrupted, tmp_path / "runs" / "spac" / "seed-0")
+    records.returned(tmp_path / "runs" / "spac" / "seed-0", tmp_path / "returned")
+    made = records.of_runs("here", tmp_path / "runs", "a test", tmp_path / "returned")
+    again = records.read(str(records.write(made, tmp_path / "records")))
+    assert sorted(again.groups()) == ["", "beta=1.0"]
+    results = RunFolder.open(uninterrupted).results
+    for group in again.groups():
+        (run_scores,) = again.runs(group)["spac"]
+        found = [(t, score.task, score.metric, score.value, score.n, score.version) for t, score in run_scores.items()]
+        there = [
+            (each.iteration, score.task, score.metric, score.value, score.n, score.version)
+            for each in results.iterations
+            for score in each.scores
+        ]
+        assert found == there
+    for name in POLICIES[3:]:
+        assert again.value("spac", 0, name, "gold", "reward") == scored[name]["gold", "reward"]
+    with pytest.raises(UserError, match="no finished run in METHOD/seed-N"):
+        records.of_runs("here", tmp_path / "records", "a test")
