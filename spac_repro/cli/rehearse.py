@@ -33,7 +33,10 @@ Profile = Annotated[
     ),
 ]
 Layers = Annotated[
-    int | None, typer.Option(help="Rehearse so many layers, and half as many.", min=2, show_default="4, or what fits")
+    int | None,
+    typer.Option(
+        help="Rehearse so many layers, and half as many.", min=2, show_default="4, more where embeddings are large, or what fits"
+    ),
 ]
 Tokens = Annotated[
     int | None,

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,6 +134,21 @@ def test_an_allocation_that_fails_is_one_line(monkeypatch, tmp_path):
     with pytest.raises(UnfitEnvironmentError, match="does not fit: memory ran out with 2 layers"):
         visits.visit(planned(small()), 2, 0.5, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "layer", "layers", "expected"),
+    [
+        (2 * 32000 * 4096, 218_112_000, 32, (2, 4)),  # Mistral 7B
+        (49152 * 576, 3_540_096, 30, (8, 16)),  # SmolLM2-135M: the embeddings are as large as 8 layers
+        (151_936 * 896, 14_900_000, 12, (6, 12)),
+        (1000, 147_712, 3, (1, 3)),
+    ],
+)
+def test_small_layers_beside_large_embeddings_are_rehearsed_deeper(monkeypatch, embeddings, layer, layers, expected):
+    found = SimpleNamespace(layers=layers, parameters_of_a_layer=layer, parameters=lambda number: embeddings + number * layer)
+    monkeypatch.setattr(measure, "_needed", lambda *_: 0)
+    assert measure.depths(found, small(), None) == expected
 
 
 def test_layers_that_do_not_fit_are_not_begun(monkeypatch):
