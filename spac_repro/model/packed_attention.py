@@ -205,6 +205,7 @@ def compiled_flex_attention(backend: str = "inductor") -> Callable[..., Any]:
     gpu_host.set_cache_folders()
     dynamo: Any = import_module("torch._dynamo.config")
     dynamo.recompile_limit = max(32, dynamo.recompile_limit)
+    dynamo.specialize_float = True  # the scale and the bound of the logits are constants; a variable bound cannot be traced
     return torch.compile(flex_attention, dynamic=True, fullgraph=True, backend=backend)
 
 

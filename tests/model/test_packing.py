@@ -181,6 +181,29 @@ def test_rows_of_any_layout_are_computed_by_the_same_compiled_graph():
     torch._dynamo.reset()
 
 
+@torch.no_grad()
+def test_bounds_of_the_logits_are_compiled_in():
+    """Dynamo takes a number in a closure for a variable, and then fails to trace the bound, as it would on a GPU."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    layout = pack([TokenizedExample([1] * 5, [[2] * 3, [3] * 4])]).layout
+    query, key, value = (torch.randn(1, heads, len(layout.position_ids), 16) for heads in (4, 2, 2))
+    compiled = packed_attention.compiled_flex_attention.__wrapped__(backend)
+    for softcap in (50.0, 2.0, None, 50.0):
+        options = {"scaling": 0.3, "window": None, "softcap": softcap}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packed_attention, "flex_attention", compiled)
+            found = packed_attention.flex_packed_attention(query, key, value, layout, **options)
+        assert_same(found, packed_attention.split_attention(query, key, value, layout, **options))
+    assert len(graphs) == 3
+    torch._dynamo.reset()
+
+
 def test_small_heads_are_as_wide_as_a_gpu_needs(monkeypatch):
     widths = []
 
