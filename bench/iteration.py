@@ -26,6 +26,7 @@ finished is kept in the folder: repeat the command to go on. It begins nothing t
 `share` is the operations of the linear layers (three times the forward pass's where a gradient is taken), over the seconds of the
 stage, over the rate of products of 1,024 rows with the matrices of the model's layers, timed before and after. Attention's own
 products are not counted. `skinny` is the rate of products with as many rows as are generated at once, over that of 1,024.
+`--operations` says what kinds of operations take the rest.
 """
 
 import argparse
@@ -216,6 +217,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--micro-batch", type=int, default=4, help="of DPOTrainer, in pairs")
     parser.add_argument("--peer-batch-size", type=int, default=4, help="of HFLM")
+    parser.add_argument("--operations", action="store_true", help="say instead what kinds of operations take the time here")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -224,6 +226,9 @@ def main() -> None:
         print(json.dumps(run_child(options)))
         return
     prepare(options)
+    if options.operations:
+        print(json.dumps(sides.operations(options.keep), indent=1))
+        return
     rounds = [each for each in measure(options) if len(each) == len(SIDES)] if options.minutes else []
     if not rounds:
         print("no round is complete; repeat the command", file=sys.stderr)

@@ -23,6 +23,11 @@ SPANS = {  # of spac_repro.spans, by the stage that they count to
     "save": "saving",
     "leaderboard": "evaluation",
 }
+KINDS = {
+    "products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "attention": ("scaled_dot_product",),
+    "copies": ("aten::cat", "aten::copy_", "aten::index", "aten::clone", "aten::gather", "embedding"),
+}
 MAX_RESPONSE_TOKENS, BATCH = 128, 8  # of recipe smollm2-135m; preferences of an optimizer step
 LEARNING_RATE, BETA, WARMUP = 2e-6, 0.1, 0.1  # likewise
 
@@ -86,6 +91,64 @@ def matmul_rate(config: Any, rows: int, *, repetitions: int = 4) -> float:
         operations = sum(2 * x.numel() * len(weight) for layer in layers for x, weight in layer)
         best = max(best, operations / (time.perf_counter() - started) / 1e9)
     return best
+
+
+# What else than products takes time
+
+
+def operations(place: Path) -> dict[str, dict[str, float]]:
+    """The share of each kind of operation in a forward and backward pass, a forward pass, and a decoding step, by torch.profiler.
+
+    Args:
+        place: the folder that bench/iteration.py prepared; random tokens go through its model.
+    """
+    import torch
+
+    from spac_repro.data.example import TokenizedExample
+    from spac_repro.model import policy
+    from spac_repro.model.packing import pack
+    from spac_repro.model.policy import Policy, use_packed_attention
+
+    model, _ = policy.load(place / "model")
+    trained = Policy(use_packed_attention(model, "sdpa"))
+    draw = torch.Generator().manual_seed(0)
+
+    def tokens(*shape: int) -> Any:
+        return torch.randint(4, model.config.vocab_size, shape, generator=draw)
+
+    def packed(prompt: int, *responses: int, examples: int = 1) -> Any:
+        return pack([TokenizedExample(tokens(prompt).tolist(), [tokens(n).tolist() for n in responses]) for _ in range(examples)])
+
+    pair, question, cache = packed(110, 115, 115, examples=3), packed(1000, 20, 20, 20, 20), None
+    rows = {"input_ids": tokens(16, 180), "use_cache": True, "logits_to_keep": 1}
+    with torch.no_grad():
+        cache = model(**rows).past_key_values
+
+    def step() -> None:
+        trained(pair).sum().backward()
+
+    def decode() -> None:
+        model(**rows | {"input_ids": tokens(16, 1)}, past_key_values=cache)
+
+    found = {"a micro-batch of three pairs": _shares(step)}
+    with torch.no_grad():
+        found["a question of 1,000 tokens, four choices"] = _shares(lambda: trained(question))
+        found["a token of 16 responses"] = _shares(decode)
+    return found
+
+
+def _shares(compute: Callable[[], object]) -> dict[str, float]:
+    from torch.profiler import ProfilerActivity, profile
+
+    compute()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        compute()
+    kinds: dict[str, float] = defaultdict(float)
+    for event in profiled.key_averages():
+        name = event.key
+        kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "elementwise and other")
+        kinds[kind] += event.self_cpu_time_total
+    return {kind: time / sum(kinds.values()) for kind, time in sorted(kinds.items())}
 
 
 # Here
