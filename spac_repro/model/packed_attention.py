@@ -37,7 +37,6 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    grouped_decoding: bool = False,
     **other: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention over a packed sequence, as transformers calls it; without a layout, compute what the model's own does.
@@ -52,7 +51,6 @@ def packed_attention(
         scaling: factor of the attention logits; None: 1/√d.
         sliding_window: number of tokens that a token attends to, itself included; None: no limit. Layers of one model may differ.
         softcap: bound of the attention logits; None: no bound.
-        grouped_decoding: attend one new token of each row with `grouped_attention`; there must be no softcap.
         other: passed on to transformers' sdpa.
 
     Returns:
@@ -61,8 +59,6 @@ def packed_attention(
     if layout is not None:
         apply = flex_packed_attention if query.is_cuda else split_attention
         return apply(query, key, value, layout, scaling=scaling, window=sliding_window, softcap=softcap), None
-    if grouped_decoding and query.shape[2] == 1:
-        return grouped_attention(query, key, value, attention_mask, scaling), None
     if softcap is not None:  # which sdpa refuses
         is_causal = attention_mask is None and query.shape[2] > 1
         output = softcapped_attention(query, key, value, attention_mask, scaling, softcap, is_causal=is_causal)
@@ -100,27 +96,6 @@ def split_attention(
     prompts = attention(q[:q_split], k[kv_split:], v[kv_split:], n, layout.prompt_mask(window, query.dtype))
     responses = attention(q[q_split:], k[:kv_split], v[:kv_split], m, layout.response_mask(window, query.dtype))
     return tables.outputs.select(torch.cat([prompts, responses]))[None]
-
-
-def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """Attention of one token of each row, whose heads share keys and values in groups; these are read where they are.
-
-    Args:
-        query: [n, heads, 1, d].
-        key: [n, key-value heads, S, d].
-        value: [n, key-value heads, S, d].
-        mask: [n, 1, 1, S]: True where a token attends, or added to the logits; None: everywhere.
-        scaling: factor of the attention logits; None: 1/√d.
-
-    Returns:
-        [n, 1, heads, d].
-    """
-    n, heads, _, width = query.shape
-    grouped = query.reshape(n, key.shape[1], heads // key.shape[1], width)
-    logits = grouped @ key.transpose(-1, -2) * (width**-0.5 if scaling is None else scaling)
-    if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
-    return (logits.softmax(-1) @ value).reshape(n, 1, heads, width)
 
 
 def softcapped_attention(

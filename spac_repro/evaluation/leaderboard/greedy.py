@@ -1,7 +1,7 @@
 """Greedy decoding of long prompts on a CPU: what `generate` of transformers does, without copying its cache at every token.
 
-`generate` joins each new token to keys and values by a copy of them all, and repeats them for every head of a group. With prompts
-of a thousand tokens that takes most of the time. Here they lie in a buffer with room for the answer, and are read where they are.
+`generate` joins each new token to keys and values by a copy of them all. With prompts of a thousand tokens that takes most of the
+time of a token. Here they lie in a buffer with room for the answer.
 Prompts are read one by one: each is long enough for the processor, none is padded, and attention needs no mask and so skips what a
 token does not see. Rows whose answer has ended leave the batch once they are a quarter of it.
 """
@@ -86,7 +86,6 @@ def decode(
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            grouped_decoding=True,
         )
         logits = output.logits[:, -1]
     longest = max(map(len, answers))
