@@ -159,14 +159,14 @@ class _Round:
 
     def _of_depths(self, of_depth: Callable[[int], float], layers: int) -> float:
         found = [of_depth(depth) for depth in self.depths]
-        if len(found) == 1:
-            return found[0]
-        slope = (found[1] - found[0]) / (self.depths[1] - self.depths[0])
-        return max(0.0, found[1] + slope * (layers - self.depths[1]))
+        return found[0] if len(found) == 1 else _along(self.depths, found, layers)
 
 
 def _along(x: Sequence[float], y: Sequence[float], target: float) -> float:
-    """The line through two points, at `target`; it neither falls nor begins below zero, which only noise can make it do."""
+    """The line through two points, at `target`; it neither falls nor begins below zero, which only noise can make it do.
+
+    So n times as many layers or tokens take at least as much as was measured, and at most n times as much.
+    """
     if x[1] <= x[0]:
         return y[1]
     slope = min(max(0.0, (y[1] - y[0]) / (x[1] - x[0])), y[1] / x[1])

@@ -80,6 +80,21 @@ def test_what_is_linear_is_extrapolated_exactly():
     assert extrapolation.total_seconds(made()).middle == pytest.approx(whole)
 
 
+@pytest.mark.parametrize(("deeper", "expected"), [(0.5, 0.5), (1.0, 1.0), (1.2, 1.2 + 13 * 0.2), (3.0, 3.0 * 30 / 4)])
+def test_noise_makes_more_layers_neither_free_nor_dearer_than_in_proportion(deeper, expected):
+    """Of 2 layers at 1 s and 4 layers at so many, 30 are foretold; the same for memory."""
+    visits = [
+        visit.model_copy(
+            update={"stages": {"load": visit.stages["load"].model_copy(update={"seconds": found, "host": round(1e9 * found)})}}
+        )
+        for visit in made().visits
+        for found in (1.0 if visit.layers == 2 else deeper,)
+    ]
+    (stage,) = extrapolation.stages(made().model_copy(update={"visits": tuple(visits)}))
+    assert stage.seconds.middle == pytest.approx(expected)
+    assert stage.host.middle == pytest.approx(1e9 * expected)
+
+
 @pytest.mark.parametrize("name", ["load", "step", "self-play"])
 def test_a_stage_that_is_twice_as_slow_shows_in_that_stage_alone(name):
     before, after = ({s.name: s.seconds.middle for s in extrapolation.stages(made(slow=slow))} for slow in ({}, {name: 2.0}))
