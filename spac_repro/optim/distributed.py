@@ -138,7 +138,7 @@ def _explain_timeout() -> Iterator[None]:
         minutes = _timeout("gloo").total_seconds() / 60
         raise UnfitEnvironmentError(
             f"process {rank()} of {world_size()} waited {minutes:g} minutes for the others: one of them or the network hangs; "
-            f"repeat the command to resume, or raise the limit with {TIMEOUT_VARIABLES['gloo']}"
+            f"repeat the command, or raise the limit with {TIMEOUT_VARIABLES['gloo']}"
         ) from None
 
 

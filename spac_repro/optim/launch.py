@@ -89,7 +89,7 @@ def _report_failure(folder: Path, ended: Mapping[int, Any]) -> int:
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
             how = f"was ended by {name}" + (", most likely because the machine ran out of memory" if name == "SIGKILL" else "")
-        remedy = "what libraries said is above; repeat the command to resume"
+        remedy = "what libraries said is above; repeat the command"
         print(f"spac-repro: process {rank} {how}; {remedy}", file=sys.stderr)
         return _EXIT_KILLED
     if first is not None:
