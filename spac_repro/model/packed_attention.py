@@ -181,6 +181,8 @@ def compiled_flex_attention(backend: str = "inductor") -> Callable[..., Any]:
     dynamo: Any = import_module("torch._dynamo.config")
     dynamo.recompile_limit = max(32, dynamo.recompile_limit)
     dynamo.specialize_float = True  # the scale and the bound of the logits are constants; a variable bound cannot be traced
+    inductor: Any = import_module("torch._inductor.config")
+    inductor.compile_threads = 1  # there are few kernels; a pool would have up to 32 processes for each GPU of the node
     return torch.compile(flex_attention, dynamic=True, fullgraph=True, backend=backend)
 
 

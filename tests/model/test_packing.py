@@ -204,6 +204,13 @@ def test_bounds_of_the_logits_are_compiled_in():
     torch._dynamo.reset()
 
 
+def test_no_pool_of_compilers_is_started_for_each_gpu():
+    from torch._inductor import async_compile
+
+    packed_attention.compiled_flex_attention.__wrapped__("eager")
+    assert async_compile.get_compile_threads() == 1
+
+
 def test_small_heads_are_as_wide_as_a_gpu_needs(monkeypatch):
     widths = []
 
