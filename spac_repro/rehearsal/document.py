@@ -22,7 +22,7 @@ SIZES = (0.5, 1.0)  # of the rows of a visit, as a share of the largest
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Field(gt=0, le=2**63 - 1)]
 Amount = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=1, le=1e24, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=1, le=1e24, allow_inf_nan=False)]
 
 
 class Work(Settings):
