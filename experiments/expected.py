@@ -6,10 +6,13 @@
 The primary rows are two scores of the last iterate: the gold reward, where there is one, and the margin ρ(y⁺) − ρ(y⁻) on held-out
 preferences. Of all scores, this margin separates SPAC's last iterate most from DPO's. Every other score of every iterate is
 secondary. The effect that a primary row must be able to detect is its distance from the start policy: whether something was
-learned, and how much.
+learned, and how much. A row of the leaderboard has the gain over the run's own start beside its value, where that varies much
+less over seeds, or where the start has humps (docs/decisions/17-secondary-rows.md). Humps are written by hand, with their argument;
+those of the file that is replaced stay.
 """
 
 import argparse
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from spac_repro import methods
 from spac_repro.errors import UserError
 from spac_repro.runs import files
 from spac_repro.runs.verdict import ScoreKey
-from spac_repro.trust.expected import START, ExpectedResults, measured_rows
+from spac_repro.trust.expected import START, ExpectedResults, load_expected, measured_rows
+from spac_repro.trust.expected_parts import Gain, Humps
 from spac_repro.trust.run_scores import RunScores
 
 PRIMARY = (("gold", "reward"), ("heldout", "margin"))
@@ -34,17 +38,23 @@ def main() -> None:
     parser.add_argument("--write", type=Path, required=True, help="The expected_results file to write.")
     arguments = parser.parse_args()
     try:
-        content = expected(records.read(arguments.records)).as_yaml()
+        humps = humps_of(load_expected(arguments.write)) if arguments.write.exists() else {}
+        content = expected(records.read(arguments.records), humps)
     except UserError as error:
         raise SystemExit(str(error)) from None
-    files.write_bytes(arguments.write, content.encode())
+    files.write_bytes(arguments.write, content.as_yaml().encode())
 
 
-def expected(found: records.Records) -> ExpectedResults:
+def expected(found: records.Records, humps: Mapping[ScoreKey, Humps] | None = None) -> ExpectedResults:
     """The content of the file, from the runs with the recipe's settings. Methods with equal seeds have one source.
 
     The rows of the start policy come from the method with the most seeds, since all methods share it.
+
+    Args:
+        found: the records.
+        humps: those of each row that has some.
     """
+    humps = humps or {}
     runs = found.runs()
     by_method = {name: runs[name] for name in methods.names() if name in runs}
     most = max(by_method, key=lambda method: len(by_method[method]))
@@ -53,7 +63,7 @@ def expected(found: records.Records) -> ExpectedResults:
     for method, of_method in by_method.items():
         for iteration in of_method[0].scores:
             if iteration or method == most:
-                rows += _rows(method, of_method, iteration)
+                rows += _rows(method, of_method, iteration, humps)
     content = {
         "recipe": found.about["recipe"],
         "alpha": 0.01,
@@ -62,6 +72,11 @@ def expected(found: records.Records) -> ExpectedResults:
         "rows": rows,
     }
     return ExpectedResults.model_validate(content)
+
+
+def humps_of(old: ExpectedResults) -> dict[ScoreKey, Humps]:
+    """The humps of a file that is to be replaced."""
+    return {row.key: row.humps for row in old.rows if row.humps is not None}
 
 
 def _source_name(runs: Sequence[RunScores]) -> str:
@@ -87,7 +102,7 @@ def _about(about: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": "measured", **{key: about[key] for key in kept}}
 
 
-def _rows(method: str, runs: Sequence[RunScores], iteration: int) -> list[Any]:
+def _rows(method: str, runs: Sequence[RunScores], iteration: int, humps: Mapping[ScoreKey, Humps]) -> list[Any]:
     """The rows of one iterate of a method."""
     rows: list[Any] = []
     last = max(runs[0].scores)
@@ -96,8 +111,26 @@ def _rows(method: str, runs: Sequence[RunScores], iteration: int) -> list[Any]:
         primary = {key} if iteration == last and (score.task, score.metric) in PRIMARY else set()
         information: dict[str, Any] = {"n": score.n, "version": score.version or None, "rounding": 1e-6}
         of_seeds = {key: values(runs, score.task, score.metric, iteration)}
+        if iteration and score.of_leaderboard:
+            always = ScoreKey(START, score.task, score.metric, 0) in humps
+            information["gain"] = gain_over(values(runs, score.task, score.metric, 0), of_seeds[key], always=always)
+        information["humps"] = humps.get(key)
         rows += measured_rows(of_seeds, _source_name(runs), primary=primary.__contains__, **information)
     return rows
+
+
+def gain_over(starts: Sequence[float], later: Sequence[float], *, always: bool = False) -> Gain | None:
+    """The gain of the runs over their own starts; None unless its variance is less than half of the scores' own.
+
+    Args:
+        starts: the score of each run's start.
+        later: the score of a later iterate of the same runs.
+        always: whatever the variances are: the start's score has humps.
+    """
+    gains = [value - start for value, start in zip(later, starts, strict=True)]
+    if not always and statistics.variance(gains) >= statistics.variance(later) / 2:
+        return None
+    return Gain(value=statistics.fmean(gains), sd=statistics.stdev(gains))
 
 
 if __name__ == "__main__":

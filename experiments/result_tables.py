@@ -135,12 +135,12 @@ def ablation(name: str, options: Options) -> list[list[str]]:
 
 
 def tuning(name: str, options: Options) -> list[list[str]]:
-    """Every tuning point: its settings, the gold reward of the start and of each iterate, and which point was chosen."""
-    found = records.read(name)
+    """Every tuning point: its settings, the score of the start and of each iterate, and which point was chosen by the last one."""
+    found, score = records.read(name), options.get("score", REWARD)
     lines = []
     for group in found.groups():
         for method, (run, *_) in found.runs(group).items():
-            start, *later = [_value(run, REWARD, t) for t in run.scores]
+            start, *later = [_value(run, score, t) for t in run.scores]
             lines.append((method, group, start, later))
     best = {method: max(later[-1] for m, group, _, later in lines if m == method and _plain(group)) for method, *_ in lines}
     order = {method: place for place, method in enumerate(methods.names())}

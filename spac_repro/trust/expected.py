@@ -28,8 +28,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -45,6 +43,7 @@ from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
 from spac_repro.recipe import RECIPE_NAME
 from spac_repro.runs.verdict import ScoreKey
+from spac_repro.trust.expected_parts import ArguedValue, BorrowedSpread, Gain, Humps, LostCommit, StrictModel
 from spac_repro.trust.group_spread import GroupSpread, evaluation_spread, method_tolerance
 
 START = "start"  # the method of scores at iteration 0: all methods train from the same start policy
@@ -56,23 +55,10 @@ OWN_TRAINING = "the gain over the start, which groups that trained on their own 
 FreshValues = Mapping[ScoreKey, Sequence[float]]  # for each score, one value a run
 
 
-class StrictModel(BaseModel):
-    """A part of an expected_results file: unknown keys and numbers that are not finite are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 def _check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < max(len(seeds), MIN_SEEDS) or min(seeds) < 1:
         raise ValueError(f"at least {MIN_SEEDS} different seeds are needed, none of them 0, which is kept for fresh runs")
     return seeds
-
-
-class LostCommit(StrictModel):
-    """Why the commit of a source is not in the git history, and the commit whose code took its place."""
-
-    replaced_by: str
-    argument: Annotated[str, Field(min_length=1)]
 
 
 class Measured(StrictModel):
@@ -120,21 +106,6 @@ class NotTranscribed(StrictModel):
 Source = Annotated[Measured | Published | NotTranscribed, Field(discriminator="kind")]
 
 
-class BorrowedSpread(StrictModel):
-    """A spread that was estimated from other runs, and the argument for using it."""
-
-    sd: NonNegativeFloat
-    degrees_of_freedom: PositiveInt
-    argument: Annotated[str, Field(min_length=1)]
-
-
-class ArguedValue(StrictModel):
-    """A size in the metric's unit, and the argument for it."""
-
-    value: NonNegativeFloat
-    argument: Annotated[str, Field(min_length=1)]
-
-
 class ExpectedRow(StrictModel):
     """One expected number. The kind of its source decides which optional fields it must have.
 
@@ -155,6 +126,8 @@ class ExpectedRow(StrictModel):
     tolerance: ArguedValue | None = None
     harness_shift: ArguedValue | None = None
     skewness: ArguedValue | None = None  # of the score over seeds, without its sign, where it is known
+    gain: Gain | None = None  # of secondary rows: a run is judged by its gain over its own start
+    humps: Humps | None = None  # of secondary rows: a run is judged by the nearest of the value and these
     effect: PositiveFloat | None = None  # deviation that the row is there to find; default: distance from the start policy
     rounding: NonNegativeFloat | None = None  # absolute; a smaller difference counts as none
     stderr: NonNegativeFloat | None = None  # the harness's, for information
@@ -182,7 +155,7 @@ class Observation(StrictModel):
 
 REQUIRED_FIELDS = {"measured": ("value", "seeds", "sd"), "published": ("value",), "not transcribed": ()}
 ALLOWED_FIELDS = {
-    "measured": ("value", "seeds", "sd", "skewness", "rounding"),
+    "measured": ("value", "seeds", "sd", "skewness", "gain", "humps", "rounding"),
     "published": ("value", "borrowed", "tolerance", "harness_shift", "rounding"),
     "not transcribed": (),
 }
@@ -197,7 +170,7 @@ class ExpectedResults(StrictModel):
 
     recipe: str
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    settings_sha256: dict[str, str] = {}
+    settings_sha256: dict[str, str] = Field(default_factory=dict)
     sources: dict[str, Source]
     rows: tuple[ExpectedRow, ...]
     observations: tuple[Observation, ...] = ()
@@ -344,5 +317,9 @@ def _field_problems(row: ExpectedRow, kind: str) -> Iterator[str]:
     for field in sorted(statistics - set(ALLOWED_FIELDS[kind])):
         if getattr(row, field) is not None:
             yield f"has {field}, which a {kind} row cannot have"
+    if row.gain is not None and (row.humps is not None or not row.iteration):
+        yield "a gain over the start is of a later iterate, and has no humps; remove one of them"
+    if row.primary and (row.gain is not None or row.humps is not None):
+        yield "a primary row is judged by its value alone; remove its gain and humps, or make it secondary"
     if kind == "published" and (row.borrowed is None) == (row.tolerance is None):
         yield "a published row must have either borrowed or tolerance"

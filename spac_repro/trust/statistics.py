@@ -50,7 +50,7 @@ class _Spread(NamedTuple):
 
     sd: float  # of one run
     df: int  # degrees of freedom of sd
-    seeds: int  # runs that the row's value is the mean of
+    seeds: int  # runs that the row's value is the mean of; with humps, the fewest that one of them is the mean of
 
 
 def _spread(row: ExpectedRow) -> _Spread | None:
@@ -58,7 +58,8 @@ def _spread(row: ExpectedRow) -> _Spread | None:
     if row.borrowed is not None:
         return _Spread(row.borrowed.sd, row.borrowed.degrees_of_freedom, 1)
     if row.sd is not None and row.seeds is not None:
-        return _Spread(row.sd, row.seeds - 1, row.seeds)
+        fewest = min((hump.runs for hump in row.humps.others), default=row.seeds) if row.humps else row.seeds
+        return _Spread(row.sd, row.seeds - 1, min(row.seeds, fewest))
     return None
 
 

@@ -5,13 +5,15 @@ Each row has tolerances (`statistics.py`) that the mean of the fresh runs, each 
 
 The primary rows decide, those of a method and not those of the start policy alone. The family-wise level `alpha` of the file is
 divided evenly among the primary rows that apply (Bonferroni; Holm's procedure finds a failure in exactly the same cases), and the
-level of a row among its three tests. The other rows are tested at `alpha` each and only reported. A deviation in either direction
-fails, and so does a value that is not finite, in any row. A method is unverified if one of its primary rows was not measured.
+level of a row among its three tests. The other rows are only reported; they are a second family at the same level, divided in the
+same way (docs/decisions/17-secondary-rows.md). A deviation in either direction fails, and so does a value that is not finite, in
+any row. A method is unverified if one of its primary rows was not measured.
 
 What `alpha` promises, and what it does not, is in docs/decisions/14-levels.md.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,16 +33,25 @@ from spac_repro.trust.expected import (
     expected_path,
     load_expected,
 )
+from spac_repro.trust.judged_values import JudgedValues, judged_values
 from spac_repro.trust.run_scores import IncomparableError, RunScores, read_run_scores
 from spac_repro.trust.statistics import limits, smallest_detectable, standard_deviation
 
 
-def verify(expected: ExpectedResults, fresh: FreshValues, *, partial: bool = False, notes: Sequence[str] = ()) -> Verdict:
+def verify(
+    expected: ExpectedResults,
+    fresh: FreshValues,
+    *,
+    starts: FreshValues | None = None,
+    partial: bool = False,
+    notes: Sequence[str] = (),
+) -> Verdict:
     """Compare fresh values with the expected rows.
 
     Args:
         expected: the expected results.
         fresh: for each score, one value a run.
+        starts: for a score of a row with a gain, the same score of each run's own start, in the order of `fresh`.
         partial: `fresh` holds only a part of the scores of its methods, so that missing primary rows are no fault.
         notes: lines to be added to the verdict.
     """
@@ -52,7 +63,7 @@ def verify(expected: ExpectedResults, fresh: FreshValues, *, partial: bool = Fal
             inapplicable.append((row.key, "no fresh value"))
         else:
             comparable.append(row)
-    comparisons = _compare_rows(expected, comparable, fresh)
+    comparisons = _compare_rows(expected, comparable, fresh, starts or {})
     known = {row.key for row in expected.rows}
     without_row = tuple(key for key in fresh if key not in known)
     methods = {key.method for key, values in fresh.items() if values}
@@ -67,39 +78,46 @@ def verify(expected: ExpectedResults, fresh: FreshValues, *, partial: bool = Fal
     )
 
 
-def _compare_rows(expected: ExpectedResults, rows: Sequence[ExpectedRow], fresh: FreshValues) -> list[ScoreComparison]:
-    """Compare each row with its fresh values."""
-    family = sum(row.primary and row.tolerance is None for row in rows)
+def _compare_rows(
+    expected: ExpectedResults, rows: Sequence[ExpectedRow], fresh: FreshValues, starts: FreshValues
+) -> list[ScoreComparison]:
+    """Compare each row with its fresh values; primary and secondary rows are a family each."""
+    families = Counter(row.primary for row in rows if row.tolerance is None)
     start_values = {(row.task, row.metric): row.value for row in expected.rows if row.method == START}
     comparisons = []
     for row in rows:
-        alpha = expected.alpha / family if row.primary and family else expected.alpha
-        comparisons.append(
-            _compare_row(row, fresh[row.key], alpha, expected.source_kind(row), start_values.get((row.task, row.metric)))
-        )
+        alpha = expected.alpha / max(1, families[row.primary])
+        start_value = start_values.get((row.task, row.metric))
+        judged = judged_values(row, fresh[row.key], starts.get(row.key))
+        comparisons.append(_compare_row(row, fresh[row.key], judged, alpha, expected.source_kind(row), start_value))
     return comparisons
 
 
-def _compare_row(row: ExpectedRow, values: Sequence[float], alpha: float, kind: str, start: float | None) -> ScoreComparison:
+def _compare_row(
+    row: ExpectedRow, values: Sequence[float], judged: JudgedValues, alpha: float, kind: str, start: float | None
+) -> ScoreComparison:
     """Compare a row with fresh values at a level; `start` is the start policy's expected value of the score."""
-    expected = row.value
+    expected, centre = row.value, judged.row.value
     assert expected is not None
-    allowed = limits(row, values, alpha)
+    assert centre is not None
+    allowed = limits(judged.row, judged.values, alpha)
     several = None
     if allowed.run is not None:
-        furthest = max(values, key=lambda value: abs(value - expected) if math.isfinite(value) else math.inf)
-        several = SeveralRuns(furthest, allowed.run, standard_deviation(values), allowed.spread)
+        distances = [value - centre for value in judged.values]
+        furthest = max(distances, key=lambda distance: abs(distance) if math.isfinite(distance) else math.inf)
+        spread = standard_deviation(judged.values)
+        several = SeveralRuns(judged.expected + furthest, allowed.run, spread, allowed.spread)
     return ScoreComparison(
         key=row.key,
         primary=row.primary,
         kind=kind,
-        expected=expected,
+        expected=judged.expected,
         fresh=sum(values) / len(values),
         runs=len(values),
         tolerance=allowed.mean,
-        smallest_detectable=smallest_detectable(row, len(values), alpha),
+        smallest_detectable=smallest_detectable(judged.row, len(values), alpha),
         effect=row.effect if row.effect or start is None or row.method == START else abs(expected - start),
-        note=row.note,
+        note="; ".join(filter(None, (row.note, judged.note))),
         several=several,
     )
 
@@ -201,8 +219,8 @@ def _verify_against(runs: Sequence[RunScores], path: Path, *notes: str, partial:
     if reasons := [reason for run in runs if (reason := _other_settings(run, expected))]:
         inapplicable = tuple((row.key, "other settings") for row in expected.rows)
         return Verdict(recipe, "unverified", join_names(reasons), expected.alpha, inapplicable=inapplicable, notes=notes)
-    fresh, left_out = _fresh_values(runs, expected)
-    return verify(expected, fresh, partial=partial, notes=(*notes, *left_out, *_caveats(runs, expected, fresh)))
+    fresh, starts, left_out = _fresh_values(runs, expected)
+    return verify(expected, fresh, starts=starts, partial=partial, notes=(*notes, *left_out, *_caveats(runs, expected, fresh)))
 
 
 def _check_one_recipe(runs: Sequence[RunScores]) -> None:
@@ -227,16 +245,20 @@ def _other_settings(run: RunScores, expected: ExpectedResults) -> str | None:
     return f"{run.name}: no row for the setting {changed}"
 
 
-def _fresh_values(runs: Sequence[RunScores], expected: ExpectedResults) -> tuple[dict[ScoreKey, list[float]], list[str]]:
-    """One value a run for each score, and notes about scores that were left out.
+def _fresh_values(
+    runs: Sequence[RunScores], expected: ExpectedResults
+) -> tuple[dict[ScoreKey, list[float]], dict[ScoreKey, list[float]], list[str]]:
+    """One value a run for each score, that of its own start where the row has a gain, and notes about scores that were left out.
 
     Iteration 0 is the same for all methods of a seed, so it counts once for each seed.
     """
     rows = {row.key: row for row in expected.rows}
     fresh: dict[ScoreKey, list[float]] = {}
+    starts: dict[ScoreKey, list[float]] = {}
     left_out = []
     seen: set[tuple[ScoreKey, int | None]] = set()
     for run in runs:
+        own_start = {(score.task, score.metric): score for score in run.scores.get(0, ())}
         for iteration, score in run.items():
             key = ScoreKey(START if iteration == 0 else run.method, score.task, score.metric, iteration)
             if (key, run.seed) in seen:
@@ -251,10 +273,13 @@ def _fresh_values(runs: Sequence[RunScores], expected: ExpectedResults) -> tuple
                     continue
             if row is None or row.n is None or score.n == row.n:
                 values.append(score.value)
+                if row is not None and row.gain is not None and (start := own_start.get((score.task, score.metric))):
+                    starts.setdefault(key, []).append(start.value)
             else:
                 asked = f"{score.n}" if score.n else "an unknown number of"  # 0: the file does not say how many
                 left_out.append(f"{run.name}: {key} on {asked} questions is not compared with the row on {row.n}")
-    return fresh, left_out
+    known = {key: values for key, values in starts.items() if len(values) == len(fresh[key])}
+    return fresh, known, left_out
 
 
 def _other_protocol(run: RunScores, score: Score, row: ExpectedRow, expected: ExpectedResults) -> str:

@@ -12,6 +12,7 @@ from spac_repro.runs import environment, files, numerics
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA
 from spac_repro.trust.expected import expected_path, load_expected
+from spac_repro.trust.expected_parts import Hump, Humps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import expected
 import invented_records
 import records
+import result_tables
 
 
 def test_what_is_written_is_read_with_every_digit(tmp_path: Path) -> None:
@@ -54,6 +56,40 @@ def test_expected_results_are_means_and_spreads_of_the_records() -> None:
     assert rows["start", "gold", "reward", 0].seeds == 10
     assert not rows["spac", "average", "mean", 2].primary
     assert len(found.rows) == 5 * (1 + 2 * 3)
+    gains = [made.value("dpo", s, "1", "average", "mean") - made.value("dpo", s, "0", "average", "mean") for s in range(1, 11)]
+    gain = rows["dpo", "average", "mean", 1].gain
+    assert gain is not None  # the invented scores vary over seeds as their starts do
+    assert expected.gain_over([0.1, 0.2, 0.3], [0.5, 0.1, 0.3]) is None
+    assert (gain.value, gain.sd) == pytest.approx((statistics.fmean(gains), statistics.stdev(gains)))
+    assert rows["dpo", "gold", "reward", 1].gain is None
+    assert rows["start", "average", "mean", 0].gain is None
+
+
+def test_humps_that_were_written_by_hand_stay_and_later_iterates_are_judged_by_their_gains() -> None:
+    made = invented_records.invented()
+    first = next(row for row in expected.expected(made).rows if row.task == "average" and row.method == "start")
+    humps = Humps(others=(Hump(value=0.7, runs=1),), argument="seed 0")
+    kept = expected.humps_of(expected.expected(made, {first.key: humps}))
+    assert kept == {first.key: humps}
+    assert all(row.gain for row in expected.expected(made, kept).rows if row.task == "average" and row.iteration)
+    assert expected.gain_over([0.1, 0.2, 0.3], [0.5, 0.1, 0.3], always=True) is not None
+
+
+def test_records_without_a_gold_reward_serve_as_well(tmp_path: Path) -> None:
+    """Such as those of SmolLM2: the margin on held-out preferences decides, and methods have five or three seeds."""
+    made = invented_records.invented()
+    fewer = {"spac": 5, "dpo": 5, "sft": 3}
+    rows = tuple(row for row in made.rows if not row.group and row.task == "heldout" and row.seed <= fewer[row.method])
+    own = records.Records("own", {**made.about, "recipe": "smollm2-135m"}, rows)
+    found = expected.expected(own)
+    assert {(row.method, row.metric, row.seeds) for row in found.rows if row.primary} == {
+        (method, "margin", seeds) for method, seeds in fewer.items()
+    }
+    file = str(records.write(own, tmp_path))
+    assert [line[0] for line in result_tables.rivals(file, {"score": "heldout/margin"})] == ["method", "dpo", "sft", "dpo", "sft"]
+    assert [line[1] for line in result_tables.means(file, {"scores": "heldout/margin"})][1:] == ["0", *("1", "2") * 3]
+    assert len(result_tables.returned(file, {"score": "heldout/margin"})) == 1 + 3 * len(result_tables.RETURNED)
+    assert [line[-1] for line in result_tables.tuning(file, {"score": "heldout/margin"})] == ["chosen", "✓", "✓", "✓"]
 
 
 def test_methods_with_equally_many_but_other_seeds_are_refused() -> None:
@@ -65,12 +101,19 @@ def test_methods_with_equally_many_but_other_seeds_are_refused() -> None:
 
 @pytest.mark.parametrize("name", [file.stem for file in records.FOLDER.glob("*-seeds.csv")])
 def test_the_expected_results_of_the_package_are_those_of_the_records(name: str) -> None:
-    found = expected.expected(records.read(name))
-    there = {row.key: row for row in load_expected(expected_path(found.recipe)).rows}
+    made = records.read(name)
+    package = load_expected(expected_path(made.about["recipe"]))
+    found, there = expected.expected(made, expected.humps_of(package)), {row.key: row for row in package.rows}
     assert there.keys() == {row.key for row in found.rows}
     for row in found.rows:
         kept = there[row.key]
-        assert (kept.value, kept.sd, kept.seeds, kept.primary) == (row.value, row.sd, row.seeds, row.primary), row.key
+        assert (kept.value, kept.sd, kept.seeds, kept.primary, kept.gain) == (
+            row.value,
+            row.sd,
+            row.seeds,
+            row.primary,
+            row.gain,
+        ), row.key
 
 
 def run(folder: Path, *, segments: tuple[dict[str, Any], ...] = (), recipe: str = "tiny", **changes: Any) -> RunFolder:

@@ -213,3 +213,28 @@ def test_zephyr_file_can_be_filled_in(tmp_path):
     expected = load_expected(path)
     fresh = {row.key: [row.value] for row in expected.rows if row.method == "spac"}
     assert verify(expected, fresh).status == "verified"
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "problem"),
+    [
+        ("start average", {"gain": {"value": 0.1, "sd": 0.1}}, "is of a later iterate"),
+        ("spac average", {"gain": {"value": 0.1, "sd": -0.1}}, "sd"),
+        ("spac gold", {"gain": {"value": 0.1, "sd": 0.1}}, "a primary row is judged by its value alone"),
+        ("start average", {"humps": {"others": [], "argument": "a"}}, "others"),
+        ("start average", {"humps": {"others": [{"value": 0.7, "runs": 0}], "argument": "a"}}, "runs"),
+        ("start average", {"humps": {"others": [{"value": 0.7, "runs": 1}]}}, "argument"),
+    ],
+)
+def test_gains_and_humps_are_of_secondary_rows_and_complete(tmp_path, place, changes, problem):
+    content = yaml.safe_load(expected_path("tiny").read_text())
+    method, task = place.split()
+    rows = [
+        row for row in content["rows"] if row["method"] == method and row["task"] == task and row["metric"] in ("mean", "reward")
+    ]
+    rows[-1].update(changes)
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError) as refused:
+        load_expected(path)
+    assert problem in str(refused.value)

@@ -12,6 +12,7 @@ from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.results import Score
 from spac_repro.runs.verdict import ScoreKey
 from spac_repro.trust.expected import START, ArguedValue, ExpectedResults, ExpectedRow, Measured, NotTranscribed, Published
+from spac_repro.trust.expected_parts import Gain, Hump, Humps
 from spac_repro.trust.run_scores import IncomparableError, RunScores
 from spac_repro.trust.statistics import limits, tolerance
 from spac_repro.trust.verification import verify, verify_and_record, verify_runs, verify_scores
@@ -460,3 +461,67 @@ def test_a_row_under_another_protocol_is_said_and_a_measured_one_judges_nothing(
     same = verify_scores(replace(run, protocol="current"), file)
     assert same.status == "verified"
     assert not any("protocol" in note for note in same.notes)
+
+
+# Gains and humps of secondary rows
+
+
+def hump_row(**options):
+    humps = Humps(others=(Hump(value=0.72, runs=1),), argument="seed 0")
+    return row(
+        value=0.44, sd=0.05, method=START, iteration=0, task="mini_mmlu", metric="acc", primary=False, humps=humps, **options
+    )
+
+
+def test_a_run_is_judged_by_the_nearest_hump():
+    known = hump_row()
+    plain = known.model_copy(update={"humps": None})
+    primary = row(value=0.44, sd=0.001, method=START, iteration=0, task="other")
+    for value, agrees, expected_value in (
+        (0.44, True, 0.44),
+        (0.72, True, 0.72),
+        (0.70, True, 0.72),
+        (1.1, False, 0.72),
+        (0.1, False, 0.44),
+    ):
+        compared = verify(expected(known, primary), {known.key: [value], primary.key: [0.44]}).comparisons[0]
+        assert (compared.agrees, compared.expected) == (agrees, expected_value), value
+        assert compared.difference == pytest.approx(value - expected_value)
+    assert not verify(expected(plain), {plain.key: [0.72]}).comparisons[0].agrees
+    several = verify(expected(known), {known.key: [0.44, 0.45, 0.72]}).comparisons[0]
+    assert several.agrees
+    assert several.expected == pytest.approx((0.44 + 0.44 + 0.72) / 3)
+    assert several.several.spread < 0.02
+    one_run, ten_runs = (verify(expected(known), {known.key: [value]}).comparisons[0].tolerance for value in (0.72, 0.44))
+    assert one_run / ten_runs == pytest.approx(math.sqrt(2 / 1.1))  # that hump is known from one run
+
+
+def test_a_later_iterate_is_judged_by_its_gain_over_its_own_start(tmp_path):
+    gained = row(value=0.43, sd=0.06, primary=False, gain=Gain(value=-0.01, sd=0.01), task="mini_mmlu", metric="acc")
+    rows = (gained, row(value=0.8, sd=0.1))
+    by_gain = verify(expected(*rows), {gained.key: [0.71], GOLD: [0.8]}, starts={gained.key: [0.72]}).comparisons[0]
+    assert by_gain.agrees
+    assert by_gain.expected == pytest.approx(0.71)
+    assert "from its own start, 0.7200" in by_gain.note
+    lost = verify(expected(*rows), {gained.key: [0.43], GOLD: [0.8]}, starts={gained.key: [0.72]}).comparisons[0]
+    assert not lost.agrees  # by its value alone it would
+    assert verify(expected(*rows), {gained.key: [0.43], GOLD: [0.8]}).comparisons[0].agrees
+
+    path = tmp_path / "expected.yaml"
+    gain_of_run = row(value=0.5, sd=0.01, n=100, version="1", primary=False, gain=Gain(value=0.2, sd=0.01))
+    path.write_text(expected(gain_of_run, settings_sha256={"spac": "d" * 64}).as_yaml())
+    runs = [
+        write_run(tmp_path / str(seed), seed=seed, value=value, start=start)
+        for seed, value, start in ((0, 0.8, 0.6), (11, 0.3, 0.1))
+    ]
+    (compared,) = verify_runs(runs, path).comparisons
+    assert compared.agrees
+    assert compared.expected == pytest.approx(0.35 + 0.2)
+
+
+def test_secondary_rows_share_the_level():
+    rows = [row(task=f"task{i}", primary=False) for i in range(5)]
+    verdict = verify(expected(row(), *rows), {each.key: [0.8] for each in (row(), *rows)})
+    assert [c.tolerance for c in verdict.comparisons] == pytest.approx(
+        [tolerance(row(), [0.8], level) for level in (0.01, *[0.002] * 5)]
+    )
