@@ -95,6 +95,11 @@ class Method:
     per_token: bool = False  # the loss takes means over a response's tokens, the stop token included, instead of sums
 
     @property
+    def described(self) -> str:
+        """The summary with the citation."""
+        return f"{self.summary} ({self.citation})"
+
+    @property
     def uses_self_play(self) -> bool:
         """Whether the run samples responses from the current policy."""
         return "selfplay" in self.responses

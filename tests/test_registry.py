@@ -22,3 +22,10 @@ def test_what_there_is_is_found():
         assert callable(method.load_loss())
     for name in engines.names():
         assert callable(import_object(engines.get(name).implementation))
+
+
+def test_every_method_names_its_source_on_one_line():
+    for method in methods.all_methods():
+        assert method.described == f"{method.summary} ({method.citation})"
+        assert "\n" not in method.described
+        assert method.name == "sft" or "arXiv " in method.citation

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from spac_repro import methods
 from spac_repro.publish.audit_section import card_section
 from spac_repro.recipe import Run
 from spac_repro.runs.audit import Audit
@@ -45,6 +46,7 @@ def model_card(
         f"---\n{_metadata(run, licence, results, is_adapter=settings.adapter is not None and iteration > 0)}\n---",
         f"# {run.recipe.name}, {run.method}, seed {run.seed}: iterate {iteration}",
         f"This is {what}, trained by spac-repro from {origin}.\n"
+        f"`{run.method}`: {methods.get(run.method).described}.\n"
         "`manifest.json` in its run folder records the settings, the data and the environment.\n"
         f"`{FINGERPRINT}` holds the SHA-256 of the weights by tensor.",
     ]

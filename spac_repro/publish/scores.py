@@ -19,7 +19,7 @@ def score_tables(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
             "seeds": [str(view.manifest.seed) for view in group.runs],
             "iterations": iterations,
             "rows": [_row(group, iterations, task, metric) for task, metric in score_names(group)],
-            "kind": methods.get(method).summary if method in methods.names() else "",
+            "kind": methods.get(method).described if method in methods.names() else "",
         }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import cut_down
 import pytest
 
-from spac_repro import suites
+from spac_repro import methods, suites
 from spac_repro.errors import UserError
 from spac_repro.evaluation import model_folder
 from spac_repro.progress import NoProgress
@@ -74,7 +74,7 @@ def test_an_earlier_iterate_is_not_evaluated_for_the_last(uninterrupted: Path, t
 
 
 @pytest.mark.check
-@pytest.mark.parametrize("method", ["dpo", "ipo", "spin", "sft"])
+@pytest.mark.parametrize("method", [name for name in methods.names() if name != "spac"])
 def test_every_method_trains_the_same_number_of_steps(uninterrupted: Path, tmp_path: Path, method: str) -> None:
     out = tmp_path / method
     cut_down.trained(out, "--method", method)
