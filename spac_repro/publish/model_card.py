@@ -46,7 +46,7 @@ def model_card(
         f"---\n{_metadata(run, licence, results, is_adapter=settings.adapter is not None and iteration > 0)}\n---",
         f"# {run.recipe.name}, {run.method}, seed {run.seed}: iterate {iteration}",
         f"This is {what}, trained by spac-repro from {origin}.\n"
-        f"`{run.method}`: {methods.get(run.method).described}.\n"
+        f"`{run.method}` – {methods.get(run.method).described}.\n"
         "`manifest.json` in its run folder records the settings, the data and the environment.\n"
         f"`{FINGERPRINT}` holds the SHA-256 of the weights by tensor.",
     ]
