@@ -30,6 +30,7 @@ class LossConfig:
         reward_bound: R_max, for χPO; None leaves its margins unclipped.
         sft_weight: η, for RPO.
         reference_policy: The policy that the log-ratios ρ are relative to.
+        over_beta: Whether the loss is divided by β. Then Adam's ε, which a small gradient does not exceed, weighs alike for all β.
         selfplay: "sampled" draws one y′ a pair; "exact" takes the expectation over π_{t−1}.
     """
 
@@ -41,6 +42,7 @@ class LossConfig:
     reward_bound: float | None = None
     sft_weight: float = 0.1
     reference_policy: Literal["previous", "start"] = "previous"
+    over_beta: bool = False
     selfplay: Literal["sampled", "exact"] = "sampled"
 
 
@@ -85,10 +87,11 @@ def train_softmax_policies(
         previous = torch.log_softmax(logits.detach(), dim=-1)
         reference = previous if config.reference_policy == "previous" else start
         loss = loss_function(config, data, previous, seeds, iteration)
+        scale = config.beta if config.over_beta else 1.0
         optimizer = torch.optim.Adam([logits], lr=learning_rate)
         for _ in range(steps):
             optimizer.zero_grad()
-            loss(torch.log_softmax(logits, dim=-1) - reference).mean(dim=1).sum().backward()  # type: ignore[no-untyped-call]
+            (loss(torch.log_softmax(logits, dim=-1) - reference).mean(dim=1).sum() / scale).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         values.append(instance.value(torch.softmax(logits.detach(), dim=-1).numpy()))
     return np.stack(values)

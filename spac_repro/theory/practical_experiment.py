@@ -30,17 +30,16 @@ METHODS = {
 
 def _grids(instance: Instance) -> dict[str, dict[Any, LossConfig]]:
     """Return each method's settings: β, or η and β for RPO. All rivals' reference policy is π_0."""
-    chipo = LossConfig("chipo", reward_bound=instance.bound, reference_policy="start")
+    spac = LossConfig("spac", over_beta=True)
+    dpo = LossConfig("dpo", reference_policy="start", over_beta=True)
+    chipo, rpo = replace(dpo, loss="chipo", reward_bound=instance.bound), replace(dpo, loss="rpo")
+    betas = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     return {
-        "SPAC": {beta: LossConfig("spac", beta) for beta in (0.03, 0.1, 0.3, 1.0, 3.0)},
-        "DPO": {
-            beta: LossConfig("dpo", beta, reference_policy="start") for beta in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-        },
-        "χPO": {beta: replace(chipo, beta=beta) for beta in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)},
+        "SPAC": {beta: replace(spac, beta=beta) for beta in betas[:-1]},
+        "DPO": {beta: replace(dpo, beta=beta) for beta in betas},
+        "χPO": {beta: replace(chipo, beta=beta) for beta in betas[1:]},
         "RPO": {
-            (eta, beta): LossConfig("rpo", beta, sft_weight=eta, reference_policy="start")
-            for eta in (0.003, 0.03, 0.3)
-            for beta in (0.003, 0.03, 0.3, 3.0)
+            (eta, beta): replace(rpo, beta=beta, sft_weight=eta) for eta in (0.003, 0.03, 0.3) for beta in (0.003, 0.03, 0.3, 3.0)
         },
     }
 
