@@ -1,7 +1,7 @@
 """Tune and measure every method on `tiny`, once and by the same rules; repeat the command to go on after an interruption.
 
     python experiments/tiny_campaign.py --dry-run
-    python experiments/tiny_campaign.py [--out runs/tiny-campaign] [--only STAGE] [--processes 2]
+    python experiments/tiny_campaign.py [--out runs/tiny-campaign] [--only STAGE] [--processes 2] [--set KEY=VALUE]
 
 `tiny_rules.py` has the rules. The stages, each of which skips what is finished:
 
@@ -15,9 +15,10 @@
 * fresh: SPAC with ten seeds that are in no expected result, for false alarms.
 * records: experiments/records/tiny-*.csv, from which tables, figures and expected results are made.
 
-Then: experiments/expected.py and experiments/result_tables.py; the settings that were chosen into the recipe; and last
-experiments/false_alarms.py and `make test-teeth`, which read the new expected results. All runs must be of one environment: do not
-change the checkout between the stages.
+All of these must be of one environment: do not change the checkout between them. Then write the chosen settings into the recipe,
+run experiments/expected.py and experiments/result_tables.py, and commit. Last comes a stage that reads the new expected results:
+
+* verification (`--only verification`): false alarms of the fresh seeds, and the wrong runs of tests/teeth.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,10 @@ from tiny_rules import Point
 from spac_repro import methods, recipes
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
+from spac_repro.trust.expected import expected_path, load_expected
 
 STAGES = ("tuning", "seeds", "compute", "rereferenced", "ratio", "critic", "returned", "fresh", "records")
+LAST_STAGE = "verification"
 REREFERENCED = ("dpo", "ipo")
 ABLATED = {"learning_rate": 1e-4, "beta": 0.3, "preference_weight": 3.0}  # SPAC's settings in the published ablation
 CRITICS = [(loss, baseline) for loss in ("smoothed", "linear") for baseline in ("both", "chosen", "rejected", "none")]
@@ -63,8 +67,8 @@ class Job:
 class Campaign:
     """The runs below a folder, and what is known from those that are finished."""
 
-    def __init__(self, out: Path, processes: int) -> None:
-        self.out, self.processes = out, processes
+    def __init__(self, out: Path, processes: int, settings: Sequence[str] = ()) -> None:
+        self.out, self.processes, self.settings = out, processes, settings  # the settings are changed in every run
 
     # Running
 
@@ -97,11 +101,11 @@ class Campaign:
 
     def _run(self, job: Job, *more: str) -> str:
         """Run `train`; return its error where the training was not finite, and end the campaign with any other."""
-        sets = [word for key, value in job.settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+        own = [f"{key}={json.dumps(value)}" for key, value in job.settings.items()]
+        sets = [word for setting in (*self.settings, *own) for word in ("--set", setting)]
         words = ["train", "--recipe", "tiny", "--method", job.method, "--seed", str(job.seed), "--out", str(self.out / job.folder)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "spac_repro", *words, *sets, *more]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True)
         if done.returncode in (0, 1):  # 1: trained, and the numbers are not those of the expected results, which are older
             return ""
         if done.returncode == 2 and "not finite" in done.stderr:
@@ -158,9 +162,15 @@ class Campaign:
         return {method: statistics.fmean(map(self.reward, of_method)) for method, of_method in jobs.items()}
 
 
+def environment() -> dict[str, str]:
+    """The environment of a run: this checkout, one thread."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
 # Which runs
 
 
+@cache
 def recipe_beta(method: str) -> float | None:
     """β of a method in the recipe; None for a method without it."""
     return getattr(recipes.load("tiny", method=method).method_settings, "beta", None)
@@ -229,8 +239,30 @@ def run_stage(campaign: Campaign, stage: str) -> None:
             list(pool.map(lambda folder: records.returned(folder, campaign.out / "returned"), records.plain_runs(campaign.out)))
     elif stage == "records":
         records.write_campaign(campaign.out, "tiny")
+    elif stage == LAST_STAGE:
+        verification(campaign)
     else:
         campaign.train(jobs_of(campaign, stage))
+
+
+def verification(campaign: Campaign) -> None:
+    """Hold the fresh seeds and the wrong runs against the new expected results.
+
+    Raises:
+        SystemExit: recipe or expected results have not the settings of the campaign's runs, or a command failed.
+    """
+    digest = RunFolder.open(campaign.out / "fresh" / "spac" / f"seed-{rules.FRESH_SEEDS[0]}").manifest.settings_sha256
+    known = {
+        "the recipe": recipes.load("tiny", method="spac").settings_sha256,
+        "expected_results/tiny.yaml": load_expected(expected_path("tiny")).settings_sha256.get("spac"),
+    }
+    if others := [name for name, found in known.items() if found != digest]:
+        raise SystemExit(f"{' and '.join(others)}: not of the settings that SPAC's runs have; write and commit them first")
+    teeth = [sys.executable, "-m", "pytest", "-q", "-m", "teeth", str(ROOT / "tests" / "teeth")]
+    for command in ([sys.executable, str(ROOT / "experiments" / "false_alarms.py"), str(campaign.out / "fresh")], teeth):
+        done = subprocess.run(command, env={**environment(), "SPAC_REPRO_TEETH": str(campaign.out / "teeth")}, cwd=ROOT)
+        if done.returncode:
+            raise SystemExit(f"exit status {done.returncode}; repeat the command to go on")
 
 
 def jobs_of(campaign: Campaign, stage: str) -> list[Job]:
@@ -291,14 +323,15 @@ def main() -> None:
     """Carry out the stages in their order, or one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny-campaign"))
-    parser.add_argument("--only", choices=STAGES, help="Carry out this stage alone.")
+    parser.add_argument("--only", choices=(*STAGES, LAST_STAGE), help="Carry out this stage alone.")
     parser.add_argument("--processes", type=int, default=2, help="Number of simultaneous runs, one thread each.")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="Change a setting in every run.")
     parser.add_argument("--dry-run", action="store_true", help="Print runs and minutes of each stage, and train nothing.")
     arguments = parser.parse_args()
     if arguments.dry_run:
         show_budget(arguments.processes)
         return
-    campaign = Campaign(arguments.out.resolve(), arguments.processes)
+    campaign = Campaign(arguments.out.resolve(), arguments.processes, arguments.set)
     for stage in [arguments.only] if arguments.only else STAGES:
         print(f"{stage} …", flush=True)
         run_stage(campaign, stage)

@@ -80,18 +80,14 @@ def test_the_best_rivals_compute_as_many_responses_and_dpo_and_ipo_get_a_beta_of
     assert len({job.settings["methods.dpo.beta"] for job in again if job.method == "dpo"}) >= 3
 
 
-def test_every_run_of_a_seed_shares_its_start_and_its_settings_are_the_recipes_own_names(campaign: Invented) -> None:
-    for job in campaign.trained:
-        assert job.start.endswith(f"seed-{job.seed}")
-        recipes.load("tiny", method=job.method, overrides=[f"{key}={value}" for key, value in job.settings.items()])
-    seeds = [job for job in campaign.trained if job.folder.startswith(("seeds/", "fresh/"))]
-    starts = {recipes_start(job) for job in seeds}
+def test_runs_of_a_seed_share_their_start_and_their_settings_are_the_recipes_own(campaign: Invented) -> None:
+    assert all(job.start.endswith(f"seed-{job.seed}") for job in campaign.trained)
+    several = {tuple(sorted(job.settings.items())): job for job in campaign.trained if job.folder.startswith(("seeds/", "fresh/"))}
+    starts = set()
+    for settings, job in several.items():
+        loaded = recipes.load("tiny", method=job.method, overrides=[f"{key}={value}" for key, value in settings])
+        starts.add(repr(loaded.start_settings()))
     assert len(starts) == 1
-
-
-def recipes_start(job: Job) -> str:
-    loaded = recipes.load("tiny", method=job.method, overrides=[f"{key}={value}" for key, value in job.settings.items()])
-    return repr(loaded.start_settings())
 
 
 def test_the_ratio_of_the_two_weights_and_the_critic(campaign: Invented) -> None:
