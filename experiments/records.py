@@ -99,11 +99,25 @@ class Records:
 
 
 def read(name: str) -> Records:
-    """Read records by their name in experiments/records/, or a file.
+    """Read records by their name in experiments/records/, or a file; several names are joined by "+".
 
     Raises:
-        UserError: a file is missing or no such table.
+        UserError: a file is missing or no such table, or two are not of one recipe and commit.
     """
+    found = [_read(each) for each in name.split("+")]
+    first = found[0]
+    for other in found[1:]:
+        if any(first.about[key] != other.about[key] for key in ("recipe", "commit")):
+            raise UserError(f"{name}: {other.name} is of another recipe or commit than {first.name}; make both from one campaign")
+    about = {**first.about, **{key: _joined(found, key) for key in ("settings_sha256", "scores")}}
+    return Records(name if len(found) > 1 else first.name, about, tuple(row for each in found for row in each.rows))
+
+
+def _joined(found: Sequence[Records], key: str) -> dict[str, Any]:
+    return {name: value for each in found for name, value in each.about[key].items()}
+
+
+def _read(name: str) -> Records:
     file = Path(name) if name.endswith(".csv") else FOLDER / f"{name}.csv"
     about = files.read_json(file.with_suffix(".json"))
     try:
@@ -115,8 +129,9 @@ def read(name: str) -> Records:
     return Records(file.stem, about, tuple(rows))
 
 
-def write(records: Records, folder: Path = FOLDER) -> Path:
+def write(records: Records, folder: Path | None = None) -> Path:
     """Write the two files of some records; return the table's."""
+    folder = folder or FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     lines = [COLUMNS, *((*row[:-1], repr(row.value)) for row in records.rows)]
     text = "".join(",".join(map(str, line)) + "\n" for line in lines)  # no field holds a comma or a quote: `_plain`
@@ -235,12 +250,17 @@ def _returned_rows(file: Path, method: str, seed: int) -> Iterable[Row]:
 
 
 def write_campaign(out: Path, name: str) -> None:
-    """Write the records of each stage of a campaign: NAME-seeds, NAME-tuning, NAME-fresh."""
+    """Write the records of a campaign: NAME-tuning, NAME-fresh, NAME-seeds of the methods, and NAME-variants of the rest."""
     returned_folder = out / "returned" if (out / "returned").is_dir() else None
     for stage in ("tuning", "seeds", "fresh"):
         if (out / stage).is_dir():
             command = f"python experiments/{name}_campaign.py"
-            print(write(of_runs(f"{name}-{stage}", out / stage, command, returned_folder if stage == "seeds" else None)))
+            made = of_runs(f"{name}-{stage}", out / stage, command, returned_folder if stage == "seeds" else None)
+            variants = tuple(row for row in made.rows if row.group)
+            if stage == "seeds" and variants:
+                print(write(Records(f"{name}-variants", made.about, variants)))
+                made = Records(made.name, made.about, tuple(row for row in made.rows if not row.group))
+            print(write(made))
 
 
 def main() -> None:

@@ -34,6 +34,20 @@ def test_what_is_written_is_read_with_every_digit(tmp_path: Path) -> None:
         again.value("spac", 99, "2", "gold", "reward")
 
 
+def test_a_campaigns_variants_are_apart_and_can_be_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = invented_records.invented()
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    monkeypatch.setattr(records, "of_runs", lambda name, *_: records.Records(name, made.about, made.rows))
+    (tmp_path / "out" / "seeds").mkdir(parents=True)
+    records.write_campaign(tmp_path / "out", "tiny")
+    assert {row.group for row in records.read("tiny-seeds").rows} == {""}
+    joined = records.read("tiny-seeds+tiny-variants")
+    assert (joined.groups(), sorted(joined.rows)) == (made.groups(), sorted(made.rows))
+    records.write(records.Records("other", {**made.about, "commit": "0" * 40}, made.rows), tmp_path)
+    with pytest.raises(UserError, match="other is of another recipe or commit than tiny-seeds"):
+        records.read("tiny-seeds+other")
+
+
 @pytest.mark.parametrize(("before", "after"), [("value", "number"), ("0.", "zero."), (",1,", ",one,")])
 def test_a_damaged_table_is_refused(tmp_path: Path, before: str, after: str) -> None:
     file = records.write(invented_records.invented(), tmp_path)
