@@ -25,8 +25,8 @@ import workload
 
 RECIPE = "smollm2-135m"
 SETTINGS = (
-    "training.iterations=1", "data.heldout_prompts=8",
-    "evaluation.tasks=[winogrande, hellaswag]", "evaluation.limit=12",
+    "training.iterations=1", "data.heldout_prompts=4",
+    "evaluation.tasks=[winogrande, hellaswag]", "evaluation.limit=8",
 )  # fmt: skip
 TARGETS = "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"
 ADAPTER = ("policy.adapter.rank=16", "policy.adapter.alpha=16", f"policy.adapter.targets={TARGETS}", "methods.*.learning_rate=2e-5")
@@ -149,8 +149,8 @@ def main() -> None:
     parser.add_argument("--preferences", required=True)
     parser.add_argument("--questions", help="also train one iteration of both, and compare scores on these questions")
     parser.add_argument("--out", default="runs/bench-adapter")
-    parser.add_argument("--pairs", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=4, help="pairs a step")
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=2, help="pairs a step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], help="a setting of the recipe, for both kinds")
