@@ -27,7 +27,7 @@ PASSED_VARIABLES = (
     *TIMEOUT_VARIABLES.values(),
 )
 # And NCCL's, but for those that name a network, which is not there.
-PASSED_PATTERN = re.compile(r"NCCL_(?!SOCKET_|IB_|NET|COMM_ID)\w+")
+PASSED_PATTERN = re.compile(r"NCCL_(?!SOCKET_|IB_(?!DISABLE)|NET|COMM_ID)\w+")
 
 
 @dataclass(frozen=True)
