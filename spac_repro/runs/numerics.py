@@ -138,7 +138,7 @@ def _gpu_kernels() -> dict[str, Any]:
 def driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     """The version of NVIDIA's driver; None where the kernel does not say."""
     try:
-        found = re.search(r"Kernel Module\D*?(\d+(?:\.\d+)+)", file.read_text(encoding="utf-8", errors="replace"))
+        found = re.search(r"Kernel Module\b.*?\s(\d+(?:\.\d+)+)\s", file.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return None
     return found[1] if found else None

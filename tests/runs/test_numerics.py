@@ -159,3 +159,18 @@ def test_no_place_of_this_machine_is_in_the_environment():
     text = json.dumps(environment.describe())
     assert str(Path.cwd()) not in text
     assert sys.prefix not in text
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("NVIDIA UNIX x86_64 Kernel Module  570.86.15  Fri Jan 24 04:53:55 UTC 2025", "570.86.15"),
+        ("NVIDIA UNIX Open Kernel Module for x86_64  565.57.01  Release Build  (dvs-builder@U16-A24-9-2)", "565.57.01"),
+        ("NVIDIA UNIX Open Kernel Module for aarch64  555.58  Release Build", "555.58"),
+        ("something else", None),
+    ],
+)
+def test_the_driver_of_both_kernel_modules(line, version, tmp_path):
+    """NVIDIA's own and its open one, the usual one of newer drivers, write it differently."""
+    (tmp_path / "version").write_text(f"NVRM version: {line}\nGCC version:  gcc version 13.3.0\n")
+    assert numerics.driver(tmp_path / "version") == version
