@@ -1,9 +1,9 @@
 """How well few layers foretell 30: `python bench/rehearsal.py --preferences FILE --keep rounds.json`.
 
-A round is a visit of 2, 4, 8, 16 and all 30 layers of SmolLM2's widths, in an order that turns with every round. A call adds rounds
-to the file for so many minutes (`--minutes`), so that a busy machine is held for minutes only, and prints what all rounds say: the
-median of the whole model as measured, what 2 and 4 layers extrapolate to, and 8 and 16 (a rehearsal's own choice for these widths),
-and the interval of that (`rehearsal/extrapolation.py`).
+A round is a visit of 2, 4, 8, 16 (or some of them, `--depths`) and all 30 layers of SmolLM2's widths, in an order that turns with
+every round. A call adds rounds to the file for so many minutes (`--minutes`), so that a busy machine is held for minutes only, and
+prints what all rounds say: the median of the whole model as measured, what 2 and 4 layers extrapolate to, and 8 and 16 (a
+rehearsal's own choice for these widths), and the interval of that (`rehearsal/extrapolation.py`).
 """
 
 import argparse
@@ -36,19 +36,20 @@ def planned(preferences: str) -> plan.Plan:
     return plan.make(run, sources.read(run, preferences=preferences, questions=None), DEPTHS, found, None, ())
 
 
-def measure_round(of: plan.Plan, number: int) -> list[Visit]:
+def measure_round(of: plan.Plan, number: int, depths: tuple[int, ...]) -> list[Visit]:
     """Measure every depth once."""
-    turn = number % len(DEPTHS)
+    turn = number % len(depths)
     with tempfile.TemporaryDirectory() as place:
         return [
             Visit(round=number, layers=layers, size=1.0, stages=measure_visit(of, layers, 1.0, Path(place)))
-            for layers in (*DEPTHS[turn:], *DEPTHS[:turn])
+            for layers in (*depths[turn:], *depths[:turn])
         ]
 
 
 def rehearsal(visits: list[Visit], depths: tuple[int, int]) -> Rehearsal:
     """The rehearsal of two depths in these visits."""
-    of_depths = [visit for visit in visits if visit.layers in depths]
+    rounds = sorted({visit.round for visit in visits})
+    of_depths = [visit.model_copy(update={"round": rounds.index(visit.round)}) for visit in visits if visit.layers in depths]
     halves = [visit.model_copy(update={"size": 0.5}) for visit in of_depths]
     machine = {"name": "", "processes_here": 1, "host": 1, "device": None, "disk": 1, "flops": 1.0}
     return Rehearsal.model_validate(
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, required=True, help="the file of the rounds")
     parser.add_argument("--minutes", type=float, default=3.5, help="begin no round that would end later; 0: print only")
     parser.add_argument("--rounds", type=int, default=5, help="in all")
+    parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS[:-1], help="besides all layers")
     options = parser.parse_args()
     kept = json.loads(options.keep.read_text()) if options.keep.exists() else []
     visits = [Visit.model_validate(visit) for visit in kept]
@@ -75,13 +77,19 @@ def main() -> None:
     if options.minutes:
         of = planned(options.preferences)
         measure_warm_up(of)
-    while len(visits) // len(DEPTHS) < options.rounds and 2 * time.monotonic() - last - begun < 60 * options.minutes:
+    done = len({visit.round for visit in visits})
+    for number in range(done, options.rounds):
+        if 2 * time.monotonic() - last - begun > 60 * options.minutes:
+            break
         last = time.monotonic()
-        visits += measure_round(of, len(visits) // len(DEPTHS))
+        visits += measure_round(of, number, (*options.depths, WHOLE))
         options.keep.write_text(json.dumps([visit.model_dump(mode="json") for visit in visits]))
         print(f"a round took {time.monotonic() - last:.0f} s")
     for depths in PAIRS_OF_DEPTHS:
-        show(visits, depths)
+        rounds = {visit.round for visit in visits if visit.layers == depths[0]}
+        if rounds:
+            print(f"{len(rounds)} rounds")
+            show([visit for visit in visits if visit.round in rounds], depths)
 
 
 def measure_warm_up(of: plan.Plan) -> None:
