@@ -4,7 +4,8 @@
 
 The model is that of recipe smollm2-135m, SmolLM2-135M. Both sides get the prompts of the same task files. MMLU has the first
 questions of one subject, as in a whole evaluation, where a subject has 123 on average; the other tasks have their first ones. A row
-also says how far the log-probabilities of any choice lie apart, and how many generated texts are equal.
+also says how far the log-probabilities of any choice lie apart, and how many generated texts are equal. Both sides answer one
+question before a clock runs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import workload
 
 LIMITS = {"arc_challenge": 4, "hellaswag": 6, "truthfulqa_mc2": 12, "mmlu": 48, "winogrande": 24, "gsm8k": 8}
 SUBJECT = "anatomy"
+WARM_UP = "winogrande"  # one question of it
 
 
 def questions(folder: Path, task: str, limit: int) -> dict[Any, Any]:
@@ -112,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, tokenizer = policy.load(given.model) if given.model else policy.create_initial(settings, seed=0)
     model.eval()
     half = model.dtype == torch.bfloat16
+    for ask in (ask_here, ask_hflm):  # so that neither pays for imports, and for the first look at the weights
+        ask(model, tokenizer, questions(given.questions, WARM_UP, 1), 1)
     for task in given.tasks.split(","):
         asked = questions(given.questions, task, given.limit or LIMITS[task])
         seconds: dict[str, list[float]] = {"here": [], "hflm": []}
