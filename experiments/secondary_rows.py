@@ -18,7 +18,7 @@ from spac_repro.trust.verification import verify
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-FAMILIES, WRONG_FAMILIES, SEEDS, ITERATES, OWN, LEADERBOARD = 3000, 500, 10, 4, 8, 8
+FAMILIES, WRONG_FAMILIES, SEEDS, ITERATES, OWN, LEADERBOARD = 1000, 200, 10, 4, 8, 8
 SCORES = OWN + LEADERBOARD
 TWO_HUMPED = (OWN, OWN + 1)  # two metrics of one task, as mini_mmlu has
 GAIN_SD = 0.5  # of a later iterate over its start
