@@ -25,7 +25,7 @@ def theory(
             help="Compare the methods on a bandit of your own: a YAML file with reward, mu, scale and n (docs/theory.md).",
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Use fewer seeds and sizes. Takes half a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use fewer seeds and sizes. Takes less than half a minute.")] = False,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.", show_default="20, or 5 with --quick", min=2)] = None,
     first_seed: Annotated[
         int, typer.Option(help="First seed. The expected results were measured with seeds 1 to 20.", min=0)
