@@ -11,7 +11,13 @@ FOLDER holds preferences/gsm8k_solutions.jsonl.gz and leaderboard/. The stages, 
   needs no further run.)
 * leaderboard: the start once, and the last iterates of SPAC and DPO with seed 1, on the first 50 questions of each task.
 
-The folder must be of one environment: do not change the checkout between the stages.
+The folder must be of one environment: do not change the checkout between the stages. Records, expected results and tables are then
+made of it:
+
+    python experiments/records.py runs/smollm2/seeds smollm2-seeds
+    python experiments/records.py runs/smollm2/tuning smollm2-tuning
+    python experiments/expected.py smollm2-seeds --write expected_results/smollm2-135m.yaml
+    python experiments/result_tables.py docs/results-smollm2.md
 """
 
 import argparse

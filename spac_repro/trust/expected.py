@@ -11,6 +11,8 @@ sources:
   table: {kind: not transcribed, citation: …}
 rows:
 - {source: ours, method: spac, iteration: 3, task: gold, metric: reward, primary: true, value: 0.79, seeds: 10, sd: 0.01}
+- {source: ours, method: spac, iteration: 3, task: mini_mmlu, metric: acc, value: 0.44, seeds: 10, sd: 0.08,
+   gain: {value: -0.01, sd: 0.02}}                # or humps: {others: [{value: 0.7, runs: 1}], argument: …} (judged_values.py)
 - {source: paper, method: start, iteration: 0, task: gsm8k, metric: exact_match, value: 0.27,
    tolerance: {value: 0.02, argument: …}}
 - {source: table, method: spac, iteration: 1, task: gsm8k, metric: exact_match}

@@ -18,6 +18,7 @@ from tiny_campaign import Campaign
 SETTINGS = (*cut_down.SETTINGS, "training.iterations=1")
 
 
+@pytest.mark.check
 def test_runs_share_their_start_and_have_the_settings_of_their_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     campaign = Campaign(tmp_path, 1, SETTINGS)
     point = rules.Point(1e-4, 0.3)

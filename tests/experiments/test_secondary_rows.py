@@ -11,7 +11,7 @@ import secondary_rows as simulated
 from secondary_rows import ALPHA, RULES
 
 EACH, FAMILY, GAINS, HUMPS = RULES
-FAMILIES = 250
+FAMILIES = 150
 MOST = ALPHA + 3 * (ALPHA * (1 - ALPHA) / FAMILIES) ** 0.5  # three standard errors of the simulation
 
 
