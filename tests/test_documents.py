@@ -83,6 +83,14 @@ def test_there_are_commands_on_the_first_page() -> None:
     assert len([command for command in COMMANDS if command.page == "README.md"]) > 10
 
 
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders that documents name after --questions, which has to be there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("FOLDER", "QUESTIONS", "questions"):
+        (tmp_path / name).mkdir()
+
+
 @each
 def test_it_parses(command: Command) -> None:
     """A command of ours is one that the command line takes; others name targets and scripts that exist."""
