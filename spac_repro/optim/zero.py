@@ -106,14 +106,16 @@ class Zero:
         del self.engine
 
     def _load_shard(self, shard: dict[str, Tensor]) -> None:
-        state = self.engine.optimizer.optimizer.state
+        optimizer = self.engine.optimizer.optimizer
+        steps_on_cpu = not any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
         for i, weights in enumerate(self._weight_shards()):
             weights.data.copy_(shard[f"{i}.weights"])
             prefix = f"{i}.state."
             names = [name for name in shard if name.startswith(prefix)]
-            # A scalar step count stays on the device where the optimizer keeps it; all else goes to the weights' device.
-            state[weights] = {
-                name.removeprefix(prefix): shard[name].to(weights.device) if shard[name].dim() else shard[name] for name in names
+            # Only the step count of an optimizer that is not fused, a scalar, is not on the weights' device.
+            optimizer.state[weights] = {
+                name.removeprefix(prefix): shard[name] if steps_on_cpu and not shard[name].dim() else shard[name].to(weights.device)
+                for name in names
             }
         if self.shards_weights:
             self._round_weight_shards()
