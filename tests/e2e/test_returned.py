@@ -23,6 +23,7 @@ from spac_repro.runs.folder import RunFolder
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
 import records
+import tiny_campaign
 
 POLICIES = ("start", "iterate 1", "iterate 2", "mixture", "mixture with the start", "average", "average with the start")
 
@@ -111,12 +112,13 @@ def test_the_records_of_a_run_hold_its_scores_and_those_of_what_it_returns(
     uninterrupted: Path, scored: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "check_one_environment", lambda runs: None)  # this run is of code that no commit holds
-    run_folder = tmp_path / "runs" / "beta=1.0" / "spac" / "seed-0"
-    shutil.copytree(uninterrupted, run_folder)
-    shutil.copytree(uninterrupted, tmp_path / "runs" / "spac" / "seed-0")
-    records.returned(tmp_path / "runs" / "spac" / "seed-0", tmp_path / "returned")
-    made = records.of_runs("here", tmp_path / "runs", "a test", tmp_path / "returned")
-    again = records.read(str(records.write(made, tmp_path / "records")))
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    for folder in ("spac", "beta=1.0/spac"):
+        shutil.copytree(uninterrupted, tmp_path / "seeds" / folder / "seed-0")
+    for stage in ("returned", "returned", "records"):
+        tiny_campaign.run_stage(tiny_campaign.Campaign(tmp_path, 1), stage)
+    assert [file.name for file in (tmp_path / "returned").iterdir()] == ["spac-seed-0.json"]
+    again = records.read("tiny-seeds+tiny-variants")
     assert sorted(again.groups()) == ["", "beta=1.0"]
     results = RunFolder.open(uninterrupted).results
     for group in again.groups():
