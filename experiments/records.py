@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from spac_repro.errors import UserError
 from spac_repro.runs import files, numerics
-from spac_repro.runs.folder import RunFolder, find_complete_runs
+from spac_repro.runs.folder import RunFolder, find_runs
 from spac_repro.runs.manifest import leaf_differences
 from spac_repro.runs.results import Score
 from spac_repro.trust.run_scores import RunScores, read_run_scores
@@ -148,7 +148,7 @@ def of_runs(name: str, folder: Path, command: str, returned_folder: Path | None 
     """
     found = list(_runs(folder))
     if not found:
-        raise UserError(f"{folder}: no finished run in METHOD/seed-N")
+        raise UserError(f"{folder}: no run in it is finished; repeat the command that trains them")
     check_one_environment([run for _, run in found])
     rows: list[Row] = []
     items: dict[str, tuple[int, str]] = {}
@@ -170,11 +170,10 @@ def of_runs(name: str, folder: Path, command: str, returned_folder: Path | None 
 
 def _runs(folder: Path) -> Iterator[tuple[str, RunFolder]]:
     """Each finished run with its group: the parts of its path with "=" in them."""
-    methods = sorted({file.parents[1] for file in folder.rglob("seed-*/results.json")})
-    for method in methods:
-        parts = method.relative_to(folder).parts
-        for run in sorted(find_complete_runs(method), key=lambda run: run.manifest.seed):
-            yield "/".join(part for part in parts if "=" in part), run
+    found = [run for run in find_runs(folder) if run.complete]
+    place = {run.path: run.path.relative_to(folder).parts[:-1] for run in found}
+    for run in sorted(found, key=lambda run: (place[run.path], run.manifest.seed)):
+        yield "/".join(part for part in place[run.path] if "=" in part), run
 
 
 def _plain(row: Row) -> Row:

@@ -6,12 +6,13 @@ from pathlib import Path
 import cut_down
 import pytest
 import test_kills
+import torch
 from safetensors.torch import load_file
 
 from spac_repro import suites
 from spac_repro.data import sources
 from spac_repro.errors import UserError
-from spac_repro.evaluation import model_folder
+from spac_repro.evaluation import model_folder, returned
 from spac_repro.model import adapter_folder, policy
 from spac_repro.progress import NoProgress
 from spac_repro.publish import export
@@ -65,6 +66,18 @@ def test_whole_weights_are_exported(run: Path, tmp_path: Path) -> None:
     assert [each.value for each in scores[0]] == pytest.approx([each.value for each in scores[1]], abs=1e-4)
     with pytest.raises(UserError, match="exists; choose another folder"):
         export.export(run, tmp_path / "merged")
+
+
+def test_the_average_of_adapters_is_that_of_whole_weights(run: Path, tmp_path: Path) -> None:
+    """A mean of products is no product of means: every iterate is merged first."""
+    export.average(run, tmp_path / "average")
+    for t in (1, 2):
+        export.export(RunFolder(run).iteration(t).policy, tmp_path / str(t))
+    average, *iterates = (load_file(tmp_path / name / "model.safetensors") for name in ("average", "1", "2"))
+    for name, tensor in average.items():
+        assert torch.equal(tensor, ((iterates[0][name].double() + iterates[1][name].double()) / 2).float()), name
+    found = {each.policy: each.scores for each in returned.score(run, NoProgress())}
+    assert found["iterate 2"] != found["average"] != found["average with the start"]
 
 
 def score(target: Path, run: Path):  # type: ignore[no-untyped-def]

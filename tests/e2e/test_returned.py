@@ -25,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 import records
 import tiny_campaign
 
+pytestmark = pytest.mark.e2e
+
 POLICIES = ("start", "iterate 1", "iterate 2", "mixture", "mixture with the start", "average", "average with the start")
 
 
@@ -132,5 +134,5 @@ def test_the_records_of_a_run_hold_its_scores_and_those_of_what_it_returns(
         assert found == there
     for name in POLICIES[3:]:
         assert again.value("spac", 0, name, "gold", "reward") == scored[name]["gold", "reward"]
-    with pytest.raises(UserError, match="no finished run in METHOD/seed-N"):
+    with pytest.raises(UserError, match="no run folder, and none below it"):
         records.of_runs("here", tmp_path / "records", "a test")

@@ -15,6 +15,8 @@ import tiny_campaign
 import tiny_rules as rules
 from tiny_campaign import Campaign
 
+pytestmark = pytest.mark.e2e
+
 SETTINGS = (*cut_down.SETTINGS, "training.iterations=1")
 
 
