@@ -171,6 +171,7 @@ def here(place: Path, method: str, tokens: Callable[[int], None]) -> Clock:
     from spac_repro.data.dataset import read
     from spac_repro.evaluation.leaderboard import harness  # noqa: F401
     from spac_repro.progress import NoProgress
+    from spac_repro.runs.folder import RunFolder
     from spac_repro.spans import listening
 
     folder = place / "here"
@@ -185,7 +186,7 @@ def here(place: Path, method: str, tokens: Callable[[int], None]) -> Clock:
     with clock.stage("other"):
         pass
     hook.remove()
-    tokens(sum(map(len, read(next((folder / "iteration-1").glob("selfplay.parquet"))).responses["selfplay"])))
+    tokens(sum(map(len, read(RunFolder(folder).iteration(1).dataset_file).responses["selfplay"])))
     return clock
 
 

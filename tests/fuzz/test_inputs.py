@@ -326,20 +326,6 @@ def test_weights_that_are_larger_than_the_memory_are_refused():
         policy.create_initial(recipes.load("tiny", overrides=large).recipe.policy, seed=0)
 
 
-def test_a_home_folder_in_quotes_is_found(monkeypatch):
-    from spac_repro import cli
-
-    monkeypatch.setenv("HOME", "/people/me")
-    assert [cli._with_home(word) for word in ("~/a", "--out=~/a", "a~/b", "--set", "x=~/a", "~")] == [
-        "/people/me/a",
-        "--out=/people/me/a",
-        "a~/b",
-        "--set",
-        "x=~/a",
-        "~",
-    ]
-
-
 def spac_repro(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     shell = command.replace("spac-repro", f"{sys.executable} -P -m spac_repro")
