@@ -164,6 +164,7 @@ def training_loop(
         if stop or (done % checkpointing.save_steps == 0 and done < schedule.total_steps):
             _save_checkpoint(checkpointing, done, engine, metrics)
         if stop:
+            engine.close()  # a rehearsal goes on in this process, and DeepSpeed remembers an engine that was not closed
             raise signals.Stopped
     advance(schedule.total_steps, schedule.total_steps)
     return engine
