@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from spac_repro import engines
-from spac_repro.optim import checkpoints, loop
+from spac_repro.optim import checkpoints, loop, signals
 from spac_repro.optim.engine import EngineFactory
 from spac_repro.optim.loop import CheckpointPolicy, NonFiniteError, Schedule, create_optimizer, training_loop
 from spac_repro.optim.metrics_writer import MetricsWriter
+from spac_repro.optim.replicated import Replicated
 from spac_repro.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -295,6 +296,21 @@ def test_a_truncated_newest_checkpoint_costs_steps_and_no_bits(tmp_path):
     assert "step-0000006 is damaged" in warnings[0]
     assert same(resumed, whole)
     assert (tmp_path / "stopped" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+def test_a_training_that_a_signal_stops_closes_its_engine_after_the_checkpoint(tmp_path, monkeypatch):
+    """A rehearsal goes on in the same process: what was not closed would stay in its memory."""
+    seen = []
+
+    def close(engine):
+        seen.append(sorted(path.name for path in (tmp_path / "training").iterdir()))
+
+    monkeypatch.setattr(Replicated, "close", close)
+    monkeypatch.setattr(signals, "stop_requested", lambda: True)
+    model = linear_model()
+    with pytest.raises(signals.Stopped):
+        take(model, create_optimizer("rmsprop", model, weight_decay=0.0), squared_error(model), schedule(), tmp_path)
+    assert seen == [["step-0000001"]]
 
 
 def test_what_is_told_of_progress_counts_finished_steps(tmp_path):
