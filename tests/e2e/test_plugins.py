@@ -146,7 +146,8 @@ def test_a_recipe_without_its_block_refuses_it_with_the_reason(run, tmp_path):
 def test_a_method_that_a_recipe_leaves_out_is_refused_too(run, recipe, tmp_path):
     done = run("train", "--recipe", str(recipe), "--method", "spin", "--out", str(tmp_path / "run"))
     assert done.returncode == 2
-    assert "no settings for method spin; it supports spac, dpo, ipo, sft, hinge" in done.stderr
+    assert "no settings for method spin; it supports spac, dpo, ipo, sft, chipo, " in done.stderr
+    assert done.stderr.endswith(", hinge\n")
 
 
 def test_its_loss_is_the_one_that_was_minimised(hinge):
