@@ -153,7 +153,8 @@ def training_loop(
         learning_rate = schedule.learning_rate_at(step)
         with span("step" if iteration else "supervised step"):
             means = accumulate_gradient(engine, objective, schedule, step)
-            grad_norm = engine.step(learning_rate)
+            with span("update"):
+                grad_norm = engine.step(learning_rate)
         if not (math.isfinite(means["loss"]) and math.isfinite(grad_norm)):
             batch = schedule.batch(step)
             raise NonFiniteError(non_finite_message(iteration, step, means["loss"], grad_norm, batch, checkpointing))

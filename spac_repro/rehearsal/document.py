@@ -48,6 +48,8 @@ class Measured(Settings):
 
     Attributes:
         seconds: without the spans inside it.
+        layer_seconds: of these, in the policy's layers; 0 where they are not known.
+        update_seconds: of these, in the optimizer's update, which takes all parameters.
         tokens: that passed the policy.
         most_tokens: of a forward pass.
         host: peak bytes of a process.
@@ -55,6 +57,8 @@ class Measured(Settings):
     """
 
     seconds: Amount
+    layer_seconds: Amount = 0.0
+    update_seconds: Amount = 0.0
     tokens: Amount
     most_tokens: Count
     host: Count

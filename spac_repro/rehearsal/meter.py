@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from torch.nn.functional import linear
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from spac_repro import spans
+from spac_repro.rehearsal.layer_clock import LayerClock
 
+UPDATE = "update"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -27,6 +29,8 @@ class Occurrence:
 
     name: str
     seconds: float = 0.0
+    layer_seconds: float = 0.0  # of these, in the policy's layers; on a GPU, whose work is queued, they are not known
+    update_seconds: float = 0.0  # of these, in the optimizer's update
     tokens: int = 0
     most_tokens: int = 0  # in one forward pass
     host: int = 0  # peak bytes, those of the spans inside it included
@@ -46,24 +50,33 @@ class Meter:
     _open: list[Occurrence] = field(default_factory=list)
     _since: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._layers = LayerClock(self.clock)
+
     def begin(self, name: str) -> None:
         """Begin to measure a span."""
         self._account()
         self._open.append(Occurrence(name))
 
     def end(self) -> None:
-        """End the innermost span."""
+        """End the innermost span. The update is no stage of its own, but a part of the step that it belongs to."""
         self._account()
-        self.ended.append(self._open.pop())
+        ended = self._open.pop()
+        if ended.name == UPDATE and self._open:
+            self._open[-1].seconds += ended.seconds
+            self._open[-1].update_seconds += ended.seconds
+        else:
+            self.ended.append(ended)
 
     def _account(self) -> None:
         """Give the time since the last call to the innermost span, and the peaks to all open ones; begin new peaks."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        now, host = self.clock(), _peak_of_host()
+        now, host, in_layers = self.clock(), _peak_of_host(), self._layers.take()
         device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         if self._open:
             self._open[-1].seconds += now - self._since
+            self._open[-1].layer_seconds += in_layers
         for each in self._open:
             each.host = max(each.host, host)
             each.device = device if device is None else max(each.device or 0, device)
@@ -87,7 +100,7 @@ class Meter:
         release_memory()
         handle = register_module_forward_pre_hook(count)
         try:
-            with spans.listening(self):
+            with spans.listening(self), nullcontext() if torch.cuda.is_available() else self._layers.hooked():
                 yield
         finally:
             handle.remove()

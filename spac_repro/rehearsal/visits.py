@@ -111,11 +111,15 @@ def _measured(attempts: Iterable[list[Occurrence]]) -> dict[str, Measured]:
 
 def _median(found: list[Occurrence]) -> Measured:
     tokens = fmean(each.tokens for each in found)
-    seconds = median(each.seconds for each in found)
-    if tokens and all(each.tokens for each in found):  # steps have unequally many
-        seconds = tokens * median(each.seconds / each.tokens for each in found)
+    by_token = tokens and all(each.tokens for each in found)  # steps have unequally many
+
+    def middle(value: Callable[[Occurrence], float]) -> float:
+        return tokens * median(value(each) / each.tokens for each in found) if by_token else median(map(value, found))
+
     return Measured(
-        seconds=seconds,
+        seconds=middle(lambda each: each.seconds),
+        layer_seconds=middle(lambda each: each.layer_seconds),
+        update_seconds=middle(lambda each: each.update_seconds),
         tokens=tokens,
         most_tokens=max(each.most_tokens for each in found),
         host=max(each.host for each in found),
@@ -132,7 +136,7 @@ def _largest(own: dict[str, Measured]) -> dict[str, Measured]:
         devices = [each.device for each in theirs if each.device is not None]
         return theirs[0].model_copy(
             update={
-                "seconds": max(each.seconds for each in theirs),
+                **{part: max(getattr(each, part) for each in theirs) for part in ("seconds", "layer_seconds", "update_seconds")},
                 "host": max(each.host for each in theirs),
                 "device": max(devices) if devices else None,
             }
