@@ -3,7 +3,6 @@
 A stage is a function of this and of the files in the run folder; it leaves its result there.
 """
 
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 from spac_repro.data.rendering import Renderer, TokenizedPreferences
 from spac_repro.data.sources import Inputs
 from spac_repro.errors import UserError
-from spac_repro.model import adapter_folder, adapters, policy
+from spac_repro.model import adapter_folder, adapters, freed_memory, policy
 from spac_repro.optim import distributed
 from spac_repro.progress import Progress
 from spac_repro.publish.model_card import model_card
@@ -83,7 +82,12 @@ class RunContext:
         Raises:
             UserError: the weights are damaged, or were replaced.
         """
-        gc.collect()  # the models and the engine of earlier stages, which are cycles of references, go before there is another
+        freed_memory.release()  # the models and the engine of earlier stages go before there is another
+        model = self._load(t)
+        freed_memory.release()
+        return model
+
+    def _load(self, t: int) -> PreTrainedModel:
         adapter, iteration = self.recipe.policy.adapter, self.folder.iteration(t)
         if adapter is None or t == 0:
             return self._load_whole(t, base_bits=adapter.base_bits if adapter else None)

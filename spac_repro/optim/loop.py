@@ -156,8 +156,7 @@ def training_loop(
             with span("update"):
                 grad_norm = engine.step(learning_rate)
         if not (math.isfinite(means["loss"]) and math.isfinite(grad_norm)):
-            batch = schedule.batch(step)
-            raise NonFiniteError(non_finite_message(iteration, step, means["loss"], grad_norm, batch, checkpointing))
+            raise NonFiniteError(non_finite_message(iteration, step, means["loss"], grad_norm, schedule.batch(step), checkpointing))
         done = step + 1
         if distributed.is_main_process():
             metrics.write(iteration, done, {**means, "grad_norm": grad_norm, "learning_rate": learning_rate})

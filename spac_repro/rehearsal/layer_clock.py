@@ -13,9 +13,9 @@ class LayerClock:
     """Adds up the time that passes in the layers of a model.
 
     A layer's forward pass is between the hooks of its module. Its backward pass is between the gradient of its output and that of
-    its input. With gradient checkpointing, the second forward pass lies inside the backward pass and is not counted twice.
+    its input; what gradient checkpointing computes again lies in between.
 
-    Where a layer's input has no gradient, its backward pass has no end that a hook sees: `take` ends it.
+    Where a layer's input has no gradient, its backward pass has no end that a hook sees: the next forward pass or `take` ends it.
 
     Args:
         clock: seconds from some moment on. It must not run ahead of the device: a GPU's work is queued, so there are no such times.
@@ -23,14 +23,13 @@ class LayerClock:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._depth = 0  # passes that have begun and not ended; a recomputed one lies inside another
+        self._depth = 0  # passes that have begun and not ended: in a backward pass, one layer begins just before another ends
         self._since = 0.0
         self._seconds = 0.0
 
     def take(self) -> float:
         """Return the seconds since the last call, and begin anew."""
-        while self._depth:
-            self._leave()
+        self._end()
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
@@ -47,15 +46,18 @@ class LayerClock:
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
         if isinstance(module, GradientCheckpointingLayer):
-            if not self._depth:
-                _on_gradient(inputs, self._leave)
+            self._end()
+            _on_gradient(inputs, self._leave)
             self._enter()
 
     def _after(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
         if isinstance(module, GradientCheckpointingLayer):
             self._leave()
-            if not self._depth:
-                _on_gradient(outputs, self._enter)
+            _on_gradient(outputs, self._enter)
+
+    def _end(self) -> None:
+        while self._depth:
+            self._leave()
 
     def _enter(self) -> None:
         if not self._depth:

@@ -1,7 +1,5 @@
 """Measures the spans of a run: time, tokens, and peak memory of host and device."""
 
-import ctypes
-import gc
 import resource
 import sys
 import time
@@ -17,6 +15,7 @@ from torch.nn.functional import linear
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from spac_repro import spans
+from spac_repro.model import freed_memory
 from spac_repro.rehearsal.layer_clock import LayerClock
 
 UPDATE = "update"
@@ -97,7 +96,7 @@ class Meter:
                 self._open[-1].tokens += tokens
                 self._open[-1].most_tokens = max(self._open[-1].most_tokens, tokens)
 
-        release_memory()
+        freed_memory.release()
         handle = register_module_forward_pre_hook(count)
         try:
             with spans.listening(self), nullcontext() if torch.cuda.is_available() else self._layers.hooked():
@@ -105,16 +104,6 @@ class Meter:
         finally:
             handle.remove()
             self._open.clear()
-
-
-def release_memory() -> None:
-    """Give the memory that earlier work has left back to the system, so that peaks are those of what comes."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library than glibc
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _peak_of_host() -> int:

@@ -11,13 +11,14 @@ from statistics import fmean, median
 from spac_repro import pipeline
 from spac_repro.documents.errors import one_line
 from spac_repro.errors import UnfitEnvironmentError
+from spac_repro.model import freed_memory
 from spac_repro.optim import distributed, signals
 from spac_repro.recipe import Run
 from spac_repro.rehearsal import plan as plans
 from spac_repro.rehearsal import rows, shape
 from spac_repro.rehearsal.document import Measured
 from spac_repro.rehearsal.interruption import Interrupter
-from spac_repro.rehearsal.meter import Meter, Occurrence, release_memory
+from spac_repro.rehearsal.meter import Meter, Occurrence
 from spac_repro.rehearsal.plan import Plan
 
 
@@ -73,7 +74,7 @@ def visit(
     finally:
         if distributed.is_main_process():
             shutil.rmtree(folder, ignore_errors=True)
-    release_memory()
+    freed_memory.release()
     return found
 
 
