@@ -25,8 +25,8 @@ import workload
 
 RECIPE = "smollm2-135m"
 SETTINGS = (
-    "training.iterations=1", "data.heldout_prompts=4",
-    "evaluation.tasks=[winogrande, hellaswag]", "evaluation.limit=8",
+    "training.iterations=1",
+    "evaluation.tasks=[winogrande, hellaswag]", "evaluation.limit=24",
 )  # fmt: skip
 TARGETS = "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"
 ADAPTER = ("policy.adapter.rank=16", "policy.adapter.alpha=16", f"policy.adapter.targets={TARGETS}", "methods.*.learning_rate=2e-5")
@@ -68,7 +68,7 @@ def take_steps(arguments: argparse.Namespace) -> dict[str, Any]:
     from spac_repro.data import preferences
     from spac_repro.data.dataset import PreferenceDataset
     from spac_repro.data.rendering import Renderer
-    from spac_repro.model import adapters, generation_config, policy
+    from spac_repro.model import adapters, freed_memory, generation_config, policy
     from spac_repro.model.packing import pack
     from spac_repro.optim.loop import create_optimizer
     from spac_repro.optim.replicated import Replicated
@@ -76,6 +76,7 @@ def take_steps(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.use_deterministic_algorithms(True)
     recipe = recipes.load(RECIPE, overrides=[*SETTINGS, *arguments.set, *KINDS[arguments.child]]).recipe
     model, tokenizer = policy.load(Path(arguments.out) / "model", recipe.policy)
+    freed_memory.release()  # as `train` does
     renderer = Renderer(tokenizer, recipe.data, generation_config.stop_token_ids(model))
     tokens = renderer.tokenize(preferences.read_preferences(arguments.preferences, limit=arguments.batch))
     answers = PreferenceDataset.from_tokenized(tokens).responses["chosen"]
