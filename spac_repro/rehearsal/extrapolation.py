@@ -4,9 +4,8 @@ Time and memory of a stage are a + b x + L (c + d x), for x tokens and L layers,
 batches do not change: two sizes and two depths give the four numbers.
 
 A difference of depths is extrapolated with its noise: from 2 and 4 of 30 layers, 13 times. So where the time in the layers was
-measured, each depth gives the whole time by itself, and the two are averaged: time in the layers is proportional to their number,
-that of the optimizer's update to the number of parameters, and the rest does not grow. What rows do not change and no layer
-computes (loading, saving) is still a line through the depths, and so are a GPU's times.
+measured, it and that of the optimizer's update are lines through the depths, each with its own small noise, and the rest of the
+stage, which has no layers in it, is the mean of the depths. On a GPU only the whole time is known, and it is a line.
 
 Each round of a rehearsal gives a whole run of its own. The
 rounds are alike and independent but for the machine's load, so the median of the distribution that they come from lies between the
@@ -16,7 +15,6 @@ Statistics", 7.1). That is the interval that is printed. It holds the noise of t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean, median
 from typing import Any
 
@@ -120,7 +118,7 @@ class _Round:
     """The visits of one round, and what follows from them alone."""
 
     def __init__(self, rehearsal: Rehearsal, number: int) -> None:
-        self.depths, self.layers, self.parameters = rehearsal.depths, rehearsal.layers, rehearsal.parameters
+        self.depths, self.layers = rehearsal.depths, rehearsal.layers
         self.visits = {(visit.layers, visit.size): visit for visit in rehearsal.visits if visit.round == number}
 
     def has(self, name: str) -> bool:
@@ -134,15 +132,14 @@ class _Round:
 
     def seconds(self, name: str, work: Work) -> float:
         """Seconds of one time the whole run's amount of the stage."""
-        if all(visit.stages[name].layer_seconds for visit in self.visits.values()):
-            return fmean(self._of_sizes(name, work, depth, partial(self._with_all_layers, depth)) for depth in self.depths)
-        return self._of_depths(lambda depth: self._of_sizes(name, work, depth, lambda found: found.seconds))
 
-    def _with_all_layers(self, depth: int, found: Measured) -> float:
-        """Seconds that a stage takes with all layers, by its parts with fewer."""
-        rest = max(0.0, found.seconds - found.layer_seconds - found.update_seconds)
-        update = found.update_seconds * self.parameters[self.layers] / self.parameters[depth]
-        return rest + update + found.layer_seconds * self.layers / depth
+        def along(seconds: Callable[[Measured], float]) -> float:
+            return self._of_depths(lambda depth: self._of_sizes(name, work, depth, seconds))
+
+        if not all(visit.stages[name].layer_seconds for visit in self.visits.values()):
+            return along(lambda found: found.seconds)
+        rest = fmean(self._of_sizes(name, work, depth, _outside_layers) for depth in self.depths)
+        return rest + along(lambda found: found.layer_seconds) + along(lambda found: found.update_seconds)
 
     def _of_sizes(self, name: str, work: Work, depth: int, seconds: Callable[[Measured], float]) -> float:
         half, full = self.at(name, depth, 0.5), self.at(name, depth, 1.0)
@@ -166,6 +163,11 @@ class _Round:
     def _of_depths(self, of_depth: Callable[[int], float]) -> float:
         found = [of_depth(depth) for depth in self.depths]
         return found[0] if len(found) == 1 else _along(self.depths, found, self.layers)
+
+
+def _outside_layers(found: Measured) -> float:
+    """Seconds of a stage that do not grow with the number of layers."""
+    return max(0.0, found.seconds - found.layer_seconds - found.update_seconds)
 
 
 def _along(x: Sequence[float], y: Sequence[float], target: float) -> float:

@@ -80,28 +80,26 @@ def test_what_is_linear_is_extrapolated_exactly():
     assert extrapolation.total_seconds(made()).middle == pytest.approx(whole)
 
 
-def in_parts(seconds: dict[int, float], layer: float, update: float) -> Rehearsal:
-    """A rehearsal whose steps of 2 and 4 layers took so long; a layer takes `layer`, and the update so much a parameter."""
+def in_parts(disturbance: dict[int, float]) -> Rehearsal:
+    """Steps with a rest of 0.5 s, layers of 0.2 s, and an update that takes 0.01 s a layer and 0.03 s for the embeddings."""
 
-    def parts(visit: document.Visit) -> dict[str, Any]:
-        of_layers, of_update = layer * visit.layers, update * made().parameters[visit.layers]
-        return {"seconds": seconds[visit.layers], "layer_seconds": of_layers, "update_seconds": of_update, "tokens": 0}
+    def parts(layers: int) -> dict[str, Any]:
+        of_layers, of_update = 0.2 * layers, 0.03 + 0.01 * layers
+        seconds = 0.5 + disturbance.get(layers, 0.0) + of_layers + of_update
+        return {"seconds": seconds, "layer_seconds": of_layers, "update_seconds": of_update, "tokens": 0}
 
     visits = [
-        visit.model_copy(update={"stages": {"step": visit.stages["step"].model_copy(update=parts(visit))}})
+        visit.model_copy(update={"stages": {"step": visit.stages["step"].model_copy(update=parts(visit.layers))}})
         for visit in made().visits
     ]
     return made().model_copy(update={"visits": tuple(visits)})
 
 
-def test_the_time_in_the_layers_foretells_without_a_difference_of_depths():
-    """Layers of 0.2 s, an update of 0.01 s a parameter, of which 2, 4 and 30 layers have 10, 20 and 150, and a rest of 0.5 s."""
-    exact = {2: 0.5 + 0.4 + 0.1, 4: 0.5 + 0.8 + 0.2}
-    (stage,) = extrapolation.stages(in_parts(exact, 0.2, 0.01))
-    assert stage.seconds.middle == pytest.approx(0.5 + 30 * 0.2 + 1.5)
-    # A disturbance of 0.1 s at one depth is not multiplied by (30 − 4) / (4 − 2) = 13: the mean of the depths has half of it.
-    (stage,) = extrapolation.stages(in_parts({**exact, 2: exact[2] + 0.1}, 0.2, 0.01))
-    assert stage.seconds.middle == pytest.approx(0.5 + 30 * 0.2 + 1.5 + 0.05)
+@pytest.mark.parametrize(("disturbance", "error"), [({}, 0.0), ({2: 0.1}, 0.05), ({4: 0.1}, 0.05)])
+def test_what_is_in_no_layer_is_not_multiplied_with_its_noise(disturbance, error):
+    """A disturbance of 0.1 s at one depth would be multiplied by (30 − 4) / (4 − 2) = 13; the mean of the depths has half of it."""
+    (stage,) = extrapolation.stages(in_parts(disturbance))
+    assert stage.seconds.middle == pytest.approx(0.5 + 30 * 0.2 + 0.03 + 30 * 0.01 + error)
 
 
 @pytest.mark.parametrize(("deeper", "expected"), [(0.5, 0.5), (1.0, 1.0), (1.2, 1.2 + 13 * 0.2), (3.0, 3.0 * 30 / 4)])
