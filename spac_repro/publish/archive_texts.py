@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro import __version__
-from spac_repro.publish.groups import RunView
-from spac_repro.publish.settings_section import train_command
 from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
+from spac_repro.runs.train_command import train_command
 
 PAPER = "Self-Play with Adversarial Critic: Provable and Scalable Offline Alignment for Language Models"
 PAPER_AUTHORS = ("Ji, Xiang", "Kulkarni, Sanjeev", "Wang, Mengdi", "Xie, Tengyang")
@@ -95,7 +94,7 @@ def _run_facts(folder: str, run: RunFolder) -> RunFacts:
         seed=manifest.seed,
         settings_sha256=manifest.settings_sha256,
         weights_sha256=last.weights_sha256,
-        command=train_command(RunView(run)),
+        command=train_command(run.manifest),
         scores={f"{score.task} {score.metric}": score.value for score in last.scores},
         verdict=run.verdict().status if run.verdict_file.exists() else "none",
         image=environment.get("image"),

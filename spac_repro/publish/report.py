@@ -15,10 +15,11 @@ from spac_repro.publish.groups import Group, RunView, group_by_settings
 from spac_repro.publish.question_section import question_sections
 from spac_repro.publish.responses import response_cards
 from spac_repro.publish.scores import score_names, score_tables
-from spac_repro.publish.settings_section import flatten, setting_rows, train_command
+from spac_repro.publish.settings_section import flatten, setting_rows
 from spac_repro.runs import file_hashes, files
 from spac_repro.runs.folder import find_runs
 from spac_repro.runs.manifest import leaf_differences
+from spac_repro.runs.train_command import train_command
 from spac_repro.runs.verdict import Verdict
 from spac_repro.trust.verification import verify_runs
 
@@ -92,7 +93,7 @@ def _render(views: Sequence[RunView], groups: Sequence[Group]) -> str:
         environment=list(flatten(first.manifest.environment)),
         other_environments=[view.name for view in views if _other_environment(view, first)],
         segments=[view.name for view in views if view.manifest.segments],
-        commands=[train_command(view) for view in views],
+        commands=[train_command(view.manifest) for view in views],
         source=first.manifest.environment.get("source"),
         times=first.folder.timing(),
         first=first,

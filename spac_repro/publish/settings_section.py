@@ -1,13 +1,10 @@
-"""The provenance of a run's settings, its recorded inputs and environment, and the command that repeats it."""
+"""The provenance of a run's settings, and its recorded inputs and environment."""
 
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spac_repro import recipes
 from spac_repro.publish.groups import RunView, format_value
-
-OF_FOLDER = tuple(f"policy.{key}" for key in ("source", "name", "revision", "num_parameters", "architecture"))  # of --policy FOLDER
 
 
 def setting_rows(view: RunView) -> Iterator[dict[str, str]]:
@@ -31,20 +28,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", format_value(value)
-
-
-def train_command(view: RunView) -> str:
-    """Return the `spac-repro train` command that repeats a run, as far as its manifest records it."""
-    manifest = view.manifest
-    words = ["spac-repro", "train", "--recipe", manifest.recipe, "--method", manifest.method, "--seed", str(manifest.seed)]
-    own_folder = view.settings.get("policy", {}).get("source") == "folder"
-    words += ["--policy", "FOLDER"] if own_folder else []
-    for key, source in manifest.provenance.items():
-        if source.mark == "set" and not (own_folder and key in OF_FOLDER):
-            words += ["--set", source.why.removeprefix("--set ")]
-    if view.settings.get("data", {}).get("source") == "file":
-        words += ["--preferences", "FILE"]
-    return shlex.join(words)
 
 
 def _setting_row(view: RunView, key: str, value: Any) -> dict[str, str]:

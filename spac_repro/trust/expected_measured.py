@@ -9,6 +9,7 @@ from spac_repro.errors import UserError
 from spac_repro.runs import files, numerics
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import leaf_differences
+from spac_repro.runs.train_command import train_command
 from spac_repro.runs.verdict import ScoreKey
 from spac_repro.trust.expected import MIN_SEEDS, START, ExpectedResults, ExpectedRow, Measured, measured_rows
 from spac_repro.trust.run_scores import RunScores, read_run_scores
@@ -74,7 +75,7 @@ def _source(run: RunFolder, evidence: Sequence[RunScores], seeds: Sequence[int])
         "hardware": numerics.hardware(environment),
         "date": date.today(),
         "seeds": sorted(seeds),
-        "command": f"spac-repro train --recipe {evidence[0].recipe} --method {evidence[0].method} --seed N",
+        "command": train_command(run.manifest, seed="N"),
         "harness": evidence[0].harness,
     }
 

@@ -234,6 +234,9 @@ def test_expected_results_of_ones_own(invoke, refused, own_recipe, pairs, model,
     assert done.code == 0, done.err
     assert "of 3 seeds; these decide: heldout margin" in done.out
     expected = load_expected(tmp_path / "numbers.yaml")
+    command = expected.sources["ours"].command
+    assert "--method dpo --seed N --policy FOLDER" in command
+    assert "--set data.heldout_prompts=2" in command  # without it, the command would not repeat the runs
     (row,) = [row for row in expected.rows if row.primary]
     last = [RunFolder.open(folder).results.iterations[-1].scores for folder in folders[1:]]
     margins = [score.value for scores in last for score in scores if (score.task, score.metric) == ("heldout", "margin")]

@@ -21,11 +21,11 @@ from spac_repro.errors import UserError
 from spac_repro.publish import report
 from spac_repro.publish.groups import RunView, group_by_settings
 from spac_repro.publish.model_card import model_card
-from spac_repro.publish.settings_section import train_command
 from spac_repro.runs import files
 from spac_repro.runs.audit import Audit
 from spac_repro.runs.folder import RunFolder
 from spac_repro.runs.manifest import SCHEMA
+from spac_repro.runs.train_command import train_command
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\"'&$\\frac{$"
 STEPS = 30
@@ -231,7 +231,10 @@ def test_labels_name_the_settings_in_which_runs_of_one_method_differ(tmp_path: P
 
 def test_the_command_repeats_the_settings_given(tmp_path: Path) -> None:
     view = RunView(RunFolder(make(tmp_path / "run", text="")))
-    assert train_command(view) == "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs_per_iteration=1"
+    assert (
+        train_command(view.manifest)
+        == "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs_per_iteration=1"
+    )
 
 
 def test_every_setting_is_there_with_its_provenance(page: Path) -> None:
