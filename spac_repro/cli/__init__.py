@@ -41,6 +41,7 @@ def main() -> None:
         code = app(prog_name="spac-repro", standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # typer catches an interruption and prints nothing
             _exit_interrupted()
+        distributed.leave_process_group()
         sys.exit(code)
     except UserError as error:
         sys.exit(failures.report_user_error(error))

@@ -8,6 +8,7 @@ process every function here is the identity, and torch is not imported.
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -93,6 +94,19 @@ def init_process_group(expected: int, *, force: bool = False) -> None:
             f"training.processes is {expected}, but {connected} processes are connected and {answered} answered; "
             "start them with torchrun"
         )
+
+
+def leave_process_group() -> None:
+    """Disconnect from the other processes, at the end of a command that has succeeded.
+
+    Threads of Gloo that outlive the interpreter abort the process now and then (pytorch/pytorch#179291), and then a run that is
+    complete ends with an error. After an error the group is left as it is: NCCL would wait for the others.
+    """
+    if world_size() > 1 and "torch.distributed" in sys.modules:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _timeout(backend: str) -> timedelta:

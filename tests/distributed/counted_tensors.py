@@ -2,9 +2,10 @@
 
 It says the bytes of all tensors before it, which parameters were partitioned, and how many micro-batches and passes there were. A
 tensor is counted as long as Python has it, whatever keeps it; two that share memory are counted once. Where $DEEPSPEED_REMEMBERS is
-set, DeepSpeed is left to keep what it keeps.
+set, DeepSpeed is left to keep what it keeps. At its end each process says in a file of its own whether it is still connected.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -50,6 +51,12 @@ def counted(build_engine, make_objective, schedule, **keywords):  # type: ignore
     return engine
 
 
+def tell_connection() -> None:
+    left = Path(os.environ["COUNTED_TENSORS"]) / f"{os.environ['RANK']}.connected"
+    left.write_text(str(torch.distributed.is_initialized()))
+
+
+atexit.register(tell_connection)
 gc.disable()  # Python collects cycles when it likes; what counts is what the run itself collects
 iteration.training_loop = counted
 # 21 tokens of SmolLM2's vocabulary: processes have unequally many chunks, where there are any.
