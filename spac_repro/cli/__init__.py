@@ -1,5 +1,6 @@
 """The command line. Each command parses its arguments, calls one function and prints; heavy imports happen inside commands."""
 
+import atexit
 import io
 import os
 import re
@@ -34,6 +35,14 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a locale may lack the character π
     signals.install_handlers()
+    code = _run()
+    if distributed.world_size() > 1:
+        _end_process(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Carry out the command; return its exit code."""
     try:
         sys.argv[1:] = map(_with_home, sys.argv[1:])
         from spac_repro.cli.root import app  # imported here, because it loads methods of other distributions, which may be refused
@@ -42,20 +51,21 @@ def main() -> None:
         if code == EXIT_INTERRUPTED:  # typer catches an interruption and prints nothing
             _exit_interrupted()
         distributed.leave_process_group()
-        sys.exit(code)
+        return int(code or 0)
     except UserError as error:
-        sys.exit(failures.report_user_error(error))
+        return failures.report_user_error(error)
     except USAGE_ERROR as error:
         print(_usage_message(error), file=sys.stderr)
-        sys.exit(UserError.exit_code)
+        return UserError.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         _exit_interrupted()
     except Exception as error:
         if signals.signal_received():
             _exit_interrupted()  # a library that is interrupted during its import may raise any error
-        sys.exit(failures.report_crash(error))
+        return failures.report_crash(error)
 
 
 def _with_home(word: str) -> str:
@@ -79,10 +89,24 @@ def _exit_interrupted() -> NoReturn:
     if distributed.is_main_process() and not left_to_launcher:
         then = _WHAT_REPEATING_DOES.get(next(iter(sys.argv[1:]), ""), "start over")
         print(f"spac-repro: interrupted; repeat the command to {then}", file=sys.stderr)
+    _leave(EXIT_INTERRUPTED)
+
+
+def _end_process(code: int) -> NoReturn:
+    """End one of several processes without taking the interpreter down.
+
+    A thread of Gloo may still hold a tensor, and wants Python's lock to free it. Where the interpreter is ending, that aborts the
+    process (pytorch/pytorch#179291), and a run that is complete ends with an error.
+    """
+    atexit._run_exitfuncs()  # noqa: SLF001  # as Python's own exit does, before it takes anything down
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()
-    os._exit(EXIT_INTERRUPTED)
+    os._exit(code)
 
 
 def _usage_message(error: Any) -> str:

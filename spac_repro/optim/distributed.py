@@ -99,8 +99,7 @@ def init_process_group(expected: int, *, force: bool = False) -> None:
 def leave_process_group() -> None:
     """Disconnect from the other processes, at the end of a command that has succeeded.
 
-    Threads of Gloo that outlive the interpreter abort the process now and then (pytorch/pytorch#179291), and then a run that is
-    complete ends with an error. After an error the group is left as it is: NCCL would wait for the others.
+    After an error the group is left as it is: NCCL would wait for the others.
     """
     if world_size() > 1 and "torch.distributed" in sys.modules:
         import torch.distributed as dist

@@ -76,4 +76,4 @@ def _on_gradient(values: Any, call: Callable[[], None]) -> None:
     """Call when the gradient of the hidden states is computed, which are the first of a layer's values."""
     hidden = values[0] if isinstance(values, tuple) else values
     if isinstance(hidden, Tensor) and hidden.requires_grad:
-        hidden.register_hook(lambda gradient: call())
+        hidden.register_hook(lambda gradient: call())  # type: ignore[no-untyped-call]

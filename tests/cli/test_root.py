@@ -126,6 +126,18 @@ def test_what_fails_after_a_signal_is_an_interruption(invoke, monkeypatch):
     assert invoke("train").code == 130
 
 
+@pytest.mark.parametrize(("processes", "words", "code"), [(1, ["recipes"], None), (2, ["recipes"], 0), (2, ["recipes", "x"], 2)])
+def test_one_of_several_processes_is_not_taken_down_by_python(invoke, monkeypatch, processes, words, code):
+    """Where the interpreter ends, a thread of Gloo that still holds a tensor aborts the process."""
+    ended: list[object] = []
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setattr("atexit._run_exitfuncs", lambda: ended.append("exit functions"))
+    monkeypatch.setattr("os._exit", lambda status: (ended.append(status), sys.exit(status)))
+    assert invoke(*words).code == (code or 0)
+    assert ended == ([] if code is None else ["exit functions", code])
+
+
 @pytest.mark.parametrize(("command", "then"), [("train", "resume from the last checkpoint"), ("rehearse", "start over")])
 def test_an_interruption_says_how_to_go_on(invoke, monkeypatch, command, then):
     def interrupted(*_, **__):

@@ -39,7 +39,7 @@ def growth(folder: Path, engine: str, iterations: int, **variables: str) -> list
     for rank in (0, 1):
         found = [json.loads(line) for line in (folder / f"{rank}.jsonl").read_text().splitlines()]
         assert len(found) == iterations
-        assert (folder / f"{rank}.connected").read_text() == "False"  # threads of Gloo would abort some processes at their end
+        assert (folder / f"{rank}.connected").read_text() == "False"
         assert engine != "deepspeed-zero3" or all(sum(each["partitioned"].values()) > 300_000 for each in found)
         shares.append((found[-1]["before"] - found[0]["before"]) / found[0]["engine"])
     return shares
