@@ -126,7 +126,9 @@ def test_what_fails_after_a_signal_is_an_interruption(invoke, monkeypatch):
     assert invoke("train").code == 130
 
 
-@pytest.mark.parametrize(("processes", "words", "code"), [(1, ["recipes"], None), (2, ["recipes"], 0), (2, ["recipes", "x"], 2)])
+@pytest.mark.parametrize(
+    ("processes", "words", "code"), [(1, ["--version"], None), (2, ["--version"], 0), (2, ["recipes", "x"], 2)]
+)
 def test_one_of_several_processes_is_not_taken_down_by_python(invoke, monkeypatch, processes, words, code):
     """Where the interpreter ends, a thread of Gloo that still holds a tensor aborts the process."""
     ended: list[object] = []
