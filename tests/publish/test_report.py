@@ -230,11 +230,10 @@ def test_labels_name_the_settings_in_which_runs_of_one_method_differ(tmp_path: P
 
 
 def test_the_command_repeats_the_settings_given(tmp_path: Path) -> None:
-    view = RunView(RunFolder(make(tmp_path / "run", text="")))
-    assert (
-        train_command(view.manifest)
-        == "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs_per_iteration=1"
-    )
+    manifest = RunFolder(make(tmp_path / "run", text="")).manifest
+    command = "spac-repro train --recipe tiny --method spac --seed 0 --set training.epochs_per_iteration=1"
+    assert train_command(manifest) == command
+    assert train_command(manifest, seed="N") == command.replace("--seed 0", "--seed N")
 
 
 def test_every_setting_is_there_with_its_provenance(page: Path) -> None:
