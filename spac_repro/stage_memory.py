@@ -16,7 +16,8 @@ BF16, FP32 = 2, 4  # bytes
 # DeepSpeed's defaults, in elements.
 MAX_LIVE_PARAMETERS, REDUCE_BUCKET = 1_000_000_000, 500_000_000
 MAX_LOGITS = 2**26  # as in model/logprobs.py, which imports torch
-BLOCK_MASK_BYTES = 13  # per pair of tokens while FlexAttention's block mask is made; measured on the CPU at 8,192 tokens
+MASK_STRIP = 1024  # queries of a strip, as in model/block_mask.py, which imports torch
+BLOCK_MASK_BYTES = 33  # per query of a strip and key while FlexAttention's block mask is made; measured on the CPU at 16,384 tokens
 CONTEXT = 2.0e9  # of the CUDA context, NCCL's buffers and compiled kernels, per process [assumed]
 FRAGMENTATION = 0.1  # of the device memory in use [assumed]
 
@@ -197,7 +198,8 @@ def _mask(recipe: Recipe) -> list[Line]:
     tokens = recipe.training.micro_batch_tokens
     if recipe.training.device != "cuda":
         return []
-    return [Line("block mask, while it is made", f"{BLOCK_MASK_BYTES} B × {tokens:,}²", BLOCK_MASK_BYTES * tokens**2)]
+    arithmetic = f"{BLOCK_MASK_BYTES} B × {MASK_STRIP:,} × {tokens:,}"
+    return [Line("block mask, while it is made", arithmetic, BLOCK_MASK_BYTES * MASK_STRIP * tokens)]
 
 
 def _widest(shape: Widths) -> int:

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 
 from spac_repro.data.example import TokenizedExample
+from spac_repro.model import block_mask
 from spac_repro.model.index_select import GatherIndex, gather_index
 
 
@@ -93,16 +94,14 @@ class PackedLayout:
     def block_mask(self, window: int | None) -> BlockMask:
         """Block mask of the whole sequence's attention, [1, 1, T, T]."""
 
-        def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        def attends(row: Tensor | None, head: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
             same_segment = (self.segment_ids[key] == -1) | (self.segment_ids[key] == self.segment_ids[query])
             distance = self.position_ids[query] - self.position_ids[key]
             in_window = distance >= 0 if window is None else (distance >= 0) & (distance < window)
             return (self.document_ids[key] == self.document_ids[query]) & same_segment & in_window
 
         length = len(self.position_ids)
-        mask: BlockMask = self._cached(
-            ("block", window), lambda: create_block_mask(attends, None, None, length, length, device=self.position_ids.device)
-        )
+        mask: BlockMask = self._cached(("block", window), lambda: block_mask.create(attends, length, self.position_ids.device))
         return mask
 
     def _response_attends(self, window: int | None) -> Tensor:

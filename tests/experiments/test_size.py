@@ -9,6 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AttentionInterface, AutoModelForCausalLM, MistralConfig
 
 from spac_repro import cost, recipes, stage_memory
+from spac_repro.model import block_mask
 from spac_repro.model.logprobs import MAX_LOGITS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
@@ -84,6 +85,7 @@ def test_the_shape_is_the_models(model):
     assert stage_memory.MISTRAL_7B.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert all(getattr(model.config, name) == value for name, value in vars(stage_memory.MISTRAL_7B).items())
     assert stage_memory.MAX_LOGITS == MAX_LOGITS
+    assert stage_memory.MASK_STRIP == block_mask.STRIP
 
 
 def test_the_memory_of_a_stage_is_that_of_the_run():
