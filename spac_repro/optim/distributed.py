@@ -99,9 +99,10 @@ def init_process_group(expected: int, *, force: bool = False) -> None:
 def leave_process_group() -> None:
     """Disconnect from the other processes, at the end of a command that has succeeded.
 
-    After an error the group is left as it is: NCCL would wait for the others.
+    DeepSpeed makes a group of one process, too, and NCCL warns of a group that is left to the interpreter's end. After an error
+    the group is left as it is: NCCL would wait for the others.
     """
-    if world_size() > 1 and "torch.distributed" in sys.modules:
+    if "torch.distributed" in sys.modules:
         import torch.distributed as dist
 
         if dist.is_initialized():
