@@ -1,4 +1,4 @@
-"""What the tests on a GPU share. They are skipped where there is none, and have never been run: no GPU was at hand."""
+"""What the tests on a GPU share. They are skipped where there is none. bench/RESULTS.md says which have been run."""
 
 import sys
 from pathlib import Path

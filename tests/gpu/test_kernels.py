@@ -12,7 +12,11 @@ from spac_repro.model.packing import pack
 from spac_repro.model.policy import Policy, prepare
 from spac_repro.sampling.top_p import TopP
 
-pytestmark = pytest.mark.usefixtures("deterministic")
+pytestmark = [
+    pytest.mark.usefixtures("deterministic"),
+    # Dynamo looks at it while it traces, and catches what it raises.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"),
+]
 
 VOCABULARY = 37  # of the tiny models
 # Prompt and responses: shorter and longer than Mistral's window of 4, and longer than a block of FlexAttention (128).
