@@ -7,8 +7,7 @@ trl-pre  DPOTrainer with precompute_ref_log_probs
 
 Both train bfloat16 weights by SGD with recomputed activations, so that 7B fit one GPU of 80 GB: the optimizer's own memory and time
 are left out. MFU is 6 operations a weight and token, over the rate of one large bfloat16 product that is measured on the same GPU
-before. A pair's tokens are those of its prompt, once, and of both responses. This was never run on a GPU, because none was
-available; `--size tiny` runs on a CPU, for the tests.
+before. A pair's tokens are those of its prompt, once, and of both responses. `--size tiny` runs on a CPU, for the tests.
 """
 
 from __future__ import annotations
@@ -223,6 +222,7 @@ def main() -> None:
         for _ in range(given.rounds):
             for kind in KINDS:
                 runs[kind].append(workload.run_in_subprocess(__file__, f"--child={kind}", *options, threads=1))
+                print(f"{name} {kind}: {json.dumps(runs[kind][-1])}", file=sys.stderr, flush=True)
         for kind, found in runs.items():
             steps, rates = ([run[key] for run in found] for key in ("step_s", "tokens_per_s"))
             share = f"{statistics.median(run['mfu'] for run in found):.2f}"

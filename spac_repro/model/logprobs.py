@@ -79,7 +79,7 @@ def liger_serves(device: torch.device, *, shards_weights: bool) -> bool:
 def _liger_cross_entropy(softcap: float | None) -> Callable[..., Tensor] | None:
     """Liger's fused linear cross entropy per token; None where Liger is not installed in `LIGER_VERSION`.
 
-    This was never run, because no GPU was available.
+    This was never run: it needs a GPU.
     """
     try:
         if metadata.version("liger-kernel") != LIGER_VERSION:

@@ -141,8 +141,7 @@ def flex_packed_attention(
 ) -> Tensor:
     """Attend over the whole sequence with FlexAttention, which skips blocks that are masked out; shapes as in `packed_attention`.
 
-    On a GPU it is compiled; this was never run, because no GPU was available. Elsewhere it is torch's reference implementation, for
-    tests.
+    On a GPU it is compiled (bench/RESULTS.md says what ran there). Elsewhere it is torch's reference implementation, for tests.
     """
     attention: Callable[..., Any] = compiled_flex_attention() if query.is_cuda else flex_attention  # type: ignore[assignment]
     width = query.shape[-1]

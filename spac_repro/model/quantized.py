@@ -1,6 +1,6 @@
 """The base in four bits (NormalFloat4, Dettmers et al. 2023, arXiv 2305.14314), by bitsandbytes: on a GPU only.
 
-This was never run, because no GPU was available.
+Run on one GPU, cut down (bench/RESULTS.md); never at its size.
 """
 
 from typing import Any

@@ -85,7 +85,7 @@ def test_a_place_is_not_recorded():
 
 
 def test_of_a_gpu_driver_libraries_and_switches_are_recorded(monkeypatch, tmp_path):
-    """Against stand-ins: this was not run on a GPU."""
+    """Against stand-ins; a manifest from a GPU has the same keys (bench/RESULTS.md)."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
