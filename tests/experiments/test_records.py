@@ -67,6 +67,8 @@ def test_expected_results_are_means_and_spreads_of_the_records() -> None:
         assert row.sd == pytest.approx(statistics.stdev(own))
         assert (row.seeds, found.sources[row.source].seeds) == (len(own), tuple(seeds))
         assert row.primary
+        assert rows[method, "heldout", "margin", 2].primary
+        assert not rows[method, "heldout", "accuracy", 2].primary
     assert rows["start", "gold", "reward", 0].seeds == 10
     assert not rows["spac", "average", "mean", 2].primary
     assert len(found.rows) == 5 * (1 + 2 * 3)
@@ -90,14 +92,14 @@ def test_humps_that_were_written_by_hand_stay_and_later_iterates_are_judged_by_t
 
 
 def test_records_without_a_gold_reward_serve_as_well(tmp_path: Path) -> None:
-    """Such as those of SmolLM2: the margin on held-out preferences decides, and methods have five or three seeds."""
+    """Such as those of SmolLM2: margin and accuracy on held-out preferences decide, and methods have five or three seeds."""
     made = invented_records.invented()
     fewer = {"spac": 5, "dpo": 5, "sft": 3}
     rows = tuple(row for row in made.rows if not row.group and row.task == "heldout" and row.seed <= fewer[row.method])
     own = records.Records("own", {**made.about, "recipe": "smollm2-135m"}, rows)
     found = expected.expected(own)
     assert {(row.method, row.metric, row.seeds) for row in found.rows if row.primary} == {
-        (method, "margin", seeds) for method, seeds in fewer.items()
+        (method, metric, seeds) for method, seeds in fewer.items() for metric in ("margin", "accuracy")
     }
     file = str(records.write(own, tmp_path))
     assert [line[0] for line in result_tables.rivals(file, {"score": "heldout/margin"})] == ["method", "dpo", "sft", "dpo", "sft"]
