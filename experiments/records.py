@@ -184,12 +184,13 @@ def _plain(row: Row) -> Row:
 
 def _about(run: RunFolder, command: str, items: dict[str, tuple[int, str]], digests: dict[str, str]) -> dict[str, Any]:
     environment = run.manifest.environment
+    threads = environment["threads"]
     return {
         "recipe": run.manifest.recipe,
         "command": command,
         "commit": environment["source"]["commit"],
         "lock_sha256": environment["lock"]["sha256"],
-        "hardware": f"{numerics.hardware(environment)}, one thread a run",
+        "hardware": f"{numerics.hardware(environment)}, {'one thread' if threads == 1 else f'{threads} threads'} a run",
         "harness": run.results.harness or "",
         "date": date.today().isoformat(),
         "settings_sha256": digests,
