@@ -22,12 +22,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import paired_records
 import records
 from paired import best_iteration, last_iteration, plot_rewards, values
 
 from spac_repro import methods
 from spac_repro.errors import UserError
 from spac_repro.runs import files
+from spac_repro.trust import question_tables
 from spac_repro.trust.crossed_effects import Estimate
 from spac_repro.trust.expected import START, expected_path, load_expected
 from spac_repro.trust.paired_tests import holm
@@ -185,8 +187,17 @@ def returned(name: str, options: Options) -> list[list[str]]:
     return lines
 
 
+def paired(name: str, options: Options) -> list[list[str]]:
+    """A comparison question by question, as `spac-repro compare` prints it."""
+    about, scores = paired_records.read(name)
+    wanted = options["metrics"].split(",") if "metrics" in options else None
+    a, b = about["names"]
+    head = ["score", "n", a, b, "gained", "lost", f"{b} − {a}", "95 % interval", "p", "p (Holm)", "detectable", "noise"]
+    return [head, *(list(question_tables.cells(score)) for score in scores if wanted is None or score.metric in wanted)]
+
+
 TABLES: dict[str, Callable[[str, Options], list[list[str]]]] = {
-    function.__name__: function for function in (means, rivals, ablation, tuning, returned)
+    function.__name__: function for function in (means, rivals, ablation, tuning, returned, paired)
 }
 
 

@@ -46,15 +46,21 @@ def compare(a: Sequence[Path], b: Sequence[Path], options: Options) -> QuestionC
     Raises:
         UserError: a path is none of these, a file is damaged, or there is nothing in common.
     """
-    opened = [[each for path in side for each in _open(path)] for side in (a, b)]
-    runs = [each for side in opened for each in side if isinstance(each, RunFolder)]
-    for run in runs:
-        file_hashes.check(run, deep=options.deep)
-    iteration = options.iteration
-    if runs and iteration is None:
-        iteration = run_answers.last_iteration(runs)
+    opened = [_open_all(side) for side in (a, b)]
+    iteration = _checked_iteration([each for side in opened for each in side], options.iteration, deep=options.deep)
     of_a, of_b = ([_evaluation(each, iteration) for each in side] for side in opened)
     return compare_questions(of_a, of_b, by_subject=options.by_subject, across_protocols=options.across_protocols)
+
+
+def evaluations(paths: Sequence[Path], iteration: int | None = None) -> list[Evaluation]:
+    """Open one side of a comparison: the paths are those of `compare`, and the iterate is the last one unless it is named.
+
+    Raises:
+        UserError: a path is none of these, or a file is damaged.
+    """
+    opened = _open_all(paths)
+    iteration = _checked_iteration(opened, iteration, deep=False)
+    return [_evaluation(each, iteration) for each in opened]
 
 
 def compare_two_runs(a: Path, b: Path, options: Options) -> QuestionComparison | str:
@@ -63,6 +69,18 @@ def compare_two_runs(a: Path, b: Path, options: Options) -> QuestionComparison |
         return compare([a], [b], options)
     except UserError as error:
         return str(error)
+
+
+def _open_all(paths: Sequence[Path]) -> list[RunFolder | Path]:
+    return [each for path in paths for each in _open(path)]
+
+
+def _checked_iteration(opened: Sequence[RunFolder | Path], iteration: int | None, *, deep: bool) -> int | None:
+    """Check the files of the runs; return the iterate of them that is compared."""
+    runs = [each for each in opened if isinstance(each, RunFolder)]
+    for run in runs:
+        file_hashes.check(run, deep=deep)
+    return run_answers.last_iteration(runs) if runs and iteration is None else iteration
 
 
 def _open(path: Path) -> list[RunFolder | Path]:
