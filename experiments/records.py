@@ -1,6 +1,6 @@
 """The scores of finished runs as records: one row a run, iterate and score. Tables, figures and expected results are made of them.
 
-    python experiments/records.py FOLDER NAME [--returned FOLDER]
+    python experiments/records.py FOLDER NAME [--returned FOLDER] [--audit]
 
 FOLDER holds METHOD/seed-N or SETTING=VALUE/…/METHOD/seed-N. Two files are written:
 
@@ -8,7 +8,8 @@ FOLDER holds METHOD/seed-N or SETTING=VALUE/…/METHOD/seed-N. Two files are wri
   "mixture", "average", …), task, metric and value;
 * experiments/records/NAME.json, which says how the runs were made, and on how many items each score is.
 
-`--returned` names the folder of the scores of mixtures and averages, which `spac-repro returned --json` printed.
+`--returned` names the folder of the scores of mixtures and averages, which `spac-repro returned --json` printed. `--audit` records,
+instead of the scores, how well data and self-play can be told apart in each iteration (audit.json).
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 
 from spac_repro.errors import UserError
 from spac_repro.runs import files, numerics
+from spac_repro.runs.audit import Audit
 from spac_repro.runs.folder import RunFolder, find_runs
 from spac_repro.runs.manifest import leaf_differences
 from spac_repro.runs.results import Score
@@ -168,6 +170,38 @@ def of_runs(name: str, folder: Path, command: str, returned_folder: Path | None 
     return Records(name, _about(first, command, items, digests), tuple(map(_plain, rows)))
 
 
+def of_audits(name: str, folder: Path, command: str) -> Records:
+    """Read the audits of the finished runs in the same folder: lengths and ends of each side, and each classifier's accuracy.
+
+    Raises:
+        UserError: as `of_runs`, or no run has an audit of self-play.
+    """
+    found = of_runs(name, folder, command)
+    rows, items = [], {}
+    for group, run in _runs(folder):
+        for iteration in run.iterations():
+            if (audit := iteration.audit()) is None or not audit.comparisons:
+                continue
+            for (task, metric), value in _audited(audit).items():
+                items[f"{task} {metric}"] = (audit.rows, "")
+                rows.append(Row(group, run.manifest.method, run.manifest.seed, str(iteration.number), task, metric, value))
+    if not rows:
+        raise UserError(f"{folder}: no run in it has an audit of self-play")
+    return Records(name, {**found.about, "scores": items}, tuple(rows))
+
+
+def _audited(audit: Audit) -> dict[tuple[str, str], float]:
+    sides = {(side, "cut"): each.cut for side, each in audit.sides.items()}
+    sides |= {(side, "mean_length"): each.mean_length for side, each in audit.sides.items()}
+    classifiers = {
+        (f"{side}_{trait.replace(' ', '_')}", "accuracy"): classifier.accuracy
+        for side, comparison in audit.comparisons.items()
+        for trait, classifier in comparison.classifiers.items()
+        if classifier.accuracy is not None
+    }
+    return {**sides, **classifiers}
+
+
 def _runs(folder: Path) -> Iterator[tuple[str, RunFolder]]:
     """Each finished run with its group: the parts of its path with "=" in them."""
     found = [run for run in find_runs(folder) if run.complete]
@@ -269,10 +303,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("name", help="Of the two files, such as tiny-seeds.")
     parser.add_argument("--returned", type=Path, help="Folder of the scores of mixtures and averages.")
+    parser.add_argument("--audit", action="store_true", help="Record the audits instead of the scores.")
     parser.add_argument("--command", default="", help="What made the runs, for the record.")
     arguments = parser.parse_args()
     try:
-        print(write(of_runs(arguments.name, arguments.folder, arguments.command, arguments.returned)))
+        if arguments.audit:
+            made = of_audits(arguments.name, arguments.folder, arguments.command)
+        else:
+            made = of_runs(arguments.name, arguments.folder, arguments.command, arguments.returned)
+        print(write(made))
     except UserError as error:
         raise SystemExit(str(error)) from None
 

@@ -136,3 +136,17 @@ def test_the_records_of_a_run_hold_its_scores_and_those_of_what_it_returns(
         assert again.value("spac", 0, name, "gold", "reward") == scored[name]["gold", "reward"]
     with pytest.raises(UserError, match="no run folder, and none below it"):
         records.of_runs("here", tmp_path / "records", "a test")
+
+
+def test_the_audits_of_a_run_are_recorded(uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "check_one_environment", lambda runs: None)  # this run is of code that no commit holds
+    shutil.copytree(uninterrupted, tmp_path / "seeds" / "spac" / "seed-0")
+    made = records.of_audits("here", tmp_path / "seeds", "a test")
+    again = records.read(str(records.write(made, tmp_path)))
+    assert again.rows == made.rows
+    for iteration in RunFolder.open(uninterrupted).iterations():
+        if (audit := iteration.audit()) is not None:
+            number = str(iteration.number)
+            assert again.value("spac", 0, number, "selfplay", "cut") == audit.sides["selfplay"].cut
+            assert again.value("spac", 0, number, "chosen_length", "accuracy") == audit.comparisons["chosen"].length.accuracy
+    assert {row.policy for row in made.rows} == {"1", "2"}
