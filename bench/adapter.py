@@ -25,7 +25,7 @@ import workload
 
 RECIPE = "smollm2-135m"
 SETTINGS = (
-    "training.iterations=1",
+    "training.iterations=1", "methods.*.learning_rate=2e-6", "evaluation.suite=openllm",
     "evaluation.tasks=[winogrande, hellaswag]", "evaluation.limit=24",
 )  # fmt: skip
 TARGETS = "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"

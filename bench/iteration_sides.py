@@ -196,7 +196,8 @@ def prepared_run(place: Path, method: str) -> Any:
     from spac_repro.cli import policy_source
 
     limit = json.loads((place / "settings.json").read_text())["limit"]
-    settings = ["data.heldout_prompts=null", f"evaluation.limit={limit}"]
+    settings = ["data.heldout_prompts=null", "data.max_pairs=null", "methods.*.learning_rate=2.0e-6"]
+    settings += ["evaluation.suite=openllm", f"evaluation.limit={limit}"]
     return recipes.load("smollm2-135m", method=method, seed=1, overrides=policy_source.overrides(str(place / "model"), settings))
 
 

@@ -16,6 +16,9 @@ made of it:
 
     python experiments/records.py runs/smollm2/seeds smollm2-seeds
     python experiments/records.py runs/smollm2/tuning smollm2-tuning
+    python experiments/records.py runs/smollm2/teeth smollm2-teeth
+    python experiments/records.py runs/smollm2/seeds smollm2-audits --audit
+    python experiments/paired_records.py smollm2-dpo-spac dpo=runs/smollm2/seeds/dpo spac=runs/smollm2/seeds/spac
     python experiments/expected.py smollm2-seeds --write expected_results/smollm2-135m.yaml
     python experiments/result_tables.py docs/results-smollm2.md
 """
@@ -91,7 +94,7 @@ def teeth(out: Path, data: Path, settings: list[str]) -> None:
     start = next(run.path for run in finished(out / "tuning", "*/*") if run.manifest.method == "spac")
     words += ["--start-from", str(start)]
     for fault in TEETH:
-        folder = out / "teeth" / fault
+        folder = out / "teeth" / f"fault={fault}" / "spac" / f"seed-{TUNING_SEED}"
         status = run(ROOT / "tests" / "teeth" / "faulty.py", fault, *words, "--out", folder, data=data)
         if status and not RunFolder(folder).complete:
             raise SystemExit(f"{folder}: exit status {status}; repeat this command")

@@ -165,7 +165,7 @@ def test_its_own_samples_are_not_told_from_data_by_rendering(packaged, renderer)
 
 @real
 def test_its_rows_are_those_of_responses_encoded_alone(packaged, renderer, shared):
-    """Up to commit 72ce1f5 responses were encoded alone. The scores of docs/results-smollm2.md come from such rows."""
+    """Up to commit 72ce1f5 responses were encoded alone."""
     _, tokenizer = packaged
     rows = read_preferences(str(shared / "preferences" / "gsm8k_solutions.jsonl.gz"))
     found = renderer.tokenize(rows)

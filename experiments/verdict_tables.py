@@ -1,0 +1,52 @@
+"""Tables of what `verify` says of recorded runs: of wrong ones, which it should find, and of other methods passed off as one."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import records
+
+from spac_repro.runs.verdict import ScoreComparison, ScoreKey, Verdict
+from spac_repro.trust.expected import START, expected_path, load_expected
+from spac_repro.trust.run_scores import RunScores
+from spac_repro.trust.verification import verify
+
+
+def verdict_of(recipe: str, method: str, runs: Sequence[RunScores]) -> Verdict:
+    """What `verify` says of runs that claim to be of a method; their settings are not looked at."""
+    fresh: dict[ScoreKey, list[float]] = {}
+    starts: dict[ScoreKey, list[float]] = {}
+    for run in runs:
+        own = {(score.task, score.metric): score.value for score in run.scores[0]}
+        for iteration, score in run.items():
+            key = ScoreKey(START if iteration == 0 else method, score.task, score.metric, iteration)
+            fresh.setdefault(key, []).append(score.value)
+            starts.setdefault(key, []).append(own[score.task, score.metric])
+    return verify(load_expected(expected_path(recipe)), fresh, starts=starts)
+
+
+def verdicts(name: str, options: Mapping[str, str]) -> list[list[str]]:
+    """Runs judged as those of a method, `as`: each alone, and all of a kind together.
+
+    The rows are the groups and methods of the records, but for the method itself.
+    """
+    found, method = records.read(name), options["as"]
+    recipe = found.about["recipe"]
+    lines: list[list[str]] = []
+    head = [f"judged as {method}", "runs", "each alone", "secondary rows that disagree, each alone", "all together"]
+    for group in found.groups():
+        for other, runs in found.runs(group).items():
+            if not group and other == method:
+                continue
+            each, together = [verdict_of(recipe, method, [run]) for run in runs], verdict_of(recipe, method, runs)
+            primary = [comparison for comparison in together.comparisons if comparison.primary]
+            if not lines:
+                lines.append([*head, *(f"{row.key.task} {row.key.metric}: found, expected ± tolerance" for row in primary)])
+            label = f"{group} {other}".strip().replace("fault=", "")
+            statuses = ", ".join(f"{count} {status}" for status, count in Counter(one.status for one in each).items())
+            disagree = " ".join(str(sum(not row.primary and not row.agrees for row in one.comparisons)) for one in each)
+            lines.append([label, str(len(runs)), statuses, disagree, together.status, *map(_cell, primary)])
+    return lines
+
+
+def _cell(row: ScoreComparison) -> str:
+    return f"{row.fresh:.3f}, {row.expected:.3f} ± {row.tolerance:.3f}"

@@ -1,0 +1,40 @@
+"""What `verify` says of recorded runs: honest ones, other methods passed off as SPAC, and runs with a mistake in them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
+
+import records
+import verdict_tables
+from verdict_tables import verdict_of
+
+RECIPE = "smollm2-135m"
+
+
+def test_no_run_of_the_file_disagrees_with_it() -> None:
+    for method, runs in records.read("smollm2-seeds").runs("").items():
+        for run in runs:
+            assert verdict_of(RECIPE, method, [run]).status != "disagrees", run.source
+
+
+@pytest.mark.parametrize("method", ["dpo", "ipo"])
+def test_another_method_passed_off_as_spac_is_found_in_every_run(method: str) -> None:
+    for run in records.read("smollm2-seeds").runs("")[method]:
+        assert verdict_of(RECIPE, "spac", [run]).status == "disagrees", run.source
+
+
+def test_every_recorded_mistake_is_found() -> None:
+    found = records.read("smollm2-teeth")
+    assert set(found.groups()) == {"fault=no_learning", "fault=preferences_flipped"}
+    for group in found.groups():
+        assert verdict_of(RECIPE, "spac", found.runs(group)["spac"]).status == "disagrees", group
+
+
+def test_the_table_has_a_line_for_each_of_them() -> None:
+    head, *lines = verdict_tables.verdicts("smollm2-seeds+smollm2-teeth", {"as": "spac"})
+    assert [line[0] for line in lines] == ["dpo", "ipo", "no_learning spac", "preferences_flipped spac"]
+    assert [line[1] for line in lines] == ["5", "3", "1", "1"]
+    assert len(head) == len(lines[0]) == 5 + 3
