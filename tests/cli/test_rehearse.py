@@ -41,7 +41,7 @@ LARGE = [
         (["--recipe", "tinny"], 2, "did you mean tiny?"),
         (["--cluster", "loca"], 2, "did you mean local?"),
         (["--tokens", "20"], 2, "holds no two examples"),
-        (["--recipe", "smollm2-135m"], 2, "has no preferences"),
+        (["--recipe", "smollm2-135m", "--set", "data.max_pairs=null"], 2, "has no preferences"),
         (LARGE, 3, "GB"),
         (["--layers", "1"], 2, "greater than or equal to 2"),
         ([*SETS, "--questions", "nope"], 2, "nope is not a folder; give the folder"),
