@@ -1,10 +1,11 @@
 """What each difference between evaluation protocols is worth on one model: paired, with its interval.
 
-    python experiments/protocol_worth.py QUESTIONS --keep FOLDER [--model FOLDER] [--limit 50] [--minutes 4] [--table]
+    python experiments/protocol_worth.py QUESTIONS --keep FOLDER [--model FOLDER] [--plain FILE] [--limit 50] [--minutes 4]
 
 The weights are those of recipe smollm2-135m, and the questions are the same on both sides of every row. Each condition asks some
 tasks once, and leaves a small answers file each in the folder; a file that is there is not made again, so repeat the command to go
-on. It begins no file after `--minutes`. The table is computed from the files alone:
+on. It begins no file after `--minutes`. `--plain` takes the answers under `current` from an evaluation of the same model and
+questions (`evaluate --answers`). The table (`--table` alone asks nothing) is computed from the files alone:
 
 * what a second file is needed for: BOS, the examples of WinoGrande, log-softmax in bfloat16, the chat template;
 * what one file holds already: strict and flexible extraction; the stop words ':' and the empty line, since greedy decoding up to an
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from spac_repro import suites
+from spac_repro.errors import UserError
 from spac_repro.runs import answer_scores, answers
 from spac_repro.runs.answers import Answer, Answers, Metric
 from spac_repro.trust.paired_scores import PairedScore, paired_scores
@@ -136,6 +138,18 @@ def write_missing(options: argparse.Namespace) -> bool:
             answers.write(file, ask(condition, task, options))
             print(f"{file.name}: {time.monotonic() - started:.0f} s", flush=True)
     return True
+
+
+def take_plain(evaluated: Path, folder: Path) -> None:
+    """Divide an evaluation under `current` into the files of the condition `plain`, where they are not there yet."""
+    found = answers.read(evaluated)
+    if found.about.protocol != PLAIN.protocol:
+        raise UserError(f"{evaluated}: its protocol is {found.about.protocol}, and not {PLAIN.protocol}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in found.tasks():
+        file = file_of(folder, PLAIN.name, task.about.name)
+        if task.about.name in PLAIN.tasks and not file.exists():
+            answers.write(file, Answers.join(found.about.model_copy(update={"averaged": ()}), [task]))
 
 
 def file_of(folder: Path, condition: str, task: str) -> Path:
@@ -270,11 +284,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("questions", type=Path, help="the folder with the questions of openllm")
     parser.add_argument("--keep", type=Path, required=True, help="the folder of the answers")
     parser.add_argument("--model", type=Path, help="a model folder; by default the model of the recipe")
+    parser.add_argument("--plain", type=Path, help="answers under `current` that exist already")
     parser.add_argument("--limit", type=int, default=50, help="questions a task")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=4.0, help="begin no file after so many minutes")
     parser.add_argument("--table", action="store_true", help="ask nothing")
     options = parser.parse_args(arguments)
+    if options.plain:
+        take_plain(options.plain, options.keep)
     if not options.table and not write_missing(options):
         print("some answers are missing; repeat the command")
     print(table(rows_of(options.keep, options.questions)))

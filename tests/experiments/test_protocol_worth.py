@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from spac_repro.errors import UserError
 from spac_repro.runs import answers
 from spac_repro.runs.answers import About, Answer, Answers, ExtractionStep, Metric, TaskAbout, TaskAnswers
 
@@ -78,3 +79,20 @@ def test_a_row_needs_both_files(tmp_path):
 def test_every_condition_leaves_files_of_its_own():
     files = [worth.file_of(Path(), condition.name, task) for condition in worth.CONDITIONS for task in condition.tasks]
     assert len({*files}) == len(files)
+
+
+def test_answers_that_exist_are_not_asked_again(tmp_path):
+    about = TaskAbout(name="winogrande", metrics=(Metric(name="acc"),))
+    rows = [Answer("winogrande", "0", "hash", "0", {"acc": 1.0}, 9, correct=True)]
+    evaluated = Answers.join(About(), [*gsm8k().tasks(), TaskAnswers(about, rows)])
+    answers.write(tmp_path / "all.parquet", evaluated)
+    worth.take_plain(tmp_path / "all.parquet", tmp_path / "keep")
+    for task in evaluated.tasks():
+        (own,) = answers.read(tmp_path / "keep" / f"plain-{task.about.name}.parquet").tasks()
+        assert (own.about, own.rows) == (task.about, task.rows)
+
+
+def test_answers_under_another_protocol_are_not_the_plain_ones(tmp_path):
+    answers.write(tmp_path / "all.parquet", Answers.join(About(protocol="v0.4.0-spin"), gsm8k().tasks()))
+    with pytest.raises(UserError, match=r"all\.parquet: its protocol is v0\.4\.0-spin, and not current"):
+        worth.take_plain(tmp_path / "all.parquet", tmp_path / "keep")
