@@ -1,6 +1,6 @@
 """What each difference between evaluation protocols is worth on one model: paired, with its interval.
 
-    python experiments/protocol_worth.py QUESTIONS --keep FOLDER [--model FOLDER] [--plain FILE] [--limit 50] [--minutes 4]
+    python experiments/protocol_worth.py QUESTIONS --keep FOLDER [--model FOLDER] [--plain FILE] [--tasks A,B] [--limit 50]
 
 The weights are those of recipe smollm2-135m, and the questions are the same on both sides of every row. Each condition asks some
 tasks once, and leaves a small answers file each in the folder; a file that is there is not made again, so repeat the command to go
@@ -128,6 +128,8 @@ def write_missing(options: argparse.Namespace) -> bool:
     until = time.monotonic() + 60 * options.minutes
     for condition in CONDITIONS:
         for task in condition.tasks:
+            if options.tasks and task not in options.tasks:
+                continue
             file = file_of(options.keep, condition.name, task)
             if file.exists():
                 continue
@@ -285,6 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keep", type=Path, required=True, help="the folder of the answers")
     parser.add_argument("--model", type=Path, help="a model folder; by default the model of the recipe")
     parser.add_argument("--plain", type=Path, help="answers under `current` that exist already")
+    parser.add_argument("--tasks", type=lambda text: text.split(","), help="ask these tasks alone")
     parser.add_argument("--limit", type=int, default=50, help="questions a task")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=4.0, help="begin no file after so many minutes")
