@@ -12,10 +12,9 @@ from spac_repro.cli.options import AsJson
 from spac_repro.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from spac_repro.evaluation.compared import Options
     from spac_repro.runs.verdict import Verdict
+    from spac_repro.trust.comparison import Comparison
     from spac_repro.trust.question_comparison import QuestionComparison
 
 
@@ -148,29 +147,46 @@ def compare(
     Question by question, it says which questions flipped, the paired difference with its interval, and whether it is more than
     noise. Two groups of runs are compared this way alone: `compare spac/seed-1 spac/seed-2 --against dpo`.
 
-    Exit codes: 0 compared; 1 a score differs by more than noise; 2 not a run, a damaged file, or nothing to compare.
+    Exit codes: 0 compared; 1 a score differs by more than noise; 2 not a run, a damaged file, no question in common, or answers
+    under other protocols.
     """
     a, b = _sides(paths, against or [])
     from spac_repro.evaluation import compared
-    from spac_repro.trust import comparison, terminal
+    from spac_repro.trust import comparison
 
     options = compared.Options(iteration=iteration, by_subject=by_subject, across_protocols=across_protocols, deep=deep)
+    refused: UserError | None = None
+    questions: QuestionComparison | str | None = None
     if len(a) == len(b) == 1 and b[0].suffix in (".yaml", ".yml"):
         result = comparison.compare_expected(a[0], b[0], deep=deep)
-        questions: QuestionComparison | str | None = None
     elif compared.are_two_runs(a, b):
         result = comparison.compare(a[0], b[0], seed_runs or (), deep=deep)
-        questions = compared.compare_two_runs(a[0], b[0], options)
+        try:
+            questions = compared.compare_two_runs(a[0], b[0], options)
+        except UserError as error:  # why the runs differ is said all the same
+            refused = error
     else:
         _compare_groups(a, b, options, seed_runs or [], show if not as_json else None)
-        return
-    if as_json:
+    _show_comparison(result, str(refused) if refused and as_json else questions, show if not as_json else None)
+    raise refused or typer.Exit(result.exit_code)
+
+
+def _show_comparison(result: "Comparison", questions: "QuestionComparison | str | None", show: int | None) -> None:
+    """Print what is known of two runs: protocols first, then why they differ, then their questions; as JSON if `show` is None."""
+    if show is None:
         print(json.dumps({**result.as_json(), **_questions_as_json(questions)}))
-    else:
-        output.show(terminal.render_comparison(result))
-        if questions is not None:
-            output.show(_render_questions(questions, show))
-    raise typer.Exit(result.exit_code)
+        return
+    from rich.text import Text
+
+    from spac_repro.trust import question_tables, terminal
+
+    if questions is not None and not isinstance(questions, str):
+        output.show(Text(questions.protocols))
+    output.show(terminal.render_comparison(result))
+    if isinstance(questions, str):
+        output.show(Text(f"\nQuestion by question: {questions}", "bold"))
+    elif questions is not None:
+        output.show(question_tables.render_questions(questions, show, protocols=False))
 
 
 def _sides(paths: list[Path], against: list[Path]) -> tuple[list[Path], list[Path]]:
@@ -185,6 +201,7 @@ def _sides(paths: list[Path], against: list[Path]) -> tuple[list[Path], list[Pat
 def _compare_groups(a: list[Path], b: list[Path], options: "Options", seed_runs: list[Path], show: int | None) -> NoReturn:
     """Compare question by question alone; print the result as JSON if `show` is None."""
     from spac_repro.evaluation import compared
+    from spac_repro.trust import question_tables
 
     if seed_runs:
         raise UserError("--seed-run is for two runs; groups of runs have the noise of their own seeds")
@@ -192,7 +209,7 @@ def _compare_groups(a: list[Path], b: list[Path], options: "Options", seed_runs:
     if show is None:
         print(json.dumps(questions.as_json()))
     else:
-        output.show(_render_questions(questions, show))
+        output.show(question_tables.render_questions(questions, show))
     raise typer.Exit(1 if questions.significant else 0)
 
 
@@ -201,13 +218,3 @@ def _questions_as_json(questions: "QuestionComparison | str | None") -> dict[str
     if questions is None:
         return {}
     return {"questions": None, "without_questions": questions} if isinstance(questions, str) else {"questions": questions.as_json()}
-
-
-def _render_questions(questions: "QuestionComparison | str", show: int) -> "RenderableType":
-    from rich.text import Text
-
-    from spac_repro.trust import question_tables
-
-    if isinstance(questions, str):
-        return Text(f"\nQuestion by question: {questions}", "bold")
-    return question_tables.render_questions(questions, show)

@@ -10,7 +10,7 @@ from spac_repro.runs import answers, file_hashes
 from spac_repro.runs.folder import RunFolder, find_complete_runs
 from spac_repro.trust import run_answers
 from spac_repro.trust.question_comparison import QuestionComparison, compare_questions
-from spac_repro.trust.question_pairs import Evaluation
+from spac_repro.trust.question_pairs import Evaluation, NoAnswersError
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,14 @@ def evaluations(paths: Sequence[Path], iteration: int | None = None) -> list[Eva
 
 
 def compare_two_runs(a: Path, b: Path, options: Options) -> QuestionComparison | str:
-    """Compare two runs question by question; where their questions cannot be compared, say why."""
+    """Compare two runs question by question; a run without answers is no error: say so.
+
+    Raises:
+        UserError: both have answers, and these cannot be compared.
+    """
     try:
         return compare([a], [b], options)
-    except UserError as error:
+    except NoAnswersError as error:
         return str(error)
 
 

@@ -35,6 +35,16 @@ class QuestionSection:
         """The cells of the first questions that changed."""
         return [question_tables.question_cells(each) for each in self.comparison.changed[:SHOWN]] if self.comparison else []
 
+    @property
+    def flips(self) -> int:
+        """The number of questions that flipped."""
+        return question_tables.flips(self.comparison.changed) if self.comparison else 0
+
+    @property
+    def run(self) -> str:
+        """Whose answers are shown."""
+        return question_tables.whose_answers(self.comparison) if self.comparison else ""
+
 
 def question_sections(groups: Sequence[Group]) -> Iterator[QuestionSection]:
     """Yield the first group against each of the others; for one group, its start against its last iterate.

@@ -192,7 +192,8 @@ def _line(path: Path, number: int, record: Mapping[str, str], unit: str) -> Line
     if AVERAGE in scores:
         scale = 100 if unit == "percent" else 1
         digits = {name: len(cell.partition(".")[2]) for name, cell in cells.items()}
-        rounding = 0.5 * (10 ** -digits[AVERAGE] + 10 ** -min(count for name, count in digits.items() if name != AVERAGE)) / scale
+        of_tasks = [10.0**-count for name, count in digits.items() if name != AVERAGE]
+        rounding = 0.5 * (10.0 ** -digits[AVERAGE] + math.fsum(of_tasks) / len(of_tasks)) / scale
         if abs(scores[AVERAGE] - mean) > rounding + 1e-9:
             found = f"is {cells[AVERAGE]}, and the mean of the tasks is {mean * scale:.{max(digits.values())}f}"
             raise user_error(

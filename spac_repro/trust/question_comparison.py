@@ -27,6 +27,8 @@ class ChangedQuestion:
         metric: The task's primary metric.
         a: Its value for A; a mean over runs.
         b: Its value for B.
+        flipped: Whether one of A and B has it right and the other wrong; for several runs, most of them. A value that is no share
+            can change without a flip.
         gold: What is right.
         answer_a: What A's first evaluation answered.
         answer_b: What B's first evaluation answered.
@@ -39,6 +41,7 @@ class ChangedQuestion:
     metric: str
     a: float
     b: float
+    flipped: bool
     gold: str
     answer_a: str
     answer_b: str
@@ -59,7 +62,7 @@ class QuestionComparison:
         matched: Whether runs of the same seed were paired.
         by_subject: Whether the questions of a subject count as one cluster.
         scores: A row for each metric of each common task, and the average.
-        changed: The questions on which A and B differ; those that differ most come first.
+        changed: The questions on which A and B differ: first those that flipped; of a task, those that differ most come first.
         left_out: Tasks that not all evaluations have.
     """
 
@@ -158,7 +161,7 @@ def compare_questions(
         matched,
         by_subject,
         tuple(paired_scores(tasks, averaged(tasks, every), matched=matched, by_subject=by_subject)),
-        tuple(changed for task in tasks for changed in _changed(task)),
+        tuple(sorted((changed for task in tasks for changed in _changed(task)), key=lambda each: not each.flipped)),
         tuple(left_out),
     )
 
@@ -217,12 +220,27 @@ def _changed(task: PairedTask) -> list[ChangedQuestion]:
                 metric,
                 float(a[place]),
                 float(b[place]),
+                _flipped(*([_right(run[place], metric) for run in side] for side in (task.a, task.b))),
                 row.gold,
                 _answer(row, task.primary),
                 _answer(other, task.primary),
             )
         )
     return found
+
+
+def _right(row: Answer, metric: str) -> bool | None:
+    """Whether a question is answered right; None if its value is neither 0 nor 1."""
+    value = row.metrics[metric]
+    return row.correct if row.correct is not None else bool(value) if value in (0.0, 1.0) else None
+
+
+def _flipped(a: Sequence[bool | None], b: Sequence[bool | None]) -> bool:
+    """Whether most runs of one side answer a question right, and most of the other do not."""
+    if None in (*a, *b):
+        return False
+    most_a, most_b = (2 * sum(map(bool, side)) > len(side) for side in (a, b))
+    return most_a != most_b
 
 
 def _answer(row: Answer, metric: Metric) -> str:

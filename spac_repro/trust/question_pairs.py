@@ -23,6 +23,10 @@ PRIMARY = {"gold": "reward", "heldout": "margin"}
 Key = tuple[str, int]  # the hash of the content, and how often it was asked before
 
 
+class NoAnswersError(UserError):
+    """There are no answers: a run is unfinished, evaluates nothing, or was made before version 0.3."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One evaluation that is compared: of an iterate of a run, of a model, or read from another program's files.
@@ -122,7 +126,8 @@ def pair(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> list[PairedTask]:
     tables = [each.answers.by_task() for each in every]
     names = [name for name in tables[0] if all(table.get(name) for table in tables)]
     if not names:
-        raise UserError(f"{every[0].name} and {_lacking(every).name} have no task in common, so there is nothing to compare")
+        kind = UserError if all(each.answers.about.tasks for each in every) else NoAnswersError
+        raise kind(f"{every[0].name} and {_lacking(every).name} have no task in common, so there is nothing to compare")
     return [_pair_task(name, every, [table[name] for table in tables], len(a)) for name in names]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from spac_repro.errors import UserError
 from spac_repro.runs.folder import RunFolder
-from spac_repro.trust.question_pairs import Evaluation
+from spac_repro.trust.question_pairs import Evaluation, NoAnswersError
 
 
 def last_iteration(runs: Sequence[RunFolder]) -> int:
@@ -16,7 +16,7 @@ def last_iteration(runs: Sequence[RunFolder]) -> int:
     there = [{each.number for each in run.iterations() if each.answers_file.exists()} for run in runs]
     for run, numbers in zip(runs, there, strict=True):
         if not numbers:
-            raise UserError(
+            raise NoAnswersError(
                 f"{run} has no answers.parquet: it is unfinished, or was made before version 0.3; score its iterates with "
                 "`spac-repro evaluate … --answers FILE`, and compare the files"
             )

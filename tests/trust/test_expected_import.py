@@ -75,6 +75,14 @@ def test_a_number_is_what_a_table_prints(tmp_path):
         assert f"line 3: arc_challenge: '{wrong}' is not a number" in refusal(tmp_path, TABLE.replace("62.0", wrong))
 
 
+def test_one_number_without_decimals_does_not_open_the_average_to_an_error_elsewhere(tmp_path):
+    """62 may be 61.5 to 62.5, a twelfth in the average of six: 0.5 there, with an error of 3 in another task, is no rounding."""
+    loose = HEADER + "spac,1,62,50.00,74.00,33.00,84.00,60.00,{average}\n"
+    assert put_in(tmp_path, loose.format(average="60.58"))[0].rows
+    (tmp_path / "expected.yaml").unlink()
+    assert "average: is 61.00, and the mean of the tasks is 60.50" in refusal(tmp_path, loose.format(average="61.00"))
+
+
 def test_one_line_of_shares_among_percent_is_found(tmp_path):
     shares = "spac,2,0.63,0.51,0.74,0.34,0.84,0.60,0.61\n"
     assert "table.csv, line 4: no number is above 1" in refusal(tmp_path, "".join(TABLE.splitlines(True)[:3]) + shares)

@@ -11,7 +11,7 @@ from spac_repro.runs.answers import About, Answer, Answers, Metric, TaskAbout
 from spac_repro.trust.paired_tests import holm, mcnemar, share_interval
 from spac_repro.trust.question_comparison import compare_questions
 from spac_repro.trust.question_pairs import Evaluation
-from spac_repro.trust.question_tables import render_questions
+from spac_repro.trust.question_tables import question_cells, render_questions
 
 SHARE = TaskAbout(name="arc", metrics=(Metric(name="acc"),))
 MEAN = TaskAbout(name="truth", metrics=(Metric(name="mc2"),))
@@ -206,9 +206,47 @@ def test_what_is_shown(capsys: pytest.CaptureFixture[str]):
         "+0.4000",
         "McNemar, exact",
         "not in all of them, and left out: truth",
-        "Questions that changed: 10, the first 3",
+        "Questions that changed: 10, of which 10 flipped; the first 3",
     ):
         assert words in text
+
+
+def test_flips_are_listed_before_values_that_shift():
+    """A task of many small shifts comes first in the suite, and the one question that flipped still heads the list."""
+    sides = [evaluation("A", {MEAN: [0.5, 0.25], SHARE: [0.0, 1.0]}), evaluation("B", {MEAN: [0.6, 0.5], SHARE: [1.0, 1.0]})]
+    changed = compare_questions(sides[:1], sides[1:]).changed
+    assert [(each.task, each.item_id, each.flipped) for each in changed] == [
+        ("arc", "0", True),
+        ("truth", "1", False),
+        ("truth", "0", False),
+    ]
+
+
+def test_a_question_of_several_runs_flips_where_most_of_them_do():
+    ones, mixed = [evaluation(f"A{i}", {SHARE: [1.0, 1.0]}, seed=i) for i in (1, 2, 3)], [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+    others = [evaluation(f"B{i}", {SHARE: values}, seed=i) for i, values in enumerate(mixed, start=1)]
+    changed = compare_questions(ones, others).changed
+    assert [(each.item_id, each.flipped, round(each.b, 3)) for each in changed] == [("0", True, 0.333), ("1", False, 0.667)]
+
+
+def test_an_average_is_not_significant_where_its_interval_holds_0():
+    """Many small changes of one task that point one way are no proof that the average moved where one flipped answer decides it."""
+    rng = np.random.default_rng(0)
+    means, flipped = rng.uniform(0.3, 0.7, 60), [1.0] + [0.0] * 59
+    sides = [evaluation("A", {MEAN: means, SHARE: flipped}), evaluation("B", {MEAN: means - 0.004, SHARE: [0.0] * 60})]
+    truth, arc, average = compare_questions(sides[:1], sides[1:]).scores
+    assert truth.significant
+    assert not arc.significant
+    assert average.low < 0 < average.high
+    assert (average.p.method, average.significant) == ("t", False)
+
+
+def test_names_that_could_move_the_cursor_are_shown_without_it():
+    (changed,) = compare_questions(
+        [Evaluation("A", Answers.of(About(tasks=(SHARE,)), [row(SHARE, "0\x1b[31m", 0.0, content_sha256="x")]))],
+        [Evaluation("B", Answers.of(About(tasks=(SHARE,)), [row(SHARE, "0\x1b[31m", 1.0, content_sha256="x")]))],
+    ).changed
+    assert question_cells(changed)[:4] == ("arc", "0[31m", "x", "yes")
 
 
 # What cannot be compared

@@ -21,6 +21,9 @@ Make = Callable[..., Path]
 TASK = TaskAbout(name="arc", metrics=(Metric(name="acc"),))
 
 
+OTHER_QUESTIONS = [Answer("arc", "0", "another", "0", {"acc": 1}, 9, log_probs=[-1.0, -2.0])]
+
+
 def answer(run: Path, iteration: int, values: list[int], protocol: str = "current") -> None:
     rows = [Answer("arc", f"{i}", f"{i:064}", "0", {"acc": value}, 9, log_probs=[-1.0, -2.0]) for i, value in enumerate(values)]
     path = RunFolder(run).iteration(iteration).answers_file
@@ -49,7 +52,10 @@ def test_two_runs_are_explained_and_gone_through(methods: list[Path]) -> None:
     found = json.loads(compare(a, b, "--json").output)
     assert found["differences"][0]["key"] == "method"
     assert (found["questions"]["scores"][0]["gained"], found["questions"]["scores"][0]["lost"]) == (5, 0)
-    assert "Questions that changed: 5" in compare(a, b).output
+    shown = compare(a, b).output
+    assert shown.splitlines()[0].strip() == "protocol of A and B: current"  # before all else, and once
+    assert shown.count("protocol of A and B") == 1
+    assert "Questions that changed: 5, of which 5 flipped" in shown
     start = json.loads(compare(a, b, "--iteration", 0, "--json").output)
     assert start["questions"]["changed"] == []
 
@@ -57,7 +63,14 @@ def test_two_runs_are_explained_and_gone_through(methods: list[Path]) -> None:
 def test_two_runs_without_answers_or_with_other_questions_are_explained_all_the_same(methods: list[Path]) -> None:
     a, b = (method / "seed-1" for method in methods)
     answer(b, 1, [1] * 24, protocol="leaderboard-v1")
-    assert "protocol of A: current; of B: leaderboard-v1" in json.loads(compare(a, b, "--json").output)["without_questions"]
+    other = compare(a, b, "--json")
+    assert "protocol of A: current; of B: leaderboard-v1" in json.loads(other.stdout)["without_questions"]
+    assert isinstance(other.exception, UserError)  # one line, exit status 2
+    answers.write(RunFolder(b).iteration(1).answers_file, Answers.of(About(tasks=(TASK,)), OTHER_QUESTIONS))
+    shown = compare(a, b)
+    assert "method" in shown.output
+    assert "asked other questions, none in common" in str(shown.exception)
+    assert isinstance(compare(a, b, "--iteration", 9).exception, UserError)
     for each in RunFolder(b).iterations():
         each.answers_file.unlink()
     shown = compare(a, b)
