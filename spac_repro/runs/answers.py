@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from spac_repro import protocols
 from spac_repro.documents import parquet, strict_json
 from spac_repro.documents.errors import one_line
 from spac_repro.documents.location import NamedSource
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 ABOUT = b"spac_repro.answers"  # the key of `About` in the file's metadata
 MAX_BYTES = 1 << 30  # of all rows, in memory
-MAX_VALUE = 1e100  # of a metric: the squares of larger ones are not finite
+MAX_VALUE = 1e60  # of a metric: variances of variances of larger ones are not finite
 REMEDY = "remove it and evaluate again"
 
 Mean = Literal["items", "subjects", "subjects_by_size", "clusters", "clustered_items", "items_without_error", "recorded"]
@@ -100,7 +101,7 @@ class About(BaseModel):
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
     harness: str = ""
-    protocol: str = "current"
+    protocol: protocols.Name = "current"
     suite: str = ""
     suite_files: dict[str, str] | None = None
     weights_sha256: str = ""
@@ -328,10 +329,20 @@ def _check_rows(path: Path, answers: Answers) -> None:
             raise UserError(f"{where}: the file describes no such task; {REMEDY}")
         if missing := sorted(metrics[row.task] - row.metrics.keys()):
             raise UserError(f"{where}: no value of {one_line(missing[0], 60)}; {REMEDY}")
-        if not all(abs(value) <= MAX_VALUE for value in row.metrics.values()):
+        if not all(value is not None and abs(value) <= MAX_VALUE for value in row.metrics.values()):
             raise UserError(f"{where}: a metric is too large, or no number; {REMEDY}")
+        if not _whole(row):
+            raise UserError(f"{where}: its choices or extracted answers are incomplete; {REMEDY}")
         if (row.task, row.item_id) in seen:
             raise UserError(f"{where}: there twice; {REMEDY}")
         seen.add((row.task, row.item_id))
     if empty := sorted({task for task, names in metrics.items() if names} - {task for task, _ in seen}):
         raise UserError(f"{path}: no item of the task {one_line(empty[0], 60)}; {REMEDY}")
+
+
+def _whole(row: Answer) -> bool:
+    """Whether the parts of a row fit each other: Arrow promises neither values in a list nor equal lengths of two."""
+    log_probs, lengths = row.log_probs, row.choice_lengths
+    if None in row.extracted.values() or None in (*(log_probs or ()), *(lengths or ())):
+        return False
+    return log_probs is None or (len(log_probs) > 0 and lengths is None) or 0 < len(log_probs) == len(lengths or ())

@@ -258,6 +258,17 @@ def test_damage_is_said_in_one_line(written: Path, tmp_path: Path):
     nan = pa.array([[(name, math.nan) for name, _ in row] for row in table["metrics"].to_pylist()], table["metrics"].type)
     _rewrite(written, about, table.set_column(4, table.schema.field("metrics"), nan))
     refused("item 0 of arc: a metric is too large, or no number")
+    for value in (None, 1e99):
+        spoilt = pa.array([[(name, value) for name, _ in row] for row in table["metrics"].to_pylist()], table["metrics"].type)
+        _rewrite(written, about, table.set_column(4, table.schema.field("metrics"), spoilt))
+        refused("item 0 of arc: a metric is too large, or no number")
+    for column, cell in (("log_probs", []), ("log_probs", [-1.0]), ("log_probs", [-1.0, None, -1.0]), ("choice_lengths", [1])):
+        place = table.column_names.index(column)
+        cells = [cell if row is not None else None for row in table[column].to_pylist()]
+        _rewrite(written, about, table.set_column(place, table.schema.field(column), pa.array(cells, table[column].type)))
+        refused("item 0 of arc: its choices or extracted answers are incomplete")
+    _rewrite(written, about | {"protocol": "curent"}, table)
+    refused(r"unknown protocol 'curent'.*did you mean current")
     _rewrite(written, about, pa.concat_tables([table, table[:1]]))
     refused("item 0 of arc: there twice")
     empty = pa.array([[]] * len(ROWS), table["metrics"].type)
