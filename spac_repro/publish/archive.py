@@ -19,7 +19,9 @@ from spac_repro.publish import archive_format, archive_texts, checklists
 from spac_repro.publish.archive_format import Content
 from spac_repro.runs import file_hashes, files
 from spac_repro.runs.folder import RunFolder, find_runs
+from spac_repro.trust import verification
 from spac_repro.trust.expected import expected_path, load_expected
+from spac_repro.trust.run_scores import IncomparableError
 
 SCHEMA = 1
 INDEX = "archive.json"
@@ -73,7 +75,7 @@ def archive(
     for place, run in runs.items():
         contents |= {f"{place}/{path.relative_to(run.path).as_posix()}": path for path in _files(run, weights)}
     contents |= _expected(folders, expected) | _locks()
-    facts = archive_texts.Facts.of(runs, weights)
+    facts = archive_texts.Facts.of(runs, weights, {place: _verdict(run, expected) for place, run in runs.items()})
     contents |= archive_texts.texts(facts, deposit)
     contents |= checklists.texts(facts)
     contents[INDEX] = archive_texts.json_bytes({"schema": SCHEMA, **facts.as_json()})
@@ -134,6 +136,15 @@ def _expected(folders: Sequence[RunFolder], own: Path | None) -> dict[str, Conte
             raise UserError(f"{own}: is about the recipe {recipe}, and no run is; the recipes are {', '.join(names)}")
         paths[recipe] = own
     return {f"expected_results/{name}.yaml": path.read_bytes() for name, path in paths.items() if path.exists()}
+
+
+def _verdict(run: RunFolder, own: Path | None) -> str:
+    """The status of a run by the expected results that go into the archive; that of its folder may be older than they are."""
+    chosen = own if own is not None and load_expected(own).recipe == run.manifest.recipe else None
+    try:
+        return verification.verify_runs([run.path], chosen).status
+    except IncomparableError:
+        return "unverified"
 
 
 def _locks() -> dict[str, Content]:

@@ -9,6 +9,7 @@ An archive of others is read with suspicion: `members` refuses whatever `write` 
 
 import errno
 import hashlib
+import os
 import re
 import stat
 import zipfile
@@ -154,10 +155,20 @@ def _checked_members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipIn
             raise user_error(str(path), f"{one_line(info.filename, 80)} is not a plain, uncompressed file", remedy=_NOT_OURS)
     if sum(info.file_size for info in infos) > path.stat().st_size:
         raise user_error(str(path), "its members overlap", remedy=_NOT_OURS)
+    if min((info.header_offset for info in infos), default=0) or not _ends_with_its_directory(path):
+        raise user_error(str(path), "bytes were added before or behind what was archived", remedy=_NOT_OURS)
     sums = next((info for info in infos if info.filename == SUMS), None)
     if sums is None or sums.file_size > MAX_SUMS_BYTES:
         raise user_error(str(path), f"no {SUMS}" if sums is None else f"{SUMS} is too large", remedy=_NOT_OURS)
     return infos
+
+
+def _ends_with_its_directory(path: Path) -> bool:
+    """Whether nothing follows the ZIP file's last record, 22 bytes without a comment. Readers of ZIP files pass over what does."""
+    with path.open("rb") as file:
+        file.seek(-22, os.SEEK_END)
+        last = file.read()
+    return last.startswith(b"PK\x05\x06") and last.endswith(b"\0\0")
 
 
 _NOT_OURS = "name a file that `spac-repro archive` wrote"

@@ -39,7 +39,7 @@ class RunFacts:
     weights_sha256: str
     command: str  # that repeats it
     scores: Mapping[str, float]  # of the last iterate
-    verdict: str
+    verdict: str  # of this run alone
     image: str | None
     commit: str | None
     lock_sha256: str | None
@@ -58,9 +58,9 @@ class Facts:
     seeds: Mapping[tuple[str, str, str | None], int] = field(default_factory=dict)  # by recipe, method and settings
 
     @classmethod
-    def of(cls, runs: Mapping[str, RunFolder], weights: bool) -> "Facts":
-        """The facts of runs, by their folder in the archive."""
-        facts = tuple(_run_facts(folder, run) for folder, run in runs.items())
+    def of(cls, runs: Mapping[str, RunFolder], weights: bool, verdicts: Mapping[str, str]) -> "Facts":
+        """The facts of runs, by their folder in the archive; each with its verdict."""
+        facts = tuple(_run_facts(folder, run, verdicts[folder]) for folder, run in runs.items())
         groups = [(each.recipe, each.method, each.settings_sha256) for each in facts]
         return cls(facts, weights, {group: groups.count(group) for group in dict.fromkeys(groups)})
 
@@ -81,7 +81,7 @@ class Facts:
         return {"package": __version__, "weights": self.weights, "runs": runs}
 
 
-def _run_facts(folder: str, run: RunFolder) -> RunFacts:
+def _run_facts(folder: str, run: RunFolder, verdict: str) -> RunFacts:
     manifest, environment, last = run.manifest, run.manifest.environment, run.results.iterations[-1]
     timing, settings = run.timing(), manifest.settings
     crate = files.read_json(run.ro_crate_file) if run.ro_crate_file.exists() else {}
@@ -96,7 +96,7 @@ def _run_facts(folder: str, run: RunFolder) -> RunFacts:
         weights_sha256=last.weights_sha256,
         command=train_command(run.manifest),
         scores={f"{score.task} {score.metric}": score.value for score in last.scores},
-        verdict=run.verdict().status if run.verdict_file.exists() else "none",
+        verdict=verdict,
         image=environment.get("image"),
         commit=(environment.get("source") or {}).get("commit"),
         lock_sha256=(environment.get("lock") or {}).get("sha256"),
@@ -187,7 +187,7 @@ def _readme(facts: Facts) -> str:
             "",
             f"### {run.folder}",
             "",
-            f"- Verdict when it was archived: {run.verdict}",
+            f"- Verdict when it was archived, this run alone: {run.verdict}",
             f"- Command: `{_plain(run.command)}`",
             f"- Commit: {_plain(run.commit or 'not recorded')}; image: {_plain(run.image or 'none')}",
             f"- Hardware: {_plain(run.hardware)}; hours, all attempts: {hours}",

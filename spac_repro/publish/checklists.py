@@ -33,7 +33,7 @@ def _acm(facts: Facts) -> list[Item]:
     weights = "weights and training data" if facts.weights else "no weights and no training data, but their hashes"
     local = any(source not in ("world", "random") for run in facts.runs for source in run.sources)
     complete = "the inputs that the runs read (preferences, questions, start weights) are named by hash and not included"
-    judged = [run for run in facts.runs if run.verdict != "none"]
+    judged = [run for run in facts.runs if run.verdict != "unverified"]
     return [
         Item(ACM, "available", "Is it in a public archive under a persistent identifier?", "open", "deposit it; see datacite.json"),
         Item(ACM, "documented", "Is it described well enough to be used?", "yes", "README.md; the help of every command"),
@@ -59,8 +59,8 @@ def _acm(facts: Facts) -> list[Item]:
             "evidence of verification",
             "Is there evidence that it does what it should?",
             "yes" if all(run.verdict == "verified" for run in facts.runs) else "partly" if judged else "no",
-            f"{len(judged)} of {len(facts.runs)} runs have a verdict: "
-            + (", ".join(sorted({run.verdict for run in judged})) or "none was verified"),
+            f"{len(judged)} of {len(facts.runs)} runs can be judged by expected results, each alone"
+            + ("".join(f"; {status}" for status in sorted({run.verdict for run in judged}))),
         ),
         Item(ACM, "reusable", "Is it built so well that others can extend it?", "open", "for the committee to judge"),
         Item(

@@ -35,7 +35,7 @@ class FileCheck:
             return "version 0.1 recorded no hashes of the run's files, so they are believed as they are"
         parts = [f"{self.checked} files are what the run wrote"]
         parts += [f"{self.not_checked} large files were not checked (--deep checks them)"] if self.not_checked else []
-        parts += [f"{self.removed} files of iterates were removed"] if self.removed else []
+        parts += [f"{self.removed} files of iterates are not here"] if self.removed else []
         return ", ".join(parts)
 
 

@@ -206,6 +206,7 @@ def test_scores_are_compared_with_expected_results(tmp_path):
         path = pack(tmp_path / f"{status}.zip", make(tmp_path / status, recipe="own", value=value), expected=tmp_path / "own.yaml")
         found = archive_verdicts.verify(path)
         assert found.verdicts[0].status == status
+        assert f"Verdict when it was archived, this run alone: {status}" in members(path)["README.md"].decode()
         assert found.exit_code == code
         assert found.verdicts[0].expected_file.name == "expected_results/own.yaml"
         assert not found.verdicts[0].notes
@@ -222,6 +223,14 @@ def test_every_member_that_is_edited_is_found(packed, tmp_path):
         assert name in refused(rewrite(tmp_path / "b.zip", {key: value for key, value in contents.items() if key != name}))
     assert "extra is not in SHA256SUMS" in refused(rewrite(tmp_path / "b.zip", {**contents, "extra": b"x"}))
     assert archive_verdicts.verify(rewrite(tmp_path / "b.zip", contents)).files == len(contents) - 1
+
+
+def test_bytes_before_and_behind_are_found(packed, tmp_path):
+    content = packed.read_bytes()
+    for spoilt in (b"abcd" + content, content + b"x" * 90, content + b"\0"):
+        (tmp_path / "b.zip").write_bytes(spoilt)
+        with pytest.raises(UserError, match=r"bytes were added before or behind|not a whole archive"):
+            archive_verdicts.verify(tmp_path / "b.zip")
 
 
 def test_a_bit_that_flips_anywhere_changes_nothing_silently(packed, tmp_path):
@@ -359,10 +368,11 @@ def test_the_paper_is_the_one_of_the_citation_file():
 
 def test_checklists_answer_what_runs_can_answer(tmp_path):
     runs = {f"runs/{seed}": RunFolder(make(tmp_path / str(seed), seed=seed)) for seed in (1, 2, 3)}
-    answers = {item.topic: item.answer for item in checklists.items(Facts.of(runs, weights=False))}
+    unverified = dict.fromkeys(runs, "unverified")
+    answers = {item.topic: item.answer for item in checklists.items(Facts.of(runs, weights=False, verdicts=unverified))}
     assert len([topic for topic in answers if topic[0].isdigit()]) == 16
     assert (answers["7 significance"], answers["4 reproducibility"], answers["8 compute"]) == ("yes", "yes", "no")
     assert (answers["available"], answers["complete"], answers["1 claims"]) == ("open", "partly", "open")
     assert (answers["evidence of verification"], answers["consistent"]) == ("no", "yes")
-    fewer = checklists.items(Facts.of(dict(list(runs.items())[:2]), weights=False))
+    fewer = checklists.items(Facts.of(dict(list(runs.items())[:2]), weights=False, verdicts=unverified))
     assert next(item.answer for item in fewer if item.topic == "7 significance") == "no"
