@@ -8,6 +8,7 @@ gets the scores that `compare --json` prints; the questions themselves stay wher
 """
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,14 @@ def file_of(name: str) -> Path:
 def read(name: str) -> tuple[dict[str, Any], list[PairedScore]]:
     """A recorded comparison, and its scores."""
     found = files.read_json(file_of(name))
-    names = {field.name for field in fields(PairedScore)}
-    if any(set(score) != names for score in found["scores"]):
-        raise UserError(f"{file_of(name)}: not the scores of a comparison; make it again with experiments/paired_records.py")
-    return found, [PairedScore(**{**score, "p": score["p"] and PValue(*score["p"])}) for score in found["scores"]]
+    return found, [score_of(score) for score in found["scores"]]
+
+
+def score_of(recorded: Mapping[str, Any]) -> PairedScore:
+    """A score that `asdict` recorded."""
+    if set(recorded) != {field.name for field in fields(PairedScore)}:
+        raise UserError("a record is not of a paired score as it is today; make the record again")
+    return PairedScore(**{**recorded, "p": recorded["p"] and PValue(*recorded["p"])})
 
 
 def main() -> None:

@@ -8,20 +8,27 @@ on. It begins no file after `--minutes`. `--plain` takes the answers under `curr
 questions (`evaluate --answers`). The table (`--table` alone asks nothing) is computed from the files alone:
 
 * what a second file is needed for: BOS, the examples of WinoGrande, log-softmax in bfloat16, the chat template;
-* what one file holds already: strict and flexible extraction; the stop words ':' and the empty line, since greedy decoding up to an
-  earlier stop gives the beginning of the same text; the two means of MMLU.
+* what one file holds already: strict and flexible extraction; whether a full stop may follow the number; the stop words ':' and the
+  empty line, since greedy decoding up to an earlier stop gives the beginning of the same text; TruthfulQA's true answers; the two
+  means of MMLU.
+
+With `--record NAME` the rows are kept in experiments/records/NAME.worth.json, of which docs/leaderboard.md has a table.
 
 BOS: SmolLM2's tokenizer adds no special token. In the condition `bos` its post-processor puts `<|im_start|>`, which its
 configuration names as BOS, before every text. log-softmax: the weights are rounded to bfloat16 first, since in float32 both
 protocols agree. Chat template: lm-eval's `apply_chat_template` with `fewshot_as_multiturn`, the model's own template.
 
+TruthfulQA's true answers are those labelled true (A), or those before the first false one (B).
+
 Shares are compared by McNemar's exact test with Bonett and Price's interval, means by Student's t (docs/decisions/15-paired.md).
-The two means of MMLU differ by D = Σ (w_s − 1/S) m_s with the subjects' means m_s and their shares w_s of all questions. The
+The two means of MMLU, of subjects (A) and by the subjects' sizes in the whole test (B), differ by
+D = Σ (w_s − 1/S) m_s with the subjects' means m_s and their shares w_s of all questions. The
 variance of D is Σ (w_s − 1/S)² p_s (1 − p_s)/(n_s − 1), with p_s = m_s; where a subject has one question, p (1 − p) with the share
 p of all.
 """
 
 import argparse
+import json
 import math
 import re
 import time
@@ -32,6 +39,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from worth_tables import Row, cells, markdown, record
+
 from spac_repro import suites
 from spac_repro.errors import UserError
 from spac_repro.runs import answer_scores, answers
@@ -41,6 +50,7 @@ from spac_repro.trust.question_pairs import Evaluation, pair
 
 CHOICES = ("winogrande", "truthfulqa_mc2", "mmlu", "arc_challenge", "hellaswag")  # the quick ones first
 STOP_WORDS = {"':'": (":", "Question:", "Question"), "an empty line": ("\n\n", "Question:")}
+FULL_STOP = r"\.$"  # what the metric ignores
 STRICT, FLEXIBLE = "exact_match", "exact_match_flexible"
 
 
@@ -162,14 +172,6 @@ def file_of(folder: Path, condition: str, task: str) -> Path:
 # Rows
 
 
-@dataclass(frozen=True)
-class Row:
-    """What a difference is worth: B − A."""
-
-    difference: str
-    score: PairedScore
-
-
 def between_files(folder: Path) -> Iterator[Row]:
     """The differences between two conditions, of the files that are there."""
     pairs = {
@@ -192,6 +194,27 @@ def within_gsm8k(plain: Answers) -> Iterator[Row]:
     (metric,) = (metric for metric in plain.about.tasks[0].metrics if metric.name == STRICT)
     for name, words in STOP_WORDS.items():
         yield Row(f"an answer ends at {name}", compared(strict, with_rows(plain, partial(ended, metric, words))))
+    stopped = metric.model_copy(update={"ignored": tuple(each for each in metric.ignored if each != FULL_STOP)})
+    yield Row("no full stop may follow the number", compared(strict, with_rows(plain, partial(judged, stopped))))
+
+
+def judged(metric: Metric, row: Answer) -> Answer:
+    """A row with the value that a metric gives its answer."""
+    return replace(row, metrics={metric.name: answer_scores.item_value(metric, row) or 0.0})
+
+
+def within_truthfulqa(plain: Answers) -> Row:
+    """The true answers before the first false one, for all that are labelled true."""
+    (task,) = plain.about.tasks
+    (metric,) = task.metrics
+    labelled = [judged(metric, row) for row in plain.rows()]  # computed as the others are: the harness's own have other last bits
+    first = [judged(metric, replace(row, gold=json.dumps(before_a_false_one(json.loads(row.gold))))) for row in labelled]
+    return Row("true answers before a false one", compared(*(Answers.of(plain.about, rows) for rows in (labelled, first))))
+
+
+def before_a_false_one(right: Sequence[int]) -> list[int]:
+    """The places of right answers with no wrong one before them."""
+    return [place for number, place in enumerate(right) if place == number]
 
 
 def with_rows(plain: Answers, change: Callable[[Answer], Answer]) -> Answers:
@@ -210,8 +233,9 @@ def flexible(row: Answer) -> Answer:
 def ended(metric: Metric, words: Sequence[str], row: Answer) -> Answer:
     """A row whose answer ends at the first of these words, as decoding would have ended there."""
     text = re.split("|".join(map(re.escape, words)), row.generated or "")[0]
-    found = replace(row, generated=text, extracted={metric.name: answer_scores.extract(metric.extraction or (), text)})
-    return replace(found, metrics={metric.name: answer_scores.item_value(metric, found) or 0.0})
+    return judged(
+        metric, replace(row, generated=text, extracted={metric.name: answer_scores.extract(metric.extraction or (), text)})
+    )
 
 
 def compared(a: Answers, b: Answers) -> PairedScore:
@@ -221,7 +245,7 @@ def compared(a: Answers, b: Answers) -> PairedScore:
 
 
 def means_of_mmlu(rows: Sequence[Answer], sizes: dict[str, int]) -> PairedScore:
-    """The mean over all questions (B) against the mean over subjects (A).
+    """The mean of subjects by their sizes (B), as over all questions, against the mean over subjects (A).
 
     Args:
         rows: answers to some questions of each subject.
@@ -240,7 +264,7 @@ def means_of_mmlu(rows: Sequence[Answer], sizes: dict[str, int]) -> PairedScore:
         variance += weight**2 * share * (1 - share) / (len(own) - 1 if len(own) > 1 else 1)
     half = 1.96 * math.sqrt(variance)
     found = (len(rows), len(rows), (len(rows), len(rows)), macro, macro + difference, difference - half, difference + half)
-    return PairedScore("mmlu", "acc", True, *found, p=None)
+    return PairedScore("mmlu", "acc by size", True, *found, p=None)
 
 
 def subject_sizes(questions: Path) -> dict[str, int]:
@@ -254,30 +278,15 @@ def subject_sizes(questions: Path) -> dict[str, int]:
 def rows_of(folder: Path, questions: Path) -> list[Row]:
     """Every row that the files in the folder allow."""
     found = [*between_files(folder)]
-    gsm8k, mmlu = (file_of(folder, PLAIN.name, task) for task in ("gsm8k", "mmlu"))
+    gsm8k, mmlu, truthfulqa = (file_of(folder, PLAIN.name, task) for task in ("gsm8k", "mmlu", "truthfulqa_mc2"))
     if gsm8k.exists():
         found += within_gsm8k(answers.read(gsm8k))
+    if truthfulqa.exists():
+        found.append(within_truthfulqa(answers.read(truthfulqa)))
     if mmlu.exists():
         score = means_of_mmlu([*answers.read(mmlu).rows()], subject_sizes(questions))
-        found.append(Row("mean of all questions, not of subjects", score))
+        found.append(Row("mean by subject size, not of subjects", score))
     return found
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
-    lines = ["| difference | score | questions | A | B | gained, lost | B − A, 95 % interval | p | detectable |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for row in rows:
-        score = row.score
-        flips = "" if score.gained is None else f"{score.gained}, {score.lost}"
-        interval = "" if score.low is None or score.high is None else f" [{score.low:+.3f}, {score.high:+.3f}]"
-        p = "" if score.p is None else f"{score.p.value:.2g}"
-        detectable = "" if score.detectable is None else f"{score.detectable:.3f}"
-        lines.append(
-            f"| {row.difference} | `{score.task}` {score.metric} | {score.questions} | {score.a:.3f} | {score.b:.3f} | {flips} "
-            f"| {score.difference:+.3f}{interval} | {p} | {detectable} |"
-        )
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -292,12 +301,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=4.0, help="begin no file after so many minutes")
     parser.add_argument("--table", action="store_true", help="ask nothing")
+    parser.add_argument("--record", metavar="NAME", help="keep the rows for the tables of docs/")
     options = parser.parse_args(arguments)
     if options.plain:
         take_plain(options.plain, options.keep)
     if not options.table and not write_missing(options):
         print("some answers are missing; repeat the command")
-    print(table(rows_of(options.keep, options.questions)))
+    rows = rows_of(options.keep, options.questions)
+    print(markdown(cells(rows)))
+    if options.record:
+        print(record(options.record, rows))
 
 
 if __name__ == "__main__":

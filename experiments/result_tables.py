@@ -25,6 +25,7 @@ from pathlib import Path
 import paired_records
 import records
 import verdict_tables
+import worth_tables
 from paired import best_iteration, last_iteration, plot_rewards, values
 
 from spac_repro import methods
@@ -198,7 +199,8 @@ def paired(name: str, options: Options) -> list[list[str]]:
 
 
 TABLES: dict[str, Callable[[str, Options], list[list[str]]]] = {
-    function.__name__: function for function in (means, rivals, ablation, tuning, returned, paired, verdict_tables.verdicts)
+    function.__name__: function
+    for function in (means, rivals, ablation, tuning, returned, paired, worth_tables.worth, verdict_tables.verdicts)
 }
 
 

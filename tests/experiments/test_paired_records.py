@@ -75,5 +75,5 @@ def test_a_record_of_another_form_is_refused(folder: Path) -> None:
     found = files.read_json(paired_records.file_of("own"))
     del found["scores"][0]["detectable"]
     files.write_json(paired_records.file_of("own"), found)
-    with pytest.raises(UserError, match="not the scores of a comparison"):
+    with pytest.raises(UserError, match="not of a paired score as it is today"):
         paired_records.read("own")

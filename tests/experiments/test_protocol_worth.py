@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from spac_repro.runs.answers import About, Answer, Answers, ExtractionStep, Metr
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
 import protocol_worth as worth
+import records
+import worth_tables
 
 STRICT = Metric(
     name="exact_match",
@@ -46,6 +49,7 @@ def test_what_one_file_of_gsm8k_holds():
         "flexible for strict extraction": (0.75, 1.0, 1, 0),
         "an answer ends at ':'": (0.75, 0.5, 0, 1),
         "an answer ends at an empty line": (0.75, 0.5, 0, 1),
+        "no full stop may follow the number": (0.75, 0.75, 0, 0),
     }
 
 
@@ -73,7 +77,29 @@ def test_a_row_needs_both_files(tmp_path):
         answers.write(tmp_path / f"{name}-winogrande.parquet", Answers.join(About(), [TaskAnswers(about, rows)]))
     (row,) = worth.rows_of(tmp_path, tmp_path)
     assert (row.score.gained, row.score.lost) == (2, 1)
-    assert "| WinoGrande without its examples | `winogrande` acc | 4 | 0.500 | 0.750 | 2, 1 | +0.250 [" in worth.table([row])
+    assert "| WinoGrande without its examples | `winogrande` acc | 4 | 0.500 | 0.750 | 2, 1 | +0.250 [" in worth_tables.markdown(
+        worth_tables.cells([row])
+    )
+
+
+def test_true_answers_behind_a_false_one_are_not_counted():
+    """Probabilities ½, ¼, ¼ and the first and third are true: ¾ of them by the labels, and ½ before the first false one."""
+    mc2 = TaskAbout(name="truthfulqa_mc2", metrics=(Metric(name="mc2", rule="mc2"),))
+    log_probs = [math.log(0.5), math.log(0.25), math.log(0.25)]
+    rows = [Answer("truthfulqa_mc2", "0", "hash", "[0, 2]", {"mc2": 0.75}, 9, log_probs=log_probs)]
+    score = worth.within_truthfulqa(Answers.join(About(), [TaskAnswers(mc2, rows)])).score
+    assert (score.a, score.b) == pytest.approx((0.75, 0.5))
+    assert [worth.before_a_false_one(right) for right in ([0, 1], [1, 2], [0, 1, 3])] == [[0, 1], [], [0, 1]]
+
+
+def test_a_table_is_made_of_records_the_first_one_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    rows = [*worth.within_gsm8k(gsm8k())]
+    worth_tables.record("few", rows)
+    worth_tables.record("many", [worth_tables.Row(rows[0].difference, replace(rows[0].score, questions=400))])
+    head, *lines = worth_tables.worth("many+few", {})
+    assert [line[head.index("questions")] for line in lines] == ["400", "4", "4", "4"]
+    assert worth_tables.cells(rows)[1][2:] == worth_tables.worth("few", {})[1][2:]
 
 
 def test_every_condition_leaves_files_of_its_own():
