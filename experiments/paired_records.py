@@ -55,13 +55,13 @@ def file_of(name: str) -> Path:
 def read(name: str) -> tuple[dict[str, Any], list[PairedScore]]:
     """A recorded comparison, and its scores."""
     found = files.read_json(file_of(name))
-    return found, [score_of(score) for score in found["scores"]]
+    return found, [score_of(score, file_of(name)) for score in found["scores"]]
 
 
-def score_of(recorded: Mapping[str, Any]) -> PairedScore:
-    """A score that `asdict` recorded."""
+def score_of(recorded: Mapping[str, Any], file: Path) -> PairedScore:
+    """A score that `asdict` recorded in a file."""
     if set(recorded) != {field.name for field in fields(PairedScore)}:
-        raise UserError("a record is not of a paired score as it is today; make the record again")
+        raise UserError(f"{file}: not of a paired score as it is today; make the record again")
     return PairedScore(**{**recorded, "p": recorded["p"] and PValue(*recorded["p"])})
 
 

@@ -303,8 +303,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="ask nothing")
     parser.add_argument("--record", metavar="NAME", help="keep the rows for the tables of docs/")
     options = parser.parse_args(arguments)
+    if unknown := sorted({*(options.tasks or ())} - {*PLAIN.tasks}):
+        parser.error(f"--tasks: there is no {unknown[0]}; there are {', '.join(PLAIN.tasks)}")
     if options.plain:
-        take_plain(options.plain, options.keep)
+        try:
+            take_plain(options.plain, options.keep)
+        except UserError as error:
+            raise SystemExit(str(error)) from None
     if not options.table and not write_missing(options):
         print("some answers are missing; repeat the command")
     rows = rows_of(options.keep, options.questions)

@@ -30,8 +30,9 @@ def worth(names: str, options: Mapping[str, str]) -> list[list[str]]:
     """What differences are worth, of records joined by `+`; of a row that several have, the first one's."""
     rows: dict[tuple[str, str], Row] = {}
     for name in names.split("+"):
-        for each in files.read_json(records.FOLDER / f"{name}.worth.json"):
-            row = Row(each["difference"], paired_records.score_of(each["score"]))
+        file = records.FOLDER / f"{name}.worth.json"
+        for each in files.read_json(file):
+            row = Row(each["difference"], paired_records.score_of(each["score"], file))
             rows.setdefault((row.difference, row.score.task), row)
     order = list(dict.fromkeys(difference for difference, _ in rows))
     return cells(sorted(rows.values(), key=lambda row: order.index(row.difference)))
