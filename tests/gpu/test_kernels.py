@@ -16,6 +16,8 @@ pytestmark = [
     pytest.mark.usefixtures("deterministic"),
     # Dynamo looks at it while it traces, and catches what it raises.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"),
+    # Inductor, which compiles FlexAttention, imports modules of torch that torch itself has deprecated.
+    pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning"),
 ]
 
 VOCABULARY = 37  # of the tiny models
