@@ -1,6 +1,6 @@
 """Make expected_results/<recipe>.yaml from records of runs.
 
-    python experiments/records.py runs/ten-seeds tiny-seeds
+    python experiments/records.py FOLDER tiny-seeds
     python experiments/expected.py tiny-seeds --write expected_results/tiny.yaml
 
 The primary rows are two scores of the last iterate: the margin ρ(y⁺) − ρ(y⁻) on held-out preferences, and the gold reward. Of all
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import records
-from paired import values
+from curves import values
 
 from spac_repro import methods
 from spac_repro.errors import UserError

@@ -9,7 +9,7 @@ records that it is made of (experiments/records/), and options:
     <!-- table means tiny-seeds scores=gold/reward,heldout/margin -->
     …
     <!-- end of table -->
-    <!-- figure tiny-seeds file=figures/ten-seeds.svg methods=spac,dpo -->
+    <!-- figure tiny-seeds file=figures/tiny-seeds.svg methods=spac,dpo -->
 
 `means expected:tiny` makes a table from expected_results/tiny.yaml, which has means and standard deviations.
 """
@@ -26,7 +26,7 @@ import paired_records
 import records
 import verdict_tables
 import worth_tables
-from paired import best_iteration, last_iteration, plot_rewards, values
+from curves import best_iteration, last_iteration, plot_rewards, values
 
 from spac_repro import methods
 from spac_repro.errors import UserError
@@ -200,7 +200,17 @@ def paired(name: str, options: Options) -> list[list[str]]:
 
 TABLES: dict[str, Callable[[str, Options], list[list[str]]]] = {
     function.__name__: function
-    for function in (means, rivals, ablation, tuning, returned, paired, worth_tables.worth, verdict_tables.verdicts)
+    for function in (
+        means,
+        rivals,
+        ablation,
+        tuning,
+        returned,
+        paired,
+        worth_tables.worth,
+        verdict_tables.verdicts,
+        verdict_tables.false_alarms,
+    )
 }
 
 

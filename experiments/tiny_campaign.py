@@ -18,7 +18,7 @@
 All of these must be of one environment: do not change the checkout between them. Then write the chosen settings into the recipe,
 run experiments/expected.py and experiments/result_tables.py, and commit. Last comes a stage that reads the new expected results:
 
-* verification (`--only verification`): false alarms of the fresh seeds, and the wrong runs of tests/teeth.
+* verification (`--only verification`): the wrong runs of tests/teeth, and their records, experiments/records/tiny-teeth.csv.
 """
 
 import argparse
@@ -246,10 +246,10 @@ def run_stage(campaign: Campaign, stage: str) -> None:
 
 
 def verification(campaign: Campaign) -> None:
-    """Hold the fresh seeds and the wrong runs against the new expected results.
+    """Hold wrong runs against the new expected results, and record them.
 
     Raises:
-        SystemExit: recipe or expected results have not the settings of the campaign's runs, or a command failed.
+        SystemExit: recipe or expected results have not the settings of the campaign's runs, or a test failed.
     """
     digest = RunFolder.open(campaign.out / "fresh" / "spac" / f"seed-{rules.FRESH_SEEDS[0]}").manifest.settings_sha256
     known = {
@@ -258,11 +258,12 @@ def verification(campaign: Campaign) -> None:
     }
     if others := [name for name, found in known.items() if found != digest]:
         raise SystemExit(f"{' and '.join(others)}: not of the settings that SPAC's runs have; write and commit them first")
+    folder = campaign.out / "teeth"
     teeth = [sys.executable, "-m", "pytest", "-q", "-m", "teeth", str(ROOT / "tests" / "teeth")]
-    for command in ([sys.executable, str(ROOT / "experiments" / "false_alarms.py"), str(campaign.out / "fresh")], teeth):
-        done = subprocess.run(command, env={**environment(), "SPAC_REPRO_TEETH": str(campaign.out / "teeth")}, cwd=ROOT)
-        if done.returncode:
-            raise SystemExit(f"exit status {done.returncode}; repeat the command to go on")
+    done = subprocess.run(teeth, env={**environment(), "SPAC_REPRO_TEETH": str(folder)}, cwd=ROOT)
+    if done.returncode:
+        raise SystemExit(f"exit status {done.returncode}; repeat the command to go on")
+    print(records.write(records.of_runs("tiny-teeth", folder, "python experiments/tiny_campaign.py --only verification")))
 
 
 def jobs_of(campaign: Campaign, stage: str) -> list[Job]:

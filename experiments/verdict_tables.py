@@ -1,4 +1,4 @@
-"""Tables of what `verify` says of recorded runs: of wrong ones, which it should find, and of other methods passed off as one."""
+"""Tables of what `verify` says of recorded runs: of honest ones, of wrong ones, and of other methods passed off as one."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -45,6 +45,28 @@ def verdicts(name: str, options: Mapping[str, str]) -> list[list[str]]:
             statuses = ", ".join(f"{count} {status}" for status, count in Counter(one.status for one in each).items())
             disagree = " ".join(str(sum(not row.primary and not row.agrees for row in one.comparisons)) for one in each)
             lines.append([label, str(len(runs)), statuses, disagree, together.status, *map(_cell, primary)])
+    return lines
+
+
+def false_alarms(name: str, options: Mapping[str, str]) -> list[list[str]]:
+    """Honest runs, which are in no expected result, each judged alone: every primary row, and how many runs fail.
+
+    At the level α of the file, about a share α of the runs should fail.
+    """
+    found = records.read(name)
+    numbers = ("expected", "tolerance", "smallest_detectable", "effect")
+    head = ["method", "primary row", *(each.replace("_", " ") for each in numbers), "runs that disagree", "furthest, in tolerances"]
+    lines = [[*head, "runs that fail"]]
+    for method, runs in found.runs().items():
+        verdicts = [verdict_of(found.about["recipe"], method, [run]) for run in runs]
+        failed = sum(verdict.status == "disagrees" for verdict in verdicts)
+        primary = [[row for row in verdict.comparisons if row.primary and row.key.method == method] for verdict in verdicts]
+        for row in zip(*primary, strict=True):
+            furthest = max(abs(each.difference) / each.tolerance for each in row)
+            disagree = sum(not each.agrees for each in row)
+            values = ["" if (value := getattr(row[0], number)) is None else f"{value:.4f}" for number in numbers]
+            counts = [f"{disagree} of {len(runs)}", f"{furthest:.2f}", f"{failed} of {len(runs)}"]
+            lines.append([method, f"{row[0].key.task} {row[0].key.metric}", *values, *counts])
     return lines
 
 

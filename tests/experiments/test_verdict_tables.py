@@ -1,6 +1,7 @@
 """What `verify` says of recorded runs: honest ones, other methods passed off as SPAC, and runs with a mistake in them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,17 @@ def test_the_table_has_a_line_for_each_of_them() -> None:
     assert [line[0] for line in lines] == ["dpo", "ipo", "no_learning spac", "preferences_flipped spac"]
     assert [line[1] for line in lines] == ["5", "3", "1", "1"]
     assert len(head) == len(lines[0]) == 5 + 3
+
+
+def test_honest_runs_that_fail_are_counted(tmp_path: Path) -> None:
+    made = records.read("smollm2-seeds")
+    shown = {(line[0], line[1]): line[6:] for line in verdict_tables.false_alarms("smollm2-seeds", {})[1:]}
+    assert {tuple(cells[::2]) for cells in shown.values()} == {("0 of 5", "0 of 5"), ("0 of 3", "0 of 3")}
+    margin = ("dpo", 1, "2", "heldout", "margin")
+    wrong = tuple(row._replace(value=row.value + 100) if row[1:6] == margin else row for row in made.rows)
+    file = str(records.write(replace(made, rows=wrong), tmp_path))
+    found = {(line[0], line[1]): line[6:] for line in verdict_tables.false_alarms(file, {})[1:]}
+    changed = found.pop(("dpo", "heldout margin"))
+    assert changed[::2] == ["1 of 5", "1 of 5"]
+    assert float(changed[1]) > 1
+    assert {key for key, cells in found.items() if cells != shown[key]} == {key for key in found if key[0] == "dpo"}

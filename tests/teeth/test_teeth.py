@@ -40,19 +40,28 @@ def found(*folders: Path) -> set[str]:
     return wrong
 
 
+def start_of(runs: Path, seed: int) -> Path:
+    return runs / "starts" / f"seed-{seed}"
+
+
+def folder_of(runs: Path, name: str, seed: int = SEEDS[0]) -> Path:
+    """The folder of a run with a fault, or of an honest run of DPO, as experiments/records.py reads them."""
+    return runs / ("dpo" if name == "dpo" else f"fault={name}/spac") / f"seed-{seed}"
+
+
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run for every fault, and honest ones of DPO. SPAC_REPRO_TEETH names one to be kept, or gone on with."""
     out = Path(os.environ.get("SPAC_REPRO_TEETH") or tmp_path_factory.mktemp("teeth"))
 
     def start(seed: int) -> None:
-        done = run("-m", "spac_repro", "train", "--seed", str(seed), "--until", "0", "--out", out / f"start-{seed}")
+        done = run("-m", "spac_repro", "train", "--seed", str(seed), "--until", "0", "--out", start_of(out, seed))
         assert done.returncode == 0, done.stderr
 
     def train(name: str, seed: int) -> None:
         program = ["-m", "spac_repro"] if name == "dpo" else [Path(__file__).with_name("faulty.py"), name]
         method = "dpo" if name == "dpo" else "spac"
-        folder = ["--seed", str(seed), "--out", out / f"{name}-{seed}", "--start-from", out / f"start-{seed}"]
+        folder = ["--seed", str(seed), "--out", folder_of(out, name, seed), "--start-from", start_of(out, seed)]
         done = run(*program, "train", "--method", method, *folder)
         assert done.returncode in (0, 1), done.stderr  # 1: trained, and the numbers disagree, which is what is looked for
 
@@ -63,7 +72,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def honest(runs: Path) -> Path:
-    return runs / f"nothing-{SEEDS[0]}"
+    return folder_of(runs, "nothing")
 
 
 def forged(results: dict[str, Any], folder: Path) -> Path:
@@ -79,11 +88,11 @@ def test_an_honest_run_passes(runs: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["no_learning", "critic_flipped", "preferences_flipped"])
 def test_a_wrong_training_is_found(runs: Path, fault: str) -> None:
-    assert found(runs / f"{fault}-{SEEDS[0]}")
+    assert found(folder_of(runs, fault))
 
 
 def test_swapped_labels_are_found_or_too_small_to_be(runs: Path) -> None:
-    for row in verdict(runs / f"labels_swapped-{SEEDS[0]}")["rows"]:
+    for row in verdict(folder_of(runs, "labels_swapped"))["rows"]:
         if row["primary"] and row["verdict"] != "disagrees":
             assert abs(row["difference"]) < row["smallest_detectable"]
 
@@ -91,7 +100,7 @@ def test_swapped_labels_are_found_or_too_small_to_be(runs: Path) -> None:
 def test_dpo_passed_off_as_spac_is_found_in_five_runs(runs: Path, tmp_path: Path) -> None:
     """Not in one: the two differ by about two standard deviations over seeds, see docs/results.md."""
     claims = {key: its for key, its in _results(honest(runs)).items() if key in ("method", "settings_sha256")}
-    folders = [forged({**_results(runs / f"dpo-{seed}"), **claims}, tmp_path / str(seed)) for seed in SEEDS]
+    folders = [forged({**_results(folder_of(runs, "dpo", seed)), **claims}, tmp_path / str(seed)) for seed in SEEDS]
     assert "heldout margin" in found(*folders)
 
 
