@@ -256,13 +256,14 @@ def test_files_of_a_run_of_0_2_stay_bound_to_it():
 
 def test_the_weights_that_spac_got_later_do_not_unbind_its_files():
     """Only where they stand at their neutral values."""
-    recorded = OLD.settings()
+    of_0_2 = load("methods.spac.learning_rate=1e-4")
+    recorded = of_0_2.settings()
     neutral = {"critic_weight": 1.0, "chosen_penalty_weight": 0.0}
     assert not neutral.keys() & recorded["methods"]["spac"].keys()
 
     def sha256(**more: float) -> str:
         settings = {**recorded, "methods": {"spac": {**recorded["methods"]["spac"], **more}}}
-        return manifest(OLD, settings=settings).identity_sha256()
+        return manifest(of_0_2, settings=settings).identity_sha256()
 
     assert sha256() == sha256(**neutral) == "c5e09743cc67e1afc9cf55c7e3102415b303adbd67d17a92b90d4e230e7a473b"
     assert len({sha256(), sha256(critic_weight=0.5), sha256(chosen_penalty_weight=0.5)}) == 3

@@ -1,6 +1,5 @@
 """Tables and figures of the documents: they are what the records give, and a changed digit is found."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -82,13 +81,3 @@ def test_paired_differences_are_students_and_corrected_for_the_number_of_rivals(
 def test_an_unknown_table_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="there is no such table; there are means, rivals"):
         result_tables.made(f"<!-- table medians {name} -->\n{result_tables.END}")
-
-
-def test_the_page_of_the_campaign_can_be_filled(tmp_path: Path, name: str) -> None:
-    page = (Path(__file__).resolve().parents[2] / "experiments" / "tiny_results.md").read_text()
-    assert len(result_tables.TABLE.findall(page)) == page.count(result_tables.END) == 7
-    ours = re.sub(r"tiny-\w+(\+tiny-\w+)?(?=[ ])", name, page)
-    filled = result_tables.made(ours)
-    assert filled.count("| method |") == 5
-    assert "| preference_weight=1 | 3 |" in filled
-    assert list(result_tables.figures(ours)) == ["figures/tiny-seeds.svg"]
