@@ -18,7 +18,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -224,12 +224,20 @@ def _about(run: RunFolder, command: str, items: dict[str, tuple[int, str]], dige
         "command": command,
         "commit": environment["source"]["commit"],
         "lock_sha256": environment["lock"]["sha256"],
+        **_versions(environment),
         "hardware": f"{numerics.hardware(environment)}, {'one thread' if threads == 1 else f'{threads} threads'} a run",
         "harness": run.results.harness or "",
         "date": date.today().isoformat(),
         "settings_sha256": digests,
         "scores": {name: list(value) for name, value in items.items()},
     }
+
+
+def _versions(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runs were made with, and which packages were not those of the lock."""
+    found = {"python": environment["python"], "torch": environment["libraries"].get("torch", "")}
+    departures = environment["lock"].get("departures")
+    return {**found, **({"lock_departures": departures} if departures else {})}
 
 
 def check_one_environment(runs: Sequence[RunFolder]) -> None:
