@@ -282,7 +282,7 @@ def returned(run: Path, folder: Path) -> None:
 
 
 def _returned_rows(file: Path, method: str, seed: int) -> Iterable[Row]:
-    for policy in files.read_json(file):
+    for policy in files.read_json(file) if file.exists() else ():
         if not policy["policy"].startswith(ITERATES):
             for score in policy["scores"]:
                 yield Row("", method, seed, policy["policy"], score["task"], score["metric"], score["value"])

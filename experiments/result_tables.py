@@ -117,7 +117,7 @@ def rivals(name: str, options: Options) -> list[list[str]]:
 def ablation(name: str, options: Options) -> list[list[str]]:
     """Each group's score by iterate, the last one's spread and divergence, and its paired difference to the base group."""
     method, score = options.get("method", "spac"), options.get("score", REWARD)
-    base = _runs(name, {})[method]
+    base = _runs(name, {"group": options.get("base", "")})[method]
     chosen = [group for group in records.read(name).groups() if re.fullmatch(options["groups"], group)]
     lines = [
         ["", "seeds", f"{score.replace('/', ' ')} at iterates 1, 2, …", "the last", "its divergence", "it − base, 95 % interval"]

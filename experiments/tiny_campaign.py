@@ -10,8 +10,7 @@
 * compute: the best rivals with as many responses computed as SPAC has; theirs and SPAC's optimizer steps are equal in `seeds`.
 * rereferenced: DPO and IPO against the previous iterate, at a β of their own.
 * ratio: SPAC with the two terms of its loss weighted from 1:10 to 100:1.
-* critic: SPAC with each critic and baseline, if its learning rate, β or λ are no longer those of the published ablation.
-* returned: what each run of `seeds` could return: the mixture of its iterates and the average of their weights.
+* returned: what the runs of SPAC, SPIN and SPPO in `seeds` could return: the mixture of their iterates, and their average.
 * fresh: SPAC with ten seeds that are in no expected result, for false alarms.
 * records: experiments/records/tiny-*.csv, from which tables, figures and expected results are made.
 
@@ -43,11 +42,10 @@ from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.trust.expected import expected_path, load_expected
 
-STAGES = ("tuning", "seeds", "compute", "rereferenced", "ratio", "critic", "returned", "fresh", "records")
+STAGES = ("tuning", "seeds", "compute", "rereferenced", "ratio", "returned", "fresh", "records")
 LAST_STAGE = "verification"
 REREFERENCED = ("dpo", "ipo")
-ABLATED = {"learning_rate": 1e-4, "beta": 0.3, "preference_weight": 3.0}  # SPAC's settings in the published ablation
-CRITICS = [(loss, baseline) for loss in ("smoothed", "linear") for baseline in ("both", "chosen", "rejected", "none")]
+ITERATED = ("spac", "spin", "sppo")  # by definition each iterate builds on the one before, so what to return is a question
 START_MINUTES, RUN_MINUTES, RETURNED_MINUTES = 1.3, 1.5, 0.3  # of one core; docs/results.md: 50 runs with their starts, 80 minutes
 EXPECTED_CLOSE = 5  # methods with ten seeds, for the estimate before anything is known
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,7 +193,7 @@ def _of_group(group: str, method: str) -> dict[str, Any]:
     for part in filter(None, group.split("/")):
         key, _, value = part.partition("=")
         section = "training" if key == "epochs_per_iteration" else f"methods.{method}"
-        found[f"{section}.{key}"] = value if key in ("reference_policy", "critic_loss", "critic_baseline") else json.loads(value)
+        found[f"{section}.{key}"] = value if key == "reference_policy" else json.loads(value)
     return found
 
 
@@ -218,15 +216,6 @@ def ratio_jobs(point: Point) -> list[Job]:
     return [job for ratio in rules.RATIOS for job in seed_jobs("spac", of_spac, rules.RATIO_SEEDS, f"preference_weight={ratio:g}/")]
 
 
-def critic_jobs(point: Point) -> list[Job]:
-    """SPAC with each critic and baseline; none where its settings are those of the published ablation."""
-    weight = getattr(recipes.load("tiny", method="spac").method_settings, "preference_weight", None)
-    if (point.learning_rate, point.beta, weight) == tuple(ABLATED.values()):
-        return []
-    groups = [f"critic_loss={loss}/critic_baseline={baseline}/" for loss, baseline in CRITICS]
-    return [job for group in groups for job in seed_jobs("spac", point.settings("spac"), rules.FIRST_SEEDS, group)]
-
-
 # The stages
 
 
@@ -236,7 +225,8 @@ def run_stage(campaign: Campaign, stage: str) -> None:
         campaign.tune(dict.fromkeys(methods.names()))
     elif stage == "returned":
         with ThreadPoolExecutor(campaign.processes) as pool:
-            list(pool.map(lambda folder: records.returned(folder, campaign.out / "returned"), records.plain_runs(campaign.out)))
+            runs = [folder for folder in records.plain_runs(campaign.out) if folder.parent.name in ITERATED]
+            list(pool.map(lambda folder: records.returned(folder, campaign.out / "returned"), runs))
     elif stage == "records":
         records.write_campaign(campaign.out, "tiny")
     elif stage == LAST_STAGE:
@@ -283,7 +273,7 @@ def jobs_of(campaign: Campaign, stage: str) -> list[Job]:
     if stage == "fresh":
         jobs = seed_jobs("spac", chosen["spac"].settings("spac"), rules.FRESH_SEEDS)
         return [Job(job.folder.replace("seeds/", "fresh/", 1), job.method, job.seed, job.settings, job.start) for job in jobs]
-    return ratio_jobs(chosen["spac"]) if stage == "ratio" else critic_jobs(chosen["spac"])
+    return ratio_jobs(chosen["spac"])
 
 
 def budget() -> list[tuple[str, int, float]]:
@@ -297,7 +287,6 @@ def budget() -> list[tuple[str, int, float]]:
         "compute": len(compute_jobs(["dpo", "ipo", "rpo"], recipe_points)),
         "rereferenced": len(REREFERENCED) * (4 + ten),
         "ratio": len(ratio_jobs(recipe_points["spac"])),
-        "critic": len(critic_jobs(recipe_points["spac"])),
         "fresh": len(rules.FRESH_SEEDS),
     }
     starts = {"tuning": 1, "seeds": ten, "fresh": len(rules.FRESH_SEEDS)}
@@ -305,7 +294,7 @@ def budget() -> list[tuple[str, int, float]]:
     for stage in STAGES:
         minutes = runs.get(stage, 0) * RUN_MINUTES + starts.get(stage, 0) * START_MINUTES
         if stage == "returned":
-            minutes = runs["seeds"] * RETURNED_MINUTES
+            minutes = len(ITERATED) * ten * RETURNED_MINUTES
         found.append((stage, runs.get(stage, 0), minutes))
     return found
 
