@@ -20,7 +20,7 @@ COLORS = 64  # of the palette: the page has few, and the file stays small
 
 
 def main(run: Path, picture: Path) -> None:
-    """Write the report of a run, and save its top, down to the first two curves, as a picture."""
+    """Write the report of a run, and save its top, down to the scores, as a picture."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         report.write_report([run], page)
@@ -37,9 +37,9 @@ def _screenshot(page: Path) -> bytes:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         shown = browser.new_page(viewport={"width": WIDTH, "height": 800})
         shown.goto(page.as_uri())
-        figure = shown.locator("#curves figure").first.bounding_box()
-        assert figure is not None, "a finished run has curves"
-        height = figure["y"] + figure["height"]
+        scores = shown.locator("#scores").first.bounding_box()
+        assert scores is not None, "a finished run has scores"
+        height = scores["y"] + scores["height"]
         image = shown.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": height})
         browser.close()
     return bytes(image)
