@@ -43,8 +43,7 @@ def verdicts(name: str, options: Mapping[str, str]) -> list[list[str]]:
                 lines.append([*head, *(f"{row.key.task} {row.key.metric}: found, expected ± tolerance" for row in primary)])
             label = f"{group} {other}".strip().replace("fault=", "")
             statuses = ", ".join(f"{count} {status}" for status, count in Counter(one.status for one in each).items())
-            disagree = " ".join(str(sum(not row.primary and not row.agrees for row in one.comparisons)) for one in each)
-            lines.append([label, str(len(runs)), statuses, disagree, together.status, *map(_cell, primary)])
+            lines.append([label, str(len(runs)), statuses, _secondary(each), together.status, *map(_cell, primary)])
     return lines
 
 
@@ -56,18 +55,24 @@ def false_alarms(name: str, options: Mapping[str, str]) -> list[list[str]]:
     found = records.read(name)
     numbers = ("expected", "tolerance", "smallest_detectable", "effect")
     head = ["method", "primary row", *(each.replace("_", " ") for each in numbers), "runs that disagree", "furthest, in tolerances"]
-    lines = [[*head, "runs that fail"]]
+    lines = [[*head, "runs that fail", "secondary rows that disagree, each run"]]
     for method, runs in found.runs().items():
         verdicts = [verdict_of(found.about["recipe"], method, [run]) for run in runs]
         failed = sum(verdict.status == "disagrees" for verdict in verdicts)
         primary = [[row for row in verdict.comparisons if row.primary and row.key.method == method] for verdict in verdicts]
+        last = [f"{failed} of {len(runs)}", _secondary(verdicts)]
         for row in zip(*primary, strict=True):
             furthest = max(abs(each.difference) / each.tolerance for each in row)
             disagree = sum(not each.agrees for each in row)
             values = ["" if (value := getattr(row[0], number)) is None else f"{value:.4f}" for number in numbers]
-            counts = [f"{disagree} of {len(runs)}", f"{furthest:.2f}", f"{failed} of {len(runs)}"]
-            lines.append([method, f"{row[0].key.task} {row[0].key.metric}", *values, *counts])
+            counts = [f"{disagree} of {len(runs)}", f"{furthest:.2f}"]
+            lines.append([method, f"{row[0].key.task} {row[0].key.metric}", *values, *counts, *last])
     return lines
+
+
+def _secondary(verdicts: Sequence[Verdict]) -> str:
+    """How many secondary rows disagree with each run."""
+    return " ".join(str(sum(not row.primary and not row.agrees for row in verdict.comparisons)) for verdict in verdicts)
 
 
 def _cell(row: ScoreComparison) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.teeth
+pytestmark = [pytest.mark.teeth, pytest.mark.timeout(7200)]  # the fixture trains for a quarter of an hour on an idle machine
 
 SEEDS = (11, 12, 13, 14, 15)  # none of the expected results'
 FAULTS = ("nothing", "no_learning", "critic_flipped", "preferences_flipped", "labels_swapped")
