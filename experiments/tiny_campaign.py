@@ -206,7 +206,7 @@ def compute_jobs(rivals: Sequence[str], chosen: Mapping[str, Point]) -> list[Job
         wanted = epochs * most // len(methods.get(method).responses)
         if wanted > epochs:
             group = f"epochs_per_iteration={wanted}/"
-            jobs += seed_jobs(method, chosen[method].settings(method), rules.FIRST_SEEDS + rules.MORE_SEEDS, group)
+            jobs += seed_jobs(method, chosen[method].settings(method), rules.FIRST_SEEDS, group)
     return jobs
 
 
@@ -268,8 +268,7 @@ def jobs_of(campaign: Campaign, stage: str) -> list[Job]:
     if stage == "rereferenced":
         group = "reference_policy=previous/"
         own = campaign.tune({method: (chosen[method].learning_rate,) for method in REREFERENCED}, group)
-        seeds = rules.FIRST_SEEDS + rules.MORE_SEEDS
-        return [job for m, point in own.items() for job in seed_jobs(m, point.settings(m), seeds, group)]
+        return [job for m, point in own.items() for job in seed_jobs(m, point.settings(m), rules.FIRST_SEEDS, group)]
     if stage == "fresh":
         jobs = seed_jobs("spac", chosen["spac"].settings("spac"), rules.FRESH_SEEDS)
         return [Job(job.folder.replace("seeds/", "fresh/", 1), job.method, job.seed, job.settings, job.start) for job in jobs]
@@ -285,7 +284,7 @@ def budget() -> list[tuple[str, int, float]]:
         "tuning": rules.MOST_POINTS * len(names),
         "seeds": len(names) * len(rules.FIRST_SEEDS) + EXPECTED_CLOSE * len(rules.MORE_SEEDS),
         "compute": len(compute_jobs(["dpo", "ipo", "rpo"], recipe_points)),
-        "rereferenced": len(REREFERENCED) * (4 + ten),
+        "rereferenced": len(REREFERENCED) * (4 + len(rules.FIRST_SEEDS)),
         "ratio": len(ratio_jobs(recipe_points["spac"])),
         "fresh": len(rules.FRESH_SEEDS),
     }
