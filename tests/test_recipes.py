@@ -105,11 +105,11 @@ def test_a_reason_that_is_lost_is_seen(monkeypatch, tmp_path):
 # Identity
 
 # Settings digest, and SHA-256 of the settings of iteration 0. Old runs and expected results are met by the first, so it changes
-# only with a value: a new setting has its neutral value for a default (tests/test_identity.py). The second is in no run: a sweep groups
-# its cells by it, and `--start-from` compares the settings themselves. That of `tiny` changed when `micro_batch_tokens` was added,
-# by which held-out log-probabilities are batched; its first digests when every method was tuned anew. Those of `zephyr-7b` changed
-# with its frame, when no run of it was known; those of `smollm2-135m` when it got held-out prompts and tuned learning rates, before
-# it had expected results.
+# only with a value: a new setting has its neutral value for a default (tests/test_identity.py). The second is in no run: a sweep
+# groups its cells by it, and `--start-from` compares the settings themselves. That of `tiny` changed when `micro_batch_tokens` was
+# added, by which held-out log-probabilities are batched; its first digests when every method was tuned anew. Those of `zephyr-7b`
+# changed with its frame, when no run of it was known; those of `smollm2-135m` when it got held-out prompts and tuned learning
+# rates, before it had expected results.
 DIGESTS = {
     "smollm2-135m/spac": (
         "630209e92e3e683b8ac0dc5c96945dc80a968ae10f6ed3ba9bb096fe9fec7adc",

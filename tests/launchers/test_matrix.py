@@ -27,7 +27,7 @@ def test_packaged_sweeps_have_runs(name):
     assert len({run.seed for run in runs}) == 5
 
 
-def test_the_seeds_sweep_is_five_seeds_of_the_five_methods_with_expected_results():
+def test_the_seeds_sweep_is_five_seeds_of_the_methods_with_expected_results():
     runs = matrix.runs(Sweep.load("seeds"))
     expected = {row.method for row in load_expected(expected_path("tiny")).rows} - {START}
     assert {(run.method, run.seed) for run in runs} == {(method, seed) for method in expected for seed in range(1, 6)}
