@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO
 
 from spac_repro.trust.run_scores import RunScores
@@ -32,7 +31,7 @@ def best_iteration(run: RunScores) -> int:
     return max(accuracy, key=lambda t: accuracy[t])
 
 
-def plot_rewards(groups: dict[str, list[RunScores]], path: Path | IO[bytes]) -> None:
+def plot_rewards(groups: dict[str, list[RunScores]], file: IO[bytes]) -> None:
     """Plot gold reward over iterates, one panel per group: a thin line per seed, and a thick line for their mean."""
     import matplotlib
 
@@ -56,7 +55,5 @@ def plot_rewards(groups: dict[str, list[RunScores]], path: Path | IO[bytes]) -> 
     for row in grid:
         row[0].set_ylabel("gold reward, held-out prompts")
     figure.tight_layout()
-    if isinstance(path, Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    figure.savefig(file, format="svg", metadata={"Date": None})
     pyplot.close(figure)

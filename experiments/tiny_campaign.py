@@ -46,7 +46,7 @@ STAGES = ("tuning", "seeds", "compute", "rereferenced", "ratio", "returned", "fr
 LAST_STAGE = "verification"
 REREFERENCED = ("dpo", "ipo")
 ITERATED = ("spac", "spin", "sppo")  # by definition each iterate builds on the one before, so what to return is a question
-START_MINUTES, RUN_MINUTES, RETURNED_MINUTES = 1.3, 1.5, 0.3  # of one core; docs/results.md: 50 runs with their starts, 80 minutes
+START_MINUTES, RUN_MINUTES, RETURNED_MINUTES = 1.3, 1.5, 0.3  # of one core; 50 runs of version 0.2 with their starts took 80
 EXPECTED_CLOSE = 5  # methods with ten seeds, for the estimate before anything is known
 ROOT = Path(__file__).resolve().parents[1]
 
