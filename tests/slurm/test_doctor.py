@@ -24,7 +24,7 @@ def test_a_fit_cluster_passes(cluster: Cluster, tmp_path: Path) -> None:
     assert code == 0
     wanted = ("Python", "torch", "disk", "locks", "Slurm", "accounting", "job request", "shared folder")
     assert {what: checks[what]["verdict"] for what in wanted} == dict.fromkeys(wanted, "ok")
-    assert "25 runs need" in checks["disk"]["found"]
+    assert "50 runs need" in checks["disk"]["found"]
     assert not (tmp_path / "runs").exists()
     assert cluster.ask("squeue", "-h", "-t", "PENDING,RUNNING") == ""
 
