@@ -30,9 +30,14 @@ def theory(
     first_seed: Annotated[
         int, typer.Option(help="First seed. The expected results were measured with seeds 1 to 20.", min=0)
     ] = 101,
-    out: Annotated[Path, typer.Option(callback=outside_runs, help="Folder to write numbers, figures and tables to.")] = Path(
-        "runs/theory"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            callback=outside_runs,
+            help="Folder to write numbers, figures and tables to.",
+            show_default="runs/theory, or runs/instance with --instance",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check the paper's convergence claims where they can be computed exactly: on tabular instances.
@@ -43,8 +48,9 @@ def theory(
     from spac_repro.trust import terminal
 
     if instance is not None:
-        _compare_on(instance, experiments, quick, seeds, first_seed, out, as_json)
+        _compare_on(instance, experiments, quick, seeds, first_seed, out or Path("runs/instance"), as_json)
         return
+    out = out or Path("runs/theory")
     with output.progress(as_json) as progress:
         report = run(experiments, quick=quick, seeds=seeds, first_seed=first_seed, out=out, progress=progress)
     if as_json:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from spac_repro.documents import yaml_subset
-from spac_repro.documents.base_model import Fraction, NonNegativeFloat, PositiveFloat, Settings
+from spac_repro.documents.base_model import Fraction, NonNegativeFloat, Settings
 from spac_repro.documents.location import Source
 from spac_repro.documents.validation import validate
 from spac_repro.errors import UserError
@@ -43,7 +43,7 @@ class InstanceFile(Settings):
     reward: Annotated[list[Annotated[list[Fraction], Field(min_length=2, max_length=LARGEST)]], Field(min_length=1)]
     mu: list[list[NonNegativeFloat]]
     n: Annotated[list[Annotated[int, Field(ge=1, le=1_000_000)]], Field(min_length=1)]
-    scale: PositiveFloat = 3.0
+    scale: Annotated[float, Field(ge=0.01, le=100)] = 3.0
     prompts: list[NonNegativeFloat] | None = None
     slack: Annotated[float, Field(ge=1, le=100)] = 1.0
 
@@ -94,7 +94,7 @@ def compare_on_instance(file: InstanceFile, seeds: list[int], quick: bool, advan
         file: The instance.
         seeds: Seeds of the preferences.
         quick: Not used: the file says how much is run.
-        advance: Told how much is done.
+        advance: Told how many of its parts are done: SPAC-T and the rivals at each number of pairs.
     """
     instance, sizes = file.instance(), sorted(file.n)
     settings = {"n": sizes, "T": ITERATIONS, "η": 1.0, "λ/√n": LAMBDA_SCALE, "scale": file.scale, "R": instance.bound}
@@ -104,8 +104,9 @@ def compare_on_instance(file: InstanceFile, seeds: list[int], quick: bool, advan
     for number, n in enumerate(sizes):
         batch = Batch([(instance, n, seed) for seed in seeds])
         ours.append(batch.suboptimality(batch.run_spac_t(iterations=ITERATIONS).mixture))
+        advance(2 * number + 1, 2 * len(sizes))
         grids.append(batch.rivals())
-        advance(number + 1, len(sizes))
+        advance(2 * number + 2, 2 * len(sizes))
     values = np.stack(ours)
     result.add_curve("SPAC-T", "", sizes, values)
     rivals, shape = {}, (len(sizes), len(seeds))
