@@ -1,5 +1,6 @@
 """`spac-repro train`: one run, from its recipe to its verdict."""
 
+import gc
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -269,6 +270,7 @@ def _train(request: TrainRequest) -> None:
     from spac_repro import pipeline
     from spac_repro.data import sources
 
+    gc.freeze()  # each stage collects garbage; it need not search the modules and classes of the libraries for it
     with output.progress(request.as_json) as progress:
         read = sources.read(request.run, preferences=request.preferences, questions=request.questions, strict=request.strict)
         for line in read.messages():
