@@ -44,7 +44,8 @@ def spac(
         preference_weight: λ ≥ 0, the weight of the preference loss.
         critic_loss: "linear" is −c with c = β·(ρ(b) − ρ(y′)), averaged over the baseline responses b. "smoothed" is −log σ(c),
             whose slope at c = 0 is half the linear one's.
-        critic_baseline: The responses b of the data, which estimate E_μ[f]. With a baseline, a shift of ρ per prompt cancels.
+        critic_baseline: The responses b of the data, which estimate E_μ[f]. With a baseline, a shift of ρ per prompt cancels
+            in the critic term.
         critic_weight: The weight of the critic term. Another reading has λ here, with `preference_weight` 1.
         chosen_penalty_weight: Above 0, the preference loss is that of `dpop` with this weight, instead of that of `dpo` [assumed].
 

@@ -1,7 +1,7 @@
 """The losses of chipo, rpo, dpop, sppo and simpo, and SPAC's two weights: against a second implementation and closed forms.
 
-The second implementation is plain Python on probabilities. It takes each formula from its paper, and shares nothing with
-spac_repro.objectives: no log-ratios, no torch.
+The second implementation is plain Python on probabilities. It takes each formula from the source that docs/method.md names, and
+shares nothing with spac_repro.objectives: no log-ratios, no torch.
 """
 
 import math
