@@ -43,7 +43,8 @@ TABLE = re.compile(r"<!-- table (\w+) (\S+)((?: \S+=\S+)*) -->\n(.*?)" + END, re
 FIGURE = re.compile(r"<!-- figure (\S+) file=(\S+)((?: \S+=\S+)*) -->")
 SCORES = "gold/reward,heldout/margin,gold/exact,heldout/accuracy,heldout/divergence,average/mean"
 REWARD = "gold/reward"
-RETURNED = ("last iterate", "mixture", "mixture with the start", "average", "average with the start")
+LAST, THEOREMS = "last iterate", "mixture with the start, without the last"
+RETURNED = (LAST, "mixture", "mixture with the start", THEOREMS, "average", "average with the start")
 LEVEL = 0.05  # of the intervals and tests of one table, together
 
 
@@ -173,15 +174,21 @@ def _tick(group: str, later: Sequence[float], best: float) -> str:
 
 
 def returned(name: str, options: Options) -> list[list[str]]:
-    """What a run could return: mean ± standard deviation of each policy's score, and its paired difference to the last iterate."""
-    found, score = records.read(name), options.get("score", REWARD)
+    """What a run could return: each policy's gold reward, mean ± standard deviation, and its paired difference to the last iterate.
+
+    The theorem's mixture is not recorded: the gold reward of a mixture is the mean of its members'.
+    """
+    found, score = records.read(name), REWARD
     task, metric = score.split("/")
     lines = [["method", "policy", score.replace("/", " "), "it − last iterate, 95 % interval"]]
     for method, runs in _runs(name, options).items():
         last = [_value(run, score, last_iteration(run)) for run in runs]
         for policy in RETURNED:
-            own = last
-            if policy != RETURNED[0]:
+            if policy == LAST:
+                own = last
+            elif policy == THEOREMS:
+                own = [statistics.fmean(_value(run, score, t) for t in range(last_iteration(run))) for run in runs]
+            else:
                 own = [found.value(method, run.seed or 0, policy, task, metric) for run in runs]
             differences = [a - b for a, b in zip(own, last, strict=True)]
             shown = _interval(_estimate(differences), LEVEL) if any(differences) else ""
@@ -210,6 +217,7 @@ TABLES: dict[str, Callable[[str, Options], list[list[str]]]] = {
         worth_tables.worth,
         verdict_tables.verdicts,
         verdict_tables.false_alarms,
+        verdict_tables.power,
     )
 }
 

@@ -9,7 +9,8 @@
 * seeds: every method at its best point with five seeds; SPAC, DPO and whoever is close to SPAC with ten.
 * compute: the best rivals with as many responses computed as SPAC has; theirs and SPAC's optimizer steps are equal in `seeds`.
 * rereferenced: DPO and IPO against the previous iterate, at a β of their own.
-* ratio: SPAC with the two terms of its loss weighted from 1:10 to 100:1.
+* ratio: SPAC with the two terms of its loss weighted from 1:10 to 100:1, by either weight.
+* critic: SPAC with each critic and each baseline.
 * returned: what the runs of SPAC, SPIN and SPPO in `seeds` could return: the mixture of their iterates, and their average.
 * fresh: SPAC with ten seeds that are in no expected result, for false alarms.
 * records: experiments/records/tiny-*.csv, from which tables, figures and expected results are made.
@@ -42,9 +43,10 @@ from spac_repro.runs import files
 from spac_repro.runs.folder import RunFolder
 from spac_repro.trust.expected import expected_path, load_expected
 
-STAGES = ("tuning", "seeds", "compute", "rereferenced", "ratio", "returned", "fresh", "records")
+STAGES = ("tuning", "seeds", "compute", "rereferenced", "ratio", "critic", "returned", "fresh", "records")
 LAST_STAGE = "verification"
 REREFERENCED = ("dpo", "ipo")
+NAMED = ("reference_policy", "critic_loss", "critic_baseline")  # settings whose values are words
 ITERATED = ("spac", "spin", "sppo")  # by definition each iterate builds on the one before, so what to return is a question
 START_MINUTES, RUN_MINUTES, RETURNED_MINUTES = 1.3, 1.5, 0.3  # of one core; 50 runs of version 0.2 with their starts took 80
 EXPECTED_CLOSE = 5  # methods with ten seeds, for the estimate before anything is known
@@ -193,7 +195,7 @@ def _of_group(group: str, method: str) -> dict[str, Any]:
     for part in filter(None, group.split("/")):
         key, _, value = part.partition("=")
         section = "training" if key == "epochs_per_iteration" else f"methods.{method}"
-        found[f"{section}.{key}"] = value if key == "reference_policy" else json.loads(value)
+        found[f"{section}.{key}"] = value if key in NAMED else json.loads(value)
     return found
 
 
@@ -211,9 +213,23 @@ def compute_jobs(rivals: Sequence[str], chosen: Mapping[str, Point]) -> list[Job
 
 
 def ratio_jobs(point: Point) -> list[Job]:
-    """SPAC with each ratio of the two weights."""
-    of_spac = point.settings("spac")
-    return [job for ratio in rules.RATIOS for job in seed_jobs("spac", of_spac, rules.RATIO_SEEDS, f"preference_weight={ratio:g}/")]
+    """SPAC with each ratio of the two weights, by either weight: gradients are clipped, so the two are different runs."""
+    preference = recipes.load("tiny", method="spac").method_settings.preference_weight
+    groups = [f"preference_weight={ratio:g}/" for ratio in rules.RATIOS]
+    groups += [f"critic_weight={preference / ratio:.3g}/" for ratio in rules.RATIOS]
+    return [job for group in groups for job in seed_jobs("spac", point.settings("spac"), rules.RATIO_SEEDS, group)]
+
+
+def critic_jobs(point: Point) -> list[Job]:
+    """SPAC with each critic and each baseline but the recipe's own."""
+    own = recipes.load("tiny", method="spac").method_settings
+    pairs = [(critic, baseline) for critic in rules.CRITICS for baseline in rules.BASELINES]
+    groups = [
+        f"critic_loss={critic}/critic_baseline={baseline}/"
+        for critic, baseline in pairs
+        if (critic, baseline) != (own.critic_loss, own.critic_baseline)
+    ]
+    return [job for group in groups for job in seed_jobs("spac", point.settings("spac"), rules.FIRST_SEEDS, group)]
 
 
 # The stages
@@ -272,6 +288,8 @@ def jobs_of(campaign: Campaign, stage: str) -> list[Job]:
     if stage == "fresh":
         jobs = seed_jobs("spac", chosen["spac"].settings("spac"), rules.FRESH_SEEDS)
         return [Job(job.folder.replace("seeds/", "fresh/", 1), job.method, job.seed, job.settings, job.start) for job in jobs]
+    if stage == "critic":
+        return critic_jobs(chosen["spac"])
     return ratio_jobs(chosen["spac"])
 
 
@@ -286,6 +304,7 @@ def budget() -> list[tuple[str, int, float]]:
         "compute": len(compute_jobs(["dpo", "ipo", "rpo"], recipe_points)),
         "rereferenced": len(REREFERENCED) * (4 + len(rules.FIRST_SEEDS)),
         "ratio": len(ratio_jobs(recipe_points["spac"])),
+        "critic": len(critic_jobs(recipe_points["spac"])),
         "fresh": len(rules.FRESH_SEEDS),
     }
     starts = {"tuning": 1, "seeds": ten, "fresh": len(rules.FRESH_SEEDS)}

@@ -18,6 +18,8 @@ RATES = (3e-5, 1e-4, 3e-4)
 RATES_WITHOUT_BETA = (1e-5, *RATES, 1e-3)
 STEP = 3.0  # from a value to the next
 RATIOS = (0.1, 0.56, 3.2, 18.0, 100.0)  # of the preference term's weight to the critic term's: five points over three decades
+CRITICS = ("smoothed", "linear")
+BASELINES = ("both", "chosen", "rejected", "none")
 MOST_POINTS = 7  # five, and one more for each of the two grids
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import records
 
@@ -9,6 +10,8 @@ from spac_repro.runs.verdict import ScoreComparison, ScoreKey, Verdict
 from spac_repro.trust.expected import START, expected_path, load_expected
 from spac_repro.trust.run_scores import RunScores
 from spac_repro.trust.verification import verify
+
+UNBOUNDED = ("length", "margin", "rho_chosen", "rho_rejected", "divergence")  # all other scores lie in [0, 1]
 
 
 def verdict_of(recipe: str, method: str, runs: Sequence[RunScores]) -> Verdict:
@@ -68,6 +71,36 @@ def false_alarms(name: str, options: Mapping[str, str]) -> list[list[str]]:
             counts = [f"{disagree} of {len(runs)}", f"{furthest:.2f}"]
             lines.append([method, f"{row[0].key.task} {row[0].key.metric}", *values, *counts, *last])
     return lines
+
+
+def power(name: str, options: Mapping[str, str]) -> list[list[str]]:
+    """What a single run of each method can fail: how far its primary rows reach, and which secondary rows no value fails.
+
+    A row beside which a single run has no room is found by runs whose bounded scores are all 0, and all 1, after their start.
+    """
+    found = records.read(name)
+    head = ["method", "secondary rows", "no value in [0, 1] fails"]
+    lines: list[list[str]] = []
+    for method, (run, *_) in found.runs().items():
+        ends = [verdict_of(found.about["recipe"], method, [_with_bounded(run, value)]).comparisons for value in (0.0, 1.0)]
+        rows = [pair for pair in zip(*ends, strict=True) if pair[0].key.method == method]
+        primary = [low for low, _ in rows if low.primary]
+        if not lines:
+            lines.append([*head, *(f"{row.key.task} {row.key.metric}: tolerance, distance from the start" for row in primary)])
+        bounded = [pair for pair in rows if not pair[0].primary and pair[0].key.metric not in UNBOUNDED]
+        powerless = sum(low.agrees and high.agrees for low, high in bounded)
+        reach = [f"{row.tolerance:.3f}, {row.effect:.3f}" for row in primary if row.effect is not None]
+        lines.append([method, str(len(rows) - len(primary)), str(powerless), *reach])
+    return lines
+
+
+def _with_bounded(run: RunScores, value: float) -> RunScores:
+    """A run whose later iterates have one value in every bounded score."""
+    scores = {
+        t: tuple(score if t == 0 or score.metric in UNBOUNDED else replace(score, value=value) for score in of_iterate)
+        for t, of_iterate in run.scores.items()
+    }
+    return replace(run, scores=scores)
 
 
 def _secondary(verdicts: Sequence[Verdict]) -> str:

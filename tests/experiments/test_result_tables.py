@@ -81,3 +81,12 @@ def test_paired_differences_are_students_and_corrected_for_the_number_of_rivals(
 def test_an_unknown_table_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="there is no such table; there are means, rivals"):
         result_tables.made(f"<!-- table medians {name} -->\n{result_tables.END}")
+
+
+def test_the_theorems_mixture_has_the_start_and_not_the_last_iterate(name: str) -> None:
+    made = invented_records.invented()
+    rewards = [
+        np.mean([made.value("spac", seed, str(t), "gold", "reward") for t in (0, 1)]) for seed in invented_records.SEEDS["spac"]
+    ]
+    lines = {(line[0], line[1]): line[2] for line in result_tables.returned(name, {})}
+    assert lines["spac", result_tables.THEOREMS] == f"{np.mean(rewards):.3f} ± {np.std(rewards, ddof=1):.3f}"

@@ -42,7 +42,7 @@ class Invented(Campaign):
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Invented:
     made = Invented(tmp_path_factory.mktemp("campaign"))
-    for stage in ("tuning", "seeds", "compute", "rereferenced", "ratio", "fresh"):
+    for stage in ("tuning", "seeds", "compute", "rereferenced", "ratio", "critic", "fresh"):
         tiny_campaign.run_stage(made, stage)
     return made
 
@@ -93,11 +93,21 @@ def test_runs_of_a_seed_share_their_start_and_their_settings_are_the_recipes_own
 def test_the_ratio_of_the_two_weights(campaign: Invented) -> None:
     ratios = {job.settings["methods.spac.preference_weight"] for job in campaign.trained if "preference_weight" in job.folder}
     assert ratios == set(rules.RATIOS)
+    by_critic = {3.0 / job.settings["methods.spac.critic_weight"] for job in campaign.trained if "critic_weight" in job.folder}
+    assert sorted(by_critic) == pytest.approx(rules.RATIOS, rel=0.01)
+
+
+def test_each_critic_and_baseline_but_the_recipes_own(campaign: Invented) -> None:
+    jobs = [job for job in campaign.trained if "critic_loss" in job.folder]
+    pairs = {(job.settings["methods.spac.critic_loss"], job.settings["methods.spac.critic_baseline"]) for job in jobs}
+    assert ("smoothed", "both") not in pairs
+    assert len(pairs) == 7
+    assert len(jobs) == 7 * len(rules.FIRST_SEEDS)
 
 
 def test_a_repeated_command_trains_nothing_again(campaign: Invented) -> None:
     before = len(campaign.trained)
-    for stage in ("tuning", "seeds", "compute", "rereferenced", "ratio", "fresh"):
+    for stage in ("tuning", "seeds", "compute", "rereferenced", "ratio", "critic", "fresh"):
         tiny_campaign.run_stage(campaign, stage)
     assert len(campaign.trained) == before
     assert len({job.folder for job in campaign.trained}) == before

@@ -1,16 +1,20 @@
 """What `verify` says of recorded runs: honest ones, other methods passed off as SPAC, and runs with a mistake in them."""
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 
 import records
 import verdict_tables
 from verdict_tables import verdict_of
+
+from spac_repro.trust.expected import START, expected_path, load_expected
 
 RECIPE = "smollm2-135m"
 
@@ -58,3 +62,19 @@ def test_honest_runs_that_fail_are_counted(tmp_path: Path) -> None:
 def test_no_row_of_tiny_disagrees_with_seeds_that_are_not_in_its_file() -> None:
     for line in verdict_tables.false_alarms("tiny-fresh", {})[1:]:
         assert (line[6], line[8], set(line[9].split())) == ("0 of 10", "0 of 10", {"0"})
+
+
+def test_rows_that_no_single_run_fails_are_counted_as_students_t_has_it() -> None:
+    expected, recorded = load_expected(expected_path("tiny")), records.read("tiny-seeds")
+    for method, _, counted, *_ in verdict_tables.power("tiny-seeds", {})[1:]:
+        rows = [row for row in expected.rows if row.method in (method, START) and not row.primary]
+        without_room = 0
+        for row in rows:
+            if row.method == START or row.metric in verdict_tables.UNBOUNDED:
+                continue
+            centre, spread = row.value, row.sd
+            if row.gain is not None:
+                centre, spread = recorded.value(method, 1, "0", row.task, row.metric) + row.gain.value, row.gain.sd
+            reach = stats.t.isf(0.01 / len(rows) / 2, row.seeds - 1) * spread * math.sqrt(1 + 1 / row.seeds)
+            without_room += centre - reach <= 0 and centre + reach >= 1
+        assert int(counted) == without_room, method
