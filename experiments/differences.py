@@ -7,7 +7,6 @@ The runs are `tiny` cut down to seconds (tests/e2e/cut_down.py). Noise is the sp
 """
 
 import argparse
-import gc
 import json
 import os
 import shutil
@@ -287,9 +286,6 @@ def carry_out(work: Path, experiment: Experiment) -> dict[str, Any]:
 
 def main(work: Path, only: Sequence[str], as_json: bool) -> int:
     """Carry out the experiments and print what was found; return 1 if one failed."""
-    from spac_repro import pipeline  # noqa: F401
-
-    gc.freeze()  # each stage of each run collects garbage; it need not search the libraries for it
     make_references(work)
     comparisons: dict[str, Any] = {}
     for experiment in EXPERIMENTS:

@@ -223,12 +223,8 @@ def ratio_jobs(point: Point) -> list[Job]:
 def critic_jobs(point: Point) -> list[Job]:
     """SPAC with each critic and each baseline but the recipe's own."""
     own = recipes.load("tiny", method="spac").method_settings
-    pairs = [(critic, baseline) for critic in rules.CRITICS for baseline in rules.BASELINES]
-    groups = [
-        f"critic_loss={critic}/critic_baseline={baseline}/"
-        for critic, baseline in pairs
-        if (critic, baseline) != (own.critic_loss, own.critic_baseline)
-    ]
+    pairs = [(c, b) for c in rules.CRITICS for b in rules.BASELINES if (c, b) != (own.critic_loss, own.critic_baseline)]
+    groups = [f"critic_loss={critic}/critic_baseline={baseline}/" for critic, baseline in pairs]
     return [job for group in groups for job in seed_jobs("spac", point.settings("spac"), rules.FIRST_SEEDS, group)]
 
 
