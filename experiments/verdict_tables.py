@@ -11,7 +11,7 @@ from spac_repro.trust.expected import START, expected_path, load_expected
 from spac_repro.trust.run_scores import RunScores
 from spac_repro.trust.verification import verify
 
-UNBOUNDED = ("length", "margin", "rho_chosen", "rho_rejected", "divergence")  # all other scores lie in [0, 1]
+UNBOUNDED = ("length", "margin", "critic_gap", "rho_chosen", "divergence")  # all other scores lie in [0, 1]
 
 
 def verdict_of(recipe: str, method: str, runs: Sequence[RunScores]) -> Verdict:
@@ -74,9 +74,10 @@ def false_alarms(name: str, options: Mapping[str, str]) -> list[list[str]]:
 
 
 def power(name: str, options: Mapping[str, str]) -> list[list[str]]:
-    """What a single run of each method can fail: how far its primary rows reach, and which secondary rows no value fails.
+    """What a single run of each method can fail: the tolerances of its primary rows, and how many secondary rows no value fails.
 
-    A row beside which a single run has no room is found by runs whose bounded scores are all 0, and all 1, after their start.
+    No value in [0, 1] fails a row that agrees with 0 and with 1. So a run is judged whose bounded scores, after its start, are all
+    0, and one in which they are all 1.
     """
     found = records.read(name)
     head = ["method", "secondary rows", "no value in [0, 1] fails"]
